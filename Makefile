@@ -1,0 +1,62 @@
+# The two commands are `make demo` and `make test`; both set up the environment first.
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.ready
+DEMO := workspaces/demo
+export OMP_WAIT_POLICY ?= passive
+export MLFLOW_DISABLE_TELEMETRY ?= true
+
+.DEFAULT_GOAL := help
+
+.PHONY: help
+help: ## List the targets
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
+
+$(STAMP): requirements.lock pyproject.toml
+	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) was not found; install Python 3.11 or name another: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r requirements.lock
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
+
+.PHONY: setup
+setup: $(STAMP) ## Make the environment from the locked dependencies
+
+.PHONY: demo
+demo: $(STAMP) ## Run the whole loop on a simulated world and print what it was worth
+	$(BIN)/nba demo $(DEMO)
+
+.PHONY: app
+app: $(STAMP) ## Open the app on the demo workspace
+	$(BIN)/nba app $(DEMO)
+
+.PHONY: test
+test: $(STAMP) ## Lint, types, import contracts, doctests, tests, notebooks (what CI runs)
+	$(BIN)/ruff check --quiet .
+	$(BIN)/ruff format --quiet --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+	$(BIN)/pytest -n 2 --dist loadgroup
+
+.PHONY: fix
+fix: $(STAMP) ## Format, and mend what the linter can
+	$(BIN)/ruff check --quiet --fix .
+	$(BIN)/ruff format --quiet .
+
+.PHONY: bench
+bench: $(STAMP) ## Run every benchmark and write benchmarks/results
+	$(BIN)/python -m benchmarks all
+
+.PHONY: docs
+docs: $(STAMP) ## Print the data dictionary from the data contract
+	$(BIN)/python -c "from nba.tables import dictionary; print(dictionary(), end='')" > docs/data-dictionary.md
+
+.PHONY: lock
+lock: ## Update requirements.lock (needs uv)
+	uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 --generate-hashes \
+	  --no-emit-index-url --no-emit-find-links --no-annotate --no-header -o requirements.lock
+
+.PHONY: clean
+clean: ## Remove the environment and what was made (workspaces stay)
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis build *.egg-info

@@ -1,0 +1,1 @@
+"""The Streamlit app: access to what `nba` computes, never arithmetic."""

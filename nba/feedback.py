@@ -1,0 +1,1 @@
+"""Touches and orders to outcomes of decisions, once their window has closed."""

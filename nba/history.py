@@ -1,0 +1,255 @@
+"""The history of a workspace: Parquet tables read through DuckDB, changed only by whole commits.
+
+Tables live under `<workspace>/tables` as immutable Parquet files; `history.json` names the files that
+count. A commit writes new files first and then replaces that one list, so that a step either happened
+or did not: a process that is killed leaves the workspace as it was. `as_of(t)` is the only way for a
+stage to look back, and it sees nothing that happened or closed later.
+"""
+
+import json
+import os
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from nba import tables
+from nba.errors import DataError, MissingError
+
+FOLDER = "tables"
+INDEX = "history.json"
+
+# What was known at a moment: rows that had happened before it, outcomes that had closed by then.
+_VISIBLE = {
+    "customers": "joined_at < $at",
+    "identities": "first_seen_at < $at",
+    "orders": "ordered_at < $at",
+    "events": "occurred_at < $at",
+    "touches": "touched_at < $at",
+    "decisions": "decided_at < $at",
+    "outcomes": "closed_at <= $at",
+    "assignments": "assigned_at < $at",
+    "choices": "decision_id in (select decision_id from decisions_all where decided_at < $at)",
+}
+
+
+def connect(threads: int = 2, memory_gb: float | None = None) -> duckdb.DuckDBPyConnection:
+    """Open an in-memory DuckDB connection in UTC."""
+    config: dict[str, Any] = {"threads": threads}
+    if memory_gb is not None:
+        config["memory_limit"] = f"{memory_gb}GB"
+    connection = duckdb.connect(config=config)
+    connection.execute("set TimeZone = 'UTC'").fetchall()
+    return connection
+
+
+@dataclass(frozen=True)
+class History:
+    """All tables of a workspace at one version.
+
+    Attributes:
+        root: The workspace folder.
+        version: Number of commits so far.
+        files: Table name to its Parquet files, relative to `<root>/tables`.
+
+    Example:
+        >>> import tempfile
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> history = History.read(folder).commit(append={"outcomes": tables.OUTCOMES.empty()})
+        >>> history.version, history.table("outcomes").num_rows
+        (1, 0)
+    """
+
+    root: Path
+    version: int
+    files: Mapping[str, tuple[str, ...]]
+
+    @classmethod
+    def read(cls, root: Path) -> "History":
+        """Read the current version of a workspace; an empty history if it has none."""
+        path = root / FOLDER / INDEX
+        if not path.is_file():
+            return cls(root, 0, {})
+        index = json.loads(path.read_text(encoding="utf-8"))
+        return cls(root, index["version"], {k: tuple(v) for k, v in index["tables"].items()})
+
+    def has(self, name: str) -> bool:
+        """Say whether a table has been written."""
+        return name in self.files
+
+    def paths(self, name: str) -> list[str]:
+        """Give the Parquet files of a table.
+
+        Raises:
+            MissingError: when no step has written it yet.
+        """
+        if name not in self.files:
+            raise MissingError(
+                f"the workspace {self.root} has no table {name!r} yet; it has {sorted(self.files)}",
+                f"Run the step that writes {name} first; `nba --help` lists the steps in order.",
+            )
+        return [str(self.root / FOLDER / file) for file in self.files[name]]
+
+    def table(self, name: str) -> pa.Table:
+        """Read a whole table into memory.
+
+        Raises:
+            MissingError: when no step has written it yet.
+        """
+        parts = []
+        for path in self.paths(name):
+            try:
+                parts.append(pq.ParquetFile(path).read().replace_schema_metadata(None))
+            except (OSError, pa.ArrowInvalid) as error:
+                raise DataError(
+                    f"{path} cannot be read: {error}",
+                    f"The file is damaged: run the step that writes {name} again, or restore the file.",
+                ) from None
+        return pa.concat_tables(parts, promote_options="permissive")
+
+    def commit(
+        self,
+        *,
+        append: Mapping[str, pa.Table] | None = None,
+        replace: Mapping[str, pa.Table] | None = None,
+    ) -> "History":
+        """Write tables and make them count, all or none.
+
+        Args:
+            append: Tables whose rows are added.
+            replace: Tables that take the place of what was there.
+
+        Returns:
+            The history after the commit.
+
+        Raises:
+            DataError: when a table breaks its contract or another run committed meanwhile.
+        """
+        append, replace = append or {}, replace or {}
+        folder = self.root / FOLDER
+        written: dict[str, str] = {}
+        for name, table in (*append.items(), *replace.items()):
+            contract = tables.BY_NAME.get(name)
+            checked = contract.conform(table) if contract else table
+            written[name] = f"{name}/{self.version + 1:06d}-{uuid.uuid4().hex[:8]}.parquet"
+            _write(checked, folder / written[name])
+        files = dict(self.files)
+        for name in append:
+            files[name] = (*files.get(name, ()), written[name])
+        for name in replace:
+            files[name] = (written[name],)
+        if History.read(self.root).version != self.version:
+            raise DataError(
+                f"another run changed {self.root} meanwhile",
+                "Run this step again; nothing was changed by it.",
+            )
+        after = History(self.root, self.version + 1, files)
+        index = {"version": after.version, "tables": {k: list(v) for k, v in sorted(files.items())}}
+        replace_text(folder / INDEX, json.dumps(index, indent=1))
+        _sweep(folder, keep={name for group in (*files.values(), *self.files.values()) for name in group})
+        return after
+
+    def as_of(self, at: datetime) -> "Snapshot":
+        """Look back from a moment: nothing that happened or closed later is visible.
+
+        Raises:
+            DataError: when `at` has no time zone.
+        """
+        if at.tzinfo is None:
+            raise DataError(f"{at} has no time zone; expected one, such as {at}Z", "Add the offset or Z.")
+        return Snapshot(self, at)
+
+    def connection(self) -> duckdb.DuckDBPyConnection:
+        """Open DuckDB with one view per table, whole: for readers of what happened, not for features."""
+        connection = connect()
+        for name in self.files:
+            connection.execute(f'create view "{name}" as from {_scan(self, name)}').fetchall()
+        return connection
+
+    def sql(self, query: str, parameters: Mapping[str, Any] | None = None) -> pa.Table:
+        """Query whole tables (for readers of what happened, not for features)."""
+        with self.connection() as connection:
+            return connection.sql(query, params=parameters).to_arrow_table()
+
+    def broken_laws(self) -> list[str]:
+        """Name the laws across tables that this history breaks, with the number of rows."""
+        out = []
+        with self.connection() as connection:
+            for law in tables.LAWS:
+                if all(self.has(name) for name in law.needs):
+                    n = connection.execute(f"select count(*) from ({law.sql})").fetchall()[0][0]
+                    out += [f"{law.name}: {n} rows break it"] if n else []
+        return out
+
+
+class Snapshot:
+    """What was known at a moment, as DuckDB views under the tables' names.
+
+    Tables that no step has written yet are there without rows. Use it as a context manager or call
+    `close`; `connection` gives the views, `sql` runs one query on them.
+    """
+
+    def __init__(self, history: History, at: datetime) -> None:
+        self.history = history
+        self.at = at.astimezone(UTC)
+        self.connection = connect()
+        moment = f"timestamptz '{self.at:%Y-%m-%d %H:%M:%S.%f}+00'"
+        for name, visible in _VISIBLE.items():
+            if history.has(name):
+                self.connection.execute(f"create view {name}_all as from {_scan(history, name)}").fetchall()
+            else:
+                self.connection.register(f"{name}_all", tables.BY_NAME[name].empty())
+            condition = visible.replace("$at", moment)
+            self.connection.execute(f"create view {name} as from {name}_all where {condition}").fetchall()
+
+    def sql(self, query: str, parameters: Mapping[str, Any] | None = None) -> pa.Table:
+        """Run one query over what was known."""
+        return self.connection.sql(query, params=parameters).to_arrow_table()
+
+    def table(self, name: str) -> pa.Table:
+        """Read one table as it was known."""
+        return self.sql(f"from {name}")
+
+    def close(self) -> None:
+        """Free the connection."""
+        self.connection.close()
+
+    def __enter__(self) -> "Snapshot":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def replace_text(path: Path, text: str) -> None:
+    """Write a small file so that readers see the old or the new text, never half of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
+    with temporary.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def _scan(history: History, name: str) -> str:
+    files = ", ".join("'" + path.replace("'", "''") + "'" for path in history.paths(name))
+    return f"read_parquet([{files}], union_by_name = true)"
+
+
+def _write(table: pa.Table, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(table, path, compression="zstd")
+
+
+def _sweep(folder: Path, keep: set[str]) -> None:
+    # Files of interrupted or replaced writes; the version before this one stays for open readers.
+    for path in folder.glob("*/*.parquet"):
+        if f"{path.parent.name}/{path.name}" not in keep:
+            path.unlink(missing_ok=True)

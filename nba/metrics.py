@@ -1,0 +1,1 @@
+"""Measures of models: how well they rank, how well they are calibrated."""

@@ -1,0 +1,1 @@
+"""Drift, data freshness and model health."""

@@ -1,0 +1,1 @@
+"""Result table in, figure out."""

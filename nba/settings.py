@@ -1,0 +1,295 @@
+"""Typed settings of a workspace, read from its `nba.toml`.
+
+Every stage takes the part that concerns it; nothing else reads the file. Errors name the key, what was
+found and what is allowed, all faults at once.
+"""
+
+import hashlib
+import json
+import tomllib
+from pathlib import Path
+from typing import Annotated, Literal
+
+import pyarrow as pa
+from pyarrow import csv
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from nba import tables
+from nba.catalog import Catalog
+from nba.errors import MissingError, SettingsError
+
+FILE = "nba.toml"
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
+Money = Annotated[float, Field(ge=0.0)]
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Workspace(_Frozen):
+    """What the workspace is.
+
+    Attributes:
+        name: Its name, also of its MLflow experiment and registered policy.
+        currency: ISO code in which all money is.
+        timezone: IANA zone of source times that carry none.
+        seed: Seed of all randomness that is not hashed by key.
+    """
+
+    name: str
+    currency: str = "EUR"
+    timezone: str = "UTC"
+    seed: int = 0
+
+
+class Source(_Frozen):
+    """One raw source and how its columns map to a table of the contract.
+
+    Attributes:
+        name: How reports call it.
+        table: customers, orders, events or touches.
+        path: Files, relative to the workspace; may hold `*`. `{data}` stands for the folder or file
+            that the user gives with `--data`.
+        format: csv, jsonl or parquet.
+        identifiers: Identifier kind to source column (crm_id, email, phone, cookie, device, ...).
+        columns: Contract field to source column.
+        constants: Contract field to a fixed value.
+        values: Contract field to a mapping of source values to contract values.
+        timezone: IANA zone of times without offset; the workspace's if absent.
+        country: Two-letter country of phone numbers without prefix.
+        max_bad_share: More unusable rows than this stop the run.
+    """
+
+    name: str
+    table: Literal["customers", "orders", "events", "touches"]
+    path: str
+    format: Literal["csv", "jsonl", "parquet"] = "csv"
+    encoding: str = "utf-8"
+    delimiter: str = ","
+    decimal: str = "."
+    identifiers: dict[str, str] = Field(min_length=1)
+    columns: dict[str, str]
+    constants: dict[str, str | float | bool] = {}
+    values: dict[str, dict[str, str | float | bool]] = {}
+    timezone: str | None = None
+    country: str = "ES"
+    max_bad_share: Share = 0.5
+
+
+class Identity(_Frozen):
+    """How identifiers become customers.
+
+    Attributes:
+        max_customers: An identifier shared by more CRM ids than this links nobody.
+        external: Identifier kind by which orchestration knows customers.
+    """
+
+    max_customers: int = Field(default=3, ge=1)
+    external: str = "crm_id"
+
+
+class CatalogFiles(_Frozen):
+    """The two CSV files of the catalog, relative to the workspace."""
+
+    actions: str = "catalog/actions.csv"
+    treatments: str = "catalog/treatments.csv"
+
+
+class Reward(_Frozen):
+    """What counts as the outcome of a decision.
+
+    Attributes:
+        window_days: Days after the decision in which orders count.
+        unsubscribe_cost: Money that an opt-out is worth, subtracted from the value of contact.
+    """
+
+    window_days: int = Field(default=14, ge=1, le=365)
+    unsubscribe_cost: Money = 0.0
+
+
+class Limits(_Frozen):
+    """Limits of one batch over all customers.
+
+    Attributes:
+        capacity: Channel to contacts per batch; a channel without one is unlimited.
+        budget: Money per batch; None is unlimited.
+        contact_days, max_contacts: A customer gets at most so many contacts in so many days.
+    """
+
+    capacity: dict[str, Annotated[int, Field(ge=0)]] = {}
+    budget: Money | None = None
+    contact_days: int = Field(default=28, ge=1)
+    max_contacts: int = Field(default=3, ge=1)
+
+
+class PolicySettings(_Frozen):
+    """How the champion explores.
+
+    Attributes:
+        strategy: softmax, epsilon_greedy, greedy or uniform.
+        temperature: Money by which a worse treatment is e times less likely (softmax).
+        floor: Chance spread evenly over all eligible treatments.
+        valid_days: Days for which a decision may be delivered.
+    """
+
+    strategy: Literal["softmax", "epsilon_greedy", "greedy", "uniform"] = "softmax"
+    temperature: Annotated[float, Field(gt=0)] = 0.25
+    floor: Share = 0.05
+    valid_days: int = Field(default=7, ge=1)
+
+
+class Arm(_Frozen):
+    """One arm of the experiment and the policy that decides it.
+
+    Attributes:
+        policy: `none` (holdout), `random`, `response_greedy`, or an alias of the registered policy.
+    """
+
+    name: str
+    share: Share
+    policy: Literal["none", "random", "response_greedy", "champion", "challenger"]
+
+
+class Experiment(_Frozen):
+    """The standing experiment of the workspace: who decides for whom.
+
+    Attributes:
+        control: Arm that the others are compared with.
+        level: Confidence level of its intervals.
+    """
+
+    experiment_id: str = "policy"
+    salt: str = "policy"
+    control: str = "holdout"
+    level: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
+    arms: tuple[Arm, ...] = (
+        Arm(name="holdout", share=0.1, policy="none"),
+        Arm(name="policy", share=0.9, policy="champion"),
+    )
+
+    @model_validator(mode="after")
+    def _arms_make_a_whole(self) -> "Experiment":
+        names = [arm.name for arm in self.arms]
+        total = sum(arm.share for arm in self.arms)
+        if abs(total - 1) > 1e-9:
+            raise ValueError(f"arm shares sum to {total:g}; expected 1")
+        if len(set(names)) < len(names):
+            raise ValueError(f"arm names repeat: {names}")
+        if self.control not in names:
+            raise ValueError(f"control is {self.control!r}; arms are {names}")
+        if any((arm.name == "holdout") != (arm.policy == "none") for arm in self.arms):
+            raise ValueError("the arm with policy 'none' is called 'holdout', and no other is")
+        return self
+
+
+class Models(_Frozen):
+    """How models are trained.
+
+    Attributes:
+        folds: Cross-fitting folds.
+        trees, leaves, learning_rate, min_leaf: LightGBM's capacity.
+        half_life_days: Age at which a training example weighs half; None weighs all alike.
+        clv_horizon_days: Horizon of customer lifetime value.
+        annual_discount: Yearly discount rate of customer lifetime value.
+    """
+
+    folds: int = Field(default=5, ge=2, le=20)
+    trees: int = Field(default=150, ge=1)
+    leaves: int = Field(default=15, ge=2)
+    learning_rate: Annotated[float, Field(gt=0, le=1)] = 0.05
+    min_leaf: int = Field(default=200, ge=1)
+    half_life_days: Annotated[float, Field(gt=0)] | None = None
+    clv_horizon_days: int = Field(default=365, ge=1)
+    annual_discount: Annotated[float, Field(ge=0)] = 0.1
+
+
+class Delivery(_Frozen):
+    """Where batches go, relative to the workspace, and whether CSV goes beside Parquet."""
+
+    path: str = "decisions"
+    csv: bool = False
+
+
+class Settings(_Frozen):
+    """All settings of a workspace."""
+
+    workspace: Workspace
+    sources: tuple[Source, ...] = ()
+    identity: Identity = Identity()
+    catalog: CatalogFiles = CatalogFiles()
+    reward: Reward = Reward()
+    limits: Limits = Limits()
+    policy: PolicySettings = PolicySettings()
+    experiment: Experiment = Experiment()
+    models: Models = Models()
+    delivery: Delivery = Delivery()
+
+    @property
+    def config_hash(self) -> str:
+        """Hash of all settings, logged with everything that ran with them."""
+        text = json.dumps(self.model_dump(mode="json"), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def read(workspace: Path) -> Settings:
+    """Read the settings of a workspace folder.
+
+    Raises:
+        MissingError: when there is no `nba.toml`.
+        SettingsError: naming every key that is missing, unknown or out of bounds.
+    """
+    path = workspace / FILE
+    if not path.is_file():
+        raise MissingError(
+            f"{path} does not exist; expected the configuration of a workspace",
+            "Name a workspace folder that holds nba.toml, or make one with `nba init` or `nba simulate`.",
+        )
+    try:
+        raw = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{path} is not valid TOML: {error}", "Mend the line it names.") from None
+    try:
+        return Settings.model_validate(raw)
+    except ValidationError as error:
+        lines = [_fault(fault) for fault in error.errors()]
+        raise SettingsError(
+            "\n".join([f"{path} cannot be used:", *lines]), "Mend these keys; docs/workspace.md lists all."
+        ) from None
+
+
+def read_catalog(workspace: Path, settings: Settings) -> Catalog:
+    """Read the catalog's CSV files.
+
+    Raises:
+        MissingError: when a file is absent.
+        DataError: when they break their contract or disagree.
+    """
+    actions = _read_csv(workspace / settings.catalog.actions, tables.ACTIONS)
+    treatments = _read_csv(workspace / settings.catalog.treatments, tables.TREATMENTS)
+    return Catalog.from_tables(actions, treatments)
+
+
+def _read_csv(path: Path, table: tables.Table) -> pa.Table:
+    if not path.is_file():
+        raise MissingError(f"{path} does not exist; expected the catalog's {table.name}", "Add the file.")
+    types = {f.name: f.type for f in table.fields}
+    options = csv.ConvertOptions(column_types=types, strings_can_be_null=False)
+    try:
+        return table.conform(csv.read_csv(path, convert_options=options))
+    except pa.ArrowInvalid as error:
+        hint = f"See {table.name} in docs/data-dictionary.md."
+        raise SettingsError(f"{path} cannot be read: {error}", hint) from None
+
+
+def _fault(fault: object) -> str:
+    assert isinstance(fault, dict)
+    key = ".".join(str(part) for part in fault["loc"]) or "(whole file)"
+    kind = fault["type"]
+    if kind == "missing":
+        return f"- {key}: missing"
+    if kind == "extra_forbidden":
+        return f"- {key}: unknown key"
+    found = fault.get("input")
+    shown = f"found {found!r}; " if not isinstance(found, dict) else ""
+    return f"- {key}: {shown}{str(fault['msg']).removeprefix('Value error, ')}"

@@ -1,0 +1,86 @@
+"""Estimates with their intervals: arrays in, records out."""
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats as _scipy
+
+Array = NDArray[np.float64]
+
+
+class Interval(NamedTuple):
+    """An estimate and its confidence interval; NaN where it cannot be known.
+
+    Attributes:
+        value: Point estimate, in the unit of the data.
+        se: Standard error, same unit.
+        lower, upper: Ends of the two-sided interval.
+        n: Independent units it rests on.
+        reason: Why it is unknown, where it is; else empty.
+    """
+
+    value: float
+    se: float
+    lower: float
+    upper: float
+    n: int
+    reason: str = ""
+
+    @classmethod
+    def unknown(cls, reason: str, n: int = 0) -> "Interval":
+        """Make the record of an estimate that cannot be known."""
+        return cls(np.nan, np.nan, np.nan, np.nan, n, reason)
+
+
+def mean(values: Array, level: float = 0.95) -> Interval:
+    """Estimate a mean with Student's interval.
+
+    Args:
+        values: Shape (n,), one per independent unit.
+        level: Confidence level.
+
+    Example:
+        >>> mean(np.array([1.0, 2.0, 3.0])).value
+        2.0
+    """
+    n = len(values)
+    if n < 2:
+        return Interval.unknown(f"{n} values; an interval needs 2 or more", n)
+    se = float(np.std(values, ddof=1) / np.sqrt(n))
+    value = float(np.mean(values))
+    half = float(_scipy.t.ppf((1 + level) / 2, n - 1)) * se
+    return Interval(value, se, value - half, value + half, n)
+
+
+def difference(treated: Array, control: Array, level: float = 0.95) -> Interval:
+    """Estimate the difference of two means with Welch's interval (Welch 1947).
+
+    Args:
+        treated, control: Shapes (n,) and (m,), one value per independent unit.
+        level: Confidence level.
+
+    Example:
+        >>> difference(np.array([2.0, 4.0]), np.array([1.0, 1.0, 1.0])).value
+        2.0
+    """
+    if min(len(treated), len(control)) < 2:
+        found = f"{len(treated)} treated and {len(control)} control units"
+        return Interval.unknown(f"{found}; an interval needs 2 of each", len(treated) + len(control))
+    parts = np.array([np.var(x, ddof=1) / len(x) for x in (treated, control)])
+    se = float(np.sqrt(parts.sum()))
+    value = float(np.mean(treated) - np.mean(control))
+    n = len(treated) + len(control)
+    if se == 0:
+        return Interval(value, np.nan, np.nan, np.nan, n, "no variance in either group")
+    sizes = np.array([len(treated), len(control)]) - 1
+    freedom = parts.sum() ** 2 / (parts**2 / sizes).sum()
+    half = float(_scipy.t.ppf((1 + level) / 2, freedom)) * se
+    return Interval(value, se, value - half, value + half, n)
+
+
+def p_value(estimate: Interval) -> float:
+    """Give the two-sided p-value of an estimate against zero (normal approximation)."""
+    if not estimate.se > 0:
+        return float("nan")
+    return float(2 * _scipy.norm.sf(abs(estimate.value) / estimate.se))

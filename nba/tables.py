@@ -1,0 +1,669 @@
+"""The data contract: every table that crosses a boundary, with the unit and meaning of each field.
+
+Kinds: **id** string; **code** string from a closed list; **text** string; **number** float64;
+**count** int64; **flag** bool; **time** timestamp[us, UTC]. Suffixes: `_id`, `_at` (time), `_days`;
+prefixes: `n_` (count), `p_` (probability), `can_` and `is_` (flag), `f_` (feature), `a_` (attribute of
+a customer, as the company names it). Money is in the workspace's currency, net of tax; rates are fractions.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from nba.errors import DataError, listed
+
+TIME = pa.timestamp("us", tz="UTC")
+_TYPES: dict[str, pa.DataType] = {
+    "id": pa.string(),
+    "code": pa.string(),
+    "text": pa.string(),
+    "number": pa.float64(),
+    "count": pa.int64(),
+    "flag": pa.bool_(),
+    "time": TIME,
+}
+
+
+@dataclass(frozen=True)
+class Field:
+    """One column of a table.
+
+    Attributes:
+        kind: id, code, text, number, count, flag or time.
+        doc: What it means, in one phrase.
+        unit: Unit of a number (money, days, probability 0-1); empty where the kind says it.
+        nullable: Whether unknown is allowed; a number may be NaN only where nullable.
+        low, high: Closed bounds of a number or count.
+        values: The closed list of a code.
+    """
+
+    name: str
+    kind: str
+    doc: str
+    unit: str = ""
+    nullable: bool = False
+    low: float | None = None
+    high: float | None = None
+    values: tuple[str, ...] = ()
+
+    @property
+    def type(self) -> pa.DataType:
+        """The Arrow type of the column."""
+        return _TYPES[self.kind]
+
+
+@dataclass(frozen=True)
+class Table:
+    """One table of the contract: its key, fields and laws, one check, one printed page.
+
+    Attributes:
+        open_prefix: Further columns with this prefix are allowed (``f_``, ``a_``), or "" for none.
+        laws: Sentences that hold beyond single fields; the executable ones stand in `LAWS`.
+    """
+
+    name: str
+    doc: str
+    key: tuple[str, ...]
+    fields: tuple[Field, ...]
+    open_prefix: str = ""
+    laws: tuple[str, ...] = field(default=())
+
+    @property
+    def schema(self) -> pa.Schema:
+        """Arrow schema with unit and doc as field metadata (without the open columns)."""
+        return pa.schema(
+            [
+                pa.field(f.name, f.type, f.nullable, metadata={"doc": f.doc, "unit": f.unit})
+                for f in self.fields
+            ]
+        )
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Names of the declared columns, in order."""
+        return tuple(f.name for f in self.fields)
+
+    def faults(self, table: pa.Table) -> list[str]:
+        """Name everything in which a table breaks this contract; empty if nothing."""
+        found = table.column_names
+        missing = [name for name in self.columns if name not in found]
+        extra = [name for name in found if name not in self.columns and not self._is_open(name)]
+        out = []
+        if missing:
+            out.append(f"missing columns {missing}; found {found}")
+        if extra:
+            out.append(f"unexpected columns {extra}")
+        for spec in self.fields:
+            if spec.name in found:
+                out += _field_faults(spec, table[spec.name])
+        if not missing and table.num_rows:
+            repeats = table.num_rows - table.group_by(list(self.key)).aggregate([]).num_rows
+            if repeats:
+                out.append(f"{repeats} rows repeat the key {self.key}")
+        return out
+
+    def check(self, table: pa.Table) -> pa.Table:
+        """Return the table unchanged if it keeps the contract.
+
+        Raises:
+            DataError: naming every fault at once.
+
+        Example:
+            >>> OUTCOMES.check(OUTCOMES.empty()).num_rows
+            0
+        """
+        faults = self.faults(table)
+        if faults:
+            raise listed(
+                faults,
+                f"{self.name} breaks its contract",
+                f"see the {self.name} table in docs/data-dictionary.md",
+            )
+        return table
+
+    def empty(self) -> pa.Table:
+        """Return the table without rows."""
+        return self.schema.empty_table()
+
+    def build(self, rows: Iterable[Mapping[str, Any]]) -> pa.Table:
+        """Make and check a table from rows; absent nullable fields become null."""
+        rows = list(rows)
+        opened = sorted({name for row in rows for name in row if self._is_open(name)})
+        data = {f.name: pa.array([row.get(f.name) for row in rows], f.type) for f in self.fields}
+        data |= {name: pa.array([row.get(name) for row in rows]) for name in opened}
+        return self.conform(pa.table(data))
+
+    def conform(self, table: pa.Table) -> pa.Table:
+        """Order the columns, cast to the contract's types, add absent nullable columns, and check.
+
+        Raises:
+            DataError: when a cast fails or the contract is broken.
+        """
+        data: dict[str, Any] = {}
+        faults = []
+        for spec in self.fields:
+            if spec.name in table.column_names:
+                try:
+                    data[spec.name] = table[spec.name].cast(spec.type)
+                except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+                    faults.append(f"{spec.name}: cannot be read as {spec.kind} ({error})")
+            elif spec.nullable:
+                data[spec.name] = pa.nulls(table.num_rows, spec.type)
+        if faults:
+            raise listed(faults, f"{self.name} breaks its contract")
+        data |= {name: table[name] for name in table.column_names if self._is_open(name)}
+        extra = [name for name in table.column_names if name not in data and name not in self.columns]
+        if extra:
+            raise DataError(f"{self.name} breaks its contract:\n- unexpected columns {extra}")
+        return self.check(pa.table(data).replace_schema_metadata(None)) if data else self.check(table)
+
+    def sample(self, n: int, rng: np.random.Generator) -> pa.Table:
+        """Make n random rows that keep the contract (for tests)."""
+        data = {f.name: _sample(f, n, rng, unique=f.name in self.key) for f in self.fields}
+        return self.check(pa.table(data))
+
+    def page(self) -> str:
+        """Print the table as a section of the data dictionary, in Markdown."""
+        head = f"## {self.name}\n\n{self.doc}\n\nKey: `{', '.join(self.key)}`\n\n"
+        rows = ["| field | kind | unit | may be unknown | meaning |", "|---|---|---|---|---|"]
+        for f in self.fields:
+            meaning = f.doc + (f" One of: {', '.join(f.values)}." if f.values else "")
+            rows.append(f"| `{f.name}` | {f.kind} | {f.unit} | {'yes' if f.nullable else ''} | {meaning} |")
+        if self.open_prefix:
+            rows.append(f"| `{self.open_prefix}*` | | | yes | further columns, as declared |")
+        laws = "".join(f"\n- {law}" for law in self.laws)
+        return head + "\n".join(rows) + (f"\n\nLaws:\n{laws}" if laws else "") + "\n"
+
+    def _is_open(self, name: str) -> bool:
+        return bool(self.open_prefix) and name.startswith(self.open_prefix)
+
+
+def _field_faults(spec: Field, column: pa.ChunkedArray) -> list[str]:
+    if column.type != spec.type:
+        return [f"{spec.name}: type {column.type}; expected {spec.type}"]
+    out = []
+    nulls = column.null_count
+    if pa.types.is_floating(column.type):
+        nulls += pc.sum(pc.is_nan(column)).as_py() or 0
+    if nulls and not spec.nullable:
+        out.append(f"{spec.name}: {nulls} values unknown")
+    if spec.low is not None and (n := pc.sum(pc.less(column, spec.low)).as_py()):
+        out.append(f"{spec.name}: {n} values below {spec.low:g} (lowest {pc.min(column).as_py():g})")
+    if spec.high is not None and (n := pc.sum(pc.greater(column, spec.high)).as_py()):
+        out.append(f"{spec.name}: {n} values above {spec.high:g} (highest {pc.max(column).as_py():g})")
+    if spec.values:
+        odd = sorted(set(pc.unique(column).to_pylist()) - set(spec.values) - {None})
+        if odd:
+            out.append(f"{spec.name}: values {odd[:5]} are not among {list(spec.values)}")
+    return out
+
+
+def _sample(spec: Field, n: int, rng: np.random.Generator, *, unique: bool) -> pa.Array:
+    if spec.kind == "time":
+        start = datetime(2026, 1, 1, tzinfo=UTC)
+        return pa.array([start + timedelta(seconds=int(s)) for s in rng.integers(0, 10**7, n)], TIME)
+    if spec.kind == "flag":
+        return pa.array(rng.random(n) < 0.5)
+    if spec.kind in ("number", "count"):
+        low = 0.0 if spec.low is None else spec.low
+        high = low + 1.0 if spec.high is None else spec.high
+        values = low + (high - low) * (0.01 + 0.98 * rng.random(n))
+        counted = np.arange(n) if unique and spec.kind == "count" else values
+        return pa.array(counted).cast(spec.type, safe=False)
+    if spec.values:
+        return pa.array(rng.choice(spec.values, n).tolist(), pa.string())
+    names = [f"{spec.name}_{i}" for i in (range(n) if unique else rng.integers(0, max(n // 3, 1), n))]
+    return pa.array(names, pa.string())
+
+
+def _f(kind: str) -> Any:
+    def make(name: str, doc: str, unit: str = "", **more: Any) -> Field:
+        return Field(name, kind, doc, unit, **more)
+
+    return make
+
+
+_id, _code, _text = _f("id"), _f("code"), _f("text")
+_number, _count, _flag, _time = _f("number"), _f("count"), _f("flag"), _f("time")
+
+
+def _p(name: str, doc: str, **more: Any) -> Field:
+    return Field(name, "number", doc, "probability 0-1", low=0.0, high=1.0, **more)
+
+
+def _money(name: str, doc: str, **more: Any) -> Field:
+    return Field(name, "number", doc, "money", **more)
+
+
+_CUSTOMER = _id("customer_id", "the unified customer")
+_TREATMENT = _id("treatment_id", "what is sent; `none` is doing nothing")
+CHANNELS = ("email", "sms", "push", "call")
+
+ACTIONS = Table(
+    "actions",
+    "What may be proposed.",
+    ("action_id",),
+    (
+        _id("action_id", "the action"),
+        _text("issue", "business purpose"),
+        _text("group", "theme under the issue"),
+        _text("name", "name as people know it"),
+        _money("margin", "earned per response where the customer's own margin is not known", low=0.0),
+        _number("lever", "business weight on the value; 1 changes nothing", low=0.0, high=100.0),
+        _time("starts_at", "first moment at which it may be proposed", nullable=True),
+        _time("ends_at", "first moment at which it may no longer be proposed", nullable=True),
+    ),
+)
+TREATMENTS = Table(
+    "treatments",
+    "Actions on channels: what is sent.",
+    ("treatment_id",),
+    (
+        _TREATMENT,
+        _id("action_id", "the action carried"),
+        _text("channel", "the medium"),
+        _money("cost", "per delivery", low=0.0),
+        _count("cooldown_days", "days after a delivery without the same action", "days", low=0),
+    ),
+)
+CUSTOMERS = Table(
+    "customers",
+    "One row per unified customer.",
+    ("customer_id",),
+    (
+        _CUSTOMER,
+        _id("external_id", "the id by which orchestration knows the customer", nullable=True),
+        _time("joined_at", "first seen in any source"),
+        *(_flag(f"can_{c}", f"consent to {c} in the CRM (later opt-outs are touches)") for c in CHANNELS),
+        _text("timezone", "IANA zone of the customer", nullable=True),
+    ),
+    open_prefix="a_",
+)
+IDENTITIES = Table(
+    "identities",
+    "Which salted identifier belongs to which customer; no personal data in clear.",
+    ("identifier_kind", "identifier_hash"),
+    (
+        _text("identifier_kind", "crm_id, email, phone, cookie, device, loyalty_card, ..."),
+        _id("identifier_hash", "salted hash of the normalised identifier"),
+        _CUSTOMER,
+        _text("source", "where it was first seen"),
+        _time("first_seen_at", "when it was first seen"),
+    ),
+)
+ORDERS = Table(
+    "orders",
+    "Purchases and returns.",
+    ("order_id",),
+    (
+        _id("order_id", "the order"),
+        _CUSTOMER,
+        _time("ordered_at", "when it was placed"),
+        _money("revenue", "net revenue; negative for a return"),
+        _money("margin", "revenue less cost of goods; negative for a return"),
+        _count("n_items", "pieces in the order", low=0),
+        _flag("is_return", "whether goods came back"),
+    ),
+)
+EVENTS = Table(
+    "events",
+    "What customers did: web and app events, service tickets.",
+    ("event_id",),
+    (
+        _id("event_id", "the event"),
+        _CUSTOMER,
+        _time("occurred_at", "when it happened"),
+        _text("kind", "visit, view, cart, search, ticket, complaint, ..."),
+        _text("channel", "web, app, store, service, ...", nullable=True),
+        _text("detail", "free detail, as the source gives it", nullable=True),
+    ),
+)
+TOUCHES = Table(
+    "touches",
+    "Contacts and what came of them.",
+    ("touch_id",),
+    (
+        _id("touch_id", "the touch"),
+        _CUSTOMER,
+        _time("touched_at", "when it happened"),
+        _text("channel", "the medium"),
+        _code(
+            "kind",
+            "what happened",
+            values=("sent", "delivered", "failed", "seen", "clicked", "refused", "unsubscribed"),
+        ),
+        _id("treatment_id", "what was sent; unknown where it was not ours", nullable=True),
+        _id("decision_id", "the decision that caused it, where known", nullable=True),
+        _money("cost", "spent on it", low=0.0),
+    ),
+)
+DECISIONS = Table(
+    "decisions",
+    "What was chosen for each customer of a batch, with the probability of that choice.",
+    ("decision_id",),
+    (
+        _id("decision_id", "the decision; also the idempotency key of its delivery"),
+        _id("batch_id", "the run of decisions it belongs to"),
+        _CUSTOMER,
+        _id("external_id", "the id by which orchestration knows the customer", nullable=True),
+        _TREATMENT,
+        _text("channel", "the medium; `none` for no contact"),
+        _time("decided_at", "when"),
+        _p("p_action", "chance with which the final treatment was chosen, after all limits"),
+        _id("policy_id", "the policy and version that chose"),
+        _id("experiment_id", "the experiment it belongs to", nullable=True),
+        _text("arm", "the arm of the experiment", nullable=True),
+        _p("p_arm", "share of the arm", nullable=True),
+        _money("expected_value", "expected net value of the choice against no contact", nullable=True),
+        _text("reason", "why this treatment, or why none"),
+        _id("config_hash", "hash of the configuration it was made with"),
+        _time("valid_until", "when it lapses if not delivered"),
+    ),
+    laws=("a holdout customer is given `none`", "p_action is above 0"),
+)
+CHOICES = Table(
+    "choices",
+    "Every candidate of every decision: eligible or why not, its belief, price and probability.",
+    ("decision_id", "treatment_id"),
+    (
+        _id("decision_id", "the decision"),
+        _TREATMENT,
+        _flag("is_eligible", "whether it could be chosen"),
+        _text("reason", "rule that removed it; empty if eligible"),
+        _p("p_action", "chance of being chosen"),
+        _money("mean", "believed net value against no contact", nullable=True),
+        _money("se", "standard error of the belief", nullable=True, low=0.0),
+        _money("price", "shadow price of the limits it uses", low=0.0),
+    ),
+    laws=("p_action sums to 1 over a decision", "p_action is 0 where not eligible"),
+)
+OUTCOMES = Table(
+    "outcomes",
+    "What came of a decision within its reward window, once the window has closed.",
+    ("decision_id",),
+    (
+        _id("decision_id", "the decision"),
+        _flag("is_delivered", "whether it reached the customer; true for `none`"),
+        _flag("is_response", "whether the customer bought within the window"),
+        _flag("is_click", "whether the customer clicked within the window"),
+        _flag("is_unsubscribe", "whether the customer opted out within the window"),
+        _money("reward", "margin within the window, net of the contact's cost"),
+        _time("closed_at", "when the window closed"),
+        _count("window_days", "length of the window", "days", low=1),
+    ),
+    laws=("closed_at is no earlier than decided_at + window_days",),
+)
+QUARANTINE = Table(
+    "quarantine",
+    "Rows that could not be used, with the reason: nothing is silently dropped.",
+    ("source", "file", "row_number", "reason"),
+    (
+        _text("source", "name of the source"),
+        _text("file", "file within the source"),
+        _count("row_number", "row in the file, from 1 without its header", low=0),
+        _text("reason", "what was wrong"),
+        _text("raw", "the row as it stood, identifiers removed"),
+    ),
+)
+FEATURES = Table(
+    "features",
+    "What was known of each customer at a moment.",
+    ("customer_id", "as_of"),
+    (_CUSTOMER, _time("as_of", "the moment looked back from")),
+    open_prefix="f_",
+    laws=("no feature changes when anything at or after as_of changes",),
+)
+EXAMPLES = Table(
+    "examples",
+    "Decisions with the features known then and the outcome of their closed window.",
+    ("decision_id",),
+    (
+        _id("decision_id", "the decision"),
+        _CUSTOMER,
+        _time("as_of", "when it was decided"),
+        _TREATMENT,
+        _p("p_action", "logged chance of the treatment"),
+        _flag("is_response", "whether the customer bought within the window"),
+        _money("reward", "net of the contact's cost"),
+    ),
+    open_prefix="f_",
+)
+SCORES = Table(
+    "scores",
+    "What the models believe of each customer and treatment.",
+    ("customer_id", "treatment_id", "as_of"),
+    (
+        _CUSTOMER,
+        _TREATMENT,
+        _time("as_of", "the moment of the features"),
+        _p("p_response", "chance of a response within the window if treated"),
+        _number("uplift", "change of that chance against no contact", low=-1.0, high=1.0),
+        _number("uplift_se", "standard error of the uplift", low=0.0),
+        _money("value", "expected net value against no contact"),
+        _id("model_id", "the model and version"),
+    ),
+)
+ELIGIBILITY = Table(
+    "eligibility",
+    "Which treatments each customer may have in a batch, and which rule removed the others.",
+    ("batch_id", "customer_id", "treatment_id"),
+    (
+        _id("batch_id", "the batch"),
+        _CUSTOMER,
+        _TREATMENT,
+        _flag("is_eligible", "whether it could be chosen"),
+        _text("reason", "rule that removed it; empty if eligible"),
+    ),
+)
+BATCHES = Table(
+    "batches",
+    "One row per batch and arm: what was decided, at which prices, within which limits.",
+    ("batch_id", "arm", "limit"),
+    (
+        _id("batch_id", "the batch"),
+        _text("arm", "the arm decided"),
+        _text("limit", "the limit: a channel's name, `budget`"),
+        _time("decided_at", "when"),
+        _number("available", "what the limit allowed in this arm", low=0.0),
+        _number("used", "what the decisions use", low=0.0),
+        _money("price", "shadow price per unit of the limit", low=0.0),
+        _count("n_customers", "customers decided", low=0),
+    ),
+    laws=("used is at most available",),
+)
+ASSIGNMENTS = Table(
+    "assignments",
+    "Which arm of an experiment each customer is in.",
+    ("experiment_id", "customer_id"),
+    (
+        _id("experiment_id", "the experiment"),
+        _CUSTOMER,
+        _text("arm", "the arm"),
+        _time("assigned_at", "when the customer first came under the experiment"),
+        _p("p_arm", "share of the arm"),
+    ),
+)
+EFFECTS = Table(
+    "effects",
+    "Results of experiments: each arm against its control.",
+    ("experiment_id", "metric", "arm", "segment"),
+    (
+        _id("experiment_id", "the experiment"),
+        _text("metric", "what was measured, per customer"),
+        _text("arm", "the arm"),
+        _text("segment", "`all`, or the part of the customers"),
+        _text("control", "the arm compared with"),
+        _count("n", "customers in the arm", low=0),
+        _count("n_control", "customers in the control", low=0),
+        _number("mean", "mean of the arm", nullable=True),
+        _number("mean_control", "mean of the control", nullable=True),
+        _number("effect", "difference of the means, per customer", nullable=True),
+        _number("lower", "lower end of the interval", nullable=True),
+        _number("upper", "upper end of the interval", nullable=True),
+        _p("p_value", "two-sided", nullable=True),
+        _number("level", "confidence level of the interval", low=0.0, high=1.0),
+        _text("method", "how it was computed"),
+        _text("estimand", "what the number is an estimate of"),
+        _text("reason", "why it is unknown, where it is; else empty"),
+    ),
+)
+CREDITS = Table(
+    "credits",
+    "Attribution: which touch earns which share of an order.",
+    ("method", "order_id", "touch_id"),
+    (
+        _text("method", "rule or model"),
+        _id("order_id", "the order"),
+        _id("touch_id", "the touch"),
+        _CUSTOMER,
+        _text("channel", "the medium of the touch"),
+        _id("treatment_id", "what was sent, where it was ours", nullable=True),
+        _p("share", "part of the order's credit"),
+        _money("credit", "part of the order's margin"),
+    ),
+    laws=("shares sum to 1 within order and method",),
+)
+CLV = Table(
+    "clv",
+    "Customer lifetime value: expected discounted future margin.",
+    ("customer_id", "as_of"),
+    (
+        _CUSTOMER,
+        _time("as_of", "the moment of the forecast"),
+        _count("n_repeat", "days with a purchase after the first", low=0),
+        _number("recency_days", "first to last purchase", "days", low=0.0),
+        _number("age_days", "first purchase to as_of", "days", low=0.0),
+        _p("p_alive", "chance of still being a customer", nullable=True),
+        _number("expected_orders", "purchases over the horizon", low=0.0, nullable=True),
+        _money("expected_margin", "margin per purchase", nullable=True),
+        _money("clv", "expected discounted margin over the horizon", nullable=True),
+        _count("horizon_days", "the horizon", "days", low=1),
+        _id("model_id", "the model that forecasts"),
+        _text("reason", "why it is unknown, where it is; else empty"),
+    ),
+)
+POLICY_VALUES = Table(
+    "policy_values",
+    "Off-policy estimates: what a policy would have earned per decision.",
+    ("policy_id", "estimator", "batch_id"),
+    (
+        _id("policy_id", "the policy judged"),
+        _text("estimator", "how"),
+        _id("batch_id", "the batch judged on, or `all`"),
+        _money("value", "reward per decision", nullable=True),
+        _money("se", "standard error", nullable=True),
+        _money("lower", "lower end of the interval", nullable=True),
+        _money("upper", "upper end of the interval", nullable=True),
+        _number("ess", "effective sample size", "decisions", low=0.0),
+        _count("n", "decisions", low=0),
+        _number("max_weight", "largest importance weight", low=0.0),
+        _text("reason", "why it is unknown, where it is; else empty"),
+    ),
+)
+QUALITY = Table(
+    "quality",
+    "What ingestion found in each source.",
+    ("source", "measure"),
+    (
+        _text("source", "name of the source, or `identity`"),
+        _text("measure", "what was measured: rows_in, rows_kept, quarantined, duplicates, ..."),
+        _number("value", "the finding"),
+        _text("note", "in words, where that helps"),
+    ),
+)
+
+ALL: tuple[Table, ...] = (
+    ACTIONS,
+    TREATMENTS,
+    CUSTOMERS,
+    IDENTITIES,
+    ORDERS,
+    EVENTS,
+    TOUCHES,
+    DECISIONS,
+    CHOICES,
+    OUTCOMES,
+    QUARANTINE,
+    QUALITY,
+    FEATURES,
+    EXAMPLES,
+    SCORES,
+    ELIGIBILITY,
+    BATCHES,
+    ASSIGNMENTS,
+    EFFECTS,
+    CREDITS,
+    CLV,
+    POLICY_VALUES,
+)
+BY_NAME: Mapping[str, Table] = {table.name: table for table in ALL}
+
+
+@dataclass(frozen=True)
+class Law:
+    """A rule across tables, as a query that returns the rows that break it.
+
+    Attributes:
+        needs: Tables that must be present for the law to be checked.
+        sql: DuckDB query over those tables; no row means that the law holds.
+    """
+
+    name: str
+    needs: tuple[str, ...]
+    sql: str
+
+
+LAWS: tuple[Law, ...] = (
+    Law(
+        "chosen treatments exist in the catalog",
+        ("decisions", "treatments"),
+        "from decisions anti join treatments using (treatment_id) where treatment_id <> 'none'",
+    ),
+    Law(
+        "probabilities within a decision sum to 1",
+        ("choices",),
+        "select decision_id from choices group by 1 having abs(sum(p_action) - 1) > 1e-9",
+    ),
+    Law(
+        "the chosen treatment's probability is the decision's p_action",
+        ("decisions", "choices"),
+        "select d.decision_id from decisions d join choices c using (decision_id, treatment_id)"
+        " where abs(d.p_action - c.p_action) > 1e-9 or d.p_action <= 0",
+    ),
+    Law(
+        "not eligible means probability 0",
+        ("choices",),
+        "from choices where not is_eligible and p_action > 0",
+    ),
+    Law(
+        "an outcome closes no earlier than its window",
+        ("decisions", "outcomes"),
+        "select decision_id from outcomes join decisions using (decision_id)"
+        " where closed_at < decided_at + to_days(window_days::integer)",
+    ),
+    Law(
+        "credit shares sum to 1 within order and method",
+        ("credits",),
+        "select method, order_id from credits group by 1, 2 having abs(sum(share) - 1) > 1e-9",
+    ),
+    Law("no limit is exceeded", ("batches",), "from batches where used > available + 1e-9"),
+    Law(
+        "a holdout customer is given none",
+        ("decisions",),
+        "from decisions where arm = 'holdout' and treatment_id <> 'none'",
+    ),
+)
+
+
+def dictionary() -> str:
+    """Print the data dictionary, in Markdown (`docs/data-dictionary.md` is this text)."""
+    rules = (__doc__ or "").split("\n", 2)[2]
+    head = f"# Data dictionary\n\nPrinted from `nba/tables.py`; do not edit.\n\n{rules}"
+    laws = "\n".join(f"- {law.name} ({', '.join(law.needs)})" for law in LAWS)
+    pages: Sequence[str] = [table.page() for table in ALL]
+    return head.rstrip() + "\n\n" + "\n".join(pages) + f"\n## Laws across tables\n\n{laws}\n"
