@@ -35,12 +35,14 @@ class Workspace(_Frozen):
         currency: ISO code in which all money is.
         timezone: IANA zone of source times that carry none.
         seed: Seed of all randomness that is not hashed by key.
+        tracking: MLflow tracking URI; absent, `mlruns/` of the checkout. MLflow's own variables win.
     """
 
     name: str
     currency: str = "EUR"
     timezone: str = "UTC"
     seed: int = 0
+    tracking: str | None = None
 
 
 class Source(_Frozen):
