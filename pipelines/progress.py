@@ -1,0 +1,63 @@
+"""Progress of long work: steps say what they do, the terminal shows it."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Protocol
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import Progress as Bars
+
+Advance = Callable[[float], None]
+
+
+class Progress(Protocol):
+    """What a step needs to report how far it is."""
+
+    def step(self, text: str, total: float | None = None) -> Advance:
+        """Begin a part of the work; the function returned is called with the amount done since."""
+        ...
+
+
+class _Silent:
+    def step(self, text: str, total: float | None = None) -> Advance:  # noqa: ARG002
+        return lambda amount: None
+
+
+class _Terminal:
+    def __init__(self, bars: Bars) -> None:
+        self._bars = bars
+        self._last: int | None = None
+
+    def step(self, text: str, total: float | None = None) -> Advance:
+        self._finish()
+        task = self._bars.add_task(text, total=total)
+        self._last = int(task)
+        return lambda amount: self._bars.update(task, advance=amount)
+
+    def _finish(self) -> None:
+        if self._last is not None:
+            task = self._bars.tasks[self._last]
+            total = task.total if task.total is not None else 1.0
+            self._bars.update(task.id, total=total, completed=total)
+
+
+def silent() -> Progress:
+    """Report nowhere (for tests and programs)."""
+    return _Silent()
+
+
+@contextmanager
+def terminal(console: Console) -> Iterator[Progress]:
+    """Show one line per step with a bar, its count and the time it takes."""
+    columns = (
+        SpinnerColumn(finished_text="[green]✓[/]"),
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=24),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+    )
+    with Bars(*columns, console=console) as bars:
+        shown = _Terminal(bars)
+        yield shown
+        shown._finish()
