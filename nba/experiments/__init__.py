@@ -1,1 +1,1 @@
-"""Stub."""
+"""Experiments: who decides for whom, and what it changed."""
