@@ -1,0 +1,273 @@
+"""The `nba` command: every step of the flow, in the order in which they run."""
+
+import os
+
+# Spinning OpenMP threads collapse on busy machines; this must be set before LightGBM is loaded.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
+import sys
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from nba.errors import NbaError
+from pipelines.progress import Progress, terminal
+
+T = TypeVar("T")
+app = typer.Typer(
+    name="nba",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+    help=(
+        "Next-best-action experimentation platform.\n\n"
+        "A *workspace* is a folder with `nba.toml`. In the order of the flow: `simulate` makes a world to "
+        "try things on, `ingest` reads raw sources into one history, `train` builds models and registers "
+        "the policy, `decide` chooses and delivers a batch, `respond` lets the simulated world answer, "
+        "`feedback` gathers outcomes; `analyze`, `attribute`, `clv` and `evaluate` read what happened; "
+        "`app` shows it. `demo` runs all of it."
+    ),
+)
+WorkspaceArg = Annotated[Path, typer.Argument(help="Folder of the workspace.", show_default=False)]
+AtOption = Annotated[
+    str | None,
+    typer.Option("--at", help="The moment to look back from, such as 2026-03-02T06:00Z; now if left out."),
+]
+DataOption = Annotated[
+    Path | None, typer.Option("--data", help="File or folder that `{data}` in the sources stands for.")
+]
+console = Console(stderr=True)
+out = Console()
+
+
+def _run(work: Callable[[Progress], T]) -> T:
+    with terminal(console) as progress:
+        return work(progress)
+
+
+def _moment(at: str | None) -> datetime:
+    if at is None:
+        return datetime.now(UTC).replace(microsecond=0)
+    try:
+        moment = datetime.fromisoformat(at)
+    except ValueError:
+        hint = "Write it as 2026-03-02, 2026-03-02T06:00Z or 2026-03-02T06:00+01:00."
+        raise NbaError(f"--at is {at!r}; expected a date or time in ISO 8601", hint) from None
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+
+
+def _show(title: str, rows: list[dict[str, Any]]) -> None:
+    if not rows:
+        out.print(f"{title}: nothing to show")
+        return
+    shown = Table(title=title, title_justify="left")
+    for name in rows[0]:
+        shown.add_column(name, justify="right" if isinstance(rows[0][name], int | float) else "left")
+    for row in rows:
+        shown.add_row(*(_cell(value) for value in row.values()))
+    out.print(shown)
+
+
+def _cell(value: Any) -> str:
+    if value is None or (isinstance(value, float) and value != value):
+        return "–"
+    if isinstance(value, float):
+        return f"{value:,.4g}" if abs(value) < 1000 else f"{value:,.0f}"
+    if isinstance(value, datetime):
+        return f"{value:%Y-%m-%d %H:%M}"
+    return str(value)
+
+
+@app.command()
+def demo(
+    workspace: WorkspaceArg = Path("workspaces/demo"),
+    customers: Annotated[int, typer.Option(help="Customers of the simulated world.", min=500)] = 20_000,
+    batches: Annotated[int, typer.Option(help="Weekly batches.", min=3)] = 12,
+    seed: Annotated[int, typer.Option(help="Seed of the world.")] = 7,
+) -> None:
+    """Run the whole loop on a simulated world and print what it was worth; goes on where it stopped."""
+    from pipelines import demo as step
+
+    result = _run(lambda progress: step.demo(workspace, customers, batches, seed, progress=progress))
+    _show(f"Incremental value per customer after {batches} weekly batches ({result.currency})", result.rows)
+    out.print(result.note)
+    out.print(f"\nOpen the app:      [bold]make app[/]  (or `nba app {workspace}`)")
+    out.print(f"Look at the models: `nba mlflow {workspace}`")
+
+
+@app.command()
+def simulate(
+    workspace: WorkspaceArg,
+    customers: Annotated[int, typer.Option(help="Customers of the world.", min=100)] = 20_000,
+    batches: Annotated[int, typer.Option(help="Weekly batches it can answer.", min=1)] = 12,
+    seed: Annotated[int, typer.Option(help="Seed of the world.")] = 7,
+) -> None:
+    """Make a workspace with the raw source files of a simulated company whose truth is known."""
+    from pipelines import simulate as step
+
+    _run(lambda progress: step.simulate(workspace, customers, seed, batches, progress=progress))
+    out.print(f"Made {workspace}. Next: `nba ingest {workspace}`.")
+
+
+@app.command()
+def ingest(
+    workspace: WorkspaceArg,
+    data: DataOption = None,
+    check: Annotated[bool, typer.Option("--check", help="Only say what each source would give.")] = False,
+) -> None:
+    """Read the raw sources into one history: identities, consent, quarantine, quality."""
+    from pipelines import ingest as step
+
+    if check:
+        _show("What each source would give", step.check(workspace, data=data).to_pylist())
+        return
+    report = _run(lambda progress: step.ingest(workspace, data=data, progress=progress))
+    _show("Ingested", report.rows)
+
+
+@app.command()
+def train(workspace: WorkspaceArg, at: AtOption = None) -> None:
+    """Train response and uplift models from closed outcomes and register the policy in MLflow."""
+    from pipelines import train as step
+
+    report = _run(lambda progress: step.train(workspace, _moment(at), progress=progress))
+    _show(f"Trained {report.policy_id}", report.rows)
+
+
+@app.command()
+def decide(
+    workspace: WorkspaceArg,
+    at: AtOption = None,
+    batch_id: Annotated[
+        str | None, typer.Option("--batch", help="Name of the batch; from --at if left out.")
+    ] = None,
+) -> None:
+    """Decide one batch for every customer and deliver it as files with a manifest."""
+    from pipelines import decide as step
+
+    report = _run(lambda progress: step.decide(workspace, _moment(at), batch_id, progress=progress))
+    _show(f"Batch {report.batch_id}", report.rows)
+    out.print(f"Delivered to {report.folder}")
+
+
+@app.command()
+def verify(
+    folder: Annotated[Path, typer.Argument(help="Folder of a delivered batch.", show_default=False)],
+) -> None:
+    """Check a delivered batch as a consumer would: manifest, counts, hashes, contract."""
+    from nba.serving import delivery
+
+    delivery.verify(folder)
+    out.print(f"{folder} keeps its contract.")
+
+
+@app.command()
+def respond(
+    workspace: WorkspaceArg,
+    batch_id: Annotated[str, typer.Option("--batch", help="Batch to answer.", show_default=False)],
+) -> None:
+    """Let the simulated world read a delivered batch and write the raw files of the following week."""
+    from pipelines import simulate as step
+
+    _run(lambda progress: step.respond(workspace, batch_id, progress=progress))
+    out.print(f"The week after {batch_id} is in {workspace / 'sources'}. Next: `nba ingest {workspace}`.")
+
+
+@app.command()
+def feedback(workspace: WorkspaceArg, at: AtOption = None) -> None:
+    """Turn orders and touches into outcomes of decisions whose reward window has closed."""
+    from pipelines import feedback as step
+
+    report = _run(lambda progress: step.feedback(workspace, _moment(at), progress=progress))
+    _show("Outcomes", report.rows)
+
+
+@app.command()
+def analyze(workspace: WorkspaceArg, at: AtOption = None) -> None:
+    """Read the experiment: each arm against the control, with intervals."""
+    from pipelines import analyze as step
+
+    effects = _run(lambda progress: step.analyze(workspace, _moment(at), progress=progress))
+    columns = [
+        "metric",
+        "arm",
+        "control",
+        "n",
+        "n_control",
+        "mean_control",
+        "effect",
+        "lower",
+        "upper",
+        "reason",
+    ]
+    _show("Effects per customer", effects.select(columns).to_pylist())
+
+
+@app.command()
+def attribute(workspace: WorkspaceArg, at: AtOption = None) -> None:
+    """Share the credit of each order among the touches before it, by several methods."""
+    from pipelines import attribute as step
+
+    table = _run(lambda progress: step.attribute(workspace, _moment(at), progress=progress))
+    summary = table.group_by(["method", "channel"]).aggregate([("credit", "sum"), ("share", "sum")])
+    _show("Credit by method and channel", summary.sort_by([("method", "ascending")]).to_pylist())
+
+
+@app.command()
+def clv(workspace: WorkspaceArg, at: AtOption = None) -> None:
+    """Forecast customer lifetime value."""
+    from pipelines import clv as step
+
+    table = _run(lambda progress: step.clv(workspace, _moment(at), progress=progress))
+    frame = table.to_pandas()
+    rows = [
+        {
+            "customers": len(frame),
+            **{k: float(frame[k].mean()) for k in ("p_alive", "expected_orders", "clv")},
+        }
+    ]
+    _show("Customer lifetime value (means)", rows)
+
+
+@app.command()
+def evaluate(workspace: WorkspaceArg, at: AtOption = None) -> None:
+    """Estimate what policies would have earned from the logged decisions (off-policy)."""
+    from pipelines import evaluate as step
+
+    values = _run(lambda progress: step.evaluate(workspace, _moment(at), progress=progress))
+    columns = ["policy_id", "estimator", "value", "lower", "upper", "ess", "n", "reason"]
+    _show("Reward per decision", values.select(columns).to_pylist())
+
+
+@app.command(name="app")
+def open_app(
+    workspace: WorkspaceArg = Path("workspaces/demo"),
+    port: Annotated[int, typer.Option(help="Port on this machine.")] = 8501,
+) -> None:
+    """Open the app for marketers on a workspace."""
+    from pipelines import app as step
+
+    step.run(workspace, port)
+
+
+def main() -> None:
+    """Run the command; the user's own mistakes end in one clear message, not a traceback."""
+    try:
+        app(standalone_mode=False)
+    except NbaError as error:
+        console.print(f"[bold red]Error:[/] {error}", highlight=False, markup=True)
+        sys.exit(1)
+    except (KeyboardInterrupt, typer.Abort):
+        console.print("Interrupted. Nothing is half-written; run the same command again to go on.")
+        sys.exit(130)
+    except Exception as error:
+        if type(error).__module__.startswith(("click", "typer")) and hasattr(error, "show"):
+            error.show()
+            sys.exit(getattr(error, "exit_code", 2))
+        raise

@@ -1,0 +1,155 @@
+import json
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from nba import history as history_module
+from nba import tables
+from nba.errors import DataError, MissingError
+from nba.history import History
+
+NOW = datetime(2026, 3, 1, tzinfo=UTC)
+
+
+def _orders(*days: int) -> pa.Table:
+    return tables.ORDERS.build(
+        {
+            "order_id": f"o{day}", "customer_id": "c", "ordered_at": NOW + timedelta(days=day),
+            "revenue": 1.0, "margin": 0.5, "n_items": 1, "is_return": False,
+        }
+        for day in days
+    )  # fmt: skip
+
+
+# by hand
+
+
+def test_a_commit_appends_and_replaces(tmp_path: Path) -> None:
+    one = History.read(tmp_path).commit(append={"orders": _orders(-2)})
+    two = one.commit(append={"orders": _orders(-1)})
+    assert two.table("orders").num_rows == 2
+    three = two.commit(replace={"orders": _orders(5)})
+    assert History.read(tmp_path).table("orders")["order_id"].to_pylist() == ["o5"]
+    assert three.version == 3
+
+
+def test_as_of_sees_only_what_was_known(tmp_path: Path) -> None:
+    history = History.read(tmp_path).commit(append={"orders": _orders(-1, 0, 1)})
+    with history.as_of(NOW) as snapshot:
+        assert snapshot.table("orders")["order_id"].to_pylist() == ["o-1"]
+        assert snapshot.table("touches").num_rows == 0
+
+
+def test_an_outcome_counts_from_the_moment_it_closed(tmp_path: Path) -> None:
+    outcome = {
+        "decision_id": "d", "is_delivered": True, "is_response": False, "is_click": False,
+        "is_unsubscribe": False, "reward": 0.0, "closed_at": NOW, "window_days": 14,
+    }  # fmt: skip
+    history = History.read(tmp_path).commit(append={"outcomes": tables.OUTCOMES.build([outcome])})
+    with history.as_of(NOW) as at, history.as_of(NOW - timedelta(seconds=1)) as before:
+        assert (at.table("outcomes").num_rows, before.table("outcomes").num_rows) == (1, 0)
+
+
+def test_as_of_needs_a_time_zone(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no time zone"):
+        History.read(tmp_path).as_of(datetime(2026, 1, 1))
+
+
+def test_a_missing_table_says_what_there_is(tmp_path: Path) -> None:
+    with pytest.raises(MissingError, match="no table 'orders' yet"):
+        History.read(tmp_path).table("orders")
+
+
+def test_a_damaged_file_is_named(tmp_path: Path) -> None:
+    history = History.read(tmp_path).commit(append={"orders": _orders(-1)})
+    Path(history.paths("orders")[0]).write_bytes(b"PAR1 cut short")
+    with pytest.raises(DataError, match="cannot be read"):
+        history.table("orders")
+
+
+# laws
+
+
+def test_an_interrupted_commit_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    history = History.read(tmp_path).commit(append={"orders": _orders(-1)})
+    index = (tmp_path / "tables" / "history.json").read_text()
+    write, calls = history_module._write, []
+
+    def stopped(table: pa.Table, path: Path) -> None:
+        calls.append(path)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        write(table, path)
+
+    monkeypatch.setattr(history_module, "_write", stopped)
+    rng = np.random.default_rng(0)
+    with pytest.raises(KeyboardInterrupt):
+        history.commit(append={"orders": _orders(-3), "events": tables.EVENTS.sample(3, rng)})
+    assert (tmp_path / "tables" / "history.json").read_text() == index
+    assert History.read(tmp_path).table("orders").num_rows == 1
+    monkeypatch.undo()
+    after = history.commit(append={"orders": _orders(-3)})
+    on_disk = {str(p.relative_to(tmp_path / "tables")) for p in (tmp_path / "tables").glob("*/*.parquet")}
+    assert on_disk == {file for files in after.files.values() for file in files}, (
+        "the leftover file was swept"
+    )
+
+
+def test_a_table_that_breaks_its_contract_changes_nothing(tmp_path: Path) -> None:
+    history = History.read(tmp_path).commit(append={"orders": _orders(-1)})
+    with pytest.raises(DataError):
+        history.commit(append={"orders": _orders(-2), "events": pa.table({"x": [1]})})
+    assert json.loads((tmp_path / "tables" / "history.json").read_text())["version"] == 1
+
+
+def test_two_runs_at_once_cannot_both_commit(tmp_path: Path) -> None:
+    one, two = History.read(tmp_path), History.read(tmp_path)
+    one.commit(append={"orders": _orders(-1)})
+    with pytest.raises(DataError, match="another run"):
+        two.commit(append={"orders": _orders(-2)})
+    assert History.read(tmp_path).table("orders").num_rows == 1
+
+
+def test_laws_across_tables_bite(tmp_path: Path) -> None:
+    decision = {
+        "decision_id": "d", "batch_id": "b", "customer_id": "c", "treatment_id": "sale", "channel": "email",
+        "decided_at": NOW, "p_action": 0.5, "policy_id": "p", "arm": "holdout", "reason": "",
+        "config_hash": "h",
+        "valid_until": NOW,
+    }  # fmt: skip
+    choices = [
+        {
+            "decision_id": "d",
+            "treatment_id": t,
+            "is_eligible": t != "x",
+            "reason": "",
+            "p_action": p,
+            "price": 0.0,
+        }
+        for t, p in (("none", 0.3), ("sale", 0.6), ("x", 0.2))
+    ]
+    treatments = [
+        {"treatment_id": "other", "action_id": "a", "channel": "sms", "cost": 0.0, "cooldown_days": 0}
+    ]
+    batch = {"batch_id": "b", "arm": "a", "limit": "sms", "decided_at": NOW, "available": 1.0, "used": 2.0,
+             "price": 0.0, "n_customers": 1}  # fmt: skip
+    outcome = {"decision_id": "d", "is_delivered": True, "is_response": False, "is_click": False,
+               "is_unsubscribe": False, "reward": 0.0, "closed_at": NOW, "window_days": 14}  # fmt: skip
+    credit = {"method": "last", "order_id": "o", "touch_id": "t", "customer_id": "c", "channel": "email",
+              "share": 0.5, "credit": 1.0}  # fmt: skip
+    history = History.read(tmp_path).commit(
+        append={
+            "decisions": tables.DECISIONS.build([decision]),
+            "choices": tables.CHOICES.build(choices),
+            "treatments": tables.TREATMENTS.build(treatments),
+            "batches": tables.BATCHES.build([batch]),
+            "outcomes": tables.OUTCOMES.build([outcome]),
+            "credits": tables.CREDITS.build([credit]),
+        }
+    )
+    broken = "\n".join(history.broken_laws())
+    for law in tables.LAWS:
+        assert law.name in broken

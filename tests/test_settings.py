@@ -1,0 +1,87 @@
+from pathlib import Path
+
+import pytest
+
+from nba import settings
+from nba.errors import DataError, MissingError, SettingsError
+
+# by hand
+
+GOOD = """
+[workspace]
+name = "shop"
+
+[limits]
+budget = 100.0
+capacity = { email = 10 }
+"""
+
+
+def _write(folder: Path, text: str) -> Path:
+    (folder / "nba.toml").write_text(text, encoding="utf-8")
+    return folder
+
+
+def test_defaults_make_a_usable_workspace(tmp_path: Path) -> None:
+    found = settings.read(_write(tmp_path, GOOD))
+    assert found.limits.capacity == {"email": 10}
+    assert sum(arm.share for arm in found.experiment.arms) == 1
+
+
+def test_the_hash_changes_with_any_setting(tmp_path: Path) -> None:
+    one = settings.read(_write(tmp_path, GOOD)).config_hash
+    two = settings.read(_write(tmp_path, GOOD.replace("100.0", "101.0"))).config_hash
+    assert one != two
+    assert len(one) == 16
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("[limits]\nbudget = 1", "workspace: missing"),
+        (GOOD + "colour = 3", "limits.colour: unknown key"),
+        (GOOD.replace("100.0", "-5"), "limits.budget: found -5"),
+        (GOOD.replace("100.0", "'much'"), "limits.budget: found 'much'"),
+        (GOOD + "[experiment]\narms = [{name='holdout', share=0.4, policy='none'}]", "shares sum to 0.4"),
+        (GOOD + "[reward]\nwindow_days = 0", "reward.window_days: found 0"),
+        ("[workspace\nname=1", "not valid TOML"),
+    ],
+)
+def test_faults_name_the_key_and_what_was_found(tmp_path: Path, text: str, expected: str) -> None:
+    with pytest.raises(SettingsError) as caught:
+        settings.read(_write(tmp_path, text))
+    assert expected in str(caught.value)
+
+
+def test_every_fault_is_named_at_once(tmp_path: Path) -> None:
+    text = GOOD.replace("100.0", "-5") + "[policy]\nfloor = 2\nstrategy = 'magic'"
+    with pytest.raises(SettingsError) as caught:
+        settings.read(_write(tmp_path, text))
+    for key in ("limits.budget", "policy.floor", "policy.strategy"):
+        assert key in str(caught.value)
+
+
+def test_no_workspace_says_how_to_make_one(tmp_path: Path) -> None:
+    with pytest.raises(MissingError, match=r"nba\.toml does not exist"):
+        settings.read(tmp_path)
+
+
+def test_the_catalog_is_read_and_checked(tmp_path: Path) -> None:
+    found = settings.read(_write(tmp_path, GOOD))
+    with pytest.raises(MissingError, match="catalog's actions"):
+        settings.read_catalog(tmp_path, found)
+    folder = tmp_path / "catalog"
+    folder.mkdir()
+    (folder / "actions.csv").write_text("action_id,issue,group,name,margin,lever\na,i,g,A,10,1\n")
+    (folder / "treatments.csv").write_text(
+        "treatment_id,action_id,channel,cost,cooldown_days\nt,a,sms,0.1,7\n"
+    )
+    assert settings.read_catalog(tmp_path, found).treatment_ids == ("none", "t")
+    (folder / "treatments.csv").write_text(
+        "treatment_id,action_id,channel,cost,cooldown_days\nt,a,sms,cheap,7\n"
+    )
+    with pytest.raises(SettingsError, match="cannot be read"):
+        settings.read_catalog(tmp_path, found)
+    (folder / "treatments.csv").write_text("treatment_id,action,channel,cost,cooldown_days\nt,a,sms,1,7\n")
+    with pytest.raises(DataError, match="action"):
+        settings.read_catalog(tmp_path, found)
