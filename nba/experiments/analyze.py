@@ -1,0 +1,223 @@
+"""Fixed-horizon effects of arms against their control, from sufficient statistics alone.
+
+Conventions, used everywhere: the difference of means per unit has Welch's interval (Welch 1947); the
+relative effect is the ratio of the two (adjusted) means less 1, with an interval on the log scale; CUPED
+(Deng et al. 2013) takes one theta from both arms together; ratios are linearised (delta method, Deng et
+al. 2018). A mean is a ratio whose denominator is 1, so there is one formula for all.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats as _scipy
+
+from nba.experiments.cube import Sums
+
+Array = NDArray[np.float64]
+
+REASONS = (
+    "",
+    "an arm has no customers",
+    "an arm has one customer; an interval needs 2 or more",
+    "a value is unknown for a customer in it",
+    "the denominator's mean is 0 in an arm",
+    "no variance in either arm",
+)
+
+
+class Metric(NamedTuple):
+    """Columns of a metric in the variables of a cube; None stands for the constant 1.
+
+    Attributes:
+        numerator: What is averaged.
+        denominator: What it is divided by, for a ratio of means.
+        covariate, covariate_denominator: The same, from before the assignment, for CUPED.
+    """
+
+    numerator: str
+    denominator: str | None = None
+    covariate: str | None = None
+    covariate_denominator: str | None = None
+
+
+class Effects(NamedTuple):
+    """Effects of k metrics in c comparisons; every field has shape (k, c), NaN where unknown.
+
+    Attributes:
+        n, n_control: Units.
+        mean, mean_control: Means, adjusted where there is a covariate, in the metric's unit.
+        effect: mean - mean_control.
+        se: Its standard error.
+        df: Welch's degrees of freedom.
+        lower, upper: Two-sided interval of the effect.
+        relative, relative_lower, relative_upper: Effect over the control's mean, a fraction; unknown
+            where a mean is not above 0.
+        p_value: Two-sided, against no effect.
+        explained: Share of the variance that the covariate took away.
+        reason: Number of the reason in `REASONS` for what is unknown.
+    """
+
+    n: Array
+    n_control: Array
+    mean: Array
+    mean_control: Array
+    effect: Array
+    se: Array
+    df: Array
+    lower: Array
+    upper: Array
+    relative: Array
+    relative_lower: Array
+    relative_upper: Array
+    p_value: Array
+    explained: Array
+    reason: NDArray[np.int64]
+
+
+def compare(
+    sums: Sums,
+    columns: NDArray[np.int64],
+    treated: NDArray[np.int64],
+    control: NDArray[np.int64],
+    level: float = 0.95,
+) -> Effects:
+    """Compare cells of a cube with their controls, all metrics at once.
+
+    Args:
+        sums: Sums of m variables in the cells.
+        columns: Variable numbers of numerator, denominator, covariate and its denominator, -1 for the
+            constant 1, shape (k, 4).
+        treated: Cell numbers of the arms, shape (c,).
+        control: Cell numbers of their controls, shape (c,).
+        level: Confidence level.
+
+    Example:
+        >>> rows = np.array([[1.0], [3.0], [2.0], [6.0]])
+        >>> sums = Sums.of(rows, np.array([0, 0, 1, 1]), 2)
+        >>> compare(sums, np.array([[0, -1, -1, -1]]), np.array([1]), np.array([0])).effect.tolist()
+        [[2.0]]
+    """
+    sums = _with_one(sums)
+    treated_sides = _side(sums, columns, treated)
+    control_sides = _side(sums, columns, control)
+    both = np.concatenate([treated, control])
+    pair = np.tile(np.arange(len(treated)), 2)
+    pooled = _pool(sums, both, pair, len(treated))
+    theta, center = _theta(pooled, columns)
+    mean_t, var_t, raw_t, n_t = _adjust(treated_sides, theta, center)
+    mean_c, var_c, raw_c, n_c = _adjust(control_sides, theta, center)
+    reason = _reason(sums, columns, treated, control, var_t + var_c)
+    out = welch(n_t, mean_t, var_t, n_c, mean_c, var_c, level)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        explained = 1 - (var_t / n_t + var_c / n_c) / (raw_t / n_t + raw_c / n_c)
+    hide = reason > 0
+    fields = {k: np.where(hide, np.nan, v) for k, v in out.items()}
+    point = reason == REASONS.index("no variance in either arm")
+    fields["effect"] = np.where(point, mean_t - mean_c, fields["effect"])
+    return Effects(
+        n=n_t, n_control=n_c, mean=mean_t, mean_control=mean_c,
+        explained=np.where(hide, np.nan, explained), reason=reason, **fields,
+    )  # fmt: skip
+
+
+def welch(
+    n_t: Array, mean_t: Array, var_t: Array, n_c: Array, mean_c: Array, var_c: Array, level: float
+) -> dict[str, Array]:
+    """Give difference, ratio and their intervals from means and variances, elementwise."""
+    with np.errstate(invalid="ignore", divide="ignore"):
+        part_t, part_c = var_t / n_t, var_c / n_c
+        se = np.sqrt(part_t + part_c)
+        df = (part_t + part_c) ** 2 / (part_t**2 / (n_t - 1) + part_c**2 / (n_c - 1))
+        effect = mean_t - mean_c
+        half = _scipy.t.ppf((1 + level) / 2, df) * se
+        p_value = 2 * _scipy.t.sf(np.abs(effect) / se, df)
+        positive = (mean_t > 0) & (mean_c > 0)
+        scale = np.where(positive, mean_t / mean_c, np.nan)
+        rel_t, rel_c = part_t / mean_t**2, part_c / mean_c**2
+        rel_df = (rel_t + rel_c) ** 2 / (rel_t**2 / (n_t - 1) + rel_c**2 / (n_c - 1))
+        spread = _scipy.t.ppf((1 + level) / 2, rel_df) * np.sqrt(rel_t + rel_c)
+        return {
+            "effect": effect, "se": se, "df": df, "lower": effect - half, "upper": effect + half,
+            "relative": scale - 1, "relative_lower": scale * np.exp(-spread) - 1,
+            "relative_upper": scale * np.exp(spread) - 1, "p_value": p_value,
+        }  # fmt: skip
+
+
+def columns_of(metrics: tuple[Metric, ...], variables: tuple[str, ...]) -> NDArray[np.int64]:
+    """Number the columns of metrics among the variables of a cube, shape (k, 4)."""
+    number: dict[str | None, int] = {name: i for i, name in enumerate(variables)}
+    number[None] = -1
+    return np.array([[number[part] for part in metric] for metric in metrics], dtype=np.int64)
+
+
+class _Side(NamedTuple):
+    n: Array  # (c,)
+    y: Array  # (k, c) ratio of the numerator's and denominator's means
+    x: Array
+    yy: Array
+    xx: Array
+    xy: Array
+
+
+def _side(sums: Sums, columns: NDArray[np.int64], cells: NDArray[np.int64]) -> _Side:
+    part = Sums(sums.n[cells], sums.shift, sums.first[cells], sums.second[cells])
+    return _linear(part.n, part.mean(), part.covariance(), columns)
+
+
+def _linear(n: Array, mean: Array, covariance: Array, columns: NDArray[np.int64]) -> _Side:
+    at = mean[:, columns].transpose(1, 0, 2)  # (k, c, 4)
+    cov = covariance[:, columns[:, :, None], columns[:, None, :]].transpose(1, 0, 2, 3)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        y, x = at[..., 0] / at[..., 1], at[..., 2] / at[..., 3]
+        zero = np.zeros_like(y)
+        to_y = np.stack([1 / at[..., 1], -y / at[..., 1], zero, zero], axis=-1)
+        to_x = np.stack([zero, zero, 1 / at[..., 3], -x / at[..., 3]], axis=-1)
+        yy = np.einsum("kci,kcij,kcj->kc", to_y, cov, to_y)
+        xx = np.einsum("kci,kcij,kcj->kc", to_x, cov, to_x)
+        xy = np.einsum("kci,kcij,kcj->kc", to_y, cov, to_x)
+    return _Side(n, y, x, yy, xx, xy)
+
+
+def _theta(pooled: Sums, columns: NDArray[np.int64]) -> tuple[Array, Array]:
+    side = _linear(pooled.n, pooled.mean(), pooled.covariance(), columns)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        theta = np.where(side.xx > 0, side.xy / side.xx, 0.0)
+    return theta, side.x
+
+
+def _adjust(side: _Side, theta: Array, center: Array) -> tuple[Array, Array, Array, Array]:
+    mean = side.y - theta * (side.x - center)
+    variance = np.maximum(side.yy + theta**2 * side.xx - 2 * theta * side.xy, 0.0)
+    return mean, variance, side.yy, np.broadcast_to(side.n, mean.shape)
+
+
+def _pool(sums: Sums, cells: NDArray[np.int64], groups: NDArray[np.int64], n_groups: int) -> Sums:
+    part = Sums(sums.n[cells], sums.shift, sums.first[cells], sums.second[cells])
+    return part.gather(groups, n_groups)
+
+
+def _with_one(sums: Sums) -> Sums:
+    # The constant 1 as the last variable, which column number -1 then means.
+    c, m = sums.first.shape
+    second = np.zeros((c, m + 1, m + 1))
+    second[:, :m, :m] = sums.second
+    first = np.hstack([sums.first, np.zeros((c, 1))])
+    return Sums(sums.n, np.append(sums.shift, 1.0), first, second)
+
+
+def _reason(
+    sums: Sums,
+    columns: NDArray[np.int64],
+    treated: NDArray[np.int64],
+    control: NDArray[np.int64],
+    variance: Array,
+) -> NDArray[np.int64]:
+    fewest = np.minimum(sums.n[treated], sums.n[control])
+    mean = sums.mean()
+    both = np.stack([mean[treated], mean[control]])[:, :, columns]  # (2, c, k, 4)
+    unknown = np.isnan(both).any(axis=(0, 3)).T
+    empty = (both[..., [1, 3]] == 0).any(axis=(0, 3)).T
+    cases = [np.broadcast_to(fewest < 1, variance.shape), np.broadcast_to(fewest < 2, variance.shape)]
+    cases += [unknown, empty, ~(variance > 0)]
+    return np.select(cases, range(1, len(REASONS)), 0).astype(np.int64)
