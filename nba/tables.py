@@ -561,7 +561,7 @@ POLICY_VALUES = Table(
         _money("upper", "upper end of the interval", nullable=True),
         _number("ess", "effective sample size", "decisions", low=0.0),
         _count("n", "decisions", low=0),
-        _number("max_weight", "largest importance weight", low=0.0),
+        _number("max_weight", "largest importance weight", "factor", low=0.0),
         _text("reason", "why it is unknown, where it is; else empty"),
     ),
 )
@@ -573,6 +573,108 @@ QUALITY = Table(
         _text("source", "name of the source, or `identity`"),
         _text("measure", "what was measured: rows_in, rows_kept, quarantined, duplicates, ..."),
         _number("value", "the finding", "as the measure says"),
+        _text("note", "in words, where that helps"),
+    ),
+)
+
+SUMMARY_BATCHES = Table(
+    "summary_batches",
+    "One row per batch and arm, for pages: how much was sent, what it cost, and what it was worth.",
+    ("batch_id", "arm"),
+    (
+        _id("batch_id", "the batch"),
+        _text("arm", "the arm of the experiment; `policy` where there was none"),
+        _id("policy_id", "the policy that chose (the last by name where several did)"),
+        _time("decided_at", "when"),
+        _time("matures_at", "when the last reward window of the batch closes", nullable=True),
+        _flag("is_matured", "whether every reward window of the batch has closed"),
+        _count("n", "decisions, one per customer", low=0),
+        _count("n_closed", "decisions whose reward window has closed", low=0),
+        _count("n_contacts", "decisions other than `none`", low=0),
+        _count("n_delivered", "contacts known to have reached the customer", low=0),
+        _money("cost", "spent on the contacts, as reported", low=0.0),
+        _number("mean", "reward per customer", "money", nullable=True),
+        _money("effect", "reward per customer against the control of the same batch", nullable=True),
+        _money("lower", "lower end of the 95% interval of the effect", nullable=True),
+        _money("upper", "upper end of the 95% interval of the effect", nullable=True),
+        _text("reason", "why the effect is unknown, where it is; else empty"),
+    ),
+)
+SUMMARY_MIX = Table(
+    "summary_mix",
+    "How often each treatment was decided, by batch and arm, for pages.",
+    ("batch_id", "arm", "treatment_id"),
+    (
+        _id("batch_id", "the batch"),
+        _text("arm", "the arm of the experiment; `policy` where there was none"),
+        _TREATMENT,
+        _id("action_id", "the action carried; `none` for no contact"),
+        _text("channel", "the medium; `none` for no contact"),
+        _time("decided_at", "when"),
+        _count("n", "decisions", low=0),
+        _count("n_delivered", "of these, known to have reached the customer", low=0),
+        _money("cost", "spent on them, as reported", low=0.0),
+        _money("expected_value", "expected net value against no contact, summed", nullable=True),
+    ),
+)
+SUMMARY_EFFECTS = Table(
+    "summary_effects",
+    "The effects for pages: relative to the control, and over all customers of the arm.",
+    ("experiment_id", "metric", "arm", "segment"),
+    (
+        *EFFECTS.fields,
+        _number("relative", "effect as a part of the control's mean", "fraction", "fraction", nullable=True),
+        _number("total", "effect times customers in the arm", "unit of the metric", nullable=True),
+        _number("total_lower", "lower end of its interval", "unit of the metric", nullable=True),
+        _number("total_upper", "upper end of its interval", "unit of the metric", nullable=True),
+    ),
+)
+SUMMARY_ARMS = Table(
+    "summary_arms",
+    "Customers by arm against what the shares promise, for pages.",
+    ("experiment_id", "arm"),
+    (
+        _id("experiment_id", "the experiment"),
+        _text("arm", "the arm"),
+        _count("n", "customers decided at least once", low=0),
+        _number("n_expected", "customers that the arm's share promises", "customers", low=0.0, nullable=True),
+        _p("p_srm", "chance of counts this uneven if assignment works (chi-square)", nullable=True),
+    ),
+)
+SUMMARY_CREDITS = Table(
+    "summary_credits",
+    "Credit by method, channel and treatment, for pages.",
+    ("method", "channel", "treatment_id"),
+    (
+        _text("method", "rule or model"),
+        _text("channel", "the medium"),
+        _id("treatment_id", "what was sent; `unknown` where it was not ours"),
+        _count("n_orders", "orders with a share of credit", low=0),
+        _money("credit", "margin credited"),
+        _p("share", "part of the method's whole credit", nullable=True),
+    ),
+)
+SUMMARY_CLV = Table(
+    "summary_clv",
+    "How many customers have which lifetime value, for pages.",
+    ("bin",),
+    (
+        _count("bin", "number of the bin, lowest first", low=0),
+        _money("lower", "lowest value of the bin"),
+        _money("upper", "highest value of the bin"),
+        _count("n", "customers", low=0),
+        _money("total", "value of the bin's customers together"),
+        _p("p_alive", "mean chance of still being a customer", nullable=True),
+    ),
+)
+SUMMARY_NUMBERS = Table(
+    "summary_numbers",
+    "Single numbers for pages.",
+    ("measure",),
+    (
+        _text("measure", "what was counted"),
+        _number("value", "the number", nullable=True),
+        _time("at", "the moment, where it is one", nullable=True),
         _text("note", "in words, where that helps"),
     ),
 )
@@ -600,6 +702,13 @@ ALL: tuple[Table, ...] = (
     CREDITS,
     CLV,
     POLICY_VALUES,
+    SUMMARY_BATCHES,
+    SUMMARY_MIX,
+    SUMMARY_EFFECTS,
+    SUMMARY_ARMS,
+    SUMMARY_CREDITS,
+    SUMMARY_CLV,
+    SUMMARY_NUMBERS,
 )
 BY_NAME: Mapping[str, Table] = {table.name: table for table in ALL}
 
