@@ -49,8 +49,9 @@ bench: $(STAMP) ## Run every benchmark and write benchmarks/results
 	$(BIN)/python -m benchmarks all
 
 .PHONY: docs
-docs: $(STAMP) ## Print the data dictionary from the data contract
+docs: $(STAMP) ## Print the data dictionary and the settings reference from the code
 	$(BIN)/python -c "from nba.tables import dictionary; print(dictionary(), end='')" > docs/data-dictionary.md
+	$(BIN)/python -c "from nba.settings import reference; print(reference(), end='')" > docs/workspace.md
 
 .PHONY: lock
 lock: ## Update requirements.lock (needs uv)

@@ -5,10 +5,11 @@ found and what is allowed, all faults at once.
 """
 
 import hashlib
+import inspect
 import json
 import tomllib
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import pyarrow as pa
 from pyarrow import csv
@@ -54,6 +55,7 @@ class Source(_Frozen):
         path: Files, relative to the workspace; may hold `*`. `{data}` stands for the folder or file
             that the user gives with `--data`.
         format: csv, jsonl or parquet.
+        encoding, delimiter, decimal: How a text file is written.
         identifiers: Identifier kind to source column (crm_id, email, phone, cookie, device, ...).
         columns: Contract field to source column.
         constants: Contract field to a fixed value.
@@ -92,7 +94,11 @@ class Identity(_Frozen):
 
 
 class CatalogFiles(_Frozen):
-    """The two CSV files of the catalog, relative to the workspace."""
+    """The two CSV files of the catalog.
+
+    Attributes:
+        actions, treatments: Path of the file, relative to the workspace.
+    """
 
     actions: str = "catalog/actions.csv"
     treatments: str = "catalog/treatments.csv"
@@ -145,6 +151,8 @@ class Arm(_Frozen):
     """One arm of the experiment and the policy that decides it.
 
     Attributes:
+        name: How reports call it; the arm that receives nothing is `holdout`.
+        share: Part of the customers, 0 to 1; all shares sum to 1.
         policy: `none` (holdout), `random`, `response_greedy`, or an alias of the registered policy.
     """
 
@@ -157,6 +165,8 @@ class Experiment(_Frozen):
     """The standing experiment of the workspace: who decides for whom.
 
     Attributes:
+        experiment_id: How tables and reports call it.
+        salt: Names the draw of its arms; another salt draws anew.
         control: Arm that the others are compared with.
         level: Confidence level of its intervals.
     """
@@ -207,7 +217,12 @@ class Models(_Frozen):
 
 
 class Delivery(_Frozen):
-    """Where batches go, relative to the workspace, and whether CSV goes beside Parquet."""
+    """How batches are delivered.
+
+    Attributes:
+        path: Folder of the batches, relative to the workspace.
+        csv: Whether CSV goes beside Parquet.
+    """
 
     path: str = "decisions"
     csv: bool = False
@@ -258,6 +273,47 @@ def read(workspace: Path) -> Settings:
         raise SettingsError(
             "\n".join([f"{path} cannot be used:", *lines]), "Mend these keys; docs/workspace.md lists all."
         ) from None
+
+
+def reference() -> str:
+    """Print every key of `nba.toml` with its default and meaning, in Markdown (`docs/workspace.md`)."""
+    out = [
+        "# The workspace",
+        "",
+        "Printed from `nba/settings.py`; do not edit. A workspace is a folder with `nba.toml`; every key",
+        "below may stand in it. Keys without a default must be given. Unknown keys are refused.",
+        "",
+    ]
+    for name, spec in Settings.model_fields.items():
+        inner = [m for m in (spec.annotation, *get_args(spec.annotation)) if _is_section(m)]
+        out += _section(name, inner[0], many=not _is_section(spec.annotation))
+    return "\n".join(out)
+
+
+def _is_section(kind: Any) -> bool:
+    return isinstance(kind, type) and issubclass(kind, BaseModel)
+
+
+def _section(name: str, model: type[BaseModel], *, many: bool) -> list[str]:
+    doc = inspect.cleandoc(model.__doc__ or "")
+    head, _, body = doc.partition("Attributes:")
+    meaning: dict[str, str] = {}
+    key = ""
+    for line in body.splitlines():
+        words = line.strip()
+        if line.startswith("    ") and not line.startswith("     ") and ":" in words:
+            key, _, words = words.partition(":")
+        for part in filter(None, key.split(",")):
+            meaning[part.strip()] = f"{meaning.get(part.strip(), '')} {words.strip()}".strip()
+    title = f"[[{name}]]" if many else f"[{name}]"
+    rows = [f"## `{title}`", "", head.strip(), "", "| key | default | meaning |", "|---|---|---|"]
+    nested = []
+    for field, spec in model.model_fields.items():
+        inner = [m for m in get_args(spec.annotation) if _is_section(m)]
+        nested += _section(f"{name}.{field}", inner[0], many=True) if inner else []
+        shown = "" if spec.is_required() or inner else f"`{json.dumps(spec.get_default(), default=str)}`"
+        rows.append(f"| `{field}` | {shown} | {meaning.get(field, '')} |")
+    return [*rows, "", *nested]
 
 
 def read_catalog(workspace: Path, settings: Settings) -> Catalog:

@@ -505,6 +505,9 @@ EFFECTS = Table(
         _number("effect", "difference of the means, per customer", "the metric's", nullable=True),
         _number("lower", "lower end of the interval", "the metric's", nullable=True),
         _number("upper", "upper end of the interval", "the metric's", nullable=True),
+        _number("relative_effect", "effect over the control's mean", "fraction", nullable=True),
+        _number("relative_lower", "lower end of its interval", "fraction", nullable=True),
+        _number("relative_upper", "upper end of its interval", "fraction", nullable=True),
         _p("p_value", "two-sided", nullable=True),
         _number("level", "confidence level of the interval", "fraction", low=0.0, high=1.0),
         _text("method", "how it was computed"),
@@ -623,7 +626,7 @@ SUMMARY_EFFECTS = Table(
     ("experiment_id", "metric", "arm", "segment"),
     (
         *EFFECTS.fields,
-        _number("relative", "effect as a part of the control's mean", "fraction", "fraction", nullable=True),
+        _number("relative", "effect as a part of the control's mean", "fraction", nullable=True),
         _number("total", "effect times customers in the arm", "unit of the metric", nullable=True),
         _number("total_lower", "lower end of its interval", "unit of the metric", nullable=True),
         _number("total_upper", "upper end of its interval", "unit of the metric", nullable=True),

@@ -21,7 +21,7 @@ class Progress(Protocol):
 
 class _Silent:
     def step(self, text: str, total: float | None = None) -> Advance:  # noqa: ARG002
-        return lambda amount: None
+        return lambda _amount: None
 
 
 class _Terminal:

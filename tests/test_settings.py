@@ -85,3 +85,15 @@ def test_the_catalog_is_read_and_checked(tmp_path: Path) -> None:
     (folder / "treatments.csv").write_text("treatment_id,action,channel,cost,cooldown_days\nt,a,sms,1,7\n")
     with pytest.raises(DataError, match="action"):
         settings.read_catalog(tmp_path, found)
+
+
+def test_the_reference_is_in_step_with_the_settings() -> None:
+    page = Path(__file__).parents[1] / "docs" / "workspace.md"
+    assert page.read_text(encoding="utf-8") == settings.reference(), "run `make docs`"
+
+
+def test_every_key_is_explained() -> None:
+    bare = [
+        line for line in settings.reference().splitlines() if line.startswith("| `") and line.endswith("|  |")
+    ]
+    assert bare == []
