@@ -1,1 +1,1 @@
-"""Stub."""
+"""Features to scores: will they respond, does contact change it, what is it worth."""

@@ -1,0 +1,48 @@
+"""What a customer does between orders: browsing, service, tenure, and the season."""
+
+from nba.features.feature import Feature
+
+_YEAR = "2 * pi() * dayofyear($at) / 365.25"
+
+
+def _events_within(kind: str, plural: str, days: int) -> Feature:
+    return Feature(
+        f"f_{plural}_{days}",
+        plural,
+        f"{plural} in the last {days} days",
+        "events",
+        f"count(*) filter (kind = '{kind}' and age <= {days})",
+        0.0,
+    )
+
+
+def _days_since(kind: str) -> Feature:
+    return Feature(
+        f"f_days_since_{kind}",
+        "days",
+        f"since the last {kind}",
+        "events",
+        f"min(age) filter (kind = '{kind}')",
+    )
+
+
+FEATURES: tuple[Feature, ...] = (
+    *(_events_within("visit", "visits", days) for days in (7, 28, 90)),
+    _events_within("view", "views", 28),
+    *(_events_within("cart", "carts", days) for days in (7, 28)),
+    _events_within("search", "searches", 28),
+    *(_days_since(kind) for kind in ("visit", "cart", "search")),
+    Feature(
+        "f_app_share",
+        "fraction",
+        "events in the app among web and app, in 90 days",
+        "events",
+        "count(*) filter (channel = 'app' and age <= 90)"
+        " / nullif(count(*) filter (channel in ('app', 'web') and age <= 90), 0)",
+    ),
+    _events_within("ticket", "tickets", 90),
+    _events_within("complaint", "complaints", 180),
+    Feature("f_tenure_days", "days", "since first seen in any source", "customers", "age"),
+    Feature("f_season_sin", "ratio", "sine of the time of year", "customers", f"sin({_YEAR})"),
+    Feature("f_season_cos", "ratio", "cosine of the time of year", "customers", f"cos({_YEAR})"),
+)

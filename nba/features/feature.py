@@ -1,0 +1,30 @@
+"""One feature as data: its name, unit, meaning, and the SQL aggregate that computes it."""
+
+import math
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Feature:
+    """One column of the features table.
+
+    Attributes:
+        name: Column name, with the prefix `f_`.
+        unit: Unit of its values.
+        doc: What it means, in one phrase.
+        source: The table it is computed from: a key of `nba.features.table.SOURCES`.
+        sql: DuckDB aggregate over that source's rows of one customer; `age` is the days from the row's
+            time to as_of. For the source `customers` it is a plain expression over the one row.
+        absent: Value of a customer without rows in the source; NaN means unknown.
+
+    Example:
+        >>> Feature("f_orders_7", "orders", "orders in 7 days", "orders", "count(*) filter (age <= 7)", 0.0).unit
+        'orders'
+    """
+
+    name: str
+    unit: str
+    doc: str
+    source: str
+    sql: str
+    absent: float = math.nan

@@ -1,0 +1,60 @@
+"""How recently and how regularly a customer orders."""
+
+from nba.features.feature import Feature
+
+_BOUGHT = "not is_return"
+
+
+def _orders_within(days: int) -> Feature:
+    return Feature(
+        f"f_orders_{days}",
+        "orders",
+        f"purchases in the last {days} days",
+        "orders",
+        f"count(*) filter ({_BOUGHT} and age <= {days})",
+        0.0,
+    )
+
+
+FEATURES: tuple[Feature, ...] = (
+    Feature(
+        "f_days_since_order",
+        "days",
+        "since the last purchase",
+        "orders",
+        f"min(age) filter ({_BOUGHT})",
+    ),
+    Feature(
+        "f_days_since_first_order",
+        "days",
+        "since the first purchase",
+        "orders",
+        f"max(age) filter ({_BOUGHT})",
+    ),
+    *(_orders_within(days) for days in (7, 28, 90, 365)),
+    Feature(
+        "f_order_gap_days",
+        "days",
+        "mean time between purchases; unknown before the second",
+        "orders",
+        f"(max(age) filter ({_BOUGHT}) - min(age) filter ({_BOUGHT}))"
+        f" / nullif(count(*) filter ({_BOUGHT}) - 1, 0)",
+    ),
+    Feature(
+        "f_overdue",
+        "gaps",
+        "time since the last purchase in units of the customer's mean gap, at most 20",
+        "orders",
+        f"least(20, min(age) filter ({_BOUGHT}) * (count(*) filter ({_BOUGHT}) - 1)"
+        f" / nullif(max(age) filter ({_BOUGHT}) - min(age) filter ({_BOUGHT}), 0))",
+    ),
+    Feature(
+        "f_order_trend",
+        "ratio",
+        "smoothed purchases of the last 90 days against the 90 days before",
+        "orders",
+        f"(count(*) filter ({_BOUGHT} and age <= 90) + 1.0)"
+        f" / (count(*) filter ({_BOUGHT} and age > 90 and age <= 180) + 1.0)",
+        1.0,
+    ),
+)

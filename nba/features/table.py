@@ -1,0 +1,160 @@
+"""The features table: every feature of every customer, from what was known at a moment.
+
+The only inputs are the views of a `Snapshot`, which hold nothing that happened or closed after as_of;
+a feature is therefore point in time by construction. Each source is read once and aggregated by
+customer, then joined to the customers.
+
+Attributes of customers (`a_*`, as the company names them) become features without looking at any
+outcome: numbers and flags as they are; texts of up to `MAX_VALUES` values as one 0/1 feature per value
+(`f_a_<attribute>_<value>`), which linear models and trees both read well; texts of more values as the
+share of customers who have the same value (`f_a_<attribute>_share`). Models match features by name, so
+that a value seen later is ignored and one that is gone is unknown.
+"""
+
+import re
+from collections.abc import Iterable
+from datetime import datetime
+
+import pyarrow as pa
+
+from nba import tables
+from nba.features import behaviour, contact, money, recency
+from nba.features.feature import Feature
+from nba.history import Snapshot
+
+FEATURES: tuple[Feature, ...] = (
+    *recency.FEATURES,
+    *money.FEATURES,
+    *behaviour.FEATURES,
+    *contact.FEATURES,
+)
+MAX_VALUES = 10
+
+# Rows of each source, with `age`: days from the row's time to as_of.
+SOURCES: dict[str, str] = {
+    "orders": "select *, {age:ordered_at} as age from orders",
+    "events": "select *, {age:occurred_at} as age from events",
+    "touches": "select *, {age:touched_at} as age from touches",
+    "decisions": "select d.*, o.is_response, {age:decided_at} as age"
+    " from decisions d left join outcomes o using (decision_id)",
+    "customers": "select *, {age:joined_at} as age from customers left join ("
+    "select customer_id, "
+    + ", ".join(f"bool_or(channel = '{c}') as opted_out_{c}" for c in tables.CHANNELS)
+    + " from touches where kind = 'unsubscribed' group by 1) using (customer_id)",
+}
+
+
+def build(snapshot: Snapshot, customer_ids: pa.Array | None = None) -> pa.Table:
+    """Compute the features of all customers known at a moment.
+
+    Args:
+        snapshot: What was known; its moment becomes `as_of`.
+        customer_ids: Only these customers; all if None.
+
+    Returns:
+        The `features` table: one row per customer, sorted by customer_id; features are float64, NaN
+        where unknown.
+
+    Raises:
+        DataError: when the result breaks the contract.
+    """
+    features = (*FEATURES, *_attributes(snapshot))
+    wanted = "true"
+    if customer_ids is not None:
+        ids = customer_ids.combine_chunks() if isinstance(customer_ids, pa.ChunkedArray) else customer_ids
+        snapshot.connection.register("wanted_customers", pa.table({"customer_id": ids}))
+        wanted = "customer_id in (from wanted_customers)"
+    try:
+        table = snapshot.sql(_query(features, snapshot.at, wanted))
+    finally:
+        if customer_ids is not None:
+            snapshot.connection.unregister("wanted_customers")
+    return tables.FEATURES.conform(table)
+
+
+def describe(features: Iterable[Feature] = FEATURES) -> str:
+    """Print the list of features, in Markdown (`docs/features.md` is this text).
+
+    Example:
+        >>> describe().splitlines()[0]
+        '# Features'
+    """
+    head = (
+        "# Features\n\nPrinted from `nba/features`; do not edit. Every feature is computed from what was"
+        ' known at `as_of` and nothing later; "unknown" is NaN.\n\n'
+        "| feature | unit | from | without rows | meaning |\n|---|---|---|---|---|\n"
+    )
+    rows = [
+        f"| `{f.name}` | {f.unit} | {f.source} | {'unknown' if f.absent != f.absent else f'{f.absent:g}'}"
+        f" | {f.doc} |"
+        for f in features
+    ]
+    attributes = (
+        "\n\nAttributes of customers (`a_*`): numbers and flags as they are (`f_a_<attribute>`); texts of up"
+        f" to {MAX_VALUES} values as one 0/1 feature per value (`f_a_<attribute>_<value>`); texts of more"
+        " values as the share of customers with the same value (`f_a_<attribute>_share`).\n"
+    )
+    return head + "\n".join(rows) + attributes
+
+
+def _query(features: Iterable[Feature], at: datetime, wanted: str) -> str:
+    features = tuple(features)
+    moment = f"timestamptz '{at:%Y-%m-%d %H:%M:%S.%f}+00'"
+    parts, joins, columns = [], [], []
+    for source, rows in SOURCES.items():
+        own = [f for f in features if f.source == source]
+        grouped = "" if source == "customers" else " group by customer_id"
+        listed = ", ".join(f'({f.sql})::double as "{f.name}"' for f in own)
+        kept = "" if source == "customers" else f" where {wanted}"
+        parts.append(f"by_{source} as (select customer_id, {listed} from ({_with_age(rows)}){kept}{grouped})")
+        if source != "customers":
+            joins.append(f"left join by_{source} using (customer_id)")
+    for f in features:
+        # Rounded, so that the order in which threads add does not show.
+        columns.append(f'round(coalesce("{f.name}", \'{f.absent}\'::double), 6) as "{f.name}"')
+    query = (
+        f"with {', '.join(parts)} select customer_id, $at as as_of, {', '.join(columns)}"
+        f" from by_customers {' '.join(joins)} where {wanted} order by customer_id"
+    )
+    return query.replace("$at", moment)
+
+
+def _with_age(rows: str) -> str:
+    return re.sub(r"\{age:(\w+)\}", r"(epoch_us($at) - epoch_us(\1)) / 86400e6", rows)
+
+
+def _attributes(snapshot: Snapshot) -> list[Feature]:
+    schema = snapshot.sql("from customers limit 0").schema
+    out = []
+    for field in schema:
+        if not field.name.startswith("a_"):
+            continue
+        column = f'"{field.name}"'
+        if (
+            pa.types.is_floating(field.type)
+            or pa.types.is_integer(field.type)
+            or pa.types.is_boolean(field.type)
+        ):
+            out.append(Feature(f"f_{field.name}", "as given", "attribute", "customers", column))
+        else:
+            out += _text_attribute(snapshot, field.name, column)
+    return out
+
+
+def _text_attribute(snapshot: Snapshot, name: str, column: str) -> list[Feature]:
+    values = snapshot.sql(
+        f"select {column}::varchar as value from customers where {column} is not null group by 1"
+        f" order by 1 limit {MAX_VALUES + 1}"
+    )["value"].to_pylist()
+    if len(values) > MAX_VALUES:
+        share = f"count(*) over (partition by {column}) / count(*) over ()"
+        return [Feature(f"f_{name}_share", "fraction", "customers alike", "customers", share)]
+    out, taken = [], set()
+    for value in values:
+        slug = re.sub(r"\W+", "_", value.lower()).strip("_") or "blank"
+        slug = slug if slug not in taken else f"{slug}_{len(taken)}"
+        taken.add(slug)
+        quoted = value.replace("'", "''")
+        flag = f"coalesce({column}::varchar = '{quoted}', false)"
+        out.append(Feature(f"f_{name}_{slug}", "flag", f"is {value}", "customers", flag))
+    return out
