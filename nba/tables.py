@@ -622,11 +622,10 @@ SUMMARY_MIX = Table(
 )
 SUMMARY_EFFECTS = Table(
     "summary_effects",
-    "The effects for pages: relative to the control, and over all customers of the arm.",
+    "The effects for pages, also over all customers of the arm.",
     ("experiment_id", "metric", "arm", "segment"),
     (
         *EFFECTS.fields,
-        _number("relative", "effect as a part of the control's mean", "fraction", nullable=True),
         _number("total", "effect times customers in the arm", "unit of the metric", nullable=True),
         _number("total_lower", "lower end of its interval", "unit of the metric", nullable=True),
         _number("total_upper", "upper end of its interval", "unit of the metric", nullable=True),
@@ -676,7 +675,7 @@ SUMMARY_NUMBERS = Table(
     ("measure",),
     (
         _text("measure", "what was counted"),
-        _number("value", "the number", nullable=True),
+        _number("value", "the number", "as its note says", nullable=True),
         _time("at", "the moment, where it is one", nullable=True),
         _text("note", "in words, where that helps"),
     ),
