@@ -169,6 +169,7 @@ class Experiment(_Frozen):
         salt: Names the draw of its arms; another salt draws anew.
         control: Arm that the others are compared with.
         level: Confidence level of its intervals.
+        arms: Who decides for which part of the customers.
     """
 
     experiment_id: str = "policy"

@@ -66,3 +66,62 @@ def run_loop(workspace: Path, customers: int, batches: int, seed: int, *, progre
     clv.clv(workspace, end, progress=progress)
     evaluate.evaluate(workspace, end, progress=progress)
     overview.overview(workspace, end, progress=progress)
+
+
+def true_values(workspace: Path) -> dict[str, stats.Interval]:
+    """Give the true incremental value per customer of each arm, over all batches.
+
+    The world tells it as the expectation behind each decision; the interval is over customers.
+    """
+    world = World.load(workspace / simulate.FOLDER)
+    decisions = History.read(workspace).table("decisions")
+    decisions = decisions.append_column("true_value", [world.true_value(decisions)])
+    per_customer = decisions.group_by(["arm", "customer_id"]).aggregate([("true_value", "sum")])
+    arms = pc.unique(per_customer["arm"]).to_pylist()
+    return {
+        arm: stats.mean(per_customer.filter(pc.equal(per_customer["arm"], arm))["true_value_sum"].to_numpy())
+        for arm in arms
+    }
+
+
+def oracle_value(workspace: Path) -> stats.Interval:
+    """Give the value per customer that the oracle would have earned on the same world and limits."""
+    limits = settings.read(workspace).limits
+    return World.load(workspace / simulate.FOLDER).play_oracle(limits.capacity, limits.budget)
+
+
+def _result(workspace: Path, batches: int, progress: Progress) -> DemoResult:
+    step = progress.step("the truth: what the decisions were worth, and the oracle's", total=2)
+    true = true_values(workspace)
+    step(1)
+    oracle = oracle_value(workspace)
+    step(1)
+    effects = {
+        row["arm"]: row
+        for row in History.read(workspace).table("effects").to_pylist()
+        if row["metric"] == "margin" and row["segment"] == "all"
+    }
+    names = {"policy": "the policy", "random": "random eligible", "response": "response-greedy"}
+    rows = [_row(names[arm], effects.get(arm), true[arm]) for arm in names if arm in true]
+    rows.append(_row("the oracle (knows every effect)", None, oracle))
+    share = true["policy"].value / oracle.value if oracle.value > 0 else np.nan
+    note = (
+        f"Measured: margin less contact cost per customer against the holdout over {batches} weeks, "
+        "with its 95% interval. "
+        f"True: what the world knows it was worth. The policy earned {share:.0%} of the oracle's value, "
+        "the weeks included in which it had no data and chose at random."
+    )
+    return DemoResult(rows, settings.read(workspace).workspace.currency, note)
+
+
+def _row(name: str, effect: dict[str, Any] | None, true: stats.Interval) -> dict[str, Any]:
+    measured = effect or {}
+    return {
+        "who decides": name,
+        "measured": measured.get("effect"),
+        "from": measured.get("lower"),
+        "to": measured.get("upper"),
+        "true": true.value,
+        "true from": true.lower,
+        "true to": true.upper,
+    }
