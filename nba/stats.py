@@ -33,20 +33,6 @@ class Interval(NamedTuple):
         return cls(np.nan, np.nan, np.nan, np.nan, n, reason)
 
 
-class Moments(NamedTuple):
-    """What a mean and its interval need of a group.
-
-    Attributes:
-        n: Independent units.
-        mean: Of the values.
-        variance: Of the values, with n - 1.
-    """
-
-    n: int
-    mean: float
-    variance: float
-
-
 def mean(values: Array, level: float = 0.95) -> Interval:
     """Estimate a mean with Student's interval.
 
@@ -89,32 +75,6 @@ def difference(treated: Array, control: Array, level: float = 0.95) -> Interval:
         return Interval(value, np.nan, np.nan, np.nan, n, "no variance in either group")
     sizes = np.array([len(treated), len(control)]) - 1
     freedom = parts.sum() ** 2 / (parts**2 / sizes).sum()
-    half = float(_scipy.t.ppf((1 + level) / 2, freedom)) * se
-    return Interval(value, se, value - half, value + half, n)
-
-
-def difference_of_moments(treated: Moments, control: Moments, level: float = 0.95) -> Interval:
-    """Estimate the difference of two means from counts, means and variances, as `difference` does.
-
-    Args:
-        treated, control: Moments of the two groups.
-        level: Confidence level.
-
-    Example:
-        >>> difference_of_moments(Moments(2, 3.0, 2.0), Moments(3, 1.0, 0.0)).value
-        2.0
-    """
-    n = treated.n + control.n
-    if min(treated.n, control.n) < 2:
-        return Interval.unknown(
-            f"{treated.n} treated and {control.n} control units; an interval needs 2 of each", n
-        )
-    parts = np.array([group.variance / group.n for group in (treated, control)])
-    se = float(np.sqrt(parts.sum()))
-    value = treated.mean - control.mean
-    if not se > 0:
-        return Interval(value, np.nan, np.nan, np.nan, n, "no variance in either group")
-    freedom = parts.sum() ** 2 / (parts**2 / (np.array([treated.n, control.n]) - 1)).sum()
     half = float(_scipy.t.ppf((1 + level) / 2, freedom)) * se
     return Interval(value, se, value - half, value + half, n)
 
