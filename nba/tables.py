@@ -531,6 +531,45 @@ CREDITS = Table(
     ),
     laws=("shares sum to 1 within order and method",),
 )
+ATTRIBUTION = Table(
+    "attribution",
+    "Attribution by channel and period: what a method credits against what randomisation says was caused.",
+    ("method", "channel", "period"),
+    (
+        _text("method", "rule or model"),
+        _text("channel", "the medium; `all` for all advertising together"),
+        _text("period", "`all`, or a month as 2026-01"),
+        _flag("is_advertising", "false for channels that only follow intent"),
+        _number("conversions", "orders credited, in parts", nullable=True),
+        _money("credited", "margin credited", nullable=True),
+        _money("cost", "spent on the channel's touches", low=0.0, nullable=True),
+        _number("incremental_conversions", "orders caused", nullable=True),
+        _money("incremental", "margin caused", nullable=True),
+        _money("se", "standard error of the margin caused", nullable=True, low=0.0),
+        _money("lower", "lower end of the interval of the margin caused", nullable=True),
+        _money("upper", "upper end of the interval of the margin caused", nullable=True),
+        _number("ratio", "credited over caused", nullable=True),
+        _number("ratio_lower", "lower end of its interval", nullable=True),
+        _number("ratio_upper", "upper end of its interval", nullable=True),
+        _number("roas", "margin caused per money spent", nullable=True),
+        _money("cost_per_conversion", "spent per order caused", nullable=True),
+        _text("warning", "where the interval of the ratio excludes 1; else empty"),
+        _text("source", "what the incremental numbers rest on: randomised, observed, combined, none"),
+        _text("reason", "why a number is unknown, where it is; else empty"),
+    ),
+)
+PATH_STATISTICS = Table(
+    "path_statistics",
+    "How customers come to order: path lengths, lags, frequent paths.",
+    ("measure", "item"),
+    (
+        _text("measure", "length, lag_days, path, journeys"),
+        _text("item", "the length, the days, the path, what was counted"),
+        _number("conversions", "orders", low=0.0),
+        _number("nulls", "journeys without an order", low=0.0, nullable=True),
+        _money("margin", "of the orders", nullable=True),
+    ),
+)
 CLV = Table(
     "clv",
     "Customer lifetime value: expected discounted future margin.",
@@ -620,6 +659,18 @@ SUMMARY_MIX = Table(
         _money("expected_value", "expected net value against no contact, summed", nullable=True),
     ),
 )
+SUMMARY_CHANNELS = Table(
+    "summary_channels",
+    "What was sent over each channel in all batches, for pages.",
+    ("channel",),
+    (
+        _text("channel", "the medium; `none` for no contact"),
+        _count("n", "decisions", low=0),
+        _count("n_customers", "customers with at least one of them", low=0),
+        _count("n_delivered", "of the decisions, known to have reached the customer", low=0),
+        _money("cost", "spent on them, as reported", low=0.0),
+    ),
+)
 SUMMARY_EFFECTS = Table(
     "summary_effects",
     "The effects for pages, also over all customers of the arm.",
@@ -702,10 +753,13 @@ ALL: tuple[Table, ...] = (
     ASSIGNMENTS,
     EFFECTS,
     CREDITS,
+    ATTRIBUTION,
+    PATH_STATISTICS,
     CLV,
     POLICY_VALUES,
     SUMMARY_BATCHES,
     SUMMARY_MIX,
+    SUMMARY_CHANNELS,
     SUMMARY_EFFECTS,
     SUMMARY_ARMS,
     SUMMARY_CREDITS,

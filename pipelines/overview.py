@@ -1,0 +1,293 @@
+"""Gather what the app's pages show into small tables, so that no page ever aggregates a big one."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+from scipy import stats as scipy_stats
+
+from nba import settings, tables
+from nba.experiments.analyze import welch
+from nba.history import History
+from pipelines.progress import Progress, silent
+
+LEVEL = 0.95
+BINS = 20
+
+# One row per decision with what came of it; a decision is delivered if its outcome or a touch says so.
+_DECIDED = """
+create temp view spent as
+    select decision_id, sum(cost) as cost, bool_or(kind in ('delivered', 'seen', 'clicked')) as is_seen
+    from touches where decision_id is not null group by all;
+create temp view decided as
+    select d.decision_id, d.batch_id, coalesce(d.arm, 'policy') as arm, d.customer_id, d.treatment_id,
+        d.channel, d.policy_id, d.experiment_id, d.p_arm, d.decided_at, d.expected_value,
+        d.treatment_id <> 'none' as is_contact, coalesce(s.cost, 0) as cost,
+        d.treatment_id <> 'none' and coalesce(o.is_delivered, s.is_seen, false) as is_delivered,
+        o.reward, o.closed_at,
+        d.decided_at + to_days($window) as matures_at
+    from decisions d left join outcomes o using (decision_id) left join spent s using (decision_id)
+"""
+_BATCHES = """
+    select batch_id, arm, max(policy_id) as policy_id, min(decided_at) as decided_at,
+        max(matures_at) as matures_at, count(closed_at) = count(*) as is_matured,
+        count(*) as n, count(closed_at) as n_closed,
+        count(*) filter (is_contact) as n_contacts, count(*) filter (is_delivered) as n_delivered,
+        sum(cost) as cost, avg(reward) as mean, var_samp(reward) as variance
+    from decided group by all order by decided_at, batch_id, arm
+"""
+_MIX = """
+    select batch_id, arm, treatment_id, coalesce(t.action_id, treatment_id) as action_id,
+        d.channel, min(decided_at) as decided_at, count(*) as n,
+        count(*) filter (is_delivered) as n_delivered, sum(d.cost) as cost,
+        sum(expected_value) as expected_value
+    from decided d left join treatments t using (treatment_id)
+    group by all order by decided_at, batch_id, arm, treatment_id
+"""
+_CHANNELS = """
+    select channel, count(*) as n, count(distinct customer_id) as n_customers,
+        count(*) filter (is_delivered) as n_delivered, sum(cost) as cost
+    from decided group by channel order by n desc, channel
+"""
+_PERIOD = """
+    select count(distinct customer_id) as customers, count(distinct batch_id) as batches,
+        (select count(*) from (select 1 from decided group by batch_id having count(closed_at) = count(*)))
+            as batches_matured,
+        count(*) filter (is_contact) as contacts, count(*) filter (is_delivered) as delivered,
+        sum(cost) as cost, min(decided_at) as first_batch, max(decided_at) as last_batch,
+        max(matures_at) filter (closed_at is not null) as matured_until, max(matures_at) as matures_at
+    from decided
+"""
+_ARMS = """
+    select coalesce(experiment_id, 'none') as experiment_id, arm, max(p_arm) as p_arm,
+        count(distinct customer_id) as n
+    from decided group by all order by 1, 2
+"""
+_CREDITS = """
+    select method, channel, coalesce(treatment_id, 'unknown') as treatment_id,
+        count(distinct order_id) as n_orders, sum(credit) as credit,
+        sum(credit) / nullif(sum(sum(credit)) over (partition by method), 0) as share
+    from credits group by all order by method, channel, treatment_id
+"""
+_CLV = """
+    with latest as (from clv where as_of = (select max(as_of) from clv) and clv is not null),
+    cut as (select quantile_cont(clv, 0.98) as top from latest)
+    select least(floor(greatest(clv, 0) / nullif(top, 0) * $bins), $bins)::bigint as bin,
+        count(*) as n, sum(clv) as total, avg(p_alive) as p_alive, min(top) as top, max(clv) as highest
+    from latest, cut group by bin order by bin
+"""
+_CLV_NUMBERS = """
+    with latest as (from clv where as_of = (select max(as_of) from clv))
+    select count(*) as clv_customers, count(*) filter (clv is null) as clv_unknown,
+        avg(clv) as clv_mean, median(clv) as clv_median, sum(clv) as clv_total,
+        avg(p_alive) as clv_p_alive, max(horizon_days) as clv_horizon_days, max(as_of) as clv_as_of
+    from latest
+"""
+
+
+@dataclass(frozen=True)
+class OverviewReport:
+    """What was gathered.
+
+    Attributes:
+        rows: One per table: its name and number of rows.
+    """
+
+    rows: list[dict[str, Any]]
+
+
+def overview(workspace: Path, at: datetime, *, progress: Progress | None = None) -> OverviewReport:
+    """Write the `summary_*` tables from whatever tables the workspace has.
+
+    Args:
+        workspace: Folder of the workspace.
+        at: The moment of the summary, shown on the pages.
+        progress: Where to report.
+
+    Raises:
+        SettingsError: when `nba.toml` cannot be used.
+        DataError: when a table that is there is damaged.
+    """
+    progress = progress or silent()
+    config = settings.read(workspace)
+    history = History.read(workspace)
+    parts: tuple[Callable[[History, settings.Settings], dict[str, pa.Table]], ...] = (
+        _decisions,
+        _effects,
+        _credits,
+        _clv,
+    )
+    advance = progress.step("gathering what the app shows", total=len(parts))
+    made: dict[str, pa.Table] = {}
+    numbers: list[dict[str, Any]] = []
+    for part in parts:
+        found = part(history, config)
+        numbers += found.pop("summary_numbers", tables.SUMMARY_NUMBERS.empty()).to_pylist()
+        made |= found
+        advance(1)
+    numbers += [
+        {"measure": "summarised", "value": float(history.version), "at": at, "note": "history version"}
+    ]
+    made["summary_numbers"] = tables.SUMMARY_NUMBERS.build(numbers)
+    history.commit(replace=made)
+    return OverviewReport([{"table": name, "rows": table.num_rows} for name, table in made.items()])
+
+
+def _decisions(history: History, config: settings.Settings) -> dict[str, pa.Table]:
+    if not history.has("decisions"):
+        return {}
+    with history.connection() as connection:
+        for name in ("outcomes", "touches"):
+            if not history.has(name):
+                connection.register(name, tables.BY_NAME[name].empty())
+        connection.register("treatments", _treatments(history, config))
+        script = _DECIDED.replace("$window", str(config.reward.window_days))
+        for statement in script.split(";"):
+            connection.execute(statement).fetchall()
+        batches = connection.sql(_BATCHES).to_arrow_table()
+        mix = connection.sql(_MIX).to_arrow_table()
+        arms = connection.sql(_ARMS).to_arrow_table()
+        channels = connection.sql(_CHANNELS).to_arrow_table()
+        (period,) = connection.sql(_PERIOD).to_arrow_table().to_pylist()
+    return {
+        "summary_batches": tables.SUMMARY_BATCHES.conform(
+            against_control(batches, config.experiment.control)
+        ),
+        "summary_mix": tables.SUMMARY_MIX.conform(mix),
+        "summary_channels": tables.SUMMARY_CHANNELS.conform(channels),
+        "summary_arms": tables.SUMMARY_ARMS.conform(sample_ratio(arms)),
+        "summary_numbers": _numbers(period),
+    }
+
+
+def _treatments(history: History, config: settings.Settings) -> pa.Table:
+    if history.has("treatments"):
+        return history.table("treatments").select(["treatment_id", "action_id"])
+    catalog = settings.read_catalog(history.root, config)
+    return pa.table({"treatment_id": list(catalog.treatment_ids), "action_id": catalog.action.tolist()})
+
+
+def against_control(batches: pa.Table, control: str) -> pa.Table:
+    """Compare each arm's reward per customer with the control of the same batch, once all windows closed.
+
+    Within a batch a customer has one decision, so customers are independent and Welch's interval holds.
+
+    Args:
+        batches: Columns batch_id, arm, is_matured, n, mean, variance, and others, which are kept.
+        control: Name of the control arm.
+
+    Returns:
+        The batches without variance and with effect, lower, upper (null where unknown) and reason.
+    """
+    rows = batches.to_pylist()
+    base = {row["batch_id"]: row for row in rows if row["arm"] == control}
+    nothing = {"n": 0, "mean": None, "variance": None, "is_matured": False}
+    pairs = [base.get(row["batch_id"], nothing) for row in rows]
+
+    def column(of: list[dict[str, Any]], name: str) -> NDArray[np.float64]:
+        return np.array([np.nan if row[name] is None else row[name] for row in of], dtype=np.float64)
+
+    n, mean, variance = (column(rows, name) for name in ("n", "mean", "variance"))
+    n_control, mean_control, variance_control = (column(pairs, name) for name in ("n", "mean", "variance"))
+    found = welch(n, mean, variance, n_control, mean_control, variance_control, LEVEL)
+    for i, (row, pair) in enumerate(zip(rows, pairs)):
+        reason = _why_unknown(row, pair, control)
+        known = not reason and np.isfinite(found["lower"][i])
+        row |= {name: float(found[name][i]) if known else None for name in ("effect", "lower", "upper")}
+        row["reason"] = reason or ("" if known else "no variance, or fewer than 2 customers in an arm")
+        row.pop("variance")
+    return pa.Table.from_pylist(rows) if rows else tables.SUMMARY_BATCHES.empty()
+
+
+def _why_unknown(row: dict[str, Any], pair: dict[str, Any], control: str) -> str:
+    if row["arm"] == control:
+        return "this is the control"
+    if not pair["n"]:
+        return f"the batch has no control arm {control!r}"
+    if not (row["is_matured"] and pair["is_matured"]):
+        return "a reward window is still open"
+    return ""
+
+
+def sample_ratio(arms: pa.Table) -> pa.Table:
+    """Compare the number of customers in each arm with what the arms' shares promise (chi-square).
+
+    Args:
+        arms: Columns experiment_id, arm, p_arm (null where unknown), n.
+
+    Example:
+        >>> rows = [("x", "a", 0.5, 60), ("x", "b", 0.5, 40)]
+        >>> names = ["experiment_id", "arm", "p_arm", "n"]
+        >>> sample_ratio(pa.table(list(map(list, zip(*rows))), names))["p_srm"][0].as_py().__round__(4)
+        0.0455
+    """
+    rows = arms.to_pylist()
+    for name in {row["experiment_id"] for row in rows}:
+        group = [row for row in rows if row["experiment_id"] == name]
+        shares = np.array([row["p_arm"] or np.nan for row in group], dtype=np.float64)
+        counts = np.array([row["n"] for row in group], dtype=np.float64)
+        whole = len(group) > 1 and abs(shares.sum() - 1) < 1e-6
+        expected = shares * counts.sum()
+        p = float(scipy_stats.chisquare(counts, expected).pvalue) if whole else None
+        for row, n in zip(group, expected):
+            row |= {"p_srm": p, "n_expected": float(n) if whole else None}
+    return pa.Table.from_pylist(
+        [{key: value for key, value in row.items() if key != "p_arm"} for row in rows]
+    )
+
+
+def _effects(history: History, config: settings.Settings) -> dict[str, pa.Table]:  # noqa: ARG001
+    if not history.has("effects"):
+        return {}
+    rows = tables.EFFECTS.conform(history.table("effects")).to_pylist()
+    for row in rows:
+        for name, part in (("total", "effect"), ("total_lower", "lower"), ("total_upper", "upper")):
+            row[name] = None if row[part] is None else row[part] * row["n"]
+    return {"summary_effects": tables.SUMMARY_EFFECTS.build(rows)}
+
+
+def _credits(history: History, config: settings.Settings) -> dict[str, pa.Table]:  # noqa: ARG001
+    if not history.has("credits"):
+        return {}
+    return {"summary_credits": tables.SUMMARY_CREDITS.conform(history.sql(_CREDITS))}
+
+
+def _clv(history: History, config: settings.Settings) -> dict[str, pa.Table]:  # noqa: ARG001
+    if not history.has("clv"):
+        return {}
+    rows = history.sql(_CLV, {"bins": BINS}).to_pylist()
+    for row in rows:
+        top, highest = row.pop("top"), row.pop("highest")
+        row["bin"] = row["bin"] or 0
+        row["lower"] = row["bin"] * top / BINS
+        row["upper"] = highest if row["bin"] == BINS else (row["bin"] + 1) * top / BINS
+    (numbers,) = history.sql(_CLV_NUMBERS).to_pylist()
+    return {
+        "summary_clv": tables.SUMMARY_CLV.build(rows),
+        "summary_numbers": _numbers(numbers),
+    }
+
+
+_NOTES = {
+    "cost": "money",
+    "clv_mean": "money per customer",
+    "clv_median": "money per customer",
+    "clv_total": "money",
+    "clv_p_alive": "probability 0-1",
+    "clv_horizon_days": "days",
+}
+
+
+def _numbers(found: dict[str, Any]) -> pa.Table:
+    rows = []
+    for name, value in found.items():
+        key = "at" if isinstance(value, datetime) else "value"
+        rows.append(
+            {"measure": name, key: value, "note": _NOTES.get(name, "time" if key == "at" else "count")}
+        )
+    return tables.SUMMARY_NUMBERS.build(rows)
