@@ -1,1 +1,1 @@
-"""Stub."""
+"""What policies would have earned, from logged decisions."""

@@ -1,1 +1,1 @@
-"""Stub."""
+"""One batch of decisions from scores to delivered files."""
