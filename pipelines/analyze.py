@@ -137,4 +137,4 @@ def _effects(
 
 
 _SHOWN = {"mean", "mean_control", "effect", "lower", "upper", "p_value"}
-_SHOWN |= {"relative", "relative_lower", "relative_upper"}
+_SHOWN |= {"relative_effect", "relative_lower", "relative_upper"}

@@ -51,7 +51,7 @@ class Effects(NamedTuple):
         se: Its standard error.
         df: Welch's degrees of freedom.
         lower, upper: Two-sided interval of the effect.
-        relative, relative_lower, relative_upper: Effect over the control's mean, a fraction; unknown
+        relative_effect, relative_lower, relative_upper: Effect over the control's mean, a fraction; unknown
             where a mean is not above 0.
         p_value: Two-sided, against no effect.
         explained: Share of the variance that the covariate took away.
@@ -67,7 +67,7 @@ class Effects(NamedTuple):
     df: Array
     lower: Array
     upper: Array
-    relative: Array
+    relative_effect: Array
     relative_lower: Array
     relative_upper: Array
     p_value: Array
@@ -139,7 +139,7 @@ def welch(
         spread = _scipy.t.ppf((1 + level) / 2, rel_df) * np.sqrt(rel_t + rel_c)
         return {
             "effect": effect, "se": se, "df": df, "lower": effect - half, "upper": effect + half,
-            "relative": scale - 1, "relative_lower": scale * np.exp(-spread) - 1,
+            "relative_effect": scale - 1, "relative_lower": scale * np.exp(-spread) - 1,
             "relative_upper": scale * np.exp(spread) - 1, "p_value": p_value,
         }  # fmt: skip
 
