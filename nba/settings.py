@@ -58,11 +58,17 @@ class Source(_Frozen):
         encoding, delimiter, decimal: How a text file is written.
         identifiers: Identifier kind to source column (crm_id, email, phone, cookie, device, ...).
         columns: Contract field to source column.
-        constants: Contract field to a fixed value.
+        products: Contract field to source columns that are multiplied (pieces and price, for example).
+        constants: Contract field to a fixed value; where the field is mapped too, it fills the blanks.
         values: Contract field to a mapping of source values to contract values.
+        margin_share: Margin as a share of revenue, where no column gives the margin.
+        aggregate: Rows with the same key are lines of one thing: numbers are summed, the first time and
+            otherwise the last known value count. Without it they are duplicates, and the last one counts.
+        time_format: How times are written where not ISO or epoch, as of `strptime` (`%d/%m/%Y %H:%M`).
         timezone: IANA zone of times without offset; the workspace's if absent.
         country: Two-letter country of phone numbers without prefix.
         max_bad_share: More unusable rows than this stop the run.
+        optional: Whether it is fine that there is no file yet.
     """
 
     name: str
@@ -74,11 +80,16 @@ class Source(_Frozen):
     decimal: str = "."
     identifiers: dict[str, str] = Field(min_length=1)
     columns: dict[str, str]
+    products: dict[str, tuple[str, ...]] = {}
     constants: dict[str, str | float | bool] = {}
     values: dict[str, dict[str, str | float | bool]] = {}
+    margin_share: Annotated[float, Field(ge=-1.0, le=1.0)] | None = None
+    aggregate: bool = False
+    time_format: str | None = None
     timezone: str | None = None
     country: str = "ES"
     max_bad_share: Share = 0.5
+    optional: bool = False
 
 
 class Identity(_Frozen):
