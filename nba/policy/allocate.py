@@ -64,9 +64,8 @@ def allocate(
 
     Example:
         >>> belief = Estimate(np.array([[0.0, 1.0], [0.0, 3.0]] * 500), np.zeros((1000, 2)))
-        >>> found = allocate(
-        ...     Softmax(0.01, 0.0), belief, np.ones((1000, 2), bool), np.array([[0.0], [1]]), np.array([500.0])
-        ... )
+        >>> use, limit = np.array([[0.0], [1.0]]), np.array([500.0])
+        >>> found = allocate(Softmax(0.01, 0.0), belief, np.ones((1000, 2), bool), use, limit)
         >>> bool(1 < found.price[0] < 3), round(float(found.expected_use[0]))
         (True, 500)
     """

@@ -1,0 +1,436 @@
+"""The whole chain for one batch of customers: rules, belief, limits, probabilities, one hashed draw each.
+
+Everything here is a pure function of its inputs: the same batch gives the same decisions on any machine,
+in any order and after any re-run.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from hashlib import blake2b
+from typing import NamedTuple, Protocol
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from nba import draws, settings, tables
+from nba.catalog import NONE, Catalog
+from nba.errors import DataError
+from nba.experiments.design import assign
+from nba.history import Snapshot
+from nba.policy import arbitrate, explore
+from nba.policy.allocate import Allocation, allocate, trim
+from nba.policy.eligibility import Eligibility, eligible
+from nba.policy.explore import Estimate, Policy
+
+Array = NDArray[np.float64]
+START = "uniform-start"
+BUDGET = "budget"
+
+
+class Scores(Protocol):
+    """What a model believes, customers by columns of the catalog."""
+
+    @property
+    def p_response(self) -> Array:
+        """Chance of a response if treated, shape (n, k)."""
+
+    @property
+    def uplift(self) -> Array:
+        """Change of that chance against no contact, shape (n, k); 0 for `none`."""
+
+    @property
+    def uplift_se(self) -> Array:
+        """Standard error of the uplift, shape (n, k)."""
+
+    @property
+    def margin_per_response(self) -> Array:
+        """Money of a response, shape (n,); NaN where not known."""
+
+
+class Scorer(Protocol):
+    """A registered model."""
+
+    @property
+    def model_id(self) -> str:
+        """Name and version of the model."""
+
+    def scores(self, features: pa.Table) -> Scores:
+        """Score every customer of a features table."""
+
+
+class Limited(NamedTuple):
+    """The limits of a batch in numbers.
+
+    Attributes:
+        names: Channels that have a capacity, and `budget` where there is one; m of them.
+        use: What one choice of each treatment uses of each, shape (k, m).
+        available: How much there is, shape (m,).
+    """
+
+    names: tuple[str, ...]
+    use: Array
+    available: Array
+
+
+class Decider(NamedTuple):
+    """Who decides for an arm.
+
+    Attributes:
+        policy: How it explores; None is the holdout.
+        policy_id: The policy and the model's version.
+        belief: What it ranks by, shapes (n, k), of all customers.
+    """
+
+    policy: Policy | None
+    policy_id: str
+    belief: Estimate
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One run of decisions, as tables of the contract.
+
+    Attributes:
+        policies: Arm to the policy that decided it.
+        models: Alias to the model's id and version.
+        notes: What somebody should know: no model yet, an exploration floor cut by a limit.
+    """
+
+    batch_id: str
+    decided_at: datetime
+    valid_until: datetime
+    config_hash: str
+    decisions: pa.Table
+    choices: pa.Table
+    batches: pa.Table
+    features: pa.Table
+    assignments: pa.Table
+    policies: Mapping[str, str]
+    models: Mapping[str, str]
+    notes: tuple[str, ...]
+
+
+class _Decided(NamedTuple):
+    # What was found for the customers of one arm; arrays in the order of `rows`.
+    rows: NDArray[np.int64]
+    decider: Decider
+    allocation: Allocation
+    limited: Limited
+    column: NDArray[np.int64]
+    dropped: NDArray[np.int64]
+
+
+def decide(
+    snapshot: Snapshot,
+    features: pa.Table,
+    catalog: Catalog,
+    config: settings.Settings,
+    models: Mapping[str, Scorer],
+    batch_id: str,
+) -> Batch:
+    """Decide one treatment, or none, for every customer of the features table.
+
+    Args:
+        snapshot: What was known; its moment is the moment of decision.
+        features: One row per customer.
+        catalog: Fixes the columns.
+        config: Rules, limits, reward, policy and experiment.
+        models: Registered models by alias (`champion`, `challenger`); without a champion the batch explores
+            evenly.
+        batch_id: Names the batch; part of every draw.
+
+    Raises:
+        DataError: when there is no customer, or a channel of the catalog has no consent column.
+    """
+    ids: list[str] = features["customer_id"].to_pylist()
+    if not ids:
+        raise DataError(f"no customer is known at {snapshot.at}", "Ingest customers first.")
+    rules = eligible(snapshot, catalog, config.limits, features["customer_id"].combine_chunks())
+    deciders = _deciders(snapshot, features, catalog, config, models)
+    limited = limits_of(catalog, config.limits)
+    assigned = assign(config.experiment, ids)
+    decided = {}
+    for arm in config.experiment.arms:
+        rows = np.flatnonzero(assigned.arm == arm.name)
+        share = scaled(limited, len(rows) / len(ids))
+        names = [ids[row] for row in rows]
+        decided[arm.name] = _decide_arm(deciders[arm.name], rules, rows, share, names, batch_id)
+    return _batch(snapshot, features, catalog, config, models, batch_id, rules, decided, assigned.p_arm)
+
+
+def limits_of(catalog: Catalog, limits: settings.Limits) -> Limited:
+    """Put the batch's capacities and budget into numbers."""
+    capped = [channel for channel in catalog.channels if channel in limits.capacity]
+    use = [(catalog.channel == channel).astype(np.float64) for channel in capped]
+    available = [float(limits.capacity[channel]) for channel in capped]
+    if limits.budget is not None:
+        use.append(catalog.cost)
+        available.append(limits.budget)
+    names = (*capped, *([BUDGET] if limits.budget is not None else []))
+    matrix = np.stack(use, axis=1) if use else np.zeros((len(catalog.treatment_ids), 0))
+    return Limited(names, matrix, np.array(available))
+
+
+def scaled(limited: Limited, share: float) -> Limited:
+    """Give a share of the limits; capacities are whole contacts."""
+    part = limited.available * share
+    whole = np.array([name != BUDGET for name in limited.names], dtype=bool)
+    return limited._replace(available=np.where(whole, np.floor(part + 1e-9), part))
+
+
+def strategy(chosen: settings.PolicySettings) -> Policy:
+    """Make the policy that the settings name."""
+    match chosen.strategy:
+        case "softmax":
+            return explore.Softmax(chosen.temperature, chosen.floor)
+        case "epsilon_greedy":
+            return explore.EpsilonGreedy(chosen.floor)
+        case "greedy":
+            return explore.Greedy()
+        case "uniform":
+            return explore.Uniform()
+
+
+def belief(scores: Scores, catalog: Catalog, nuisance: Array) -> Estimate:
+    """Put the scores of a model into money."""
+    return arbitrate.estimate(scores.uplift, scores.uplift_se, scores.margin_per_response, catalog, nuisance)
+
+
+def _deciders(
+    snapshot: Snapshot,
+    features: pa.Table,
+    catalog: Catalog,
+    config: settings.Settings,
+    models: Mapping[str, Scorer],
+) -> dict[str, Decider]:
+    nuisance = arbitrate.nuisance(snapshot, catalog, config.reward)
+    scores = {alias: model.scores(features) for alias, model in models.items()}
+    unknown = arbitrate.unknown(features.num_rows, len(catalog.treatment_ids))
+    beliefs = {alias: belief(found, catalog, nuisance) for alias, found in scores.items()}
+    champion = beliefs.get("champion", unknown)
+    out = {}
+    for arm in config.experiment.arms:
+        if arm.policy == "none":
+            out[arm.name] = Decider(None, "none", champion)
+        elif arm.policy == "random":
+            out[arm.name] = Decider(explore.Uniform(), "random", champion)
+        elif arm.policy == "response_greedy" and "champion" in models:
+            found = scores["champion"]
+            by_response = arbitrate.by_response(found.p_response, found.margin_per_response, catalog)
+            name = f"response_greedy@{models['champion'].model_id}"
+            out[arm.name] = Decider(explore.Greedy(), name, by_response)
+        elif arm.policy in models:
+            policy = strategy(config.policy)
+            name = f"{policy.policy_id}@{models[arm.policy].model_id}"
+            out[arm.name] = Decider(policy, name, beliefs[arm.policy])
+        else:
+            out[arm.name] = Decider(explore.Uniform(), START, champion)
+    return out
+
+
+def _decide_arm(
+    decider: Decider,
+    rules: Eligibility,
+    rows: NDArray[np.int64],
+    limited: Limited,
+    ids: Sequence[str],
+    batch_id: str,
+) -> _Decided:
+    is_eligible = rules.is_eligible[rows]
+    if decider.policy is None:
+        allocation = _held_out(len(rows), limited)
+    else:
+        own = Estimate(decider.belief.mean[rows], decider.belief.se[rows])
+        allocation = allocate(decider.policy, own, is_eligible, limited.use, limited.available)
+    column = draws.pick(allocation.drawn, draws.uniform(ids, f"decision|{batch_id}"))
+    dropped = trim(column, limited.use, limited.available, ids, f"decision|{batch_id}")
+    column = np.where(dropped >= 0, 0, column)
+    return _Decided(rows, decider, allocation, limited, column, dropped)
+
+
+def _held_out(n: int, limited: Limited) -> Allocation:
+    k, m = limited.use.shape
+    p = np.zeros((n, k))
+    p[:, 0] = 1.0
+    return Allocation(p, p, np.zeros(m), np.zeros(m), np.ones(k), np.ones(k))
+
+
+def _batch(
+    snapshot: Snapshot,
+    features: pa.Table,
+    catalog: Catalog,
+    config: settings.Settings,
+    models: Mapping[str, Scorer],
+    batch_id: str,
+    rules: Eligibility,
+    decided: Mapping[str, _Decided],
+    p_arm: Array,
+) -> Batch:
+    at = snapshot.at
+    valid_until = at + timedelta(days=config.policy.valid_days)
+    ids = features["customer_id"].combine_chunks()
+    n, k = rules.is_eligible.shape
+    arm, policy_id = np.empty(n, dtype=object), np.empty(n, dtype=object)
+    column = np.zeros(n, dtype=np.int64)
+    p, mean, se, price = np.zeros((n, k)), np.zeros((n, k)), np.zeros((n, k)), np.zeros((n, k))
+    reason = np.empty(n, dtype=object)
+    for name, found in decided.items():
+        rows = found.rows
+        arm[rows], policy_id[rows] = name, found.decider.policy_id
+        column[rows] = found.column
+        p[rows] = found.allocation.final
+        mean[rows], se[rows] = found.decider.belief.mean[rows], found.decider.belief.se[rows]
+        price[rows] = found.limited.use @ found.allocation.price
+        reason[rows] = _reasons(found, rules, mean[rows] - price[rows])
+    decision_id = _decision_ids(batch_id, ids.to_pylist())
+    every = np.arange(n)
+    decisions = pa.table(
+        {
+            "decision_id": decision_id,
+            "batch_id": _same(batch_id, n),
+            "customer_id": ids,
+            "external_id": _external_ids(snapshot, ids),
+            "treatment_id": _named(column, catalog.treatment_ids),
+            "channel": _named(column, tuple(str(channel) for channel in catalog.channel)),
+            "decided_at": pa.array([at] * n, tables.TIME),
+            "p_action": p[every, column],
+            "policy_id": pa.array(policy_id, pa.string()),
+            "experiment_id": _same(config.experiment.experiment_id, n),
+            "arm": pa.array(arm, pa.string()),
+            "p_arm": p_arm,
+            "expected_value": pa.array(mean[every, column], from_pandas=True),
+            "reason": pa.array(reason, pa.string()),
+            "config_hash": _same(config.config_hash, n),
+            "valid_until": pa.array([valid_until] * n, tables.TIME),
+        }
+    )
+    choices = pa.table(
+        {
+            "decision_id": _named(np.repeat(every, k), decision_id),
+            "treatment_id": _named(np.tile(np.arange(k), n), catalog.treatment_ids),
+            "is_eligible": rules.is_eligible.ravel(),
+            "reason": _named(rules.reason.ravel(), rules.reasons),
+            "p_action": p.ravel(),
+            "mean": pa.array(mean.ravel(), from_pandas=True),
+            "se": pa.array(se.ravel(), from_pandas=True),
+            "price": price.ravel(),
+        }
+    )
+    return Batch(
+        batch_id,
+        at,
+        valid_until,
+        config.config_hash,
+        tables.DECISIONS.conform(decisions),
+        tables.CHOICES.conform(choices),
+        _limit_rows(batch_id, at, catalog, decided),
+        features,
+        _new_assignments(snapshot, config.experiment, decisions),
+        {name: found.decider.policy_id for name, found in decided.items()},
+        {alias: model.model_id for alias, model in models.items()},
+        _notes(catalog, decided),
+    )
+
+
+def _reasons(found: _Decided, rules: Eligibility, worth: Array) -> NDArray[np.object_]:
+    is_eligible, codes = rules.is_eligible[found.rows], rules.reason[found.rows]
+    n_eligible = is_eligible.sum(axis=1)
+    best = np.where(is_eligible, np.nan_to_num(worth, nan=-np.inf), -np.inf).max(axis=1)
+    every = np.arange(len(found.rows))
+    is_best = worth[every, found.column] >= best
+    out = np.empty(len(found.rows), dtype=object)
+    if found.decider.policy is None:
+        out[:] = "held out"
+        return out
+    by_belief = found.decider.policy_id != START and found.decider.policy.floor < 1
+    how = "no model yet: drawn evenly" if found.decider.policy_id == START else "drawn evenly"
+    for i in every:
+        among = f"among {n_eligible[i]} eligible"
+        if found.dropped[i] >= 0:
+            out[i] = f"drawn, but beyond the limit of {found.limited.names[found.dropped[i]]}"
+        elif n_eligible[i] == 1:
+            out[i] = f"nothing eligible: {_most(codes[i], rules.reasons)}"
+        elif not by_belief:
+            out[i] = f"{how} {among}"
+        elif not is_best[i]:
+            out[i] = f"explored {among}"
+        elif found.column[i] == 0:
+            out[i] = f"no contact is best {among}"
+        else:
+            out[i] = f"best by expected value {among}"
+    return out
+
+
+def _most(codes: NDArray[np.int8], reasons: Sequence[str]) -> str:
+    return reasons[int(np.bincount(codes[1:], minlength=len(reasons)).argmax())] if len(codes) > 1 else NONE
+
+
+def _limit_rows(batch_id: str, at: datetime, catalog: Catalog, decided: Mapping[str, _Decided]) -> pa.Table:
+    rows = []
+    for arm, found in decided.items():
+        n = len(found.rows)
+        count = np.bincount(found.column, minlength=len(catalog.treatment_ids))
+        for limit in dict.fromkeys((*catalog.channels, *found.limited.names)):
+            use = catalog.cost if limit == BUDGET else (catalog.channel == limit).astype(np.float64)
+            limited = limit in found.limited.names
+            j = found.limited.names.index(limit) if limited else -1
+            rows.append(
+                {
+                    "batch_id": batch_id,
+                    "arm": arm,
+                    "limit": limit,
+                    "decided_at": at,
+                    "available": found.limited.available[j] if limited else float(n),
+                    "used": float(count @ use),
+                    "price": float(found.allocation.price[j]) if limited else 0.0,
+                    "n_customers": n,
+                }
+            )
+    return tables.BATCHES.build(rows)
+
+
+def _new_assignments(snapshot: Snapshot, experiment: settings.Experiment, decisions: pa.Table) -> pa.Table:
+    known = snapshot.sql(
+        "select customer_id from assignments where experiment_id = $id", {"id": experiment.experiment_id}
+    )
+    rows = decisions.select(["experiment_id", "customer_id", "arm", "decided_at", "p_arm"])
+    new = rows.join(known, "customer_id", join_type="left anti").sort_by("customer_id")
+    return tables.ASSIGNMENTS.conform(new.rename_columns({"decided_at": "assigned_at"}))
+
+
+def _notes(catalog: Catalog, decided: Mapping[str, _Decided]) -> tuple[str, ...]:
+    out = []
+    for arm, found in decided.items():
+        if found.decider.policy_id == START:
+            out.append(f"arm {arm}: no model is registered yet; it explores evenly to gather the first data")
+        parts = (
+            ("its exploration floor", found.allocation.floor_kept),
+            ("its choices", found.allocation.kept),
+        )
+        for what, kept in parts:
+            for channel in catalog.channels:
+                share = float(kept[catalog.channel == channel].min())
+                if share < 0.99 and found.decider.policy is not None:
+                    out.append(f"arm {arm}: a limit cut {what} on {channel} to {share:.0%}")
+    return tuple(out)
+
+
+def _external_ids(snapshot: Snapshot, ids: pa.Array) -> pa.Array:
+    known = snapshot.sql("select customer_id, external_id from customers")
+    found = dict(zip(known["customer_id"].to_pylist(), known["external_id"].to_pylist(), strict=True))
+    return pa.array([found[name] for name in ids.to_pylist()], pa.string())
+
+
+def _decision_ids(batch_id: str, ids: Sequence[str]) -> list[str]:
+    return [f"{batch_id}.{blake2b(f'{batch_id}|{x}'.encode(), digest_size=8).hexdigest()}" for x in ids]
+
+
+def _named(number: NDArray[np.integer], names: Sequence[str]) -> pa.Array:
+    indices = pa.array(number.astype(np.int32))
+    return pa.DictionaryArray.from_arrays(indices, pa.array(list(names), pa.string())).cast(pa.string())
+
+
+def _same(text: str, n: int) -> pa.Array:
+    return _named(np.zeros(n, dtype=np.int32), [text])

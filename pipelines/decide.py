@@ -1,0 +1,152 @@
+"""Decide one batch for every customer, log it, and deliver it.
+
+Order of what is written: the batch is staged under a name that no consumer reads, then logged in one
+commit, then published by a rename. A run that is killed in between is completed by running it again: what
+was logged is delivered, and what was not logged is decided anew, with the same result.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pyarrow.compute as pc
+
+from nba import settings, tracking
+from nba.errors import DataError, MissingError
+from nba.features import table as features
+from nba.history import History
+from nba.models.scorer import Scorer
+from nba.serving import delivery
+from nba.serving import decide as serving
+from pipelines.progress import Progress, silent
+
+
+@dataclass(frozen=True)
+class DecideReport:
+    """What a batch decided.
+
+    Attributes:
+        folder: Where it was delivered.
+        is_new: False if it had been decided and delivered before: then nothing changed.
+        rows: One per arm and limit: what there was, what was used, at which price.
+        notes: What somebody should know.
+    """
+
+    batch_id: str
+    folder: Path
+    is_new: bool
+    rows: list[dict[str, Any]]
+    notes: tuple[str, ...]
+
+
+def batch_name(at: datetime) -> str:
+    """Name the batch of a moment.
+
+    Example:
+        >>> batch_name(datetime(2026, 3, 2, 6, tzinfo=UTC))
+        '20260302T060000'
+    """
+    return f"{at.astimezone(UTC):%Y%m%dT%H%M%S}"
+
+
+def decide(
+    workspace: Path, at: datetime, batch_id: str | None = None, *, progress: Progress | None = None
+) -> DecideReport:
+    """Decide and deliver one batch; the same batch again changes nothing.
+
+    Args:
+        workspace: Folder of the workspace.
+        at: The moment of decision.
+        batch_id: Names the batch; from `at` if absent.
+        progress: Where to report.
+
+    Raises:
+        MissingError: when there are no customers yet.
+        DataError: when the batch was decided at another moment, or `at` is not after the last batch.
+    """
+    progress = progress or silent()
+    config = settings.read(workspace)
+    history = History.read(workspace)
+    batch_id = batch_id or batch_name(at)
+    root = workspace / config.delivery.path
+    if not history.has("customers"):
+        raise MissingError(f"{workspace} has no customers yet", "Run `nba ingest` first.")
+    if _is_logged(history, batch_id, at):
+        return _report(history, batch_id, _complete(root, batch_id), (), is_new=False)
+    step = progress.step(f"deciding {batch_id}", total=4)
+    catalog = settings.read_catalog(workspace, config)
+    with history.as_of(at) as snapshot:
+        seen = features.build(snapshot)
+        step(1)
+        models = _models(config)
+        batch = serving.decide(snapshot, seen, catalog, config, models, batch_id)
+    step(1)
+    staged = delivery.stage(batch, root, csv=config.delivery.csv)
+    step(1)
+    logged = {
+        "decisions": batch.decisions,
+        "choices": batch.choices,
+        "batches": batch.batches,
+        "features": batch.features,
+    }
+    if batch.assignments.num_rows:
+        logged["assignments"] = batch.assignments
+    history = history.commit(append=logged)
+    folder = delivery.publish(staged)
+    step(1)
+    return _report(history, batch_id, folder, batch.notes, is_new=True)
+
+
+def _models(config: settings.Settings) -> Mapping[str, Scorer]:
+    # Aliases that the experiment's arms need; without a registered champion the batch explores evenly.
+    needed = {arm.policy for arm in config.experiment.arms}
+    aliases = ["champion", *(["challenger"] if "challenger" in needed else [])]
+    out = {}
+    for alias in aliases:
+        try:
+            folder, _version = tracking.load_policy(config.workspace.name, alias)
+        except MissingError:
+            continue
+        out[alias] = Scorer.load(folder)
+    return out
+
+
+def _is_logged(history: History, batch_id: str, at: datetime) -> bool:
+    if not history.has("decisions"):
+        return False
+    query = "select batch_id, min(decided_at) as decided_at from decisions group by 1"
+    known = {row["batch_id"]: row["decided_at"] for row in history.sql(query).to_pylist()}
+    if batch_id in known:
+        if known[batch_id] != at.astimezone(UTC):
+            raise DataError(
+                f"batch {batch_id!r} was decided at {known[batch_id].isoformat()}; asked is {at.isoformat()}",
+                "Name another batch, or leave the name out.",
+            )
+        return True
+    last = max(known.values(), default=None)
+    if last is not None and at <= last:
+        raise DataError(
+            f"a batch was decided at {last.isoformat()}; asked is {at.isoformat()}, which is not later",
+            "Batches go forward in time, so that contact limits see the one before.",
+        )
+    return False
+
+
+def _complete(root: Path, batch_id: str) -> Path:
+    staged = delivery.find_staged(root, batch_id)
+    if staged is not None:
+        return delivery.publish(staged)
+    folder = delivery.folder_of(root, batch_id)
+    delivery.read_manifest(folder)
+    return folder
+
+
+def _report(
+    history: History, batch_id: str, folder: Path, notes: tuple[str, ...], *, is_new: bool
+) -> DecideReport:
+    batches = history.table("batches")
+    found = batches.filter(pc.equal(batches["batch_id"], batch_id))
+    shown = found.select(["arm", "limit", "n_customers", "available", "used", "price"])
+    return DecideReport(batch_id, folder, is_new, shown.to_pylist(), notes)
