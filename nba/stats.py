@@ -57,7 +57,8 @@ def difference(treated: Array, control: Array, level: float = 0.95) -> Interval:
     """Estimate the difference of two means with Welch's interval (Welch 1947).
 
     Args:
-        treated, control: Shapes (n,) and (m,), one value per independent unit.
+        treated: Shape (n,), one value per independent unit.
+        control: Shape (m,), the same.
         level: Confidence level.
 
     Example:
@@ -77,6 +78,28 @@ def difference(treated: Array, control: Array, level: float = 0.95) -> Interval:
     freedom = parts.sum() ** 2 / (parts**2 / sizes).sum()
     half = float(_scipy.t.ppf((1 + level) / 2, freedom)) * se
     return Interval(value, se, value - half, value + half, n)
+
+
+def wilson(successes: float, n: int, level: float = 0.95) -> Interval:
+    """Estimate a share with Wilson's interval (Wilson 1927).
+
+    Args:
+        successes: How many of the n.
+        n: Independent units.
+        level: Confidence level.
+
+    Example:
+        >>> wilson(5, 100).lower.__round__(4)
+        0.0215
+    """
+    if n < 1:
+        return Interval.unknown("0 values; a share needs 1 or more")
+    z = float(_scipy.norm.ppf((1 + level) / 2))
+    share = successes / n
+    middle = (share + z**2 / (2 * n)) / (1 + z**2 / n)
+    half = z / (1 + z**2 / n) * float(np.sqrt(share * (1 - share) / n + z**2 / (4 * n**2)))
+    se = float(np.sqrt(share * (1 - share) / n))
+    return Interval(share, se, max(middle - half, 0.0), min(middle + half, 1.0), n)
 
 
 def p_value(estimate: Interval) -> float:

@@ -151,21 +151,40 @@ def columns_of(metrics: tuple[Metric, ...], variables: tuple[str, ...]) -> NDArr
     return np.array([[number[part] for part in metric] for metric in metrics], dtype=np.int64)
 
 
-class _Side(NamedTuple):
-    n: Array  # (c,)
-    y: Array  # (k, c) ratio of the numerator's and denominator's means
+class Linear(NamedTuple):
+    """Metrics and their covariates in each cell, linearised if they are ratios; shapes (k, c).
+
+    Attributes:
+        n: Units, shape (c,).
+        y, x: Ratio of the means of numerator and denominator, of the metric and of its covariate.
+        yy, xx, xy: Variances and covariance per unit.
+    """
+
+    n: Array
+    y: Array
     x: Array
     yy: Array
     xx: Array
     xy: Array
 
 
-def _side(sums: Sums, columns: NDArray[np.int64], cells: NDArray[np.int64]) -> _Side:
+def linearised(sums: Sums, columns: NDArray[np.int64]) -> Linear:
+    """Linearise metrics in every cell of a cube (delta method).
+
+    Args:
+        sums: Sums of the variables.
+        columns: Column numbers, shape (k, 4), as in `compare`.
+    """
+    sums = _with_one(sums)
+    return _linear(sums.n, sums.mean(), sums.covariance(), columns)
+
+
+def _side(sums: Sums, columns: NDArray[np.int64], cells: NDArray[np.int64]) -> Linear:
     part = Sums(sums.n[cells], sums.shift, sums.first[cells], sums.second[cells])
     return _linear(part.n, part.mean(), part.covariance(), columns)
 
 
-def _linear(n: Array, mean: Array, covariance: Array, columns: NDArray[np.int64]) -> _Side:
+def _linear(n: Array, mean: Array, covariance: Array, columns: NDArray[np.int64]) -> Linear:
     at = mean[:, columns].transpose(1, 0, 2)  # (k, c, 4)
     cov = covariance[:, columns[:, :, None], columns[:, None, :]].transpose(1, 0, 2, 3)
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -176,7 +195,7 @@ def _linear(n: Array, mean: Array, covariance: Array, columns: NDArray[np.int64]
         yy = np.einsum("kci,kcij,kcj->kc", to_y, cov, to_y)
         xx = np.einsum("kci,kcij,kcj->kc", to_x, cov, to_x)
         xy = np.einsum("kci,kcij,kcj->kc", to_y, cov, to_x)
-    return _Side(n, y, x, yy, xx, xy)
+    return Linear(n, y, x, yy, xx, xy)
 
 
 def _theta(pooled: Sums, columns: NDArray[np.int64]) -> tuple[Array, Array]:
@@ -186,7 +205,7 @@ def _theta(pooled: Sums, columns: NDArray[np.int64]) -> tuple[Array, Array]:
     return theta, side.x
 
 
-def _adjust(side: _Side, theta: Array, center: Array) -> tuple[Array, Array, Array, Array]:
+def _adjust(side: Linear, theta: Array, center: Array) -> tuple[Array, Array, Array, Array]:
     mean = side.y - theta * (side.x - center)
     variance = np.maximum(side.yy + theta**2 * side.xx - 2 * theta * side.xy, 0.0)
     return mean, variance, side.yy, np.broadcast_to(side.n, mean.shape)
@@ -218,6 +237,6 @@ def _reason(
     both = np.stack([mean[treated], mean[control]])[:, :, columns]  # (2, c, k, 4)
     unknown = np.isnan(both).any(axis=(0, 3)).T
     empty = (both[..., [1, 3]] == 0).any(axis=(0, 3)).T
-    cases = [np.broadcast_to(fewest < 1, variance.shape), np.broadcast_to(fewest < 2, variance.shape)]
-    cases += [unknown, empty, ~(variance > 0)]
+    few = [np.broadcast_to(fewest < least, variance.shape) for least in (1, 2)]
+    cases: list[NDArray[np.bool_]] = [*few, unknown, empty, ~(variance > 0)]
     return np.select(cases, range(1, len(REASONS)), 0).astype(np.int64)

@@ -1,0 +1,117 @@
+"""The verdict of an experiment, from the rule that was fixed before it began.
+
+The rule reads intervals that are valid at every look, intersected over the looks so far, so that a verdict
+can only be taken back by new data that contradict it. Values are oriented: up is good.
+"""
+
+from enum import StrEnum
+from typing import NamedTuple
+
+
+class Verdict(StrEnum):
+    """What to do."""
+
+    SHIP = "ship"
+    RUNNING = "keep running"
+    HARM = "stop: harm"
+    NO_DIFFERENCE = "stop: no difference worth having"
+    UNREADABLE = "cannot be read"
+
+
+class Shown(NamedTuple):
+    """What is known of one metric at a look; up is good.
+
+    Attributes:
+        name: The metric.
+        lower, upper: Ends of the running interval, valid at all looks together.
+        margin: For a guardrail: the loss that would be borne; for the primary: the least effect worth
+            having (its planned effect). Both above or at 0.
+    """
+
+    name: str
+    lower: float
+    upper: float
+    margin: float
+
+
+class Decision(NamedTuple):
+    """The verdict and its reason.
+
+    Attributes:
+        verdict: What to do.
+        reason: Why, in one plain sentence.
+        is_early: Whether it was reached before the planned end: the estimate is then likely too high.
+    """
+
+    verdict: Verdict
+    reason: str
+    is_early: bool = False
+
+
+EARLY = " It was reached before the planned end, so the estimated size is likely too high."
+
+
+def decide(
+    primary: Shown, guardrails: tuple[Shown, ...], *, is_over: bool, fault: str = "", unit: str = ""
+) -> Decision:
+    """Apply the rule at one look.
+
+    Ship: the primary metric is up, and every guardrail is shown to lose less than its margin. Stop for
+    harm: the primary is down, or a guardrail is shown to lose more than its margin. Stop for no
+    difference: the primary's interval ends below the least effect worth having. Otherwise keep running;
+    at the planned end an answer that is still open cannot be read.
+
+    Args:
+        primary: The primary metric.
+        guardrails: Metrics that must not suffer.
+        is_over: Whether the planned end has been reached.
+        fault: Why the data cannot be trusted, if they cannot.
+        unit: Unit of the primary metric, for the sentence.
+
+    Example:
+        >>> decide(Shown("margin", 0.2, 0.9, 0.3), (), is_over=True).verdict.value
+        'ship'
+    """
+    if fault:
+        return Decision(Verdict.UNREADABLE, _sentence(fault))
+    crossed = [s for s in (primary, *guardrails) if s.lower > s.upper]
+    if crossed:
+        names = ", ".join(s.name for s in crossed)
+        return Decision(Verdict.UNREADABLE, f"Later data contradict earlier data on {names}.")
+    late = "" if is_over else EARLY
+    hurt = [g for g in guardrails if g.upper < -g.margin]
+    if hurt:
+        return Decision(Verdict.HARM, f"{_names(hurt)} fell by more than the margin set for it.", not is_over)
+    if primary.upper < 0:
+        return Decision(Verdict.HARM, f"{primary.name} fell against the control.{late}", not is_over)
+    open_ = [g for g in guardrails if not g.lower > -g.margin]
+    if primary.lower > 0 and not open_:
+        kept = " and every guardrail held" if guardrails else ""
+        return Decision(Verdict.SHIP, f"{primary.name} rose against the control{kept}.{late}", not is_over)
+    if primary.upper < primary.margin and not primary.lower > 0:
+        worth = f"{primary.margin:.4g} {unit}".strip()
+        reason = f"any gain in {primary.name} is below the {worth} per customer that would be worth having."
+        return Decision(Verdict.NO_DIFFERENCE, _sentence(reason), not is_over)
+    return _undecided(primary, open_, is_over=is_over)
+
+
+def _undecided(primary: Shown, pending: list[Shown], *, is_over: bool) -> Decision:
+    if primary.lower > 0:
+        reason = f"{primary.name} rose, but {_names(pending)} is not yet shown to be within its margin."
+        return Decision(Verdict.RUNNING, reason)
+    if is_over:
+        reason = (
+            f"The planned end was reached and {primary.name} could have moved by nothing or by an amount "
+            "worth having; a larger experiment would be needed to tell."
+        )
+        return Decision(Verdict.UNREADABLE, reason)
+    return Decision(Verdict.RUNNING, f"{primary.name} has not been measured closely enough yet.")
+
+
+def _names(shown: list[Shown]) -> str:
+    return " and ".join(s.name for s in shown)
+
+
+def _sentence(text: str) -> str:
+    text = text[:1].upper() + text[1:]
+    return text if text.endswith(".") else text + "."
