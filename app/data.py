@@ -1,0 +1,144 @@
+"""Cached reading of a workspace: which ones there are, and its small tables."""
+
+import json
+import os
+import sys
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import streamlit as st
+
+from nba import settings, tables
+from nba.errors import DataError, MissingError
+from nba.history import FOLDER, INDEX, History
+
+VARIABLE = "NBA_WORKSPACE"
+SCRIPT = "Home.py"
+DEFAULT = Path("workspaces/demo")
+# The step that fills each table that a page reads.
+STEP = {
+    "decisions": "decide",
+    "batches": "decide",
+    "effects": "analyze",
+    "credits": "attribute",
+    "attribution": "attribute",
+    "clv": "clv",
+    "policy_values": "evaluate",
+    "summary": "overview",
+}
+
+
+@dataclass(frozen=True)
+class Reader:
+    """One workspace at one version, read table by table.
+
+    Attributes:
+        root: Its folder.
+        history: Its tables.
+        config: Its settings.
+    """
+
+    root: Path
+    history: History
+    config: settings.Settings
+
+    @property
+    def currency(self) -> str:
+        """ISO code of all money."""
+        return self.config.workspace.currency
+
+    @property
+    def headline_arm(self) -> str:
+        """The arm decided by the champion, else the first that is not the control."""
+        experiment = self.config.experiment
+        arms = [arm for arm in experiment.arms if arm.name != experiment.control]
+        champions = [arm.name for arm in arms if arm.policy == "champion"]
+        return [*champions, *(arm.name for arm in arms), experiment.control][0]
+
+    def has(self, name: str) -> bool:
+        """Say whether a table has been written and has rows."""
+        return self.history.has(name) and self.table(name).num_rows > 0
+
+    def table(self, name: str) -> pa.Table:
+        """Read a table that keeps its contract.
+
+        Raises:
+            MissingError: when no step has written it yet.
+            DataError: when it is damaged.
+        """
+        return _table(self.history, str(self.root), self.history.version, name)
+
+    def rows(self, name: str, **equal: object) -> list[dict[str, Any]]:
+        """Read the rows of a table in which the named columns have the given values."""
+        return where(self.table(name), **equal).to_pylist()
+
+    def number(self, measure: str) -> float | None:
+        """Read one of the single numbers; None where it is unknown."""
+        found = self.rows("summary_numbers", measure=measure)
+        return found[0]["value"] if found else None
+
+    def moment(self, measure: str) -> datetime | None:
+        """Read one of the single moments; None where it is unknown."""
+        found = self.rows("summary_numbers", measure=measure)
+        return found[0]["at"] if found else None
+
+    def command(self, table: str) -> str:
+        """Give the command that fills a table."""
+        name = "summary" if table.startswith("summary") else table
+        return f"nba {STEP[name]} {self.root}"
+
+
+def where(table: pa.Table, **equal: object) -> pa.Table:
+    """Keep the rows in which the named columns have the given values."""
+    for name, value in equal.items():
+        table = table.filter(pc.equal(table[name], pa.scalar(value, table[name].type)))
+    return table
+
+
+def workspaces() -> dict[str, Path]:
+    """Find the workspace the app was started with, and those beside it; that one comes first.
+
+    Only these can be named in the URL, so that a link cannot make the app read another folder.
+
+    Raises:
+        MissingError: when there is none.
+    """
+    # Other programs that run the script, such as tests, have arguments of their own.
+    own = sys.argv[1:] if Path(sys.argv[0]).name == SCRIPT else []
+    given = own[0] if own else os.environ.get(VARIABLE, "")
+    start = Path(given).expanduser() if given else DEFAULT
+    start = start.absolute()
+    beside = sorted(start.parent.iterdir()) if start.parent.is_dir() else []
+    found = [path for path in beside if (path / settings.FILE).is_file()]
+    ordered = [path for path in found if path == start] + [path for path in found if path != start]
+    if not (start / settings.FILE).is_file():
+        raise MissingError(f"{start} has no {settings.FILE}")
+    return {path.name: path for path in ordered}
+
+
+def read(root: Path) -> Reader:
+    """Read a workspace as it stands now.
+
+    Raises:
+        NbaError: when its settings or the list of its tables cannot be used.
+    """
+    config = settings.read(root)
+    try:
+        history = History.read(root)
+    except (json.JSONDecodeError, KeyError, AttributeError, TypeError, UnicodeDecodeError) as error:
+        raise DataError(
+            f"{root / FOLDER / INDEX} cannot be read: {error}",
+            "Restore this file from a copy of the workspace.",
+        ) from None
+    return Reader(root, history, config)
+
+
+@st.cache_resource(max_entries=200, show_spinner=False)
+def _table(_history: History, root: str, version: int, name: str) -> pa.Table:  # noqa: ARG001
+    found = _history.table(name)
+    contract = tables.BY_NAME.get(name)
+    return contract.conform(found) if contract else found

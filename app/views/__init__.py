@@ -1,0 +1,1 @@
+"""One page each: read small tables, show them."""

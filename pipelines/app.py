@@ -1,0 +1,48 @@
+"""Open the app on a workspace."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from nba import settings
+from nba.errors import MissingError
+
+HOME = Path(__file__).parents[1] / "app" / "Home.py"
+
+
+def command(workspace: Path, port: int) -> list[str]:
+    """Give the command that serves the app on this machine only.
+
+    Example:
+        >>> command(Path("workspaces/demo"), 8501)[-1]
+        'workspaces/demo'
+    """
+    options = {
+        "server.headless": "true",
+        "server.address": "127.0.0.1",
+        "server.port": str(port),
+        "browser.gatherUsageStats": "false",
+        "server.fileWatcherType": "none",
+    }
+    flags = [text for name, value in options.items() for text in (f"--{name}", value)]
+    return [sys.executable, "-m", "streamlit", "run", str(HOME), *flags, "--", str(workspace)]
+
+
+def run(workspace: Path, port: int) -> None:
+    """Serve the app until it is interrupted.
+
+    Args:
+        workspace: Folder of the workspace; its settings are checked first.
+        port: Port on this machine.
+
+    Raises:
+        MissingError: when the workspace is not there, or the app could not be served.
+    """
+    settings.read(workspace)
+    code = subprocess.run(command(workspace, port), env=dict(os.environ), check=False).returncode  # noqa: S603
+    if code not in (0, 130, -2):
+        raise MissingError(
+            f"the app ended with code {code}; expected it to serve port {port}",
+            f"If the port is taken, name another: `nba app {workspace} --port {port + 1}`.",
+        )
