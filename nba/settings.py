@@ -228,6 +228,42 @@ class Models(_Frozen):
     annual_discount: Annotated[float, Field(ge=0)] = 0.1
 
 
+class Attribution(_Frozen):
+    """How touches earn credit for orders.
+
+    Attributes:
+        lookback_days: A touch counts for an order so many days after it, at most.
+        kinds: Kinds of touches that count; touches of one decision count once, at the first of these.
+        session_minutes: Touches without a decision on one channel within so many minutes are one.
+        repeat: `next` counts a touch for the next order only, `each` for every order in its window.
+        intent_channels: Channels that only follow what a customer already wants; all others advertise.
+        half_life_days: Age at which a touch weighs half (time decay).
+        methods: Rules and models whose credits are written.
+        level: Confidence level of incremental numbers.
+    """
+
+    lookback_days: Annotated[float, Field(gt=0, le=730)] = 30.0
+    kinds: tuple[Literal["sent", "delivered", "seen", "clicked"], ...] = (
+        "sent",
+        "delivered",
+        "seen",
+        "clicked",
+    )
+    session_minutes: Annotated[float, Field(ge=0)] = 30.0
+    repeat: Literal["next", "each"] = "next"
+    intent_channels: tuple[str, ...] = ("direct", "organic", "brand_search")
+    half_life_days: Annotated[float, Field(gt=0)] = 7.0
+    methods: tuple[
+        Literal[
+            "first", "last", "last_ad", "linear", "time_decay", "position", "first_ads", "last_ads",
+            "linear_ads", "time_decay_ads", "position_ads", "markov_1", "markov_2", "markov_3",
+            "markov_1_ads", "markov_2_ads", "markov_3_ads", "shapley_count", "shapley_rate",
+        ],
+        ...,
+    ] = ("first", "last", "linear", "time_decay", "position", "markov_1")  # fmt: skip
+    level: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
+
+
 class Delivery(_Frozen):
     """How batches are delivered.
 
@@ -252,6 +288,7 @@ class Settings(_Frozen):
     policy: PolicySettings = PolicySettings()
     experiment: Experiment = Experiment()
     models: Models = Models()
+    attribution: Attribution = Attribution()
     delivery: Delivery = Delivery()
 
     @property
