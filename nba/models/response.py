@@ -1,0 +1,255 @@
+"""Will they respond: one LightGBM over features, action and channel, calibrated on unseen customers.
+
+One model serves all treatments and `none`, so that rare treatments learn from common ones and all
+treatments of a customer are scored with the same trees. The same class, without treatments, predicts
+purchases from snapshots of the past (`fit_snapshot`).
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import lightgbm as lgb
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+from scipy.optimize import minimize
+from scipy.special import expit
+
+from nba import metrics
+from nba.models import crossfit, inputs
+from nba.settings import Models
+
+Array = NDArray[np.float64]
+Whole = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Response:
+    """A calibrated classifier.
+
+    Attributes:
+        booster: The trees; their inputs are the features, then the codes of the treatment.
+        n_features: Number of features.
+        intercept, slope: Calibration on the log-odds.
+    """
+
+    booster: lgb.Booster
+    n_features: int
+    intercept: float = 0.0
+    slope: float = 1.0
+
+    def predict(self, X: Array, codes: Array) -> Array:
+        """Give the chance of a response of each row under each treatment.
+
+        Args:
+            X: Features, shape (n, p).
+            codes: Codes of k treatments, shape (k, m).
+
+        Returns:
+            Shape (n, k), probabilities.
+        """
+        out = np.empty((len(X), len(codes)))
+        full = np.empty((len(X), X.shape[1] + codes.shape[1]))
+        full[:, : X.shape[1]] = X
+        for j, code in enumerate(codes):
+            full[:, X.shape[1] :] = code
+            out[:, j] = self.calibrated(raw(self.booster, full))
+        return out
+
+    def predict_own(self, X: Array, codes: Array) -> Array:
+        """Give the chance of each row under its own treatment: X (n, p), codes (n, m) to shape (n,)."""
+        return self.calibrated(raw(self.booster, np.hstack([X, codes])))
+
+    def calibrated(self, score: Array) -> Array:
+        """Turn log-odds of the trees into probabilities."""
+        return expit(self.intercept + self.slope * score)
+
+
+def parameters(settings: Models, seed: int, **more: Any) -> dict[str, Any]:
+    """Give LightGBM's parameters: shallow, slow and regularised, never its defaults."""
+    return {
+        "objective": "binary",
+        "num_leaves": settings.leaves,
+        "learning_rate": settings.learning_rate,
+        "min_data_in_leaf": settings.min_leaf,
+        "feature_fraction": 0.5,
+        "lambda_l2": 10.0,
+        "max_bin": 63,
+        "seed": seed,
+        "deterministic": True,
+        "force_col_wise": True,
+        "verbose": -1,
+        **more,
+    }
+
+
+def raw(booster: lgb.Booster, X: Array) -> Array:
+    """Predict the sum of the leaves, shape (n,)."""
+    return np.asarray(booster.predict(X, raw_score=True), dtype=np.float64)
+
+
+def grow(X: Array, y: Array, weight: Array, params: Mapping[str, Any], trees: int) -> lgb.Booster:
+    """Fit trees to rows; leaves shrink with the number of rows, so that few rows still teach something."""
+    fitted = dict(params)
+    fitted["min_data_in_leaf"] = int(np.clip(len(y) // 50, 1, params["min_data_in_leaf"]))
+    data = lgb.Dataset(X, y, weight=weight, params=fitted, free_raw_data=True)
+    return lgb.train(fitted, data, trees)
+
+
+def calibrate(score: Array, y: Array, weight: Array) -> tuple[float, float]:
+    """Fit intercept and slope on the log-odds of unseen rows (Platt 1999), held near (0, 1) if rows are few.
+
+    Args:
+        score: Log-odds of rows that the model has not seen, shape (n,).
+        y: 0 or 1, shape (n,).
+        weight: Shape (n,).
+    """
+
+    def loss(theta: Array) -> tuple[float, Array]:
+        z = theta[0] + theta[1] * score
+        p = expit(z)
+        penalty = 2.0 * ((theta[1] - 1) ** 2) + 0.1 * theta[0] ** 2
+        value = float((weight * (np.logaddexp(0, z) - y * z)).sum() + penalty)
+        slope = weight * (p - y)
+        gradient = np.array([slope.sum() + 0.2 * theta[0], slope @ score + 4.0 * (theta[1] - 1)])
+        return value / len(y), gradient / len(y)
+
+    found = minimize(loss, np.array([0.0, 1.0]), jac=True, method="L-BFGS-B", bounds=[(-5, 5), (0.1, 3)])
+    return float(found.x[0]), float(found.x[1])
+
+
+@dataclass(frozen=True)
+class Snapshots:
+    """A model of purchases from snapshots of the past, and how well it did on the last of them.
+
+    Attributes:
+        model: Fitted on all cut-offs.
+        names: Its features, in order.
+        metrics: Of the last cut-off, by a model that has seen only earlier ones: auc, log_loss,
+            log_loss_constant, ece, calibration_slope, base_rate, n.
+        calibration: Table bin, n, predicted, observed, of the same.
+    """
+
+    model: Response
+    names: tuple[str, ...]
+    metrics: dict[str, float]
+    calibration: pa.Table
+
+    def scores(self, features: pa.Table) -> Array:
+        """Give the chance of a purchase within the horizon, shape (n,)."""
+        X = inputs.matrix(features, self.names)
+        return self.model.predict(X, np.zeros((1, 0)))[:, 0]
+
+
+def fit_snapshot(examples: pa.Table, settings: Models, seed: int) -> Snapshots:
+    """Learn the chance of a purchase in the time after a snapshot, judged on the last snapshot.
+
+    Args:
+        examples: Columns customer_id, as_of, is_response and f_*; several as_of, whose horizons do not
+            reach beyond what is known.
+        settings: LightGBM's capacity.
+        seed: Of the trees.
+
+    Returns:
+        The model fitted on all snapshots, with metrics of the last by a model of the earlier.
+    """
+    names = inputs.feature_names(examples)
+    X = inputs.matrix(examples, names)
+    y = examples["is_response"].to_numpy().astype(float)
+    as_of = examples["as_of"].cast(pa.int64()).to_numpy()
+    last = as_of == as_of.max()
+    params = parameters(settings, seed)
+    weight = np.ones(len(y))
+    judged = _fit_calibrated(X[~last], y[~last], as_of[~last], params, settings.trees)
+    predicted = judged.predict(X[last], np.zeros((1, 0)))[:, 0]
+    final = Response(
+        grow(X, y, weight, params, settings.trees), len(names), judged.intercept, judged.slope
+    )
+    found = metrics.classification(y[last], predicted)
+    return Snapshots(final, names, found, metrics.calibration(y[last], predicted))
+
+
+def _fit_calibrated(
+    X: Array, y: Array, as_of: Whole, params: Mapping[str, Any], trees: int
+) -> Response:
+    # The calibration comes from the latest of the earlier snapshots, predicted by those before it.
+    weight = np.ones(len(y))
+    booster = grow(X, y, weight, params, trees)
+    newest = as_of == as_of.max()
+    if newest.all():
+        return Response(booster, X.shape[1])
+    earlier = grow(X[~newest], y[~newest], weight[~newest], params, trees)
+    shape = calibrate(raw(earlier, X[newest]), y[newest], weight[newest])
+    return Response(booster, X.shape[1], *shape)
+
+
+@dataclass(frozen=True)
+class CrossFitted:
+    """The response model with its predictions for rows whose customers it had not seen.
+
+    Attributes:
+        model: Fitted on all rows.
+        p_none: Chance without contact, shape (n,), out of fold.
+        p_own: Chance under the row's own treatment, shape (n,), out of fold.
+        p_paired: Chance under the treatment it is paired with, shape (n,), out of fold.
+    """
+
+    model: Response
+    p_none: Array
+    p_own: Array
+    p_paired: Array
+
+
+def fit(
+    X: Array,
+    own: Array,
+    paired: Array,
+    y: Array,
+    weight: Array,
+    fold: Whole,
+    settings: Models,
+    seed: int,
+) -> CrossFitted:
+    """Fit the joint response model and its out-of-fold predictions.
+
+    Args:
+        X: Features, shape (n, p).
+        own: Codes of each row's own treatment, shape (n, m); zeros are `none`.
+        paired: Codes of the treatment it is paired with, shape (n, m); its own where treated.
+        y: 0 or 1, shape (n,).
+        weight: Shape (n,).
+        fold: Fold of each row, shape (n,).
+        settings: Capacity.
+        seed: Of the trees.
+    """
+    params = parameters(settings, seed)
+    full = np.hstack([X, own])
+    is_treated = own.any(axis=1)
+
+    def fit_predict(known: Whole, new: Whole) -> Array:
+        booster = grow(full[known], y[known], weight[known], params, settings.trees)
+        rows = full[new]
+        rows[:, X.shape[1] :] = 0
+        none = raw(booster, rows)
+        rows[:, X.shape[1] :] = paired[new]
+        with_paired = raw(booster, rows)
+        return np.column_stack([none, np.where(is_treated[new], with_paired, none), with_paired])
+
+    scores = crossfit.out_of_fold(fold, fit_predict)
+    intercept, slope = calibrate(scores[:, 1], y, weight)
+    booster = grow(full, y, weight, params, settings.trees)
+    model = Response(booster, X.shape[1], intercept, slope)
+    return CrossFitted(model, *model.calibrated(scores).T)
+
+
+def check_responses(y: Array) -> Sequence[str]:
+    """Name what keeps these responses from being learnt; empty if nothing."""
+    faults = []
+    if len(y) < 100:
+        faults.append(f"{len(y)} examples; expected 100 or more")
+    if y.sum() < 5:
+        faults.append(f"{int(y.sum())} responses; expected 5 or more")
+    if len(y) - y.sum() < 5:
+        faults.append(f"{int(len(y) - y.sum())} examples without a response; expected 5 or more")
+    return faults

@@ -1,0 +1,404 @@
+"""The served model: one joint object that scores all treatments of a customer.
+
+It holds the response model, the effect model and the shrunk margin of a customer's responses; it is
+fitted on examples, saved as text and arrays (no pickle), and named by the hash of its content.
+"""
+
+import hashlib
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import lightgbm as lgb
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from nba import metrics
+from nba.catalog import Catalog
+from nba.errors import DataError, MissingError, listed
+from nba.models import crossfit, inputs, response, uplift
+from nba.models.hierarchy import Hierarchy, Layout
+from nba.models.inputs import Coding
+from nba.models.response import Response
+from nba.models.uplift import Learnt, Scaling, Uplift
+from nba.settings import Models
+
+Array = NDArray[np.float64]
+Whole = NDArray[np.int64]
+
+_CAP = 120_000  # examples that training reads; more `none` rows than this are thinned and weighted
+_MARGIN_WEIGHT = 3.0  # orders that the population's margin counts for in a customer's
+_FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What the models believe of n customers and k treatments (column 0 is `none`).
+
+    Attributes:
+        p_response: Chance of a response within the window, shape (n, k).
+        uplift: Change of that chance against no contact, shape (n, k); column 0 is 0.
+        uplift_se: Standard error of the uplift, shape (n, k); column 0 is 0.
+        margin_per_response: Expected margin of a response of the customer, money, shape (n,).
+    """
+
+    p_response: Array
+    uplift: Array
+    uplift_se: Array
+    margin_per_response: Array
+
+
+@dataclass(frozen=True)
+class Report:
+    """How good the model is, on customers that it had not seen.
+
+    Attributes:
+        metrics: Numbers by name.
+        tables: Small tables for figures: calibration, qini, uplift_deciles, importance, effects.
+    """
+
+    metrics: dict[str, float] = field(default_factory=dict)
+    tables: dict[str, pa.Table] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Margin:
+    """Expected margin of a response: a customer's mean margin per order, shrunk to the population's.
+
+    Attributes:
+        population: Mean margin per order, money.
+        factor: Margin of a response within the window over the margin of an order (a response may hold
+            several orders).
+    """
+
+    population: float
+    factor: float
+
+    def predict(self, features: pa.Table) -> Array:
+        """Give the expected margin of a response, money, shape (n,), at least 0."""
+        return np.maximum(self.factor * shrunk(features, self.population), 0.0)
+
+
+@dataclass(frozen=True)
+class Scorer:
+    """The joint model; see the module.
+
+    Attributes:
+        names: Features it reads, in order.
+        coding: Treatments it was fitted on.
+        model_id: Hash of its content, 16 hexadecimal digits.
+    """
+
+    names: tuple[str, ...]
+    coding: Coding
+    response: Response
+    effect: Uplift
+    margin: Margin
+    report: Report = field(default_factory=Report)
+
+    @classmethod
+    def fit(cls, examples: pa.Table, catalog: Catalog, settings: Models, seed: int) -> "Scorer":
+        """Learn from decisions whose outcome is known.
+
+        Args:
+            examples: The `examples` table; treatments that the catalog no longer has are left out.
+            catalog: Fixes the treatments and their columns.
+            settings: Folds, capacity and the half-life of examples.
+            seed: Of folds and trees.
+
+        Raises:
+            DataError: when there are too few examples or responses to learn from.
+        """
+        coding = Coding.of(catalog)
+        column = coding.columns(examples["treatment_id"].to_pylist())
+        kept = thin(column, np.random.default_rng(seed))
+        rows = examples.take(pa.array(kept.rows))
+        column = column[kept.rows]
+        y = rows["is_response"].to_numpy().astype(float)
+        if faults := response.check_responses(y):
+            raise listed(faults, "the examples do not suffice to learn from", "Close more decisions first.")
+        names = inputs.feature_names(rows)
+        X = inputs.matrix(rows, names)
+        weight = kept.weight * age_weight(rows, settings.half_life_days)
+        fold = crossfit.folds(rows["customer_id"], settings.folds, seed)
+        paired = pair(column, len(coding.treatment_ids), np.random.default_rng(seed + 1))
+        codes = coding.codes()
+        crossed = response.fit(X, codes[column], codes[paired], y, weight, fold, settings, seed)
+        learnt = uplift.fit(X, column, paired, y, weight, fold, crossed, coding, settings, seed)
+        margin = fit_margin(rows, catalog.cost[column])
+        scorer = cls(names, coding, crossed.model, learnt.model, margin)
+        report = judge(scorer, column, y, weight, crossed, learnt, seed)
+        return cls(names, coding, crossed.model, learnt.model, margin, report)
+
+    def scores(self, features: pa.Table, catalog: Catalog | None = None) -> Scores:
+        """Score all treatments of customers.
+
+        Args:
+            features: The `features` table, n rows.
+            catalog: Gives the columns; the catalog of the fit if None. A treatment that is new since
+                borrows from its action and channel, with a wide standard error.
+        """
+        treatments = self.coding if catalog is None else Coding.of(catalog)
+        X = inputs.matrix(features, self.names)
+        p_response = self.response.predict(X, self.coding.codes(treatments))
+        mean, se = self.effect.predict(X, p_response, treatments)
+        zero = np.zeros((len(X), 1))
+        return Scores(
+            p_response,
+            np.hstack([zero, np.clip(mean, -1, 1)]),
+            np.hstack([zero, se]),
+            self.margin.predict(features),
+        )
+
+    @property
+    def model_id(self) -> str:
+        """Hash of the content."""
+        digest = hashlib.sha256()
+        meta, arrays = _meta(self), _arrays(self)
+        digest.update(json.dumps(meta, sort_keys=True).encode())
+        for name in sorted(arrays):
+            digest.update(name.encode() + np.ascontiguousarray(arrays[name]).tobytes())
+        for booster in (self.response.booster, self.effect.trees):
+            digest.update(booster.model_to_string().encode() if booster else b"-")
+        return digest.hexdigest()[:16]
+
+    def save(self, folder: Path) -> None:
+        """Write the model: `scorer.json`, `arrays.npz`, trees as LightGBM text, `report.json`."""
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "scorer.json").write_text(json.dumps(_meta(self), indent=1), encoding="utf-8")
+        np.savez_compressed(folder / "arrays.npz", **_arrays(self))  # type: ignore[arg-type]
+        (folder / "response.txt").write_text(self.response.booster.model_to_string(), encoding="utf-8")
+        if self.effect.trees is not None:
+            (folder / "effect.txt").write_text(self.effect.trees.model_to_string(), encoding="utf-8")
+        tables = {name: table.to_pydict() for name, table in self.report.tables.items()}
+        report = {"metrics": self.report.metrics, "tables": tables}
+        (folder / "report.json").write_text(json.dumps(report), encoding="utf-8")
+
+    @classmethod
+    def load(cls, folder: Path) -> "Scorer":
+        """Read a saved model.
+
+        Raises:
+            MissingError: when the folder holds none.
+            DataError: when it was written by another format.
+        """
+        path = Path(folder) / "scorer.json"
+        if not path.is_file():
+            raise MissingError(f"{path} does not exist; expected a saved scorer", "Run `nba train` first.")
+        meta = json.loads(path.read_text(encoding="utf-8"))
+        if meta.get("format") != _FORMAT:
+            raise DataError(
+                f"{path} has format {meta.get('format')}; expected {_FORMAT}", "Train the model again."
+            )
+        return _read(Path(folder), meta)
+
+
+@dataclass(frozen=True)
+class Thinned:
+    """Rows kept for training and the weight that makes up for the others.
+
+    Attributes:
+        rows: Row numbers, sorted.
+        weight: Shape (rows,).
+    """
+
+    rows: Whole
+    weight: Array
+
+
+def thin(column: Whole, rng: np.random.Generator, cap: int = _CAP) -> Thinned:
+    """Keep at most `cap` rows: all treated ones if they fit, and a sample of `none`, weighted.
+
+    Args:
+        column: Treatment of each row, 0 is `none`, -1 unknown (left out); shape (n,).
+        rng: Chooses the sample.
+        cap: Most rows to keep.
+
+    Example:
+        >>> kept = thin(np.array([0, 0, 0, 0, 1, -1]), np.random.default_rng(0), cap=4)
+        >>> len(kept.rows), float(kept.weight.sum())
+        (3, 5.0)
+    """
+    parts, weights = [], []
+    for numbers, room in ((np.flatnonzero(column > 0), cap // 2), (np.flatnonzero(column == 0), cap // 2)):
+        other = int((column >= 0).sum()) - len(numbers)
+        room = max(room, cap - other)
+        chosen = numbers if len(numbers) <= room else rng.choice(numbers, room, replace=False)
+        parts.append(chosen)
+        weights.append(np.full(len(chosen), len(numbers) / max(len(chosen), 1)))
+    rows = np.concatenate(parts)
+    order = np.argsort(rows)
+    return Thinned(rows[order], np.concatenate(weights)[order])
+
+
+def pair(column: Whole, n_treatments: int, rng: np.random.Generator) -> Whole:
+    """Pair each `none` row with a treatment drawn as often as treatments were given.
+
+    Treated rows keep their own. Rows of both groups then have a (customer, treatment) by whose predicted
+    effect they can be ranked, whether it was given or not.
+    """
+    given = column[column > 0]
+    pool = given if len(given) else np.arange(1, n_treatments + 1)
+    return np.where(column > 0, column, rng.choice(pool, len(column)))
+
+
+def age_weight(examples: pa.Table, half_life_days: float | None) -> Array:
+    """Weigh old examples less: half at an age of `half_life_days` before the newest; shape (n,)."""
+    if half_life_days is None or not examples.num_rows:
+        return np.ones(examples.num_rows)
+    at = examples["as_of"].cast(pa.int64()).to_numpy() / 86400e6
+    return np.asarray(0.5 ** ((at.max() - at) / half_life_days))
+
+
+def shrunk(features: pa.Table, population: float) -> Array:
+    """Shrink customers' mean margin per order to the population's, by the number of their orders."""
+    mean, n = inputs.matrix(features, ("f_margin_per_order", "f_orders_total")).T
+    n = np.where(np.isfinite(mean), np.nan_to_num(n), 0.0)
+    total = n * np.nan_to_num(mean) + _MARGIN_WEIGHT * population
+    return np.asarray(total / (n + _MARGIN_WEIGHT))
+
+
+def fit_margin(examples: pa.Table, cost: Array) -> Margin:
+    """Learn the population's margin per order, and what a response is worth in orders.
+
+    Args:
+        examples: The `examples` table, n rows.
+        cost: Cost of each row's treatment, which its reward is net of; money, shape (n,).
+    """
+    mean, n = inputs.matrix(examples, ("f_margin_per_order", "f_orders_total")).T
+    known = np.isfinite(mean) & (n > 0)
+    responded = examples["is_response"].to_numpy()
+    gross = examples["reward"].to_numpy() + cost
+    if not known.any():
+        return Margin(float(gross[responded].mean()) if responded.any() else 0.0, 1.0)
+    population = float(np.average(mean[known], weights=n[known]))
+    expected = shrunk(examples.filter(pa.array(responded)), population)
+    if expected.sum() <= 0:
+        return Margin(max(population, 0.0), 1.0)
+    # As if 20 responses had been worth exactly one order each: a guard while responses are few.
+    usual = 20 * max(population, 0.0)
+    factor = (gross[responded].sum() + usual) / (expected.sum() + usual)
+    return Margin(population, float(np.clip(factor, 0.25, 4.0)))
+
+
+def judge(
+    scorer: Scorer,
+    column: Whole,
+    y: Array,
+    weight: Array,
+    crossed: response.CrossFitted,
+    learnt: Learnt,
+    seed: int,
+) -> Report:
+    """Measure the model on out-of-fold predictions.
+
+    Qini ranks (customer, treatment) pairs, treated against not; rows are weighted by the chance of the
+    other group given x (overlap weights; Li, Morgan and Zaslavsky 2018), so that groups chosen by a
+    policy are comparable.
+    """
+    treated = column > 0
+    found = metrics.classification(y, crossed.p_own)
+    tables = {"calibration": metrics.calibration(y, crossed.p_own)}
+    found |= {f"loss_{name}": value for name, value in learnt.losses.items()}
+    found |= {f"weight_{n}": float(w) for n, w in zip(uplift.CANDIDATES, scorer.effect.weights)}
+    found |= {"heterogeneity_kept": learnt.kept, "margin_factor": scorer.margin.factor}
+    interval = metrics.qini_interval(
+        y, learnt.effect, treated.astype(float), np.random.default_rng(seed), weight, repeats=50
+    )
+    found |= {"qini": interval.value, "qini_lower": interval.lower, "qini_upper": interval.upper}
+    tables["qini"] = metrics.qini_table(y, learnt.effect, treated.astype(float), weight)
+    tables["uplift_deciles"] = metrics.by_decile(learnt.effect[treated], learnt.residual[treated])
+    tables["effects"] = effects(scorer.coding, column, y, learnt)
+    tables["importance"] = importance(scorer)
+    return Report({name: float(value) for name, value in found.items()}, tables)
+
+
+def effects(coding: Coding, column: Whole, y: Array, learnt: Learnt) -> pa.Table:
+    """Average effect of each treatment on the customers who got it.
+
+    Returns:
+        Columns treatment_id, n, response_rate, effect, se, lower, upper (95%), predicted.
+    """
+    rows = []
+    for t, name in enumerate(coding.treatment_ids, start=1):
+        at = column == t
+        n = int(at.sum())
+        if n < 2:
+            rows.append((name, n, *(np.nan,) * 6))
+            continue
+        effect = float(learnt.residual[at].mean())
+        se = float(learnt.residual[at].std(ddof=1) / np.sqrt(n))
+        bounds = effect - 1.96 * se, effect + 1.96 * se
+        rows.append((name, n, float(y[at].mean()), effect, se, *bounds, float(learnt.effect[at].mean())))
+    names = ("treatment_id", "n", "response_rate", "effect", "se", "lower", "upper", "predicted")
+    columns = list(zip(*rows)) if rows else [()] * len(names)
+    return pa.table(dict(zip(names, columns)))
+
+
+def importance(scorer: Scorer, top: int = 25) -> pa.Table:
+    """Share of the response trees' gain by feature; columns feature, importance, highest first."""
+    gain = scorer.response.booster.feature_importance("gain")
+    names = np.array([*scorer.names, *scorer.coding.names])
+    order = np.argsort(-gain, kind="stable")[:top]
+    return pa.table({"feature": names[order].tolist(), "importance": gain[order] / max(gain.sum(), 1e-12)})
+
+
+def _meta(scorer: Scorer) -> dict[str, Any]:
+    return {
+        "format": _FORMAT,
+        "features": list(scorer.names),
+        "treatment_ids": list(scorer.coding.treatment_ids),
+        "action_ids": list(scorer.coding.action_ids),
+        "channels": list(scorer.coding.channels),
+        "calibration": [scorer.response.intercept, scorer.response.slope],
+        "effect_scale": scorer.effect.linear.scale,
+        "margin": [scorer.margin.population, scorer.margin.factor],
+        "has_effect_trees": scorer.effect.trees is not None,
+    }
+
+
+def _arrays(scorer: Scorer) -> dict[str, Array]:
+    effect = scorer.effect
+    out = {
+        "center": effect.scaling.center,
+        "spread": effect.scaling.scale,
+        "weights": effect.weights,
+        "response_mean": effect.response_mean,
+    }
+    for name, model in (("constant", effect.constant), ("linear", effect.linear)):
+        out[f"{name}_mean"] = model.mean
+        out[f"{name}_covariance"] = model.covariance
+        out[f"{name}_variance"] = model.variance
+    return out
+
+
+def _read(folder: Path, meta: dict[str, Any]) -> Scorer:
+    coding = Coding(tuple(meta["treatment_ids"]), tuple(meta["action_ids"]), tuple(meta["channels"]))
+    names = tuple(meta["features"])
+    with np.load(folder / "arrays.npz", allow_pickle=False) as data:
+        a = {name: data[name] for name in data.files}
+
+    def linear(name: str, q: int) -> Hierarchy:
+        parts = (a[f"{name}_{part}"] for part in ("mean", "covariance", "variance"))
+        return Hierarchy(Layout(coding, q), *parts, meta["effect_scale"])
+
+    def trees(file: str) -> lgb.Booster:
+        return lgb.Booster(model_str=(folder / file).read_text(encoding="utf-8"))
+
+    effect = Uplift(
+        coding,
+        Scaling(a["center"], a["spread"]),
+        linear("constant", 1),
+        linear("linear", len(names) + 2),
+        trees("effect.txt") if meta["has_effect_trees"] else None,
+        a["weights"],
+        a["response_mean"],
+    )
+    classifier = Response(trees("response.txt"), len(names), *meta["calibration"])
+    report = Report()
+    if (folder / "report.json").is_file():
+        raw = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+        report = Report(raw["metrics"], {n: pa.table(t) for n, t in raw["tables"].items()})
+    return Scorer(names, coding, classifier, effect, Margin(*meta["margin"]), report)
