@@ -18,8 +18,8 @@ from nba.errors import DataError, MissingError
 from nba.features import table as features
 from nba.history import History
 from nba.models.scorer import Scorer
-from nba.serving import delivery
 from nba.serving import decide as serving
+from nba.serving import delivery
 from pipelines.progress import Progress, silent
 
 

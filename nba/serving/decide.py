@@ -56,8 +56,8 @@ class Scorer(Protocol):
     def model_id(self) -> str:
         """Name and version of the model."""
 
-    def scores(self, features: pa.Table) -> Scores:
-        """Score every customer of a features table."""
+    def scores(self, features: pa.Table, catalog: Catalog) -> Scores:
+        """Score every customer of a features table for every column of the catalog."""
 
 
 class Limited(NamedTuple):
@@ -206,7 +206,8 @@ def _deciders(
     models: Mapping[str, Scorer],
 ) -> dict[str, Decider]:
     nuisance = arbitrate.nuisance(snapshot, catalog, config.reward)
-    scores = {alias: model.scores(features) for alias, model in models.items()}
+    scores = {alias: model.scores(features, catalog) for alias, model in models.items()}
+    model_ids = {alias: model.model_id for alias, model in models.items()}
     unknown = arbitrate.unknown(features.num_rows, len(catalog.treatment_ids))
     beliefs = {alias: belief(found, catalog, nuisance) for alias, found in scores.items()}
     champion = beliefs.get("champion", unknown)
@@ -219,11 +220,11 @@ def _deciders(
         elif arm.policy == "response_greedy" and "champion" in models:
             found = scores["champion"]
             by_response = arbitrate.by_response(found.p_response, found.margin_per_response, catalog)
-            name = f"response_greedy@{models['champion'].model_id}"
+            name = f"response_greedy@{model_ids['champion']}"
             out[arm.name] = Decider(explore.Greedy(), name, by_response)
         elif arm.policy in models:
             policy = strategy(config.policy)
-            name = f"{policy.policy_id}@{models[arm.policy].model_id}"
+            name = f"{policy.policy_id}@{model_ids[arm.policy]}"
             out[arm.name] = Decider(policy, name, beliefs[arm.policy])
         else:
             out[arm.name] = Decider(explore.Uniform(), START, champion)
