@@ -1,0 +1,159 @@
+"""The best assignment of treatments under hard limits: the yardstick of the simulated world.
+
+The linear programme has one row per customer and one per limit. Its dual in the few limits is convex
+and piecewise linear and is solved by Kelley's cutting planes (Kelley 1960); customers whose choice the
+prices leave open then go to an exact linear programme of a few thousand variables (HiGHS), in which no
+more customers than limits can be fractional. The dual bounds what any assignment can reach.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import linprog
+from scipy.sparse import csr_array, vstack
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """One column per customer within the limits.
+
+    Attributes:
+        column: Shape (n,), 0 for none.
+        value: Its total value, money.
+        bound: No assignment is worth more, money.
+        price: Money per unit of each limit, shape (m,).
+    """
+
+    column: Ints
+    value: float
+    bound: float
+    price: Floats
+
+
+def best_within(value: Floats, use: Floats, available: Floats, tolerance: float = 1e-5) -> Assignment:
+    """Choose the column of each customer that makes the total value largest within hard limits.
+
+    Args:
+        value: Shape (n, k), money; column 0 is none, at 0; `-inf` where not eligible.
+        use: What each column uses of each limit, shape (k, m), 0 up.
+        available: What each limit allows, shape (m,).
+        tolerance: Relative gap at which the search for prices ends.
+
+    Returns:
+        The assignment; `value` lies within the gap of `bound`.
+
+    Example:
+        >>> got = best_within(np.array([[0.0, 3.0], [0.0, 2.0]]), np.array([[0.0], [1.0]]), np.array([1.0]))
+        >>> got.column.tolist(), got.value
+        ([1, 0], 3.0)
+    """
+    rows, worth, first = _candidates(value, use)
+    price, bound = _prices(worth, first.use, available, tolerance)
+    chosen = _fill(worth, first.use, available, price)
+    column = np.zeros(len(value), dtype=np.int64)
+    column[rows] = first.column[np.arange(len(rows)), chosen]
+    total = float(value[np.arange(len(value)), column].sum())
+    return Assignment(column, total, bound, price)
+
+
+@dataclass(frozen=True)
+class _Groups:
+    # Columns that use the limits alike: only the best of them can be chosen.
+    use: Floats
+    column: Ints
+
+
+def _candidates(value: Floats, use: Floats) -> tuple[Ints, Floats, _Groups]:
+    # Customers with something to gain, and the best column of each group of like use; group 0 is none.
+    rows = np.flatnonzero((value[:, 1:] > 0).any(axis=1))
+    kinds, group = np.unique(use[1:], axis=0, return_inverse=True)
+    group = np.asarray(group).ravel()
+    worth = np.zeros((len(rows), len(kinds) + 1))
+    column = np.zeros((len(rows), len(kinds) + 1), dtype=np.int64)
+    for g in range(len(kinds)):
+        members = 1 + np.flatnonzero(group == g)
+        part = value[np.ix_(rows, members)]
+        best = part.argmax(axis=1)
+        worth[:, g + 1] = part[np.arange(len(rows)), best]
+        column[:, g + 1] = members[best]
+    return rows, worth, _Groups(np.vstack([np.zeros(use.shape[1]), kinds]), column)
+
+
+def _respond(worth: Floats, use: Floats, price: Floats) -> tuple[float, Floats]:
+    # Largest total net of prices, and what it uses.
+    net = worth - use @ price
+    best = net.argmax(axis=1)
+    used = np.bincount(best, minlength=len(use)) @ use
+    return float(np.take_along_axis(net, best[:, None], axis=1).sum()), used
+
+
+def _prices(worth: Floats, use: Floats, available: Floats, tolerance: float) -> tuple[Floats, float]:
+    m = len(available)
+    free, used = _respond(worth, use, np.zeros(m))
+    if (used <= available).all():
+        return np.zeros(m), free
+    scale = np.maximum(available, 1e-9)
+    top = np.max([np.where(u > 0, worth.max() / np.maximum(u, 1e-12), 0.0) for u in use], axis=0)
+    cuts, heights = [(available - used) / scale], [free]
+    best, best_price = free, np.zeros(m)
+    box = [*((0.0, float(h * s)) for h, s in zip(top, scale)), (None, None)]
+    for _ in range(300):
+        rows = np.column_stack([np.array(cuts), -np.ones(len(cuts))])
+        master = linprog(np.append(np.zeros(m), 1.0), A_ub=rows, b_ub=-np.array(heights), bounds=box)
+        # Half way to the best point so far: cutting planes alone swing from corner to corner.
+        for point in (0.5 * (master.x[:m] / scale + best_price), master.x[:m] / scale):
+            total, used = _respond(worth, use, point)
+            height = total + point @ available
+            slope = (available - used) / scale
+            cuts.append(slope)
+            heights.append(height - slope @ (point * scale))
+            if height < best:
+                best, best_price = height, point
+        if best - master.fun <= tolerance * abs(best):
+            break
+    return best_price, best
+
+
+def _fill(worth: Floats, use: Floats, available: Floats, price: Floats, most_open: int = 3000) -> Ints:
+    net = worth - use @ price
+    order = np.sort(net, axis=1)
+    slack = order[:, -1] - order[:, -2]
+    chosen = net.argmax(axis=1).astype(np.int64)
+    used = np.bincount(chosen, minlength=len(use)) @ use
+    if (used <= available).all() and not price.any():
+        return chosen
+    width = np.partition(slack, most_open)[most_open] if len(slack) > most_open else np.inf
+    is_open = slack < max(width, 1e-9)
+    left = available - np.bincount(chosen[~is_open], minlength=len(use)) @ use
+    chosen[is_open] = _exact(worth[is_open], use, np.maximum(left, 0.0))
+    return chosen
+
+
+def _exact(worth: Floats, use: Floats, available: Floats) -> Ints:
+    # The linear programme; the few customers it splits get none, then what is left is filled by value.
+    n, g = worth.shape
+    row, column = np.nonzero(np.isfinite(worth[:, 1:]) & (worth[:, 1:] > 0))
+    column = column + 1
+    number = np.arange(len(row))
+    once = csr_array((np.ones(len(row)), (row, number)), shape=(n, len(row)))
+    limits = csr_array(use[column].T)
+    solved = linprog(
+        -worth[row, column],
+        A_ub=vstack([once, limits]),
+        b_ub=np.append(np.ones(n), available),
+        bounds=(0, 1),
+        method="highs",
+    )
+    chosen = np.zeros(n, dtype=np.int64)
+    whole = solved.x > 1 - 1e-6
+    chosen[row[whole]] = column[whole]
+    left = available - np.bincount(chosen, minlength=g) @ use + 1e-9
+    for i in np.argsort(-worth[row, column]):
+        if chosen[row[i]] == 0 and (use[column[i]] <= left).all():
+            chosen[row[i]] = column[i]
+            left = left - use[column[i]]
+    return chosen
