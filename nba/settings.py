@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, get_args
 
 import pyarrow as pa
 from pyarrow import csv
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from nba import tables
 from nba.catalog import Catalog
@@ -22,6 +22,11 @@ from nba.errors import MissingError, SettingsError
 FILE = "nba.toml"
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Money = Annotated[float, Field(ge=0.0)]
+# What experiments can count or sum per customer; pipelines/analyze.py says how.
+MEASURES = (
+    *("margin", "revenue", "orders", "items", "returns"),
+    *("cost", "contacts", "clicks", "unsubscribes", "visits", "tickets", "complaints"),
+)
 
 
 class _Frozen(BaseModel):
@@ -164,23 +169,82 @@ class Arm(_Frozen):
     Attributes:
         name: How reports call it; the arm that receives nothing is `holdout`.
         share: Part of the customers, 0 to 1; all shares sum to 1.
-        policy: `none` (holdout), `random`, `response_greedy`, or an alias of the registered policy.
+        policy: `none` (holdout), `random`, `response_greedy`, an alias of the registered policy, or
+            `outside`: business as usual, which another system decides and this one only measures.
     """
 
     name: str
     share: Share
-    policy: Literal["none", "random", "response_greedy", "champion", "challenger"]
+    policy: Literal["none", "random", "response_greedy", "champion", "challenger", "outside"]
+
+
+class Measured(_Frozen):
+    """A metric of an experiment, per customer from the assignment on.
+
+    Attributes:
+        name: How reports call it.
+        numerator: What is counted or summed: one of `MEASURES`.
+        denominator: What it is divided by, for a ratio of totals; None is per customer.
+        role: primary (one per experiment), secondary or guardrail.
+        is_good: Whether more of it is good.
+        planned_effect: Primary: the least effect worth having, in the metric's unit; the plan's size rests
+            on it.
+        margin: Guardrail: the loss that would be borne, in the metric's unit.
+        is_adjusted: Whether the same measure before the assignment takes variance away (CUPED).
+        cap: Totals above this are cut to it, before and after the assignment (winsorising); declared
+            here, before the start, or not at all.
+    """
+
+    name: str
+    numerator: str
+    denominator: str | None = None
+    role: Literal["primary", "secondary", "guardrail"] = "secondary"
+    is_good: bool = True
+    planned_effect: Annotated[float, Field(ge=0)] = 0.0
+    margin: Annotated[float, Field(ge=0)] = 0.0
+    is_adjusted: bool = True
+    cap: Annotated[float, Field(gt=0)] | None = None
+
+    @model_validator(mode="after")
+    def _counts_something_known(self) -> "Measured":
+        unknown = {self.numerator, self.denominator} - {None, *MEASURES}
+        if unknown:
+            raise ValueError(
+                f"metric {self.name!r} counts {sorted(map(str, unknown))}; known are {list(MEASURES)}"
+            )
+        return self
+
+
+class Phase(_Frozen):
+    """A change of shares while an experiment runs; a growing share takes only from shrinking ones.
+
+    Attributes:
+        starts_at: When it takes force.
+        shares: Arm to its share from then on; all arms, summing to 1.
+    """
+
+    starts_at: AwareDatetime
+    shares: dict[str, Share]
 
 
 class Experiment(_Frozen):
-    """The standing experiment of the workspace: who decides for whom.
+    """The standing experiment of the workspace: who decides for whom; its holdout is the global one.
 
     Attributes:
         experiment_id: How tables and reports call it.
         salt: Names the draw of its arms; another salt draws anew.
         control: Arm that the others are compared with.
-        level: Confidence level of its intervals.
+        level: Confidence level of its intervals, over all looks together.
         arms: Who decides for which part of the customers.
+        metrics: What is measured; exactly one is primary.
+        phases: Changes of the shares, in order.
+        starts_at: First moment at which customers are assigned; None is the first batch.
+        ends_at: Planned end; with one the test spends its error over the planned looks, without one it may
+            be watched for ever, with wider intervals.
+        look_days: Days between looks.
+        segments: Attributes of customers (`a_...`, `timezone`, `can_...`) by which effects are also shown.
+        correction: How claims over segments and secondary metrics are corrected, together: holm
+            (family-wise error) or bh (false discovery rate).
     """
 
     experiment_id: str = "policy"
@@ -191,6 +255,24 @@ class Experiment(_Frozen):
         Arm(name="holdout", share=0.1, policy="none"),
         Arm(name="policy", share=0.9, policy="champion"),
     )
+    metrics: tuple[Measured, ...] = (
+        Measured(name="margin", numerator="margin", role="primary"),
+        Measured(name="orders", numerator="orders"),
+        Measured(
+            name="unsubscribes",
+            numerator="unsubscribes",
+            role="guardrail",
+            is_good=False,
+            margin=0.02,
+            is_adjusted=False,
+        ),
+    )
+    phases: tuple[Phase, ...] = ()
+    starts_at: AwareDatetime | None = None
+    ends_at: AwareDatetime | None = None
+    look_days: int = Field(default=7, ge=1)
+    segments: tuple[str, ...] = ()
+    correction: Literal["holm", "bh"] = "holm"
 
     @model_validator(mode="after")
     def _arms_make_a_whole(self) -> "Experiment":
@@ -200,10 +282,79 @@ class Experiment(_Frozen):
             raise ValueError(f"arm shares sum to {total:g}; expected 1")
         if len(set(names)) < len(names):
             raise ValueError(f"arm names repeat: {names}")
+        if len(names) < 2:
+            raise ValueError(f"the arms are {names}; an experiment needs 2 or more")
         if self.control not in names:
             raise ValueError(f"control is {self.control!r}; arms are {names}")
         if any((arm.name == "holdout") != (arm.policy == "none") for arm in self.arms):
             raise ValueError("the arm with policy 'none' is called 'holdout', and no other is")
+        return self
+
+    @model_validator(mode="after")
+    def _can_be_read(self) -> "Experiment":
+        faults = []
+        measured = [metric.name for metric in self.metrics]
+        primary = [metric.name for metric in self.metrics if metric.role == "primary"]
+        if len(primary) != 1:
+            faults.append(f"primary metrics are {primary}; expected exactly one")
+        if len(set(measured)) < len(measured):
+            faults.append(f"metric names repeat: {measured}")
+        if self.starts_at and self.ends_at and self.ends_at <= self.starts_at:
+            faults.append(f"ends_at {self.ends_at} is not after starts_at {self.starts_at}")
+        if self.ends_at and not self.starts_at:
+            faults.append("ends_at without starts_at")
+        names = {arm.name for arm in self.arms}
+        for i, phase in enumerate(self.phases):
+            if set(phase.shares) != names or abs(sum(phase.shares.values()) - 1) > 1e-9:
+                faults.append(
+                    f"phase {i + 1} has shares {phase.shares}; expected all of {sorted(names)}, sum 1"
+                )
+        starts = [phase.starts_at for phase in self.phases]
+        if starts != sorted(set(starts)) or (starts and self.starts_at and starts[0] <= self.starts_at):
+            faults.append("phases do not follow one another after the start")
+        if faults:
+            raise ValueError("; ".join(faults))
+        return self
+
+
+class Trial(Experiment):
+    """A declared experiment among customers who are not in the global holdout.
+
+    Attributes:
+        experiment_id: How tables and reports call it.
+        salt: Names the draw of its arms; another salt draws anew.
+        control: Arm that the others are compared with.
+        level: Confidence level of its intervals, over all looks together.
+        arms: Who decides for which part of its customers; their names are its own.
+        metrics: What is measured; exactly one is primary.
+        phases: Changes of the shares, in order.
+        starts_at: First moment at which customers are assigned.
+        ends_at: Planned end; with one the test spends its error over the planned looks, without one it may
+            be watched for ever, with wider intervals.
+        look_days: Days between looks.
+        segments: Attributes of customers by which effects are also shown.
+        correction: How claims over segments and secondary metrics are corrected: holm or bh.
+        layer: Trials of one layer never share a customer; those of different layers are independent. Only
+            trials of the layer `policy` decide; in others every arm is `outside`.
+        slots: Part of the layer that it takes, as low and high end in 0-1.
+        audience: Attribute of customers to the values that take part; empty is everybody.
+    """
+
+    experiment_id: str
+    salt: str = ""
+    control: str
+    arms: tuple[Arm, ...]
+    starts_at: AwareDatetime
+    layer: str = "policy"
+    slots: tuple[Share, Share] = (0.0, 1.0)
+    audience: dict[str, tuple[str | bool, ...]] = {}
+
+    @model_validator(mode="after")
+    def _has_its_place(self) -> "Trial":
+        if not self.slots[0] < self.slots[1]:
+            raise ValueError(f"slots are {list(self.slots)}; expected a low and a higher end")
+        if self.layer != "policy" and any(arm.policy != "outside" for arm in self.arms):
+            raise ValueError(f"layer {self.layer!r} decides nothing; its arms must be 'outside'")
         return self
 
 
@@ -219,9 +370,9 @@ class Models(_Frozen):
     """
 
     folds: int = Field(default=5, ge=2, le=20)
-    trees: int = Field(default=150, ge=1)
+    trees: int = Field(default=80, ge=1)
     leaves: int = Field(default=15, ge=2)
-    learning_rate: Annotated[float, Field(gt=0, le=1)] = 0.05
+    learning_rate: Annotated[float, Field(gt=0, le=1)] = 0.1
     min_leaf: int = Field(default=200, ge=1)
     half_life_days: Annotated[float, Field(gt=0)] | None = None
     clv_horizon_days: int = Field(default=365, ge=1)
@@ -287,15 +438,43 @@ class Settings(_Frozen):
     limits: Limits = Limits()
     policy: PolicySettings = PolicySettings()
     experiment: Experiment = Experiment()
+    experiments: tuple[Trial, ...] = ()
     models: Models = Models()
     attribution: Attribution = Attribution()
     delivery: Delivery = Delivery()
+
+    @model_validator(mode="after")
+    def _trials_do_not_meet(self) -> "Settings":
+        faults = []
+        ids = [e.experiment_id for e in (self.experiment, *self.experiments)]
+        if len(set(ids)) < len(ids):
+            faults.append(f"experiment ids repeat: {ids}")
+        arms = [arm.name for e in (self.experiment, *self.experiments) for arm in e.arms]
+        twice = sorted({name for name in arms if arms.count(name) > 1 and name != "holdout"})
+        if twice:
+            faults.append(f"arms {twice} stand in two experiments; expected names of their own")
+        for i, one in enumerate(self.experiments):
+            for other in self.experiments[:i]:
+                apart = one.layer != other.layer or not _overlap(one.slots, other.slots)
+                over = bool(one.ends_at and one.ends_at <= other.starts_at) or bool(
+                    other.ends_at and other.ends_at <= one.starts_at
+                )
+                if not apart and not over:
+                    pair = f"{other.experiment_id!r} and {one.experiment_id!r}"
+                    faults.append(f"{pair} share slots of layer {one.layer!r} at the same time")
+        if faults:
+            raise ValueError("; ".join(faults))
+        return self
 
     @property
     def config_hash(self) -> str:
         """Hash of all settings, logged with everything that ran with them."""
         text = json.dumps(self.model_dump(mode="json"), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _overlap(one: tuple[float, float], other: tuple[float, float]) -> bool:
+    return max(one[0], other[0]) < min(one[1], other[1])
 
 
 def read(workspace: Path) -> Settings:
