@@ -73,7 +73,7 @@ def parameters(settings: Models, seed: int, **more: Any) -> dict[str, Any]:
         "num_leaves": settings.leaves,
         "learning_rate": settings.learning_rate,
         "min_data_in_leaf": settings.min_leaf,
-        "feature_fraction": 0.5,
+        "feature_fraction": 0.3,
         "lambda_l2": 10.0,
         "max_bin": 63,
         "seed": seed,
@@ -89,12 +89,39 @@ def raw(booster: lgb.Booster, X: Array) -> Array:
     return np.asarray(booster.predict(X, raw_score=True), dtype=np.float64)
 
 
-def grow(X: Array, y: Array, weight: Array, params: Mapping[str, Any], trees: int) -> lgb.Booster:
-    """Fit trees to rows; leaves shrink with the number of rows, so that few rows still teach something."""
-    fitted = dict(params)
-    fitted["min_data_in_leaf"] = int(np.clip(len(y) // 50, 1, params["min_data_in_leaf"]))
-    data = lgb.Dataset(X, y, weight=weight, params=fitted, free_raw_data=True)
-    return lgb.train(fitted, data, trees)
+class Plan:
+    """Rows binned once, to grow trees on any part of them.
+
+    Args:
+        X: Inputs, shape (n, p).
+        y: 0 or 1, shape (n,).
+        weight: Shape (n,).
+        params: LightGBM's parameters.
+        trees: Number of trees.
+        start: Log-odds to begin from, shape (n,); the base rate if None.
+    """
+
+    def __init__(
+        self,
+        X: Array,
+        y: Array,
+        weight: Array,
+        params: Mapping[str, Any],
+        trees: int,
+        start: Array | None = None,
+    ) -> None:
+        self._params = {**params, "feature_pre_filter": False}
+        self._trees = trees
+        self._data = lgb.Dataset(X, y, weight=weight, init_score=start, params=self._params)
+        self._data.construct()
+        self._n = len(y)
+
+    def grow(self, rows: Whole | None = None) -> lgb.Booster:
+        """Fit to some rows, or to all; leaves may be smaller where rows are few."""
+        n = self._n if rows is None else len(rows)
+        least = int(np.clip(n // 50, 1, self._params["min_data_in_leaf"]))
+        data = self._data if rows is None or n == self._n else self._data.subset(rows.tolist())
+        return lgb.train({**self._params, "min_data_in_leaf": least}, data, self._trees)
 
 
 def calibrate(score: Array, y: Array, weight: Array) -> tuple[float, float]:
@@ -163,9 +190,8 @@ def fit_snapshot(examples: pa.Table, settings: Models, seed: int) -> Snapshots:
     weight = np.ones(len(y))
     judged = _fit_calibrated(X[~last], y[~last], as_of[~last], params, settings.trees)
     predicted = judged.predict(X[last], np.zeros((1, 0)))[:, 0]
-    final = Response(
-        grow(X, y, weight, params, settings.trees), len(names), judged.intercept, judged.slope
-    )
+    booster = Plan(X, y, weight, params, settings.trees).grow()
+    final = Response(booster, len(names), judged.intercept, judged.slope)
     found = metrics.classification(y[last], predicted)
     return Snapshots(final, names, found, metrics.calibration(y[last], predicted))
 
@@ -175,11 +201,12 @@ def _fit_calibrated(
 ) -> Response:
     # The calibration comes from the latest of the earlier snapshots, predicted by those before it.
     weight = np.ones(len(y))
-    booster = grow(X, y, weight, params, trees)
+    plan = Plan(X, y, weight, params, trees)
+    booster = plan.grow()
     newest = as_of == as_of.max()
     if newest.all():
         return Response(booster, X.shape[1])
-    earlier = grow(X[~newest], y[~newest], weight[~newest], params, trees)
+    earlier = plan.grow(np.flatnonzero(~newest))
     shape = calibrate(raw(earlier, X[newest]), y[newest], weight[newest])
     return Response(booster, X.shape[1], *shape)
 
@@ -226,9 +253,10 @@ def fit(
     params = parameters(settings, seed)
     full = np.hstack([X, own])
     is_treated = own.any(axis=1)
+    plan = Plan(full, y, weight, params, settings.trees)
 
     def fit_predict(known: Whole, new: Whole) -> Array:
-        booster = grow(full[known], y[known], weight[known], params, settings.trees)
+        booster = plan.grow(known)
         rows = full[new]
         rows[:, X.shape[1] :] = 0
         none = raw(booster, rows)
@@ -238,8 +266,7 @@ def fit(
 
     scores = crossfit.out_of_fold(fold, fit_predict)
     intercept, slope = calibrate(scores[:, 1], y, weight)
-    booster = grow(full, y, weight, params, settings.trees)
-    model = Response(booster, X.shape[1], intercept, slope)
+    model = Response(plan.grow(), X.shape[1], intercept, slope)
     return CrossFitted(model, *model.calibrated(scores).T)
 
 

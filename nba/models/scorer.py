@@ -22,7 +22,7 @@ from nba.models import crossfit, inputs, response, uplift
 from nba.models.hierarchy import Hierarchy, Layout
 from nba.models.inputs import Coding
 from nba.models.response import Response
-from nba.models.uplift import Learnt, Scaling, Uplift
+from nba.models.uplift import Learnt, Rows, Scaling, Uplift
 from nba.settings import Models
 
 Array = NDArray[np.float64]
@@ -126,7 +126,7 @@ class Scorer:
         paired = pair(column, len(coding.treatment_ids), np.random.default_rng(seed + 1))
         codes = coding.codes()
         crossed = response.fit(X, codes[column], codes[paired], y, weight, fold, settings, seed)
-        learnt = uplift.fit(X, column, paired, y, weight, fold, crossed, coding, settings, seed)
+        learnt = uplift.fit(Rows(X, column, paired, y, weight, fold), crossed, coding, settings, seed)
         margin = fit_margin(rows, catalog.cost[column])
         scorer = cls(names, coding, crossed.model, learnt.model, margin)
         report = judge(scorer, column, y, weight, crossed, learnt, seed)
@@ -353,7 +353,7 @@ def _meta(scorer: Scorer) -> dict[str, Any]:
         "action_ids": list(scorer.coding.action_ids),
         "channels": list(scorer.coding.channels),
         "calibration": [scorer.response.intercept, scorer.response.slope],
-        "effect_scale": scorer.effect.linear.scale,
+        "scales": [scorer.effect.constant.scale, scorer.effect.odds.scale, scorer.effect.linear.scale],
         "margin": [scorer.margin.population, scorer.margin.factor],
         "has_effect_trees": scorer.effect.trees is not None,
     }
@@ -367,7 +367,7 @@ def _arrays(scorer: Scorer) -> dict[str, Array]:
         "weights": effect.weights,
         "response_mean": effect.response_mean,
     }
-    for name, model in (("constant", effect.constant), ("linear", effect.linear)):
+    for name, model in (("constant", effect.constant), ("odds", effect.odds), ("linear", effect.linear)):
         out[f"{name}_mean"] = model.mean
         out[f"{name}_covariance"] = model.covariance
         out[f"{name}_variance"] = model.variance
@@ -380,9 +380,9 @@ def _read(folder: Path, meta: dict[str, Any]) -> Scorer:
     with np.load(folder / "arrays.npz", allow_pickle=False) as data:
         a = {name: data[name] for name in data.files}
 
-    def linear(name: str, q: int) -> Hierarchy:
+    def linear(name: str, q: int, scale: float) -> Hierarchy:
         parts = (a[f"{name}_{part}"] for part in ("mean", "covariance", "variance"))
-        return Hierarchy(Layout(coding, q), *parts, meta["effect_scale"])
+        return Hierarchy(Layout(coding, q), *parts, scale)
 
     def trees(file: str) -> lgb.Booster:
         return lgb.Booster(model_str=(folder / file).read_text(encoding="utf-8"))
@@ -390,8 +390,9 @@ def _read(folder: Path, meta: dict[str, Any]) -> Scorer:
     effect = Uplift(
         coding,
         Scaling(a["center"], a["spread"]),
-        linear("constant", 1),
-        linear("linear", len(names) + 2),
+        linear("constant", 1, meta["scales"][0]),
+        linear("odds", 1, meta["scales"][1]),
+        linear("linear", len(names) + 2, meta["scales"][2]),
         trees("effect.txt") if meta["has_effect_trees"] else None,
         a["weights"],
         a["response_mean"],

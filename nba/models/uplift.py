@@ -2,15 +2,15 @@
 
 How it is learnt (rows are decisions; `none` rows tell the baseline, treated rows the effect):
 
-1. Residuals of a cross-fitted baseline m0(x) = E[response | none, x]: for a treated row, response − m0(x)
-   has the effect as its mean. Given x, treatments were drawn with probabilities that depend on x only
-   (every arm of the experiment draws from the features that are logged here, and the arm itself is
-   hashed), so that pooling the arms leaves this mean what it is: no weighting by 1/p_action, whose
-   variance with ten treatments would drown effects of a few points. What the baseline misses linearly is
-   mended from the `none` rows within the effect model, as in the R-learner (Nie and Wager 2021).
-2. Candidates: one number per treatment (shrunk to its action and channel); the Bayesian hierarchy over
-   features (`nba.models.hierarchy`); shallow LightGBM on the residuals; the response model's own
-   difference.
+1. A cross-fitted baseline m0(x), the chance of a response without contact. For a treated row,
+   response − m0(x) has the effect as its mean. Given x, treatments were drawn with probabilities that
+   depend on x only (every arm of the experiment draws from the features that are logged here, and the
+   arm itself is hashed), so that pooling the arms leaves this mean what it is: no weighting by
+   1/p_action, whose variance with ten treatments would drown effects of a few points. What the baseline
+   misses is mended from the `none` rows within the effect model, as the R-learner does (Nie, Wager 2021).
+2. Candidates: one number of points per treatment (shrunk to its action and channel); one odds ratio per
+   treatment; the Bayesian hierarchy of log-odds over features (`nba.models.hierarchy`); LightGBM grown
+   on top of it; the response model's own difference.
 3. A blend with non-negative weights, fitted to out-of-fold residuals and shrunk to the constant effects
    as far as the gain of the loss is not clear of its noise (positive-part James-Stein).
 
@@ -26,7 +26,7 @@ import lightgbm as lgb
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import nnls
-from scipy.special import logit
+from scipy.special import expit, logit
 
 from nba.models import crossfit, hierarchy, response
 from nba.models.hierarchy import Hierarchy
@@ -36,8 +36,9 @@ from nba.settings import Models
 Array = NDArray[np.float64]
 Whole = NDArray[np.int64]
 
-CANDIDATES = ("hierarchy", "trees", "response")
+CANDIDATES = ("odds", "hierarchy", "trees", "response")
 _TREES = 60
+_ODDS_SCALE = 0.5  # a treatment that nothing is known of changes the odds by a factor of about e^±0.5
 
 
 @dataclass(frozen=True)
@@ -76,9 +77,10 @@ class Uplift:
     Attributes:
         coding: Treatments it was fitted on.
         scaling: Of the linear model's inputs.
-        constant: Effects that do not depend on x.
-        linear: The hierarchy over features.
-        trees: LightGBM on what the constants leave; None where there was nothing to learn.
+        constant: Effects in points that do not depend on x.
+        odds: Effects in log-odds that do not depend on x.
+        linear: Effects in log-odds that depend on x.
+        trees: LightGBM on what the linear model leaves; None where there was too little to learn from.
         weights: Of the candidates' deviations from the constants, in the order of `CANDIDATES`.
         response_mean: Mean of the response model's difference by treatment, shape (T,).
     """
@@ -86,6 +88,7 @@ class Uplift:
     coding: Coding
     scaling: Scaling
     constant: Hierarchy
+    odds: Hierarchy
     linear: Hierarchy
     trees: lgb.Booster | None
     weights: Array
@@ -103,25 +106,33 @@ class Uplift:
             Two arrays of shape (n, T).
         """
         x = self.scaling.apply(X, p_response[:, 0])
-        base, _ = self.constant.effect(x[:, :1], treatments)
-        mean, se = self.linear.effect(x, treatments)
+        ones = x[:, :1]
+        base, _ = self.constant.effect(ones, treatments)
+        odds, _ = self.odds.effect(ones, treatments)
+        linear, linear_se = self.linear.effect(x, treatments)
+        offset = (_log_odds(p_response[:, 0]) + self.linear.nuisance(x))[:, None]
+        p_none = expit(offset)
+        known = self.coding.columns(treatments.treatment_ids) - 1
+        mean = np.where(known >= 0, self.response_mean[known], self.response_mean.mean())
         parts = np.stack(
             [
-                mean - base,
-                self._tree_part(X, p_response[:, 0], treatments),
-                self._response_part(p_response, treatments),
+                expit(offset + odds) - p_none - base,
+                expit(offset + linear) - p_none - base,
+                expit(offset + linear + self._grown(X, p_response[:, 0], treatments)) - p_none - base,
+                p_response[:, 1:] - p_response[:, :1] - mean,
             ]
         )
-        blend = np.tensordot(self.weights, parts, axes=1)
-        total = self.weights.sum()
-        spread = 0.0
-        if total > 0:
-            spread = np.tensordot(self.weights / total, (parts - blend / total) ** 2, axes=1)
-        return base + blend, np.sqrt(se**2 + min(total, 1.0) ** 2 * spread)
+        blended = np.tensordot(self.weights, parts, axes=1)
+        p_treated = np.clip(p_none + base + blended, 0.01, 0.5)
+        variance = (linear_se * p_treated * (1 - p_treated)) ** 2
+        if (total := self.weights.sum()) > 0:
+            apart = (parts - blended / total) ** 2
+            variance = variance + min(total, 1.0) ** 2 * np.tensordot(self.weights / total, apart, axes=1)
+        return base + blended, np.sqrt(variance)
 
-    def _tree_part(self, X: Array, p_none: Array, treatments: Coding) -> Array:
+    def _grown(self, X: Array, p_none: Array, treatments: Coding) -> Array:
         out = np.zeros((len(X), len(treatments.treatment_ids)))
-        if self.trees is not None and self.weights[1] > 0:
+        if self.trees is not None and self.weights[2] > 0:
             codes = self.coding.codes(treatments)[1:]
             full = np.empty((len(X), X.shape[1] + 1 + codes.shape[1]))
             full[:, : X.shape[1]] = X
@@ -130,11 +141,6 @@ class Uplift:
                 full[:, X.shape[1] + 1 :] = code
                 out[:, t] = response.raw(self.trees, full)
         return out
-
-    def _response_part(self, p_response: Array, treatments: Coding) -> Array:
-        known = self.coding.columns(treatments.treatment_ids) - 1
-        mean = np.where(known >= 0, self.response_mean[known], self.response_mean.mean())
-        return p_response[:, 1:] - p_response[:, :1] - mean
 
 
 @dataclass(frozen=True)
@@ -157,57 +163,71 @@ class Learnt:
     kept: float
 
 
+@dataclass(frozen=True)
+class Rows:
+    """The examples as arrays, n rows.
+
+    Attributes:
+        X: Features, shape (n, p).
+        column: Treatment, 0 is `none`.
+        paired: The treatment by whose effect a row is ranked: its own or, for `none`, one drawn from the
+            treatments given; 1 to T.
+        y: 0 or 1.
+        weight: Weight in all losses.
+        fold: Fold, by customer.
+    """
+
+    X: Array
+    column: Whole
+    paired: Whole
+    y: Array
+    weight: Array
+    fold: Whole
+
+
 def fit(
-    X: Array,
-    column: Whole,
-    paired: Whole,
-    y: Array,
-    weight: Array,
-    fold: Whole,
-    crossed: "response.CrossFitted",
-    coding: Coding,
-    settings: Models,
-    seed: int,
+    rows: Rows, crossed: "response.CrossFitted", coding: Coding, settings: Models, seed: int
 ) -> Learnt:
     """Fit the effect model.
 
     Args:
-        X: Features, shape (n, p).
-        column: Treatment of each row, 0 is `none`, shape (n,).
-        paired: The treatment by whose effect a row is ranked: its own or, for `none`, one drawn from
-            the treatments given; shape (n,), 1 to T.
-        y: 0 or 1, shape (n,).
-        weight: Shape (n,).
-        fold: Fold of each row, shape (n,).
+        rows: The examples.
         crossed: Out-of-fold chances under `none`, the own and the paired treatment.
         coding: The T treatments.
         settings: Capacity of the trees.
         seed: Of the trees.
     """
-    is_treated = column > 0
-    raw = y - crossed.p_none
-    chance = np.clip(crossed.p_own, 0.02, 0.5)
-    w = weight / (chance * (1 - chance))
-    w /= np.average(w * raw**2, weights=weight) / np.average(np.ones(len(y)), weights=weight)
-    scale = float(np.clip(0.5 * np.average(y, weights=weight), 0.005, 0.05))
-    scaling = Scaling.of(X, crossed.p_none)
-    x = scaling.apply(X, crossed.p_none)
-    linear, mended, by_linear = _cross_linear(x, raw, w, column, paired, fold, coding, scale)
-    ones = np.ones((len(y), 1))
-    constant, _, by_constant = _cross_linear(ones, mended, w, column, paired, fold, coding, scale)
+    split = rows.column, rows.paired, rows.fold, coding
+    scaling = Scaling.of(rows.X, crossed.p_none)
+    x = scaling.apply(rows.X, crossed.p_none)
+    offset = _log_odds(crossed.p_none)
+    linear = hierarchy.cross_fit_logit(x, rows.y, offset, rows.weight, *split, _ODDS_SCALE)
+    offset = offset + linear.nuisance
+    ones = np.ones((len(x), 1))
+    odds = hierarchy.cross_fit_logit(ones, rows.y, offset, rows.weight, *split, _ODDS_SCALE)
+    residual = rows.y - expit(offset)
+    precision = _precision(residual, crossed.p_own, rows.weight)
+    scale = float(np.clip(0.5 * np.average(rows.y, weights=rows.weight), 0.005, 0.05))
+    constant = hierarchy.cross_fit(ones, residual, precision, *split, scale)
+    trees, grown = _grow(rows, crossed.p_none, offset + linear.effect, coding, settings, seed)
 
-    left = mended - by_constant
-    trees, by_trees = _cross_trees(
-        X, crossed.p_none, left, w, is_treated, coding.codes()[paired], fold, settings, seed
-    )
+    p_none, base = expit(offset), constant.effect
     difference = crossed.p_paired - crossed.p_none
-    response_mean = _mean_by(difference, paired - 1, weight, len(coding.treatment_ids))
+    response_mean = _mean_by(difference, rows.paired - 1, rows.weight, len(coding.treatment_ids))
     parts = np.column_stack(
-        [by_linear - by_constant, by_trees, difference - response_mean[paired - 1]]
+        [
+            expit(offset + odds.effect) - p_none - base,
+            expit(offset + linear.effect) - p_none - base,
+            expit(offset + linear.effect + grown) - p_none - base,
+            difference - response_mean[rows.paired - 1],
+        ]
     )
-    weights, kept, losses = blend(parts[is_treated], left[is_treated], w[is_treated])
-    model = Uplift(coding, scaling, constant, linear, trees, weights, response_mean)
-    return Learnt(model, mended, by_constant + parts @ weights, losses, kept)
+    treated = rows.column > 0
+    weights, kept, losses = blend(parts[treated], (residual - base)[treated], precision[treated])
+    model = Uplift(
+        coding, scaling, constant.model, odds.model, linear.model, trees, weights, response_mean
+    )
+    return Learnt(model, residual, base + parts @ weights, losses, kept)
 
 
 def blend(parts: Array, target: Array, weight: Array) -> tuple[Array, float, dict[str, float]]:
@@ -231,7 +251,7 @@ def blend(parts: Array, target: Array, weight: Array) -> tuple[Array, float, dic
         name: float(weight @ (target - parts[:, j]) ** 2 / total) for j, name in enumerate(names)
     }
     root = np.sqrt(weight)[:, None]
-    weights, _ = nnls(np.vstack([parts * root]), target * root[:, 0])
+    weights, _ = nnls(parts * root, target * root[:, 0])
     weights *= min(1.0, 1.25 / max(weights.sum(), 1e-12))
     gain = weight * (target**2 - (target - parts @ weights) ** 2)
     # Fitting the weights itself gains about one unit of noise each; twice that is taken off (AIC).
@@ -242,59 +262,27 @@ def blend(parts: Array, target: Array, weight: Array) -> tuple[Array, float, dic
     return kept * weights, kept, losses
 
 
-def _cross_linear(
-    x: Array,
-    residual: Array,
-    w: Array,
-    column: Whole,
-    paired: Whole,
-    fold: Whole,
-    coding: Coding,
-    scale: float,
-) -> tuple[Hierarchy, Array, Array]:
-    k = 1 + len(coding.treatment_ids)
-    numbers = np.unique(fold)
-    of_fold = [hierarchy.sums(x[r], residual[r], w[r], column[r], k) for r in _rows(fold, numbers)]
-    total = sum(of_fold[1:], of_fold[0])
-    model = hierarchy.fit(total, coding, scale)
-    mended, effect = np.empty(len(x)), np.empty(len(x))
-    for rows, own in zip(_rows(fold, numbers), of_fold):
-        other = hierarchy.refit(model, total - own) if len(numbers) > 1 else model
-        mended[rows] = residual[rows] - other.nuisance(x[rows])
-        coefficients = other.coefficients(coding)
-        effect[rows] = np.einsum("ij,ij->i", x[rows], coefficients[paired[rows] - 1])
-    return model, mended, effect
+def _precision(residual: Array, p_own: Array, weight: Array) -> Array:
+    # Inverse variance of a 0/1 response, scaled so that the residuals have variance 1 as measured.
+    chance = np.clip(p_own, 0.02, 0.5)
+    w = weight / (chance * (1 - chance))
+    return w * (weight.sum() / max(float(w @ residual**2), 1e-12))
 
 
-def _rows(fold: Whole, numbers: Whole) -> list[Whole]:
-    return [np.flatnonzero(fold == number) for number in numbers]
-
-
-def _cross_trees(
-    X: Array,
-    p_none: Array,
-    target: Array,
-    w: Array,
-    is_treated: NDArray[np.bool_],
-    codes: Array,
-    fold: Whole,
-    settings: Models,
-    seed: int,
+def _grow(
+    rows: Rows, p_none: Array, start: Array, coding: Coding, settings: Models, seed: int
 ) -> tuple[lgb.Booster | None, Array]:
-    params = tree_parameters(settings, seed)
-    full = np.column_stack([X, p_none, codes])
-    if is_treated.sum() < 1000:
-        return None, np.zeros(len(X))
+    treated = rows.column > 0
+    if treated.sum() < 1000 or rows.y[treated].sum() < 20:
+        return None, np.zeros(len(rows.y))
+    full = np.column_stack([rows.X, p_none, coding.codes()[rows.paired]])
+    plan = response.Plan(full, rows.y, rows.weight, tree_parameters(settings, seed), _TREES, start)
 
     def fit_predict(known: Whole, new: Whole) -> Array:
-        known = known[is_treated[known]]
-        return response.raw(
-            response.grow(full[known], target[known], w[known], params, _TREES), full[new]
-        )
+        return response.raw(plan.grow(known[treated[known]]), full[new])
 
-    predicted = crossfit.out_of_fold(fold, fit_predict)
-    known = np.flatnonzero(is_treated)
-    return response.grow(full[known], target[known], w[known], params, _TREES), predicted
+    predicted = crossfit.out_of_fold(rows.fold, fit_predict)
+    return plan.grow(np.flatnonzero(treated)), predicted
 
 
 def tree_parameters(settings: Models, seed: int) -> dict[str, Any]:
@@ -302,11 +290,10 @@ def tree_parameters(settings: Models, seed: int) -> dict[str, Any]:
     return response.parameters(
         settings,
         seed,
-        objective="regression",
         boost_from_average=False,
         num_leaves=min(settings.leaves, 8),
         learning_rate=0.05,
-        lambda_l2=500.0,
+        lambda_l2=30.0,
     )
 
 
@@ -315,6 +302,9 @@ def _mean_by(values: Array, number: Whole, weight: Array, size: int) -> Array:
     return np.bincount(number, weight * values, minlength=size) / np.maximum(total, 1e-12)
 
 
+def _log_odds(p: Array) -> Array:
+    return np.asarray(logit(np.clip(p, 1e-4, 1 - 1e-4)))
+
+
 def _signed_log(X: Array, p_none: Array) -> Array:
-    odds = logit(np.clip(p_none, 1e-4, 1 - 1e-4))
-    return np.column_stack([np.sign(X) * np.log1p(np.abs(X)), odds])
+    return np.column_stack([np.sign(X) * np.log1p(np.abs(X)), _log_odds(p_none)])
