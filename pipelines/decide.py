@@ -101,7 +101,9 @@ def decide(
 
 def _models(config: settings.Settings) -> Mapping[str, Scorer]:
     # Aliases that the experiment's arms need; without a registered champion the batch explores evenly.
-    needed = {arm.policy for arm in config.experiment.arms}
+    needed = {
+        arm.policy for experiment in (config.experiment, *config.experiments) for arm in experiment.arms
+    }
     aliases = ["champion", *(["challenger"] if "challenger" in needed else [])]
     out = {}
     for alias in aliases:

@@ -238,5 +238,5 @@ def _reason(
     unknown = np.isnan(both).any(axis=(0, 3)).T
     empty = (both[..., [1, 3]] == 0).any(axis=(0, 3)).T
     few = [np.broadcast_to(fewest < least, variance.shape) for least in (1, 2)]
-    cases: list[NDArray[np.bool_]] = [*few, unknown, empty, ~(variance > 0)]
+    cases = [*few, np.asarray(unknown), np.asarray(empty), np.asarray(~(variance > 0))]
     return np.select(cases, range(1, len(REASONS)), 0).astype(np.int64)

@@ -12,12 +12,13 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from nba import draws, settings, tables
 from nba.catalog import NONE, Catalog
 from nba.errors import DataError
-from nba.experiments.design import assign
+from nba.experiments import design
 from nba.history import Snapshot
 from nba.policy import arbitrate, explore
 from nba.policy.allocate import Allocation, allocate, trim
@@ -150,14 +151,15 @@ def decide(
     rules = eligible(snapshot, catalog, config.limits, features["customer_id"].combine_chunks())
     deciders = _deciders(snapshot, features, catalog, config, models)
     limited = limits_of(catalog, config.limits)
-    assigned = assign(config.experiment, ids)
+    people = _attributes(snapshot, config, features["customer_id"].combine_chunks())
+    placed = design.place(config, ids, snapshot.at, people)
     decided = {}
-    for arm in config.experiment.arms:
-        rows = np.flatnonzero(assigned.arm == arm.name)
+    for arm in design.arms(config, snapshot.at):
+        rows = np.flatnonzero(placed.arm == arm.name)
         share = scaled(limited, len(rows) / len(ids))
         names = [ids[row] for row in rows]
         decided[arm.name] = _decide_arm(deciders[arm.name], rules, rows, share, names, batch_id)
-    return _batch(snapshot, features, catalog, config, models, batch_id, rules, decided, assigned.p_arm)
+    return _batch(snapshot, features, catalog, config, models, batch_id, rules, decided, placed, people)
 
 
 def limits_of(catalog: Catalog, limits: settings.Limits) -> Limited:
@@ -212,9 +214,9 @@ def _deciders(
     beliefs = {alias: belief(found, catalog, nuisance) for alias, found in scores.items()}
     champion = beliefs.get("champion", unknown)
     out = {}
-    for arm in config.experiment.arms:
-        if arm.policy == "none":
-            out[arm.name] = Decider(None, "none", champion)
+    for arm in design.arms(config, snapshot.at):
+        if arm.policy in ("none", "outside"):
+            out[arm.name] = Decider(None, arm.policy, champion)
         elif arm.policy == "random":
             out[arm.name] = Decider(explore.Uniform(), "random", champion)
         elif arm.policy == "response_greedy" and "champion" in models:
@@ -267,7 +269,8 @@ def _batch(
     batch_id: str,
     rules: Eligibility,
     decided: Mapping[str, _Decided],
-    p_arm: Array,
+    placed: design.Placed,
+    people: Mapping[str, Sequence[object]],
 ) -> Batch:
     at = snapshot.at
     valid_until = at + timedelta(days=config.policy.valid_days)
@@ -298,9 +301,9 @@ def _batch(
             "decided_at": pa.array([at] * n, tables.TIME),
             "p_action": p[every, column],
             "policy_id": pa.array(policy_id, pa.string()),
-            "experiment_id": _same(config.experiment.experiment_id, n),
+            "experiment_id": pa.array(placed.experiment_id.tolist(), pa.string()),
             "arm": pa.array(arm, pa.string()),
-            "p_arm": p_arm,
+            "p_arm": placed.p_arm,
             "expected_value": pa.array(mean[every, column], from_pandas=True),
             "reason": pa.array(reason, pa.string()),
             "config_hash": _same(config.config_hash, n),
@@ -328,7 +331,7 @@ def _batch(
         tables.CHOICES.conform(choices),
         _limit_rows(batch_id, at, catalog, decided),
         features,
-        _new_assignments(snapshot, config.experiment, decisions),
+        design.assignments(config, ids.to_pylist(), at, _assigned(snapshot), people),
         {name: found.decider.policy_id for name, found in decided.items()},
         {alias: model.model_id for alias, model in models.items()},
         _notes(catalog, decided),
@@ -343,7 +346,7 @@ def _reasons(found: _Decided, rules: Eligibility, worth: Array) -> NDArray[np.ob
     is_best = worth[every, found.column] >= best
     out = np.empty(len(found.rows), dtype=object)
     if found.decider.policy is None:
-        out[:] = "held out"
+        out[:] = "held out" if found.decider.policy_id == "none" else "decided outside"
         return out
     by_belief = found.decider.policy_id != START and found.decider.policy.floor < 1
     how = "no model yet: drawn evenly" if found.decider.policy_id == START else "drawn evenly"
@@ -392,13 +395,20 @@ def _limit_rows(batch_id: str, at: datetime, catalog: Catalog, decided: Mapping[
     return tables.BATCHES.build(rows)
 
 
-def _new_assignments(snapshot: Snapshot, experiment: settings.Experiment, decisions: pa.Table) -> pa.Table:
-    known = snapshot.sql(
-        "select customer_id from assignments where experiment_id = $id", {"id": experiment.experiment_id}
-    )
-    rows = decisions.select(["experiment_id", "customer_id", "arm", "decided_at", "p_arm"])
-    new = rows.join(known, "customer_id", join_type="left anti").sort_by("customer_id")
-    return tables.ASSIGNMENTS.conform(new.rename_columns({"decided_at": "assigned_at"}))
+def _assigned(snapshot: Snapshot) -> dict[str, list[str]]:
+    rows = snapshot.sql("select experiment_id, list(customer_id) as ids from assignments group by 1")
+    return {row["experiment_id"]: row["ids"] for row in rows.to_pylist()}
+
+
+def _attributes(snapshot: Snapshot, config: settings.Settings, ids: pa.Array) -> dict[str, Sequence[object]]:
+    # Only what the audiences of trials ask for, in the order of the ids.
+    names = sorted({name for trial in config.experiments for name in trial.audience})
+    if not names:
+        return {}
+    found = snapshot.table("customers")
+    known = [name for name in names if name in found.column_names]
+    order = pc.index_in(ids, found["customer_id"].combine_chunks())
+    return {name: found[name].take(order).to_pylist() for name in known}
 
 
 def _notes(catalog: Catalog, decided: Mapping[str, _Decided]) -> tuple[str, ...]:
