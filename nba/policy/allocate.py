@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize
-from scipy.special import ndtr
+from scipy.special import ndtri
 
 from nba import draws
 from nba.policy.explore import Estimate, Policy, Softmax, even
@@ -27,6 +27,8 @@ MARGIN_SD, MARGIN_SHARE = 2.0, 0.05
 FLOOR_SHARE = 0.5
 # Policies that are not smooth in belief are priced at this share of the spread of belief as temperature.
 _COLD = 1e-3
+# Midpoints of 200 equal parts of the standard normal.
+_NORMAL = ndtri((np.arange(200) + 0.5) / 200)
 
 
 class Allocation(NamedTuple):
@@ -76,7 +78,7 @@ def allocate(
         return Allocation(p, p, np.zeros(len(available)), np.zeros(len(available)), ones, ones)
     explored = policy.floor * even(is_eligible)
     exploits = policy.floor < 1
-    floor_kept = _fitting(explored, use, available * (FLOOR_SHARE if exploits else 1.0))
+    floor_kept = _fitting(explored, use, available * FLOOR_SHARE) if exploits else np.ones(k)
     explored = _thin(explored, floor_kept)
     price, margin = np.zeros(len(available)), np.zeros(len(available))
     for _ in range(3):
@@ -148,11 +150,12 @@ def after_trimming(p: Array, use: Array, available: Array) -> Array:
             continue
         amounts = use[uses, j]
         if np.allclose(amounts, amounts[0], rtol=1e-9):
-            kept = _kept_of_counted(p[:, uses].sum(axis=1), int(limit / amounts[0] * (1 + 1e-12)))
+            counted = _kept_of_counted(p[:, uses].sum(axis=1), int(limit / amounts[0] * (1 + 1e-12)))
+            kept = np.where(uses[None, :], counted[:, None], 1.0)
         else:
-            kept = np.full(len(p), _kept_of_sum(p, use[:, j], limit))
+            kept = np.broadcast_to(_kept_of_sum(p, use[:, j], limit), p.shape)
         if (kept < 1).any():
-            p = _thin(p, np.where(uses[None, :], kept[:, None], 1.0))
+            p = _thin(p, kept)
     return p
 
 
@@ -192,16 +195,22 @@ def _poisson_binomial(q: Array) -> tuple[int, Array]:
     return low, np.clip(np.roll(mass, -(low % size)), 0.0, None)
 
 
-def _kept_of_sum(p: Array, use: Array, limit: float) -> float:
+def _kept_of_sum(p: Array, use: Array, limit: float) -> Array:
+    # Chance that an amount u still fits: the others' sum U before it is uniform on (0, U + c), so that
+    # E min(1, (a - u + c) / (U + c)), c the mean amount met, U normal. Exact where all amounts are one.
     mean = float((p @ use).sum())
     spread = float(_spread(p, use[:, None])[0])
-    if mean == 0 or mean + 8 * spread <= limit:
-        return 1.0
-    z = (limit - mean) / spread if spread else np.inf * np.sign(limit - mean)
-    beyond = float(ndtr(-z))
-    over = spread * (np.exp(-z * z / 2) / np.sqrt(2 * np.pi)) - (limit - mean) * beyond if spread else 0.0
-    last = float((p @ use**2).sum() / (2 * mean))  # the choice that straddles the limit goes as a whole
-    return float(np.clip(1 - (over + beyond * last) / mean, 0.0, 1.0))
+    kept = np.ones(len(use))
+    if mean == 0 or mean + 8 * spread + use.max() <= limit:
+        return kept
+    met = float((p @ use**2).sum() / mean)
+    own = float(((p @ use) ** 2).sum() / mean)
+    others = np.maximum(mean - own + spread * _NORMAL, 0.0)
+    uses = use > 0
+    fits = (limit - use[uses, None] + met) / (others + met)
+    kept[uses] = np.clip(fits, 0.0, 1.0).mean(axis=1)
+    kept[use > limit] = 0.0
+    return kept
 
 
 def _prices(policy: Policy, mean: Array, is_eligible: Flags, use: Array, room: Array, start: Array) -> Array:

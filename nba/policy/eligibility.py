@@ -147,7 +147,7 @@ lost as (
     select distinct decision_id from touches where kind in ('refused', 'failed') and decision_id is not null
 ),
 given as (
-    select customer_id, decision_id, treatment_id, 'decided' as kind, decided_at as at
+    select customer_id, decision_id, treatment_id, 'decided' as kind, decided_at as given_at
     from decisions where treatment_id <> 'none'
     union all
     select customer_id, decision_id, treatment_id, kind, touched_at
@@ -155,7 +155,7 @@ given as (
 ),
 contacts as (
     select customer_id, decision_id, treatment_id, kind,
-        (epoch_us(moment) - epoch_us(at)) / 86400e6 as days
+        (epoch_us(moment) - epoch_us(given_at)) / 86400e6 as days
     from given anti join lost using (decision_id), (select moment from asked_at)
 )
 """
