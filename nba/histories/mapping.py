@@ -1,0 +1,429 @@
+"""From the raw columns of a source to the contract's fields: one SQL query per file.
+
+A row is used or it goes to quarantine with every reason; identifiers leave this module only as salted
+hashes, and raw text only without them. What the staged rows of a source hold: `row_number`, `key`
+(order_id, event_id, touch_id; for customers a hash of the content), the fields, `i_<kind>` (identifier
+hashes) and `external` (the CRM id in clear, by which orchestration knows the customer).
+
+Times without offset are local to the source's zone. In the hour that clocks skip in spring they count as
+if clocks had not changed yet (02:30 becomes 03:30); in the hour that comes twice in autumn, as the second.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from zoneinfo import available_timezones
+
+import pyarrow as pa
+
+from nba import tables
+from nba.histories import identity
+from nba.histories.sources import literal
+from nba.settings import Source
+
+KEYS = {"customers": "key", "orders": "order_id", "events": "event_id", "touches": "touch_id"}
+TIMES = {"customers": "joined_at", "orders": "ordered_at", "events": "occurred_at", "touches": "touched_at"}
+_RESOLVED = ("customer_id", "external_id")
+_FILLED = {"customers": {f"can_{c}" for c in tables.CHANNELS}, "orders": {"n_items", "is_return"}}
+_HASHED_KEYS = ("event_id", "touch_id")
+_UPDATED = tables.Field("updated_at", "time", "when the row was last changed", nullable=True)
+_BLANKS = "('', 'NULL', 'null', 'NaN', 'nan', 'None', 'N/A')"
+_MAIL = '[^\\s@"<>,;]+@[^\\s@"<>,;]+'
+_CALL = "(\\+|\\b00)\\d[\\d ().-]{6,}\\d"
+_REMOVED = "(removed)"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How one source is read: its fields, and the source columns they need.
+
+    Attributes:
+        fields: Contract fields (and `updated_at`, `a_*`) that the source gives.
+        wanted: Source columns to read, in the order c0, c1, ...
+        zone: IANA zone of times without offset.
+        external: Identifier kind by which orchestration knows customers.
+    """
+
+    source: Source
+    fields: tuple[tables.Field, ...]
+    wanted: tuple[str, ...]
+    zone: str
+    external: str
+
+
+def faults(source: Source, zone: str, external: str) -> list[str]:
+    """Name everything in which a source's mapping does not fit the contract."""
+    contract = {f.name: f for f in _possible(source)}
+    given = {*source.columns, *source.products, *source.constants}
+    out = []
+    for name in sorted({*given, *source.values}):
+        if name not in contract:
+            known = f"{sorted(contract)}" + (", or a_*" if source.table == "customers" else "")
+            out.append(f"{name!r} is not a field of {source.table}; expected one of {known}")
+    filled = {*_FILLED.get(source.table, ()), *_HASHED_KEYS}
+    if source.margin_share is not None:
+        filled.add("margin")
+    for spec in contract.values():
+        if not spec.nullable and spec.name not in given | filled:
+            more = ", or set margin_share" if spec.name == "margin" else ""
+            out.append(f"{spec.name} is missing; map it in columns, or fix it in constants{more}")
+    used = {*source.columns.values(), *(c for group in source.products.values() for c in group)}
+    for kind, column in source.identifiers.items():
+        if not re.fullmatch("[a-z][a-z0-9_]*", kind):
+            out.append(f"identifier kind {kind!r}: expected lower-case letters, digits and _")
+        if column in used and kind != external:
+            out.append(
+                f"column {column!r} is an identifier ({kind}) and also a field; identifiers stay hashed"
+            )
+    for name, spec in contract.items():
+        if name in source.constants and not _fits(spec, source.constants[name]):
+            out.append(f"constants.{name} is {source.constants[name]!r}; expected a {spec.kind}")
+    if zone not in available_timezones():
+        out.append(f"timezone {zone!r} is not an IANA zone, such as Europe/Madrid")
+    if len(source.delimiter) != 1 or source.decimal not in (".", ","):
+        out.append(
+            f"delimiter {source.delimiter!r} and decimal {source.decimal!r}: expected one character; . or ,"
+        )
+    return out
+
+
+def plan(source: Source, zone: str, external: str) -> Plan:
+    """Say how a source without faults is read."""
+    given = {*source.columns, *source.products, *source.constants}
+    fields = tuple(f for f in _possible(source) if f.name in given)
+    columns = [*source.identifiers.values(), *source.columns.values()]
+    columns += [column for group in source.products.values() for column in group]
+    return Plan(source, fields, tuple(dict.fromkeys(columns)), zone, external)
+
+
+def query(plan: Plan, types: Sequence[pa.DataType], rows: str) -> str:
+    """Write the query that maps the raw rows of a file.
+
+    Args:
+        types: Arrow types of the wanted columns.
+        rows: `from` clause of the raw rows; a table `phone_number(raw, e164)` must hold phone numbers.
+
+    Returns:
+        SQL giving the staged columns, `junk_<kind>` (an identifier was there, but is junk), and `reason`
+        and `raw` where the row cannot be used.
+    """
+    source = plan.source
+    texts = {name: _text(f"c{i}", kind) for i, (name, kind) in enumerate(zip(plan.wanted, types))}
+    kinds = dict(zip(plan.wanted, types))
+    first = [f"{texts[column]} as k_{kind}" for kind, column in source.identifiers.items()]
+    second, third = [], []
+    reasons = ["case when not is_row then 'not a JSON object' end"]
+    for spec in plan.fields:
+        column = source.columns.get(spec.name)
+        if spec.name in source.products:
+            parts = source.products[spec.name]
+            first.append(f"{' || '.join(texts[c] for c in parts)} as x_{spec.name}")
+            value = " * ".join(_product_part(plan, c, texts[c], kinds[c]) for c in parts)
+            first.append(f"{value} as y_{spec.name}")
+            second.append(f"y_{spec.name} as w_{spec.name}")
+        elif column is not None:
+            text = _replaced(texts[column], source.values.get(spec.name, {}))
+            first.append(f"{text} as x_{spec.name}")
+            direct = not source.values.get(spec.name) and _is_direct(spec.kind, kinds[column])
+            if direct:
+                first.append(f"c{plan.wanted.index(column)} as y_{spec.name}")
+            kind = kinds[column] if direct else pa.string()
+            value = _value(spec.kind, f"y_{spec.name}" if direct else f"x_{spec.name}", kind, plan)
+            second.append(f"{value} as w_{spec.name}")
+        else:
+            first.append(f"null::varchar as x_{spec.name}")
+            second.append(f"null::{_SQL[spec.kind]} as w_{spec.name}")
+        filled = (
+            f"w_{spec.name}" if spec.kind != "time" else f"case when {_is_sane(spec)} then w_{spec.name} end"
+        )
+        if spec.name in source.constants:
+            filled = f"coalesce({filled}, {_constant(spec, source.constants[spec.name])})"
+        third.append(f"{filled} as v_{spec.name}")
+        reasons += _reasons(spec, source)
+    for kind in source.identifiers:
+        value = (
+            "phone_number.e164" if kind == "phone" else identity.normalised(kind, f"k_{kind}", plan.external)
+        )
+        second.append(f"{value} as n_{kind}")
+        third.append(f"{identity.hashed(kind, f'n_{kind}')} as i_{kind}")
+    none = " and ".join(f"n_{kind} is null" for kind in source.identifiers)
+    reasons.append(f"case when is_row and {none} then 'no identifier' end")
+    phones = " left join phone_number on phone_number.raw = k_phone" if "phone" in source.identifiers else ""
+    raw = f"case when reason <> '' then {_raw(plan, texts)} end"
+    return (
+        f"with texts as (select *, {', '.join(first)} from {rows}),\n"
+        f"typed as (select texts.*, {', '.join(second)} from texts{phones}),\n"
+        f"filled as (select *, {', '.join(third)} from typed),\n"
+        f"judged as (select *, concat_ws('; ', {', '.join(reasons)}) as reason from filled)\n"
+        f"select row_number, reason, {raw} as raw, {', '.join(_finished(plan))} from judged"
+    )
+
+
+def identifier_texts(plan: Plan, types: Sequence[pa.DataType], kind: str) -> str:
+    """Give the SQL of the text of an identifier of a kind, trimmed, null where blank."""
+    i = plan.wanted.index(plan.source.identifiers[kind])
+    return _text(f"c{i}", types[i])
+
+
+def staged_fields(table: str, attributes: Sequence[str] = ()) -> list[tables.Field]:
+    """List the fields that every staged source of a table has, besides the key and identifiers."""
+    named = [f for f in tables.BY_NAME[table].fields if f.name not in (*_RESOLVED, KEYS[table])]
+    more = [_UPDATED, *(tables.Field(a, "text", "", nullable=True) for a in attributes)]
+    return named + (more if table == "customers" else [])
+
+
+def _possible(source: Source) -> list[tables.Field]:
+    named = [f for f in tables.BY_NAME[source.table].fields if f.name not in _RESOLVED]
+    if source.table != "customers":
+        return named
+    given = {*source.columns, *source.constants}
+    attributes = sorted(name for name in given if re.fullmatch("a_[a-z0-9_]+", name))
+    return [*named, _UPDATED, *(tables.Field(a, "text", "attribute", nullable=True) for a in attributes)]
+
+
+def _fits(spec: tables.Field, value: str | float | bool) -> bool:
+    if spec.kind in ("number", "count"):
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    if spec.kind == "flag":
+        return isinstance(value, bool)
+    if spec.kind == "time":
+        try:
+            return isinstance(value, str) and datetime.fromisoformat(value) is not None
+        except ValueError:
+            return False
+    if spec.values:
+        return value in spec.values
+    return spec.name.startswith("a_") or isinstance(value, str)
+
+
+_SQL = {
+    "id": "varchar", "code": "varchar", "text": "varchar", "number": "double", "count": "double",
+    "flag": "boolean", "time": "timestamptz",
+}  # fmt: skip
+_NOT = {
+    "number": "not a number",
+    "count": "not a whole number",
+    "flag": "not yes or no",
+    "time": "not a time",
+}
+
+
+def _is_direct(kind: str, found: pa.DataType) -> bool:
+    if kind == "time":
+        return pa.types.is_timestamp(found) or pa.types.is_date(found)
+    return (kind in ("number", "count") and _is_number(found)) or (kind == "flag" and pa.types.is_boolean(found))
+
+
+def _is_number(found: pa.DataType) -> bool:
+    return pa.types.is_integer(found) or pa.types.is_floating(found) or pa.types.is_decimal(found)
+
+
+def _text(column: str, found: pa.DataType) -> str:
+    # Whole numbers without ".0": pandas writes customer ids with gaps as floats.
+    if pa.types.is_floating(found):
+        whole = f"{column} = floor({column}) and abs({column}) < 1e15"
+        return f"case when isfinite({column}) then case when {whole} then {column}::bigint::varchar" + (
+            f" else {column}::varchar end end"
+        )
+    text = f"trim({column}::varchar)"
+    return f"case when {text} not in {_BLANKS} then {text} end"
+
+
+def _replaced(text: str, values: Mapping[str, str | float | bool]) -> str:
+    if not values:
+        return text
+    cases = " ".join(f"when {literal(old)} then {literal(_plain(new))}" for old, new in values.items())
+    return f"case {text} {cases} else {text} end"
+
+
+def _plain(value: str | float | bool) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _constant(spec: tables.Field, value: str | float | bool) -> str:
+    if spec.kind == "time":
+        return f"{literal(str(value))}::timestamptz"
+    return f"{literal(_plain(value))}::{_SQL[spec.kind]}"
+
+
+def _value(kind: str, text: str, found: pa.DataType, plan: Plan) -> str:
+    if kind == "time":
+        return _time(text, found, plan)
+    if kind in ("number", "count"):
+        value = _number(text, found, plan.source.decimal)
+        return value if kind == "number" else f"case when {value} = floor({value}) then {value} end"
+    if kind == "flag":
+        if pa.types.is_boolean(found):
+            return text
+        return (
+            f"case when lower({text}) in ('true', 't', 'yes', 'y', '1', 'si', 'sí') then true"
+            f" when lower({text}) in ('false', 'f', 'no', 'n', '0') then false end"
+        )
+    return text
+
+
+def _product_part(plan: Plan, column: str, text: str, found: pa.DataType) -> str:
+    if _is_number(found):
+        return _number(f"c{plan.wanted.index(column)}", found, ".")
+    return _number(f"({text})", found, plan.source.decimal)
+
+
+def _number(text: str, found: pa.DataType, decimal: str) -> str:
+    if _is_number(found):
+        return f"case when isfinite({text}::double) then {text}::double end"
+    point, comma = ("\\.", ",") if decimal == "." else (",", "\\.")
+    plain = f"[+-]?(\\d+|\\d{{1,3}}({comma}\\d{{3}})+)?({point}\\d+|{point})?([eE][+-]?\\d{{1,2}})?"
+    bare = f"replace({text}, {literal(comma[-1])}, '')"
+    if decimal == ",":
+        bare = f"replace({bare}, ',', '.')"
+    return f"case when regexp_full_match({text}, {literal(plain)}) then try_cast({bare} as double) end"
+
+
+def _time(text: str, found: pa.DataType, plan: Plan) -> str:
+    zone = literal(plan.zone)
+    if pa.types.is_timestamp(found):
+        moment = f"{text}::timestamptz" if found.tz else f"timezone({zone}, {text}::timestamp)"
+    elif pa.types.is_date(found):
+        moment = f"timezone({zone}, {text}::timestamp)"
+    elif plan.source.time_format is not None:
+        parsed = f"try_strptime({text}, {literal(plan.source.time_format)})"
+        moment = (
+            f"{parsed}::timestamptz" if "%z" in plan.source.time_format else f"timezone({zone}, {parsed})"
+        )
+    else:
+        moment = _iso_or_epoch(text, zone)
+    return moment
+
+
+def _is_sane(spec: tables.Field) -> str:
+    low, high = "timestamptz '1900-01-01 00:00:00+00'", "timestamptz '2200-01-01 00:00:00+00'"
+    return f"w_{spec.name} >= {low} and w_{spec.name} < {high}"
+
+
+def _iso_or_epoch(text: str, zone: str) -> str:
+    number = f"{text}::double"
+    micros = (
+        f"case when abs({number}) < 1e11 then {number} * 1e6 when abs({number}) < 1e14 then {number} * 1e3"
+        f" else {number} end"
+    )
+    offset = ":[0-9.]+ ?(Z|UTC|GMT|[+-][0-9]{2}(:?[0-9]{2})?)$"
+    return (
+        f"case when regexp_full_match({text}, '-?[0-9]{{9,16}}(\\.[0-9]+)?')"
+        f" then timezone('UTC', make_timestamp(({micros})::bigint))"
+        f" when regexp_full_match({text}, '[0-9]{{8}}') then timezone({zone}, try_strptime({text}, '%Y%m%d'))"
+        f" when regexp_matches({text}, {literal(offset)}) then try_cast({text} as timestamptz)"
+        f" else timezone({zone}, try_cast({text} as timestamp)) end"
+    )
+
+
+def _reasons(spec: tables.Field, source: Source) -> list[str]:
+    name, out = spec.name, []
+    if spec.kind in _NOT:
+        bad = f"w_{name} is null" if spec.kind != "time" else f"not coalesce({_is_sane(spec)}, false)"
+        out.append(f"case when x_{name} is not null and {bad} then '{name}: {_NOT[spec.kind]}' end")
+    if not spec.nullable and spec.name not in (*_FILLED.get(source.table, ()), *_HASHED_KEYS):
+        if not (name == "margin" and source.margin_share is not None):
+            out.append(
+                f"case when is_row and x_{name} is null and v_{name} is null then '{name}: missing' end"
+            )
+    if spec.low is not None and name != "n_items":
+        out.append(f"case when v_{name} < {spec.low} then '{name}: below {spec.low:g}' end")
+    if name == "n_items":
+        back = "coalesce(v_is_return, v_revenue < 0)" if "is_return" in _named(source) else "v_revenue < 0"
+        out.append(f"case when v_n_items < 0 and not {back} then 'n_items: below 0' end")
+    if spec.values:
+        values = ", ".join(literal(v) for v in spec.values)
+        out.append(
+            f"case when v_{name} not in ({values}) then '{name}: not among {', '.join(spec.values)}' end"
+        )
+    return out
+
+
+def _named(source: Source) -> set[str]:
+    return {*source.columns, *source.products, *source.constants}
+
+
+def _scrubbed(plan: Plan, text: str) -> str:
+    # E-mails, numbers with a prefix, and the row's own identifiers wherever they stand.
+    out = f"regexp_replace(regexp_replace({text}, {literal(_MAIL)}, '{_REMOVED}', 'g'), {literal(_CALL)}, '{_REMOVED}', 'g')"
+    for kind in plan.source.identifiers:
+        if kind != plan.external:
+            out = (
+                f"replace({out}, case when length(k_{kind}) >= 4 then k_{kind} else chr(1) end, '{_REMOVED}')"
+            )
+            out = f"case when {text} = k_{kind} then '{_REMOVED}' else {out} end"
+    return out
+
+
+def _raw(plan: Plan, texts: Mapping[str, str]) -> str:
+    # Unmapped columns may hold names and addresses, so they are not kept either.
+    hidden = set(plan.source.identifiers.values())
+    parts = [f"{literal(name)}, {_scrubbed(plan, texts[name])}" for name in plan.wanted if name not in hidden]
+    return f"json_object({', '.join(parts)})::varchar"
+
+
+def _finished(plan: Plan) -> list[str]:
+    source, named = plan.source, {f.name for f in plan.fields}
+    derived: dict[str, str] = {}
+    if source.table == "orders":
+        derived = _order_fields(source)
+    if source.table == "customers":
+        zones = "(select name from pg_timezone_names())"
+        derived["timezone"] = f"case when v_timezone in {zones} then v_timezone end"
+        mapped = [f"can_{c}" for c in tables.CHANNELS if f"can_{c}" in named]
+        derived |= {name: f"coalesce(v_{name}, false)" for name in mapped}
+    out = []
+    attributes = [f.name for f in plan.fields if f.name.startswith("a_")]
+    for spec in staged_fields(source.table, attributes):
+        value = f"v_{spec.name}" if spec.name in named else f"null::{_SQL[spec.kind]}"
+        value = derived.get(spec.name, value) if spec.name in named or spec.name in _DERIVED else value
+        if spec.name == "detail" and "detail" in named:
+            value = f"case when v_detail is not null then {_scrubbed(plan, 'v_detail')} end"
+        if spec.name.startswith("a_"):
+            value = _attribute(plan, value)
+        out.append(f"({value}){'::bigint' if spec.kind == 'count' else ''} as {spec.name}")
+    external = f"n_{plan.external}" if plan.external in source.identifiers else "null::varchar"
+    kinds = list(source.identifiers)
+    junk = [f"(k_{kind} is not null and n_{kind} is null) as junk_{kind}" for kind in kinds]
+    return [f"{_key(plan)} as key", *out, *(f"i_{k}" for k in kinds), f"{external} as external", *junk]
+
+
+_DERIVED = ("is_return", "n_items", "margin", "revenue")
+
+
+def _attribute(plan: Plan, value: str) -> str:
+    # A number is written the same way whatever the source's decimal sign; 08001 stays a code.
+    text = f"({_scrubbed(plan, value)})"
+    if plan.source.decimal == ".":
+        return text
+    number = _number(value, pa.string(), ",")
+    return f"case when regexp_matches({value}, '^0[0-9]') then {text} else coalesce(({number})::varchar, {text}) end"
+
+
+def _order_fields(source: Source) -> dict[str, str]:
+    named = _named(source)
+    back = "coalesce(v_is_return, v_revenue < 0)" if "is_return" in named else "v_revenue < 0"
+    margin = "v_margin" if "margin" in named else "null::double"
+    if source.margin_share is not None:
+        margin = f"coalesce({margin}, v_revenue * {source.margin_share!r})"
+    told = "v_is_return" if "is_return" in named else "false"
+    n_items = "coalesce(v_n_items, 1)" if "n_items" in named else "1"
+    return {
+        "is_return": back,
+        "n_items": f"abs({n_items})",
+        # Some tills write what came back as positive amounts and tell it by a sign of their own.
+        "revenue": f"case when {told} then -abs(v_revenue) else v_revenue end",
+        "margin": f"case when {told} and v_revenue > 0 then -({margin}) else {margin} end",
+    }
+
+
+def _key(plan: Plan) -> str:
+    source, name = plan.source, KEYS[plan.source.table]
+    named = [f.name for f in plan.fields]
+    content = [f"coalesce(v_{f}::varchar, '')" for f in named if f != name]
+    content += [f"coalesce(i_{kind}, '')" for kind in source.identifiers]
+    if source.table == "customers" and source.aggregate:
+        content = [f"coalesce(i_{kind}, '')" for kind in source.identifiers]
+    made = f"left(md5(concat_ws('|', {literal(source.name)}, {', '.join(content)})), 24)"
+    return f"coalesce(v_{name}, {made})" if name in named else made

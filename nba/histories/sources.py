@@ -1,0 +1,316 @@
+"""Raw source files: which there are, what columns they hold, and their rows with their numbers.
+
+Every format becomes the same thing: a DuckDB `from` clause that gives `row_number` (from 1, without the
+header; blank lines do not count), `is_row` (whether the line could be read as a row at all) and the wanted
+columns as `c0`, `c1`, ... Text formats are streamed, so that a file need not fit into memory.
+"""
+
+import codecs
+import difflib
+import glob
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv as csv
+import pyarrow.parquet as pq
+
+from nba.settings import Source
+
+_BLOCK = 4 << 20
+_INPUT = "raw_input"
+_WIDE = {"iso8859-1", "iso8859-15", "cp1252"}
+
+
+class Fault(Exception):  # noqa: N818 (it is gathered with others, and then one error is raised)
+    """What is wrong with one source or file, in one phrase."""
+
+
+@dataclass
+class Raw:
+    """One opened file.
+
+    Attributes:
+        sql: What stands after `from`.
+        types: Arrow types of the wanted columns c0, c1, ...
+        malformed: Rows that do not have the header's number of fields, and what is wrong; complete once
+            the rows have been read.
+        error: What stopped the reading, if anything.
+    """
+
+    sql: str
+    types: tuple[pa.DataType, ...]
+    malformed: dict[int, str] = field(default_factory=dict)
+    error: BaseException | None = None
+    n_rows: int = 0
+
+
+def find(source: Source, workspace: Path, data: Path | None = None) -> list[tuple[str, Path]]:
+    """Find the files of a source.
+
+    Args:
+        workspace: Folder that paths are relative to.
+        data: What `{data}` stands for; a folder alone stands for its files of the source's format.
+
+    Returns:
+        Name as reports show it, and path; in order of name.
+
+    Raises:
+        Fault: when there is no such file and the source is not optional.
+    """
+    pattern = source.path
+    if "{data}" in pattern:
+        if data is None:
+            raise Fault(f"its path is {pattern!r}, and no data folder or file was named; give it with --data")
+        pattern = pattern.replace("{data}", glob.escape(str(data.resolve())))
+        if source.path == "{data}" and data.is_dir():
+            pattern += f"/*.{source.format}"
+    found = sorted(glob.glob(str(workspace.resolve() / pattern), recursive=True))
+    paths = [Path(name) for name in found if Path(name).is_file()]
+    if not paths and not source.optional:
+        raise Fault(
+            f"no file {source.path!r}; mend the path, add the file, or set optional = true if it comes later"
+        )
+    return sorted((_shown(path, workspace.resolve(), data), path) for path in paths)
+
+
+def open_file(
+    connection: duckdb.DuckDBPyConnection, source: Source, path: Path, wanted: Sequence[str]
+) -> Raw:
+    """Open one file for reading its wanted columns.
+
+    Raises:
+        Fault: when it is empty, damaged, in another encoding or without a wanted column.
+    """
+    if not path.stat().st_size:
+        raise Fault("is empty (0 bytes)")
+    if source.format == "parquet":
+        return _open_parquet(path, wanted)
+    try:
+        codecs.lookup(source.encoding)
+    except LookupError:
+        raise Fault(f"encoding {source.encoding!r} is not known; utf-8 and latin-1 are usual") from None
+    _refuse_utf8_as_latin(source, path)
+    try:
+        return (
+            _open_csv(connection, source, path, wanted)
+            if source.format == "csv"
+            else _open_jsonl(connection, source, path, wanted)
+        )
+    except (pa.ArrowInvalid, UnicodeError, OSError) as error:
+        raise Fault(explain(error, source)) from None
+
+
+def explain(error: BaseException, source: Source) -> str:
+    """Say in the user's words what stopped the reading of a file."""
+    text = str(error)
+    if isinstance(error, UnicodeError) or "UTF8" in text or "UTF-8" in text:
+        return f"is not in encoding {source.encoding}; set encoding (latin-1, cp1252, utf-16 are usual)"
+    if "straddling" in text:
+        return "holds a row that does not end: a quote is probably never closed"
+    if "Empty CSV" in text:
+        return "is empty"
+    return f"cannot be read; it is damaged or truncated ({text.splitlines()[0][:120]})"
+
+
+def is_truncated(raw: Raw, source: Source, path: Path, broken: set[int]) -> bool:
+    """Say whether the file ends in the middle of a row: its last row is broken and has no line end.
+
+    Args:
+        broken: Row numbers that could not be read as rows.
+    """
+    if source.format == "parquet" or path.suffix in (".gz", ".bz2", ".zst") or raw.n_rows not in broken:
+        return False
+    with path.open("rb") as file:
+        file.seek(-1, 2)
+        return file.read(1) not in (b"\n", b"\r", b"\0")
+
+
+def _shown(path: Path, workspace: Path, data: Path | None) -> str:
+    folders = [workspace, *([data.resolve()] if data is not None else [])]
+    for folder in folders:
+        if path.is_relative_to(folder) and path != folder:
+            return path.relative_to(folder).as_posix()
+    return path.name
+
+
+def _open_parquet(path: Path, wanted: Sequence[str]) -> Raw:
+    try:
+        schema = pq.read_schema(path)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise Fault(f"is not a whole Parquet file: {str(error).splitlines()[0][:120]}") from None
+    _refuse_unknown(wanted, schema.names, "")
+    columns = "".join(f", {quoted(name)} as c{i}" for i, name in enumerate(wanted))
+    sql = (
+        f"(select file_row_number + 1 as row_number, true as is_row{columns} "
+        f"from read_parquet({literal(str(path))}, file_row_number = true))"
+    )
+    return Raw(sql, tuple(schema.field(name).type for name in wanted))
+
+
+def _open_csv(
+    connection: duckdb.DuckDBPyConnection, source: Source, path: Path, wanted: Sequence[str]
+) -> Raw:
+    read = csv.ReadOptions(use_threads=False, block_size=_BLOCK, encoding=source.encoding)
+    with csv.open_csv(path, read, csv.ParseOptions(delimiter=source.delimiter)) as head:
+        header = [name.strip() for name in head.schema.names]
+    delimiters = [d for d in ";,\t|" if d != source.delimiter and d in header[0]]
+    hint = f" (delimiter is {source.delimiter!r}; the header holds {delimiters[0]!r})" if delimiters else ""
+    _refuse_unknown(wanted, header, hint)
+    repeated = sorted({name for name in wanted if header.count(name) > 1})
+    if repeated:
+        raise Fault(f"its header names {repeated} more than once; each mapped column must stand once")
+    raw = Raw(_INPUT, (pa.string(),) * len(wanted))
+    names = [f"c{wanted.index(name)}" if name in wanted else f"x{i}" for i, name in enumerate(header)]
+    chosen = [f"c{i}" for i in range(len(wanted))]
+
+    def refuse(row: Any) -> str:
+        # Arrow counts the header as row 1.
+        raw.malformed[row.number - 1] = f"{row.actual_columns} fields; the header has {row.expected_columns}"
+        return "skip"
+
+    reader = csv.open_csv(
+        path,
+        csv.ReadOptions(
+            use_threads=False,
+            block_size=_BLOCK,
+            encoding=source.encoding,
+            column_names=names,
+        ),
+        csv.ParseOptions(delimiter=source.delimiter, newlines_in_values=True, invalid_row_handler=refuse),
+        csv.ConvertOptions(
+            column_types=dict.fromkeys(names, pa.string()), include_columns=chosen, strings_can_be_null=False
+        ),
+    )
+    _register(connection, raw, reader, chosen, n_header=1)
+    return raw
+
+
+def _open_jsonl(
+    connection: duckdb.DuckDBPyConnection, source: Source, path: Path, wanted: Sequence[str]
+) -> Raw:
+    # Lines are read as a CSV file of one column, cut at a character that JSON text cannot hold.
+    def lines() -> csv.CSVStreamingReader:
+        return csv.open_csv(
+            path,
+            csv.ReadOptions(block_size=_BLOCK, encoding=source.encoding, column_names=["line"]),
+            csv.ParseOptions(delimiter="\x01", quote_char=False, invalid_row_handler=refuse),
+            csv.ConvertOptions(column_types={"line": pa.string()}, strings_can_be_null=False),
+        )
+
+    raw = Raw("", (pa.string(),) * len(wanted))
+
+    def refuse(row: Any) -> str:
+        raw.malformed[row.number] = "not a JSON object"
+        return "skip"
+
+    with lines() as reader:
+        first = next(iter(reader), None)
+    if first is None:
+        raise Fault("is empty (no lines)")
+    top = list(dict.fromkeys(name.split(".")[0] for name in wanted))
+    known = _json_keys(connection, pa.table([first["line"].slice(0, 10_000)], ["line"]))
+    if not set(top) <= set(known):
+        with lines() as reader:
+            known = _json_keys(connection, reader)
+    _refuse_unknown(top, known, "")
+    raw.malformed.clear()
+    _register(connection, raw, lines(), ["line"], n_header=0)
+    paths = ", ".join(literal("$" + "".join(f'."{part}"' for part in name.split("."))) for name in wanted)
+    columns = "".join(f", j[{i + 1}] as c{i}" for i in range(len(wanted)))
+    raw.sql = (
+        f"(select row_number, is_row{columns} from (select row_number, is_row,"
+        f" case when is_row then json_extract_string(line, [{paths}]) end as j from (select row_number, line,"
+        f" case when json_valid(line) then json_type(line) = 'OBJECT' else false end as is_row from {_INPUT})))"
+    )
+    return raw
+
+
+def _register(
+    connection: duckdb.DuckDBPyConnection,
+    raw: Raw,
+    reader: csv.CSVStreamingReader,
+    columns: Sequence[str],
+    n_header: int,
+) -> None:
+    schema = pa.schema([("row_number", pa.int64()), *((name, pa.string()) for name in columns)])
+    if raw.sql == _INPUT:
+        schema = schema.insert(1, pa.field("is_row", pa.bool_()))
+    batches = _numbered(raw, reader, schema, n_header)
+    connection.register(_INPUT, pa.RecordBatchReader.from_batches(schema, batches))
+
+
+def _numbered(
+    raw: Raw, reader: csv.CSVStreamingReader, schema: pa.Schema, n_header: int
+) -> Iterator[pa.RecordBatch]:
+    # Malformed rows are reported before the batch that follows them, so their numbers can be left out.
+    n, skip = 1, n_header
+    try:
+        for found in reader:
+            batch = found.slice(skip)
+            skip = max(0, skip - found.num_rows)
+            refused = np.fromiter(raw.malformed, np.int64, len(raw.malformed))
+            numbers = np.arange(n, n + batch.num_rows + int((refused >= n).sum()))
+            numbers = numbers[~np.isin(numbers, refused)][: batch.num_rows]
+            if not batch.num_rows:
+                continue
+            n = int(numbers[-1]) + 1
+            data: dict[str, Any] = {name: batch[name] for name in batch.schema.names}
+            data |= {"row_number": pa.array(numbers), "is_row": pa.repeat(True, batch.num_rows)}
+            yield pa.record_batch([data[name] for name in schema.names], schema)
+        raw.n_rows = max([n - 1, *raw.malformed])
+    except BaseException as error:
+        # DuckDB would tell it as its own error, even Ctrl-C.
+        raw.error = error
+        raise
+
+
+def _json_keys(connection: duckdb.DuckDBPyConnection, lines: Any) -> list[str]:
+    connection.register("raw_lines", lines)
+    keys = connection.execute(
+        "select distinct unnest(case when json_valid(line) and json_type(line) = 'OBJECT'"
+        " then json_keys(line) end) from raw_lines order by 1"
+    ).fetchall()
+    connection.unregister("raw_lines")
+    return [key for (key,) in keys]
+
+
+def _refuse_unknown(wanted: Sequence[str], found: Sequence[str], hint: str) -> None:
+    unknown = []
+    for name in wanted:
+        if name not in found:
+            near = difflib.get_close_matches(name, found, n=1) or [
+                other for other in found if other.lower() == name.lower()
+            ]
+            unknown.append(f"{name!r} (did you mean {near[0]!r}?)" if near else repr(name))
+    if unknown:
+        raise Fault(f"has no column {', '.join(unknown)}; found {list(found)}{hint}")
+
+
+def _refuse_utf8_as_latin(source: Source, path: Path) -> None:
+    # Any bytes are valid latin-1, so UTF-8 read as latin-1 would silently garble every accent.
+    if codecs.lookup(source.encoding).name not in _WIDE or path.suffix in (".gz", ".bz2", ".zst"):
+        return
+    with path.open("rb") as file:
+        head = file.read(1 << 20)
+    head = head[: head.rfind(b"\n") + 1] or head
+    try:
+        text = head.decode("utf-8")
+    except UnicodeDecodeError:
+        return
+    if not text.isascii():
+        raise Fault(f"is in utf-8, not in {source.encoding}; set encoding = 'utf-8'")
+
+
+def quoted(name: str) -> str:
+    """Write a name as an SQL identifier."""
+    return '"' + name.replace('"', '""') + '"'
+
+
+def literal(text: str) -> str:
+    """Write a text as an SQL literal."""
+    return "'" + text.replace("'", "''") + "'"
