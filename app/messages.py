@@ -46,11 +46,12 @@ def number(value: float | None, unit: str = "", *, signed: bool = False) -> str:
     if value is None or value != value:
         return EN["unknown"]
     size = abs(value)
-    digits = 0 if size >= 1000 or value == round(value) else 2 if size >= 1 or unit else 3
-    if unit and 0 < size < 0.01:
-        digits = 4
-    sign = "+" if signed else ""
-    return f"{value:{sign},.{digits}f}{' ' + unit if unit else ''}"
+    if unit:
+        digits = 0 if size >= 1000 else 4 if 0 < size < 0.01 else 2
+    else:
+        digits = 0 if size >= 1000 or value == round(value) else 2 if size >= 1 else 3
+    text = f"{value:{'+' if signed else ''},.{digits}f}".replace("-", "−")
+    return f"{text} {unit}" if unit else text
 
 
 def percent(value: float | None, *, signed: bool = False, digits: int = 1) -> str:
@@ -62,7 +63,7 @@ def percent(value: float | None, *, signed: bool = False, digits: int = 1) -> st
     """
     if value is None or value != value:
         return EN["unknown"]
-    return f"{value:{'+' if signed else ''}.{digits}%}"
+    return f"{value:{'+' if signed else ''}.{digits}%}".replace("-", "−")
 
 
 def day(moment: datetime | None) -> str:

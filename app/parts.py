@@ -17,6 +17,7 @@ from nba import tables
 from nba.errors import MissingError, NbaError
 
 READER = "reader"
+ALL = "all"
 _UNIT_FORMAT = {"fraction": "percent", "probability 0-1": "percent"}
 _TERM = {
     "lower": "interval",
@@ -62,6 +63,58 @@ def filled(reader: Reader, *needs: str) -> bool:
     return True
 
 
+def numbers(*shown: tuple[str, str, str, str]) -> None:
+    """Show single numbers side by side, wrapping where the window is narrow.
+
+    Args:
+        shown: Label, value, tooltip ("" for none) and a note below ("" for none) of each.
+    """
+    with st.container(horizontal=True, gap="large"):
+        for label, value, meaning, note in shown:
+            with st.container(width=210, gap="small"):
+                st.metric(label, value, help=meaning or None)
+                if note:
+                    st.caption(note)
+
+
+def choose(
+    title: str,
+    options: Sequence[str],
+    key: str,
+    prefix: str = "",
+    *,
+    where: Any = None,
+    help: str = "",  # noqa: A002
+) -> str:
+    """Let the user choose one of a few; the choice stands in the URL, so that a link repeats it.
+
+    Args:
+        title: Label.
+        options: Our own names; the first is chosen at first, and then not in the URL.
+        key: Name in the URL.
+        prefix: Section of the catalogue that words the options; "" shows them as they are.
+        where: Container to draw in.
+        help: Tooltip.
+    """
+    asked = st.query_params.get(key)
+    if st.session_state.get(key) not in options:
+        st.session_state[key] = asked if asked in options else options[0]
+    draw = (where or st).segmented_control if prefix else (where or st).selectbox
+    more = {"required": True} if prefix else {}
+    shown = draw(
+        title, options, key=key, format_func=lambda name: _option(prefix, name), help=help or None, **more
+    )
+    if shown == options[0]:
+        st.query_params.pop(key, None)
+    else:
+        st.query_params[key] = str(shown)
+    return str(shown)
+
+
+def _option(prefix: str, name: str) -> str:
+    return EN["all_arms"] if name == ALL else EN.get(f"{prefix}.{name}", name)
+
+
 def table(
     shown: pa.Table, columns: Sequence[str], contract: tables.Table, currency: str, key: str, names: str = ""
 ) -> None:
@@ -76,9 +129,12 @@ def table(
         names: Unit of numbers whose unit depends on the row, where it is one for all rows.
     """
     fields = {f.name: f for f in contract.fields}
-    config = {name: _column(fields[name], currency, names) for name in columns}
+    config = {name: _column(fields[name], contract.name, currency, names) for name in columns}
     st.dataframe(
-        shown.select(list(columns)).to_pandas(), hide_index=True, column_config=config, key=f"table_{key}"
+        _without_zone(shown.select(list(columns))).to_pandas(),
+        hide_index=True,
+        column_config=config,
+        key=f"table_{key}",
     )
     buffer = io.BytesIO()
     csv.write_csv(shown, buffer)
@@ -111,11 +167,20 @@ def _warn_if_stale(reader: Reader, needs: Sequence[str]) -> None:
         st.warning(say("stale", at=day(at), command=reader.command("summary")), icon=":material/update:")
 
 
-def _column(field: tables.Field, currency: str, names: str) -> Any:
-    title = EN.get(f"column.{field.name}", field.name.removesuffix("_id").replace("_", " "))
+def _without_zone(shown: pa.Table) -> pa.Table:
+    # All times are UTC; Streamlit would otherwise drop the zone with a warning of pandas.
+    for i, field in enumerate(shown.schema):
+        if pa.types.is_timestamp(field.type):
+            shown = shown.set_column(i, field.name, shown[i].cast(pa.timestamp("us")))
+    return shown
+
+
+def _column(field: tables.Field, table: str, currency: str, names: str) -> Any:
+    own = field.name.removesuffix("_id").replace("_", " ").capitalize()
+    title = EN.get(f"column.{table}.{field.name}", EN.get(f"column.{field.name}", own))
     meaning = EN[f"term.{_TERM[field.name]}"] if field.name in _TERM else field.doc
     if field.kind == "time":
-        return st.column_config.DatetimeColumn(title, help=meaning, format="D MMM YYYY, HH:mm")
+        return st.column_config.DatetimeColumn(f"{title} (UTC)", help=meaning, format="D MMM YYYY, HH:mm")
     if field.kind == "flag":
         return st.column_config.CheckboxColumn(title, help=meaning)
     if field.kind == "count":

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import plotly.graph_objects as go
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from nba.errors import DataError
@@ -33,6 +34,7 @@ CHANNEL: Mapping[str, str] = MappingProxyType(
     {"email": BLUE, "sms": ORANGE, "push": GREEN, "call": PINK, "budget": RED, "none": GREY, "organic": SKY}
 )
 _WHEEL = (BLUE, ORANGE, GREEN, PINK, SKY, RED, YELLOW, "#7570B3", "#A6761D", "#66A61E", "#1B9E9E", "#B2475D")
+MAX_TICKS = 16
 _PATTERN = ("", "/", "\\", "x", ".", "+", "-", "|")
 _MARK = ("circle", "square", "diamond", "triangle-up", "cross", "x", "star", "hexagon")
 _BAND = "rgba(0,114,178,0.18)"
@@ -192,25 +194,25 @@ def effects(table: pa.Table, currency: str = "", metric: str | None = None) -> g
     figure = _figure(_unit("Effect per customer against the control", currency), "")
     if not keep.any():
         return _empty(figure)
-    rows = np.flatnonzero(keep)[::-1]
-    wanted = [
-        data["arm"][i] if data["segment"][i] == "all" else f"{data['arm'][i]} · {data['segment'][i]}"
-        for i in rows
-    ]
-    low, high = data["lower"][rows], data["upper"][rows]
-    figure.add_scatter(
-        x=data["effect"][rows],
-        y=wanted,
-        mode="markers",
-        marker={"color": [_sign_colour(a, b) for a, b in zip(low, high)], "size": 13},
-        error_x={**_whiskers(data["effect"][rows], low, high), "thickness": 2.5, "width": 8},
-        customdata=np.column_stack(
-            [low, high, data["n"][rows], data["n_control"][rows], data["control"][rows], data["level"][rows]]
-        ),
-        hovertemplate="%{x:+.4g} (%{customdata[0]:+.4g} to %{customdata[1]:+.4g} at %{customdata[5]:.0%})"
-        "<br>n = %{customdata[2]:,} against %{customdata[3]:,} in %{customdata[4]}<extra>%{y}</extra>",
-    )
-    figure.update_layout(height=max(200, 60 * len(set(wanted)) + 110), showlegend=False)
+    whole = all(data["segment"][keep] == "all")
+    for i in np.flatnonzero(keep)[::-1]:
+        name = data["arm"][i] if whole else f"{data['arm'][i]} · {data['segment'][i]}"
+        middle, low, high = (data[part][i : i + 1] for part in ("effect", "lower", "upper"))
+        colour = _sign_colour(low[0], high[0])
+        figure.add_scatter(
+            x=middle,
+            y=[name],
+            mode="markers",
+            marker={"color": colour, "size": 13},
+            error_x={**_whiskers(middle, low, high), "thickness": 2.5, "width": 8, "color": colour},
+            customdata=[
+                [low[0], high[0], data["n"][i], data["n_control"][i], data["control"][i], data["level"][i]]
+            ],
+            hovertemplate="%{x:+.4g} (%{customdata[0]:+.4g} to %{customdata[1]:+.4g} at %{customdata[5]:.0%})"
+            "<br>n = %{customdata[2]:,} against %{customdata[3]:,} in %{customdata[4]}<extra>%{y}</extra>",
+        )
+    figure.update_layout(height=56 * int(keep.sum()) + 120, showlegend=False)
+    figure.update_xaxes(rangemode="tozero")
     return _zero_line(figure, "v")
 
 
@@ -244,7 +246,7 @@ def mix(table: pa.Table, by: str = "channel", order: Sequence[str] = ()) -> go.F
             marker={"color": colour[name], "pattern": {"shape": _PATTERN[i // 4 % len(_PATTERN)]}},
             hovertemplate="%{y:,.0f}<extra>%{fullData.name}</extra>",
         )
-    return figure.update_layout(barmode="stack", hovermode="x unified")
+    return _time_axis(figure, moments).update_layout(barmode="stack", hovermode="x unified")
 
 
 def value_over_batches(table: pa.Table, currency: str = "") -> go.Figure:
@@ -281,7 +283,7 @@ def value_over_batches(table: pa.Table, currency: str = "") -> go.Figure:
             hovertemplate="%{x|%d %b %Y}: %{y:+.3g} (%{customdata[0]:+.3g} to %{customdata[1]:+.3g})"
             "<br>n = %{customdata[2]:,}<extra>%{fullData.name}</extra>",
         )
-    return _zero_line(figure, "h")
+    return _zero_line(_time_axis(figure, np.unique(data["decided_at"][keep])), "h")
 
 
 def credits(table: pa.Table, currency: str = "", by: str = "channel") -> go.Figure:  # noqa: A001
@@ -370,7 +372,7 @@ def prices(table: pa.Table, currency: str = "") -> go.Figure:
                 hovertemplate="%{y:,.3g} per unit; %{customdata[0]:,.0f} of %{customdata[1]:,.0f} used"
                 "<extra>%{fullData.name}</extra>",
             )
-    return figure.update_yaxes(rangemode="tozero")
+    return _time_axis(figure, np.unique(data["decided_at"])).update_yaxes(rangemode="tozero")
 
 
 def policy_values(table: pa.Table, currency: str = "") -> go.Figure:
@@ -386,21 +388,28 @@ def policy_values(table: pa.Table, currency: str = "") -> go.Figure:
     keep = ~np.isnan(data["value"])
     if not keep.any():
         return _empty(figure)
-    for i, estimator in enumerate(sorted(set(data["estimator"][keep]))):
+    estimators = sorted(set(data["estimator"][keep]))
+    policies = list(dict.fromkeys(data["policy_id"][keep]))[::-1]
+    for i, estimator in enumerate(estimators):
         rows = np.flatnonzero(keep & (data["estimator"] == estimator))
         colour = _WHEEL[i % len(_WHEEL)]
+        # Estimators of one policy lie beside each other around its line.
+        shift = 0.6 * ((i + 0.5) / len(estimators) - 0.5)
         figure.add_scatter(
             x=data["value"][rows],
-            y=data["policy_id"][rows],
+            y=[policies.index(data["policy_id"][k]) - shift for k in rows],
             name=str(estimator),
             mode="markers",
             marker={"color": colour, "size": 11, "symbol": _MARK[i % len(_MARK)]},
             error_x=_whiskers(data["value"][rows], data["lower"][rows], data["upper"][rows]),
-            customdata=np.column_stack([data["ess"][rows], data["n"][rows]]),
+            customdata=np.column_stack([data["ess"][rows], data["n"][rows], data["policy_id"][rows]]),
             hovertemplate="%{x:,.4g}<br>effective %{customdata[0]:,.0f} of %{customdata[1]:,.0f} decisions"
-            "<extra>%{y}: %{fullData.name}</extra>",
+            "<extra>%{customdata[2]}: %{fullData.name}</extra>",
         )
-    return figure.update_layout(scattermode="group", height=max(240, 70 * len(set(data["policy_id"])) + 110))
+    figure.update_layout(height=30 * len(estimators) * len(policies) + 150)
+    return figure.update_yaxes(
+        tickvals=list(range(len(policies))), ticktext=policies, range=[-0.6, len(policies) - 0.4]
+    )
 
 
 def _columns(table: pa.Table, what: str, names: Sequence[str]) -> dict[str, NDArray[Any]]:
@@ -417,6 +426,9 @@ def _columns(table: pa.Table, what: str, names: Sequence[str]) -> dict[str, NDAr
             out[name] = column.cast(pa.timestamp("us")).to_numpy()
         elif pa.types.is_floating(column.type) or (column.null_count and pa.types.is_integer(column.type)):
             out[name] = column.cast(pa.float64()).to_numpy()
+        elif pa.types.is_string(column.type):
+            # Plotly reads a little HTML in names; what comes from data is text.
+            out[name] = pc.replace_substring(column, "<", "&lt;").to_numpy()
         else:
             out[name] = column.to_numpy()
     return out
@@ -451,6 +463,12 @@ def _whiskers(middle: NDArray[Any], lower: NDArray[Any], upper: NDArray[Any]) ->
         "thickness": 1.5,
         "width": 4,
     }
+
+
+def _time_axis(figure: go.Figure, moments: Sequence[Any] | NDArray[Any]) -> go.Figure:
+    # A tick for each batch while they fit; its day, not the hour.
+    ticks = {"tickvals": list(moments)} if len(moments) <= MAX_TICKS else {}
+    return figure.update_xaxes(type="date", tickformat="%-d %b\n%Y", hoverformat="%-d %b %Y", **ticks)
 
 
 def _zero_line(figure: go.Figure, way: str) -> go.Figure:

@@ -707,7 +707,7 @@ SUMMARY_CREDITS = Table(
         _id("treatment_id", "what was sent; `unknown` where it was not ours"),
         _count("n_orders", "orders with a share of credit", low=0),
         _money("credit", "margin credited"),
-        _p("share", "part of the method's whole credit", nullable=True),
+        _p("share", "part of all orders the method credits", nullable=True),
     ),
 )
 SUMMARY_CLV = Table(

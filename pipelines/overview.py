@@ -17,7 +17,7 @@ from nba.history import History
 from pipelines.progress import Progress, silent
 
 LEVEL = 0.95
-BINS = 20
+BINS = 12
 
 # One row per decision with what came of it; a decision is delivered if its outcome or a touch says so.
 _DECIDED = """
@@ -69,17 +69,26 @@ _ARMS = """
     from decided group by all order by 1, 2
 """
 _CREDITS = """
-    select method, channel, coalesce(treatment_id, 'unknown') as treatment_id,
-        count(distinct order_id) as n_orders, sum(credit) as credit,
-        sum(credit) / nullif(sum(sum(credit)) over (partition by method), 0) as share
-    from credits group by all order by method, channel, treatment_id
+    with summed as (
+        select method, channel, coalesce(treatment_id, 'unknown') as treatment_id,
+            count(distinct order_id) as n_orders, sum(credit) as credit, sum(share) as orders
+        from credits group by all
+    )
+    select method, channel, treatment_id, n_orders, credit,
+        orders / nullif(sum(orders) over (partition by method), 0) as share
+    from summed order by method, channel, treatment_id
 """
 _CLV = """
     with latest as (from clv where as_of = (select max(as_of) from clv) and clv is not null),
-    cut as (select quantile_cont(clv, 0.98) as top from latest)
-    select least(floor(greatest(clv, 0) / nullif(top, 0) * $bins), $bins)::bigint as bin,
-        count(*) as n, sum(clv) as total, avg(p_alive) as p_alive, min(top) as top, max(clv) as highest
-    from latest, cut group by bin order by bin
+    cut as (select quantile_cont(clv, 0.98) as top from latest),
+    binned as (
+        select least(floor(greatest(clv, 0) / nullif(top, 0) * $bins), $bins)::bigint as bin,
+            clv, p_alive, top
+        from latest, cut
+    )
+    select bin, count(*) as n, sum(clv) as total, avg(p_alive) as p_alive, max(top) as cut,
+        max(clv) as highest
+    from binned group by bin order by bin
 """
 _CLV_NUMBERS = """
     with latest as (from clv where as_of = (select max(as_of) from clv))
@@ -262,7 +271,7 @@ def _clv(history: History, config: settings.Settings) -> dict[str, pa.Table]:  #
         return {}
     rows = history.sql(_CLV, {"bins": BINS}).to_pylist()
     for row in rows:
-        top, highest = row.pop("top"), row.pop("highest")
+        top, highest = row.pop("cut"), row.pop("highest")
         row["bin"] = row["bin"] or 0
         row["lower"] = row["bin"] * top / BINS
         row["upper"] = highest if row["bin"] == BINS else (row["bin"] + 1) * top / BINS

@@ -20,7 +20,7 @@ def draw(reader: Reader) -> None:
         _incremental(reader)
     st.subheader(say("attribution.by"))
     methods = list(dict.fromkeys(shown["method"].to_pylist()))
-    method = st.selectbox(say("attribution.method"), methods, key="method", bind="query-params")
+    method = parts.choose(say("attribution.method"), methods, "method")
     columns = ["method", "channel", "treatment_id", "n_orders", "credit", "share"]
     parts.table(
         where(shown, method=method), columns, tables.SUMMARY_CREDITS, reader.currency, f"credits_{method}"

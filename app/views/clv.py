@@ -12,11 +12,11 @@ def draw(reader: Reader) -> None:
     """Show the page."""
     if not parts.filled(reader, "summary_clv", "summary_numbers"):
         return
-    first, second, third, fourth = st.columns(4)
-    for column, name in ((first, "mean"), (second, "median"), (third, "total")):
-        value = number(reader.number(f"clv_{name}"), reader.currency)
-        column.metric(say(f"clv.{name}"), value, help=say("term.clv"))
-    fourth.metric(say("clv.alive"), percent(reader.number("clv_p_alive")), help=say("term.alive"))
+    worth = [
+        (say(f"clv.{name}"), number(reader.number(f"clv_{name}"), reader.currency), say("term.clv"), "")
+        for name in ("mean", "median", "total")
+    ]
+    parts.numbers(*worth, (say("clv.alive"), percent(reader.number("clv_p_alive")), say("term.alive"), ""))
     note = say(
         "clv.note",
         at=day(reader.moment("clv_as_of")),

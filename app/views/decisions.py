@@ -14,24 +14,14 @@ def draw(reader: Reader) -> None:
         return
     shown, batches = reader.table("summary_mix"), reader.table("summary_batches")
     left, right = st.columns(2)
-    by = left.segmented_control(
-        say("decisions.by"),
-        ["channel", "action_id"],
-        default="channel",
-        required=True,
-        format_func=lambda name: label("decisions.by", name),
-        key="by",
-        bind="query-params",
-    )
+    by = parts.choose(say("decisions.by"), ["channel", "action_id"], "by", "decisions.by", where=left)
     arms = sorted(set(batches["arm"].to_pylist()))
-    arm = right.selectbox(
-        say("arm"), [say("all_arms"), *arms], key="arm", bind="query-params", help=say("arm_help")
-    )
+    arm = parts.choose(say("arm"), [parts.ALL, *arms], "arm", where=right, help=say("arm_help"))
     if arm in arms:
         shown, batches = where(shown, arm=arm), where(batches, arm=arm)
     st.subheader(say("decisions.mix"))
-    order = sorted(set(reader.table("summary_mix")[str(by)].to_pylist()))
-    parts.figure(plots.mix(shown, str(by), order), "mix", say("alt.mix", by=label("decisions.by", str(by))))
+    order = sorted(set(reader.table("summary_mix")[by].to_pylist()))
+    parts.figure(plots.mix(shown, by, order), "mix", say("alt.mix", by=label("decisions.by", by)))
     st.subheader(say("decisions.batches"))
     columns = ["batch_id", "arm", "decided_at", "n", "n_contacts", "n_delivered", "cost", "is_matured"]
     parts.table(batches, columns, tables.SUMMARY_BATCHES, reader.currency, "batches")

@@ -8,14 +8,14 @@ import streamlit as st
 
 from app import parts
 from app.data import Reader, where
-from app.messages import label, number, percent, plain, say
+from app.messages import number, percent, plain, say
 from nba import plots, tables
 
 MONEY = ("margin", "revenue", "reward")
 RATES = ("unsubscribes",)
 COLUMNS = [
-    *("arm", "control", "n", "n_control", "mean", "mean_control", "effect", "lower", "upper"),
-    *("relative_effect", "relative_lower", "relative_upper", "p_value", "total", "reason"),
+    *("arm", "n", "n_control", "mean", "mean_control", "effect", "lower", "upper"),
+    *("relative_effect", "p_value"),
 ]
 SRM_ALERT = 0.001
 
@@ -26,19 +26,10 @@ def draw(reader: Reader) -> None:
         return
     shown = reader.table("summary_effects")
     metrics = list(dict.fromkeys(shown["metric"].to_pylist()))
-    metric = str(
-        st.segmented_control(
-            say("metric"),
-            metrics,
-            default=metrics[0],
-            required=True,
-            format_func=lambda name: label("metric", name),
-            key="metric",
-            bind="query-params",
-        )
-    )
+    metric = parts.choose(say("metric"), metrics, "metric", "metric")
     unit = reader.currency if metric in MONEY else ""
     whole = where(shown, metric=metric, segment="all")
+    whole = _in_order(whole, reader)
     controls = sorted(set(whole["control"].to_pylist()))
     st.subheader(say("experiment.effects", control=plain(", ".join(controls))), help=say("term.holdout"))
     for row in whole.to_pylist():
@@ -50,6 +41,13 @@ def draw(reader: Reader) -> None:
     with st.expander(say("experiment.how")):
         for text in dict.fromkeys(f"{row['estimand']}. {row['method']}." for row in whole.to_pylist()):
             st.markdown(plain(text))
+
+
+def _in_order(shown: pa.Table, reader: Reader) -> pa.Table:
+    # The champion first, the others as the experiment declares them.
+    names = [reader.headline_arm, *(arm.name for arm in reader.config.experiment.arms)]
+    place = [names.index(arm) if arm in names else len(names) for arm in shown["arm"].to_pylist()]
+    return shown.take(sorted(range(shown.num_rows), key=lambda i: place[i]))
 
 
 def _sentence(row: dict[str, Any], metric: str, unit: str) -> str:

@@ -22,11 +22,8 @@ def draw(reader: Reader) -> None:
     st.caption(say("overview.value_note"))
     batches = reader.table("summary_batches")
     parts.figure(plots.value_over_batches(batches, reader.currency), "value", say("alt.value"))
-    left, right = st.columns(2, gap="large")
-    with left:
-        _sent(reader)
-    with right:
-        _limits(reader)
+    _sent(reader)
+    _limits(reader)
 
 
 def _headline(reader: Reader) -> None:
@@ -82,29 +79,27 @@ def _alerts(reader: Reader) -> None:
     for row in reader.rows("summary_arms")[:1]:
         if row["p_srm"] is not None and row["p_srm"] < SRM_ALERT:
             st.error(say("overview.alert_srm", p=f"{row['p_srm']:.2g}"), icon=":material/warning:")
-    batches, matured = reader.number("batches") or 0, reader.number("batches_matured") or 0
-    if matured < batches:
-        text = say(
-            "overview.immature",
-            open=number(batches - matured),
-            batches=number(batches),
-            at=day(reader.moment("matures_at")),
-        )
-        st.warning(text, icon=":material/schedule:")
 
 
 def _counts(reader: Reader) -> None:
     batches, matured = number(reader.number("batches")), number(reader.number("batches_matured"))
-    first, second, third, fourth = st.columns(4)
-    first.metric(say("overview.contacts"), number(reader.number("contacts")), help=say("term.delivered"))
-    first.caption(say("overview.delivered", n=number(reader.number("delivered"))))
-    second.metric(say("overview.cost"), number(reader.number("cost"), reader.currency))
-    third.metric(say("overview.customers"), number(reader.number("customers")))
-    fourth.metric(say("overview.batches"), batches, help=say("term.matured"))
-    fourth.caption(say("overview.matured_n", n=matured))
-    st.caption(
-        say("overview.matured", until=day(reader.moment("matured_until")), matured=matured, batches=batches)
+    delivered = say("overview.delivered", n=number(reader.number("delivered")))
+    parts.numbers(
+        (say("overview.contacts"), number(reader.number("contacts")), say("term.delivered"), delivered),
+        (say("overview.cost"), number(reader.number("cost"), reader.currency), "", ""),
+        (say("overview.customers"), number(reader.number("customers")), "", ""),
+        (say("overview.batches"), batches, say("term.matured"), say("overview.matured_n", n=matured)),
     )
+    st.caption(_maturity(reader), help=say("term.matured"))
+
+
+def _maturity(reader: Reader) -> str:
+    batches, matured = reader.number("batches") or 0, reader.number("batches_matured") or 0
+    until = day(reader.moment("matured_until"))
+    text = say("overview.matured", until=until, matured=number(matured), batches=number(batches))
+    if matured == batches:
+        return text
+    return f"{text} {say('overview.immature', at=day(reader.moment('matures_at')))}"
 
 
 def _sent(reader: Reader) -> None:

@@ -1,0 +1,258 @@
+"""A small workspace with invented tables, filled as the steps would fill it, for the app's tests."""
+
+import shutil
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from nba import tables
+from nba.history import History
+from pipelines import overview
+
+START = datetime(2026, 3, 2, 6, tzinfo=UTC)
+TOML = """
+[workspace]
+name = "{name}"
+currency = "EUR"
+
+[reward]
+window_days = 14
+
+[experiment]
+control = "holdout"
+arms = [
+    {{ name = "holdout", share = 0.2, policy = "none" }},
+    {{ name = "random", share = 0.2, policy = "random" }},
+    {{ name = "policy", share = 0.6, policy = "champion" }},
+]
+"""
+ACTIONS = """action_id,issue,group,name,margin,lever,starts_at,ends_at
+coffee,grow,offer,Coffee offer,20,1,,
+repair,care,service,Free repair check,12,1,,
+"""
+TREATMENTS = """treatment_id,action_id,channel,cost,cooldown_days
+coffee_email,coffee,email,0.01,14
+coffee_sms,coffee,sms,0.08,14
+repair_email,repair,email,0.01,14
+repair_push,repair,push,0.002,7
+"""
+IDS = ("none", "coffee_email", "coffee_sms", "repair_email", "repair_push")
+CHANNEL = {"none": "none"} | {name: name.rsplit("_", 1)[1] for name in IDS[1:]}
+COST = {"none": 0.0, "coffee_email": 0.01, "coffee_sms": 0.08, "repair_email": 0.01, "repair_push": 0.002}
+SHARES = {"holdout": 0.2, "random": 0.2, "policy": 0.6}
+
+
+def _decided(n: int, batches: int, rng: np.random.Generator) -> dict[str, list[dict[str, Any]]]:
+    arms = rng.choice(list(SHARES), n, p=list(SHARES.values()))
+    out: dict[str, list[dict[str, Any]]] = {"decisions": [], "outcomes": [], "touches": [], "choices": []}
+    for b in range(batches):
+        at = START + timedelta(weeks=b)
+        for i in range(n):
+            given = "none" if arms[i] == "holdout" else str(rng.choice(IDS))
+            decision_id = f"b{b}-{i}"
+            out["decisions"].append(
+                {
+                    "decision_id": decision_id,
+                    "batch_id": f"b{b}",
+                    "customer_id": f"c{i}",
+                    "treatment_id": given,
+                    "channel": CHANNEL[given],
+                    "decided_at": at,
+                    "p_action": 1.0 if arms[i] == "holdout" else 0.2,
+                    "policy_id": f"p-{arms[i]}",
+                    "experiment_id": "policy",
+                    "arm": arms[i],
+                    "p_arm": SHARES[arms[i]],
+                    "expected_value": 0.1 if given != "none" else 0.0,
+                    "reason": "drawn",
+                    "config_hash": "0",
+                    "valid_until": at + timedelta(days=7),
+                }
+            )
+            out["choices"] += [
+                {
+                    "decision_id": decision_id,
+                    "treatment_id": name,
+                    "is_eligible": arms[i] != "holdout" or name == "none",
+                    "reason": "" if arms[i] != "holdout" else "holdout",
+                    "p_action": (1.0 if name == "none" else 0.0) if arms[i] == "holdout" else 0.2,
+                    "mean": 0.0 if name == "none" else 0.1,
+                    "se": 0.05,
+                    "price": 0.0,
+                }
+                for name in IDS
+            ]
+            if given != "none":
+                out["touches"] += [
+                    {
+                        "touch_id": f"{decision_id}-{kind}",
+                        "customer_id": f"c{i}",
+                        "touched_at": at,
+                        "kind": kind,
+                        "channel": CHANNEL[given],
+                        "treatment_id": given,
+                        "decision_id": decision_id,
+                        "cost": COST[given] if kind == "sent" else 0.0,
+                    }
+                    for kind in ("sent", "delivered")
+                ]
+            if b < batches - 1:
+                bought = rng.random() < 0.1 + 0.2 * (arms[i] == "policy") * (given != "none")
+                out["outcomes"].append(
+                    {
+                        "decision_id": decision_id,
+                        "is_delivered": True,
+                        "is_response": bool(bought),
+                        "is_click": False,
+                        "is_unsubscribe": False,
+                        "reward": 20.0 * bought - COST[given],
+                        "closed_at": at + timedelta(days=14),
+                        "window_days": 14,
+                    }
+                )
+    return out
+
+
+def _effects() -> list[dict[str, Any]]:
+    shared = {
+        "experiment_id": "policy",
+        "segment": "all",
+        "control": "holdout",
+        "n_control": 80,
+        "level": 0.95,
+        "method": "Welch, CUPED",
+        "estimand": "effect per customer to 2026-03-30 06:00",
+        "reason": "",
+    }
+    rows = []
+    for metric, scale in (("margin", 1.0), ("orders", 0.05), ("unsubscribes", 0.001)):
+        for arm, effect, half in (("random", 0.4, 0.9), ("policy", 2.5, 1.0)):
+            rows.append(
+                shared
+                | {
+                    "metric": metric,
+                    "arm": arm,
+                    "n": 240 if arm == "policy" else 80,
+                    "mean_control": 6.0 * scale,
+                    "mean": (6.0 + effect) * scale,
+                    "effect": effect * scale,
+                    "lower": (effect - half) * scale,
+                    "upper": (effect + half) * scale,
+                    "relative_effect": effect / 6,
+                    "relative_lower": (effect - half) / 6,
+                    "relative_upper": (effect + half) / 6,
+                    "p_value": 0.01,
+                }
+            )
+    return rows
+
+
+def _others(n: int, batches: int, rng: np.random.Generator) -> dict[str, pa.Table]:
+    limits = [
+        {
+            "batch_id": f"b{b}",
+            "arm": "policy",
+            "limit": limit,
+            "decided_at": START + timedelta(weeks=b),
+            "available": available,
+            "used": used,
+            "price": price * (1 + b / 10),
+            "n_customers": 240,
+        }
+        for b in range(batches)
+        for limit, available, used, price in (("sms", 40, 40, 0.31), ("budget", 10, 6.2, 0.0))
+    ]
+    credited = [
+        {
+            "method": method,
+            "order_id": f"o{o}",
+            "touch_id": f"t{o}-{channel}",
+            "customer_id": f"c{o}",
+            "channel": channel,
+            "treatment_id": f"coffee_{channel}",
+            "share": 0.5,
+            "credit": credit,
+        }
+        for method, credit in (("last touch", 10.0), ("shapley", 8.0))
+        for o in range(30)
+        for channel in ("email", "sms")
+    ]
+    value = rng.gamma(0.5, 60.0, n)
+    clv = [
+        {
+            "customer_id": f"c{i}",
+            "as_of": START,
+            "n_repeat": 2,
+            "recency_days": 90.0,
+            "age_days": 200.0,
+            "p_alive": 0.8,
+            "expected_orders": 1.5,
+            "expected_margin": 20.0,
+            "clv": None if i == 0 else value[i],
+            "horizon_days": 365,
+            "model_id": "m",
+            "reason": "no purchase yet" if i == 0 else "",
+        }
+        for i in range(n)
+    ]
+    values = [
+        {
+            "policy_id": policy,
+            "estimator": estimator,
+            "batch_id": "all",
+            "value": value,
+            "se": 0.1,
+            "lower": value - 0.2,
+            "upper": value + 0.2,
+            "ess": 180.0,
+            "n": 400,
+            "max_weight": 5.0,
+            "reason": "",
+        }
+        for policy, value in (("p-policy", 3.1), ("p-random", 2.2))
+        for estimator in ("ips", "doubly robust")
+    ]
+    return {
+        "batches": tables.BATCHES.build(limits),
+        "effects": tables.EFFECTS.build(_effects()),
+        "credits": tables.CREDITS.build(credited),
+        "clv": tables.CLV.build(clv),
+        "policy_values": tables.POLICY_VALUES.build(values),
+    }
+
+
+def make(root: Path, n: int = 400, batches: int = 4, *, filled: bool = True) -> Path:
+    """Write a workspace; without `filled`, only its configuration and catalog."""
+    (root / "catalog").mkdir(parents=True)
+    (root / "nba.toml").write_text(TOML.format(name=root.name), encoding="utf-8")
+    (root / "catalog" / "actions.csv").write_text(ACTIONS, encoding="utf-8")
+    (root / "catalog" / "treatments.csv").write_text(TREATMENTS, encoding="utf-8")
+    if filled:
+        rng = np.random.default_rng(5)
+        made = {name: tables.BY_NAME[name].build(rows) for name, rows in _decided(n, batches, rng).items()}
+        History.read(root).commit(replace=made | _others(n, batches, rng))
+        overview.overview(root, START + timedelta(weeks=batches))
+    return root
+
+
+@pytest.fixture(scope="session")
+def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A filled workspace with an empty one beside it; not to be changed."""
+    folder = tmp_path_factory.mktemp("workspaces")
+    make(folder / "bare", filled=False)
+    return make(folder / "shop")
+
+
+@pytest.fixture
+def fresh(workspace: Path, tmp_path: Path) -> Callable[..., Path]:
+    """Give a workspace that a test may change: a copy of the filled one, or of the empty one."""
+
+    def copied(*, filled: bool = True) -> Path:
+        return shutil.copytree(workspace if filled else workspace.parent / "bare", tmp_path / "fresh")
+
+    return copied

@@ -1,0 +1,80 @@
+"""The app in a real browser, started as a user starts it."""
+
+import os
+import shutil
+import socket
+import subprocess
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pipelines.app import command
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed (the `browser` extra)")
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.skipif(CHROMIUM is None, reason="Chromium was not found; install the package `chromium`"),
+    pytest.mark.xdist_group("browser"),
+]
+
+
+@pytest.fixture(scope="module")
+def served(workspace: Path) -> Iterator[str]:
+    """The address of the app on the small workspace."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    process = subprocess.Popen(
+        command(workspace, port), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=dict(os.environ)
+    )
+    address = f"http://127.0.0.1:{port}"
+    try:
+        for _ in range(120):
+            try:
+                urllib.request.urlopen(f"{address}/_stcore/health", timeout=1).close()
+                break
+            except OSError:
+                time.sleep(0.25)
+        else:
+            pytest.fail("the app did not start within 30 s")
+        yield address
+    finally:
+        process.terminate()
+        process.wait(10)
+
+
+@pytest.fixture(scope="module")
+def page(served: str) -> Iterator[object]:
+    """A page of a headless browser."""
+    with api.sync_playwright() as player:
+        browser = player.chromium.launch(
+            executable_path=CHROMIUM, args=["--no-sandbox", "--disable-dev-shm-usage"]
+        )
+        opened = browser.new_page(viewport={"width": 1440, "height": 1000})
+        opened.set_default_timeout(30_000)
+        yield opened
+        browser.close()
+
+
+def test_overview_and_the_way_to_the_experiment(page, served) -> None:
+    faults: list[str] = []
+    page.on("pageerror", lambda error: faults.append(str(error)))
+    page.goto(served)
+    page.get_by_text("Incremental value of policy").wait_for()
+    page.locator(".js-plotly-plot").first.wait_for()
+    page.get_by_role("link", name="Experiment").click()
+    page.get_by_text("Each arm against holdout").wait_for()
+    page.locator(".js-plotly-plot").first.wait_for()
+    assert page.get_by_test_id("stException").count() == 0
+    assert faults == []
+
+
+def test_a_link_opens_a_page_with_its_filter(page, served) -> None:
+    page.goto(f"{served}/experiment?metric=orders")
+    page.get_by_text("Each arm against holdout").wait_for()
+    page.get_by_text("0.425 against 0.300").wait_for()
+    assert "metric=orders" in page.url
