@@ -43,8 +43,8 @@ from nba.history import replace_text
 FOLDER = "world"
 INDEX = "world.json"
 START = datetime(2026, 1, 5, 6, tzinfo=UTC)
-CAPACITY_SHARE = {"email": 0.25, "push": 0.20, "sms": 0.08, "call": 0.015}
-BUDGET_EACH = 0.045
+CAPACITY_SHARE = {"email": 0.12, "push": 0.08, "sms": 0.05, "call": 0.012}
+BUDGET_EACH = 0.03
 CONTACT_DAYS, MAX_CONTACTS = 28, 3
 Choose = Callable[["Batch"], Ints]
 

@@ -76,32 +76,32 @@ def _by_type(*rows: float) -> Floats:
 
 
 # One row or number per type, in the order of TYPES.
-PEAK = _by_type(0.19, 0.20, 0.018, 0.006, 0.0, 0.17)
+PEAK = _by_type(0.18, 0.18, 0.012, 0.004, 0.0, 0.17)
 ACTION_TASTE = np.array(  # discount, collection, loyalty, advice, newsletter
     [
-        [-0.4, 0.9, 0.1, -1.0, -2.2],
-        [-0.9, -0.5, 0.3, 1.0, -2.5],
+        [-1.2, 1.1, -0.1, -1.8, -2.2],
+        [-1.8, -1.0, 0.2, 1.2, -2.5],
         [0.2, 0.2, 0.3, 0.0, -1.0],
         [0.0, 0.0, 0.0, 0.0, -1.0],
         [0.0, 0.0, 0.0, 0.0, -1.0],
-        [1.3, -1.2, -0.4, -1.2, -2.0],
+        [1.4, -1.8, -0.9, -1.8, -2.0],
     ]
 )
 CHANNEL_TASTE = np.array(  # email, sms, push, call
     [
-        [0.1, -0.2, 0.4, -1.3],
-        [-1.4, 0.0, -1.7, 1.0],
+        [0.0, -0.6, 0.5, -1.8],
+        [-2.2, 0.0, -2.4, 1.0],
         [0.0, 0.0, 0.0, 0.0],
         [0.0, 0.0, 0.0, 0.0],
         [0.0, 0.0, 0.0, 0.0],
-        [0.2, 0.4, 0.0, -1.0],
+        [0.1, 0.5, -0.3, -1.5],
     ]
 )
 DRIFT = 0.45  # how far every taste moves towards that for the action before it
-DOG_CHANNEL = np.array([0.40, 0.50, 0.45, 0.70])  # share of own purchases that a contact spoils
+DOG_CHANNEL = np.array([0.50, 0.60, 0.55, 0.75])  # share of own purchases that a contact spoils
 DOG_TYPE = _by_type(0.0, 0.0, 0.02, 0.0, 1.0, 0.0)
 DOG_ACTION = np.array([1.0, 1.0, 1.0, 1.0, 0.4])
-RATE = _by_type(0.021, 0.018, 0.070, 0.006, 0.046, 0.018)  # own purchases per week
+RATE = _by_type(0.018, 0.014, 0.092, 0.005, 0.075, 0.016)  # own purchases per week
 SPEND = _by_type(30.0, 34.0, 31.0, 26.0, 31.0, 27.0)  # margin per order
 RETURNS = _by_type(0.04, 0.03, 0.03, 0.05, 0.04, 0.13)
 GONE_HAZARD = _by_type(0.004, 0.003, 0.002, 0.010, 0.004, 0.006)  # per week
