@@ -132,9 +132,8 @@ def trim(
 def after_trimming(p: Array, use: Array, available: Array) -> Array:
     """Give the probabilities that remain once draws beyond a limit are trimmed to `none`.
 
-    Where a limit counts contacts alike, a customer's chance of being kept is E[min(1, a / (1 + U))] over the
-    number U of others drawn (a Poisson binomial, by its characteristic function); else the overshoot of a
-    normal sum is shared alike.
+    A customer's chance of being kept is E[min(1, a / (1 + U))] over the number U of others drawn, a Poisson
+    binomial, where a limit counts contacts; where amounts differ, U is a normal sum.
 
     Args:
         p: Probabilities drawn from, shape (n, k).
@@ -160,39 +159,48 @@ def after_trimming(p: Array, use: Array, available: Array) -> Array:
 
 
 def _kept_of_counted(q: Array, limit: int) -> Array:
-    # E g(U without i) from E g(U + s), U over all: E[U] = (1 + q D) E[U without i], D the forward difference.
     mean, spread = q.sum(), float(np.sqrt((q * (1 - q)).sum()))
     if mean + 8 * spread + 1 < limit or len(q) <= limit:
         return np.ones(len(q))
     if limit == 0:
         return np.zeros(len(q))
-    low, mass = _poisson_binomial(q)
-    count = low + np.arange(len(mass))
-    terms = 6
-    shifted = np.array([mass @ np.minimum(1.0, limit / (1.0 + count + s)) for s in range(terms)])
-    out = np.zeros(len(q))
-    for power in range(terms):
-        out += (-q) ** power * shifted[0]
-        shifted = np.diff(shifted)
-    return np.clip(out, 0.0, 1.0)
-
-
-def _poisson_binomial(q: Array) -> tuple[int, Array]:
-    # Mass on a window of 10 standard deviations around the mean, customers of like chance taken together.
+    # Customers of like chance are taken together.
     bins = np.minimum((q * 256).astype(np.int64), 255)
     n = np.bincount(bins, minlength=256)
-    filled = n > 0
-    chance = np.bincount(bins, weights=q, minlength=256)[filled] / n[filled]
-    mean, spread = q.sum(), float(np.sqrt((q * (1 - q)).sum()))
+    chance = np.bincount(bins, weights=q, minlength=256) / np.maximum(n, 1)
+    low, mass = _poisson_binomial(chance, n)
+    fits = np.minimum(1.0, limit / (1.0 + low + np.arange(len(mass))))
+    return np.clip(fits @ _without_one(mass, chance), 0.0, 1.0)[bins]
+
+
+def _poisson_binomial(chance: Array, n: NDArray[np.int64]) -> tuple[int, Array]:
+    # Mass of the sum of n draws of each chance, from `low` on, by its characteristic function.
+    mean, spread = float(n @ chance), float(np.sqrt(n @ (chance * (1 - chance))))
     low = max(int(mean - 10 * spread) - 8, 0)
     size = int(20 * spread) + 32
     step = np.exp(2j * np.pi * np.arange(size) / size)
     log_cf = np.zeros(size, dtype=np.complex128)
     with np.errstate(divide="ignore"):
-        for share, many in zip(chance, n[filled], strict=True):
+        for share, many in zip(chance[n > 0], n[n > 0], strict=True):
             log_cf += many * np.log(1 + share * (step - 1))
     mass = np.fft.fft(np.exp(log_cf)).real / size
     return low, np.clip(np.roll(mass, -(low % size)), 0.0, None)
+
+
+def _without_one(mass: Array, chance: Array) -> Array:
+    # Mass without one draw of each chance, shape (len(mass), b): the convolution undone, from the end at
+    # which errors shrink.
+    forward, size = chance <= 0.5, len(mass)
+    up, down = chance[forward], chance[~forward]
+    out = np.zeros((size, len(chance)))
+    left, right = np.zeros(len(up)), np.zeros(len(down))
+    for i in range(size):
+        left = (mass[i] - up * left) / (1 - up)
+        out[i, forward] = left
+        last = size - 1 - i
+        right = ((mass[last + 1] if i else 0.0) - (1 - down) * right) / down
+        out[last, ~forward] = right
+    return out
 
 
 def _kept_of_sum(p: Array, use: Array, limit: float) -> Array:
