@@ -1,0 +1,35 @@
+import numpy as np
+import pytest
+from scipy import stats
+
+from nba import draws
+from nba.evaluation.diagnostics import calibration
+
+# by hand
+
+
+def test_two_fair_columns():
+    found = calibration(np.array([0] * 40 + [1] * 60), np.full((100, 2), 0.5))
+    assert found.z.tolist() == pytest.approx([-2.0, 2.0])
+    assert found.chi_square == pytest.approx(4.0)
+    assert found.p_value == pytest.approx(float(stats.chi2.sf(4.0, 1)))
+
+
+def test_a_log_without_chance_has_nothing_to_test():
+    found = calibration(np.zeros(10, dtype=np.int64), np.tile([1.0, 0.0], (10, 1)))
+    assert found.freedom == 0
+    assert np.isnan(found.p_value)
+    assert np.isnan(found.z).all()
+
+
+# laws
+
+
+def test_p_values_are_uniform_where_the_log_is_true_and_tiny_where_it_is_not():
+    rng = np.random.default_rng(0)
+    ids = [f"c{i}" for i in range(500)]
+    p = rng.dirichlet([1, 1, 1, 0.2], 500)
+    found = [calibration(draws.pick(p, draws.uniform(ids, str(i))), p).p_value for i in range(200)]
+    assert stats.kstest(found, "uniform").pvalue > 1e-3
+    wrong = 0.8 * p + 0.2 * np.array([1.0, 0, 0, 0])
+    assert calibration(draws.pick(wrong, draws.uniform(ids, "x")), p).p_value < 1e-6

@@ -1,0 +1,141 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nba.evaluation import offpolicy
+from nba.evaluation.offpolicy import Log
+
+ESTIMATORS = ["ips", "snips", "dr", "sndr"]
+
+
+def play(n: int, seed: int, k: int = 4, floor: float = 0.3):
+    """A world whose truth is known: reward = base(x) + effect(x, a) + noise."""
+    rng = np.random.default_rng(seed)
+    X = rng.normal(size=(n, 3))
+    effect = np.column_stack([np.zeros(n), *[0.5 * a + X[:, a % 3] for a in range(1, k)]])
+    truth = 2 * X[:, :1] + effect
+
+    def soft(score, floor):
+        likely = np.exp(score - score.max(axis=1, keepdims=True))
+        return (1 - floor) * likely / likely.sum(axis=1, keepdims=True) + floor / k
+
+    p_logged, p_target = soft(-effect, floor), soft(2 * effect, 0.05)
+    column = (rng.random((n, 1)) >= p_logged.cumsum(axis=1)).sum(axis=1).clip(0, k - 1)
+    reward = truth[np.arange(n), column] + rng.normal(size=n)
+    log = Log(column, reward, p_logged, np.arange(n))
+    return log, p_target, X, float((p_target * truth).sum(axis=1).mean())
+
+
+def run(name, log, p_target, q, level=0.95):
+    estimator = getattr(offpolicy, name)
+    return estimator(log, p_target, q, level) if "dr" in name else estimator(log, p_target, level)
+
+
+# by hand
+
+
+def test_estimators_on_four_rows(monkeypatch):
+    monkeypatch.setattr(offpolicy, "MIN_ESS", 1.0)
+    log = Log(
+        np.array([0, 1, 1, 0]), np.array([1.0, 4.0, 2.0, 3.0]), np.array([[0.5, 0.5]] * 2 + [[0.2, 0.8]] * 2),
+        np.arange(4),
+    )  # fmt: skip
+    target = np.array([[0.25, 0.75]] * 4)
+    weight = np.array([0.5, 1.5, 0.9375, 1.25])
+    assert offpolicy.ips(log, target).value == pytest.approx((weight * log.reward).mean())
+    assert offpolicy.snips(log, target).value == pytest.approx((weight * log.reward).sum() / weight.sum())
+    q = np.array([[2.0, 3.0]] * 4)
+    residual = log.reward - np.array([2, 3, 3, 2])
+    assert offpolicy.dr(log, target, q).value == pytest.approx(2.75 + (weight * residual).mean())
+    assert offpolicy.sndr(log, target, q).value == pytest.approx(
+        2.75 + (weight * residual).sum() / weight.sum()
+    )
+    found = offpolicy.ips(log, target)
+    assert found.ess == pytest.approx(weight.sum() ** 2 / (weight**2).sum())
+    assert (found.max_weight, found.n) == (1.5, 4)
+
+
+def test_errors_are_clustered_by_customer():
+    reward = np.repeat(np.random.default_rng(0).normal(size=200), 5)
+    apart = offpolicy.on_policy(reward, np.arange(1000))
+    together = offpolicy.on_policy(reward, np.repeat(np.arange(200), 5))
+    assert together.se == pytest.approx(apart.se * np.sqrt(5), rel=0.01)
+
+
+def test_a_log_that_cannot_tell_is_refused_with_a_reason():
+    log, p_target, _X, _ = play(2000, 0)
+    few = Log(*(part[:50] for part in log))
+    assert "effective sample size" in offpolicy.snips(few, p_target[:50]).reason
+    never = log._replace(p_logged=np.where(np.arange(4) == 3, 0.0, log.p_logged), column=log.column % 3)
+    found = offpolicy.ips(never, p_target)
+    assert "could not have been logged" in found.reason
+    assert np.isnan([found.value, found.se, found.lower, found.upper]).all()
+    wrong = log._replace(p_logged=log.p_logged * 0.7)
+    assert "do not fit the log" in offpolicy.ips(wrong, p_target).reason
+    assert "2 or more" in offpolicy.on_policy(np.ones(1), np.zeros(1, dtype=np.int64)).reason
+
+
+# laws
+
+
+@pytest.mark.parametrize("name", ESTIMATORS)
+def test_the_logging_policy_is_worth_what_it_got(name):
+    log, _target, X, _ = play(3000, 1)
+    q = offpolicy.outcome_model(X, log)
+    found = run(name, log, log.p_logged, q)
+    assert found.lower < log.reward.mean() < found.upper
+    assert found.ess == pytest.approx(3000)
+
+
+@given(shift=st.floats(-100, 100), factor=st.floats(0.1, 10))
+def test_money_has_no_unit(shift, factor):
+    log, p_target, X, _ = play(600, 2)
+    moved = log._replace(reward=log.reward * factor + shift)
+    for name in ("snips", "sndr"):
+        q = offpolicy.outcome_model(X, log)
+        before, after = run(name, log, p_target, q), run(name, moved, p_target, q * factor + shift)
+        assert after.value == pytest.approx(before.value * factor + shift, rel=1e-6, abs=1e-6)
+        assert after.se == pytest.approx(before.se * factor, rel=1e-6)
+
+
+def test_the_outcome_model_does_not_see_the_customer_it_speaks_of():
+    log, _target, X, _ = play(600, 3)
+    log = log._replace(unit=np.arange(600) // 2)
+    changed = log.reward.copy()
+    changed[:2] += 1000
+    before, after = (offpolicy.outcome_model(X, log._replace(reward=r)) for r in (log.reward, changed))
+    np.testing.assert_allclose(after[:2], before[:2])
+    assert not np.allclose(after[2:], before[2:])
+
+
+def test_unknown_and_constant_features_do_no_harm():
+    log, _target, X, _ = play(300, 4)
+    odd = np.column_stack([X, np.full(300, np.nan), np.full(300, 7.0)])
+    odd[::7, 0] = np.nan
+    assert np.isfinite(offpolicy.outcome_model(odd, log)).all()
+    assert np.isfinite(offpolicy.outcome_model(np.zeros((300, 0)), log)).all()
+
+
+# recovery
+
+
+@pytest.mark.parametrize("name", ESTIMATORS)
+def test_the_truth_is_recovered_and_covered(name):
+    truth = np.mean([play(20_000, 1000 + seed)[3] for seed in range(20)])
+    found = []
+    for seed in range(120):
+        log, p_target, X, _ = play(1500, seed)
+        found.append(run(name, log, p_target, offpolicy.outcome_model(X, log) if "dr" in name else None))
+    values = np.array([x.value for x in found])
+    error = values.std(ddof=1) / np.sqrt(len(values))
+    assert abs(values.mean() - truth) < 3 * error + 0.01
+    covered = np.mean([x.lower <= truth <= x.upper for x in found])
+    assert covered >= 0.95 - 3 * 0.02
+    assert np.mean([x.se for x in found]) == pytest.approx(values.std(ddof=1), rel=0.25)
+
+
+def test_a_model_of_the_reward_makes_the_estimate_sharper():
+    log, p_target, X, _ = play(4000, 7)
+    q = offpolicy.outcome_model(X, log)
+    assert offpolicy.sndr(log, p_target, q).se < 0.8 * offpolicy.snips(log, p_target).se
