@@ -23,10 +23,8 @@ from nba import stats
 from nba.catalog import NONE
 from nba.errors import DataError, MissingError
 from nba.histories import simulated_truth as t
-from nba.histories.simulated_oracle import best_within
+from nba.histories.simulated_oracle import Batch, allowed, choose_oracle, limit_matrix
 from nba.histories.simulated_play import (
-    UNSUBSCRIBE_COST,
-    Moment,
     State,
     begin,
     look,
@@ -36,17 +34,15 @@ from nba.histories.simulated_play import (
     values,
 )
 from nba.histories.simulated_rows import Rows, week_rows
+from nba.histories.simulated_settings import CONTACT_DAYS, MAX_CONTACTS, default_limits, settings_text
 from nba.histories.simulated_sources import Directory, write_files
-from nba.histories.simulated_truth import WEEK, Bools, Floats, Ints, Truth
+from nba.histories.simulated_truth import WEEK, Floats, Ints, Truth
 from nba.history import replace_text
 
 FOLDER = "world"
 INDEX = "world.json"
 START = datetime(2026, 1, 5, 6, tzinfo=UTC)
-CAPACITY_SHARE = {"email": 0.12, "push": 0.08, "sms": 0.05, "call": 0.012}
-BUDGET_EACH = 0.03
-CONTACT_DAYS, MAX_CONTACTS = 28, 3
-Choose = Callable[["Batch"], Ints]
+Choose = Callable[[Batch], Ints]
 
 
 @dataclass(frozen=True)
@@ -59,26 +55,6 @@ class Options:
     weeks_before: int
     start: str
     truth_factor: float
-
-
-@dataclass(frozen=True)
-class Batch:
-    """What a chooser with the truth at hand sees of a batch.
-
-    Attributes:
-        number: Batch number, from 0.
-        value: True expected incremental value, shape (n, k), money.
-        p_response: True chance of a purchase in the two weeks of and after the contact, shape (n, k).
-        is_eligible: Consent, cooldown and contact cap kept, shape (n, k).
-        use, available: What each column uses of each limit, shape (k, m), and what there is, shape (m,).
-    """
-
-    number: int
-    value: Floats
-    p_response: Floats
-    is_eligible: Bools
-    use: Floats
-    available: Floats
 
 
 @dataclass(frozen=True)
@@ -201,7 +177,9 @@ class World:
         made = workspace.with_name(f".{workspace.name}.{uuid.uuid4().hex[:8]}")
         try:
             (made / "catalog").mkdir(parents=True)
-            (made / "nba.toml").write_text(settings_text(self.options), encoding="utf-8")
+            (made / "nba.toml").write_text(
+                settings_text(self.options.n_customers, self.options.seed), encoding="utf-8"
+            )
             for name, table in zip(("actions", "treatments"), t.CATALOG.to_tables()):
                 csv.write_csv(table, made / "catalog" / f"{name}.csv")
             first = int(self._truth.joined_week.min())
@@ -445,8 +423,8 @@ class World:
         value, extra = values(self._truth, moment)
         now, later = own_rates(self._truth, moment)
         p_response = (now * (1 - moment.spoil) + later)[:, None] + extra
-        may = _may(moment, state, contact_days, max_contacts)
-        use, available = _limits(capacity, budget)
+        may = allowed(moment, state, contact_days, max_contacts)
+        use, available = limit_matrix(capacity, budget)
         return Batch(batch, value, p_response, may, use, available)
 
     # Decisions to people
@@ -482,44 +460,6 @@ class World:
                 "Decide a batch with --at the start of its week.",
             )
         return int(weeks[0])
-
-
-def choose_oracle(batch: Batch) -> Ints:
-    """Choose the assignment of largest true value within the limits; shape (n,)."""
-    value = np.where(batch.is_eligible, batch.value, -np.inf)
-    value[:, 0] = 0.0
-    return best_within(value, batch.use, batch.available).column
-
-
-def default_limits(n_customers: int) -> tuple[dict[str, int], float]:
-    """Give the capacity by channel and the budget of a weekly batch, as the workspace states them."""
-    capacity = {channel: round(share * n_customers) for channel, share in CAPACITY_SHARE.items()}
-    return capacity, round(BUDGET_EACH * n_customers, 2)
-
-
-def _may(moment: Moment, state: State, contact_days: int, max_contacts: int | None) -> Bools:
-    n = len(moment.gone)
-    may = np.ones((n, t.N_COLUMNS), dtype=bool)
-    now = moment.week - state.first
-    recent = state.chosen[max(now - contact_days // 7, 0) : now]
-    rested = np.ones(n, dtype=bool)
-    if max_contacts is not None and recent:
-        rested = (np.stack(recent) > 0).sum(axis=0) < max_contacts
-    for j in range(1, t.N_COLUMNS):
-        cool = moment.week - moment.action_week[:, t.COLUMN_ACTION[j]] > t.COOLDOWN_WEEKS[j]
-        may[:, j] = moment.consent[:, t.COLUMN_CHANNEL[j]] & moment.joined & rested & cool
-    return may
-
-
-def _limits(capacity: Mapping[str, int], budget: float | None) -> tuple[Floats, Floats]:
-    cost = t.CATALOG.cost
-    use = [(t.CATALOG.channel == channel).astype(np.float64) for channel in capacity]
-    available = [float(x) for x in capacity.values()]
-    if budget is not None:
-        use, available = [*use, cost], [*available, budget]
-    if not use:
-        return np.zeros((len(cost), 1)), np.ones(1)
-    return np.stack(use, axis=1), np.array(available)
 
 
 def _live(truth: Truth, weeks: int, parts: list[Rows] | None) -> State:
@@ -558,164 +498,3 @@ def _digest(decisions: pa.Table) -> str:
 
 def _concat(parts: Sequence[Rows]) -> dict[str, pa.Table]:
     return {name: pa.concat_tables([part[name] for part in parts]) for name in parts[0]}
-
-
-def settings_text(options: Options) -> str:
-    """Write the workspace's `nba.toml`: sources and their mapping, limits, reward and experiment."""
-    capacity, budget = default_limits(options.n_customers)
-    limits = "\n".join(f"{channel} = {n}" for channel, n in capacity.items())
-    return _SETTINGS.format(
-        seed=options.seed,
-        limits=limits,
-        budget=budget,
-        contact_days=CONTACT_DAYS,
-        max_contacts=MAX_CONTACTS,
-        unsubscribe_cost=UNSUBSCRIBE_COST,
-    )
-
-
-_SETTINGS = """\
-# A simulated company: what its raw files look like, and the rules its decisions keep.
-
-[workspace]
-name = "simulated"
-currency = "EUR"
-timezone = "Europe/Madrid"
-seed = {seed}
-
-[[sources]]
-name = "crm"
-table = "customers"
-path = "sources/crm/*.csv"
-identifiers = {{ crm_id = "crm_id", email = "email", phone = "phone", loyalty_card = "card" }}
-timezone = "Europe/Madrid"
-
-[sources.columns]
-joined_at = "created"
-can_email = "optin_email"
-can_sms = "optin_sms"
-can_push = "optin_push"
-can_call = "optin_call"
-a_acquisition = "acquisition"
-a_region = "region"
-
-[sources.constants]
-timezone = "Europe/Madrid"
-
-[sources.values]
-can_email = {{ S = true, N = false }}
-can_sms = {{ S = true, N = false }}
-can_push = {{ S = true, N = false }}
-can_call = {{ S = true, N = false }}
-
-[[sources]]
-name = "shop"
-table = "orders"
-path = "sources/orders/*.csv"
-delimiter = ";"
-decimal = ","
-identifiers = {{ email = "email", loyalty_card = "card", crm_id = "crm_id" }}
-timezone = "Europe/Madrid"
-
-[sources.columns]
-order_id = "order_id"
-ordered_at = "placed"
-revenue = "amount"
-margin = "margin"
-n_items = "items"
-
-[[sources]]
-name = "web"
-table = "events"
-path = "sources/web/*.jsonl"
-format = "jsonl"
-identifiers = {{ cookie = "cookie", email = "email", crm_id = "crm_id" }}
-
-[sources.columns]
-occurred_at = "ts"
-kind = "type"
-detail = "page"
-
-[sources.constants]
-channel = "web"
-
-[sources.values]
-kind = {{ visit = "visit", pageview = "view", add_to_cart = "cart", search = "search" }}
-
-[[sources]]
-name = "marketing"
-table = "touches"
-path = "sources/touchpoints/*.parquet"
-format = "parquet"
-identifiers = {{ crm_id = "crm_id", device = "device" }}
-
-[sources.columns]
-touch_id = "touch_id"
-touched_at = "at"
-channel = "channel"
-kind = "status"
-treatment_id = "treatment_id"
-decision_id = "decision_id"
-cost = "cost"
-
-[sources.values.kind]
-sent = "sent"
-delivered = "delivered"
-bounced = "failed"
-opened = "seen"
-clicked = "clicked"
-rejected = "refused"
-optout = "unsubscribed"
-
-[[sources]]
-name = "service"
-table = "events"
-path = "sources/tickets/*.csv"
-encoding = "latin-1"
-identifiers = {{ phone = "phone", email = "email" }}
-timezone = "Europe/Madrid"
-
-[sources.columns]
-event_id = "ticket_id"
-occurred_at = "opened"
-kind = "kind"
-detail = "subject"
-
-[sources.constants]
-channel = "service"
-
-[sources.values]
-kind = {{ consulta = "ticket", "reclamación" = "complaint" }}
-
-[reward]
-window_days = 14
-unsubscribe_cost = {unsubscribe_cost}
-
-[limits]
-budget = {budget}
-contact_days = {contact_days}
-max_contacts = {max_contacts}
-
-[limits.capacity]
-{limits}
-
-[[experiment.arms]]
-name = "holdout"
-share = 0.10
-policy = "none"
-
-[[experiment.arms]]
-name = "policy"
-share = 0.70
-policy = "champion"
-
-[[experiment.arms]]
-name = "random"
-share = 0.10
-policy = "random"
-
-[[experiment.arms]]
-name = "response"
-share = 0.10
-policy = "response_greedy"
-"""

@@ -6,15 +6,70 @@ prices leave open then go to an exact linear programme of a few thousand variabl
 more customers than limits can be fractional. The dual bounds what any assignment can reach.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.optimize import linprog
 from scipy.sparse import csr_array, vstack
 
-Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
+from nba.histories import simulated_truth as t
+from nba.histories.simulated_play import Moment, State
+from nba.histories.simulated_truth import Bools, Floats, Ints
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What a chooser with the truth at hand sees of a batch.
+
+    Attributes:
+        number: Batch number, from 0.
+        value: True expected incremental value, shape (n, k), money.
+        p_response: True chance of a purchase in the two weeks of and after the contact, shape (n, k).
+        is_eligible: Consent, cooldown and contact cap kept, shape (n, k).
+        use, available: What each column uses of each limit, shape (k, m), and what there is, shape (m,).
+    """
+
+    number: int
+    value: Floats
+    p_response: Floats
+    is_eligible: Bools
+    use: Floats
+    available: Floats
+
+
+def choose_oracle(batch: Batch) -> Ints:
+    """Choose the assignment of largest true value within the limits; shape (n,)."""
+    value = np.where(batch.is_eligible, batch.value, -np.inf)
+    value[:, 0] = 0.0
+    return best_within(value, batch.use, batch.available).column
+
+
+def allowed(moment: Moment, state: State, contact_days: int, max_contacts: int | None) -> Bools:
+    """Say who may have what: consent, cooldown, contact cap and joining kept, shape (n, k)."""
+    n = len(moment.gone)
+    may = np.ones((n, t.N_COLUMNS), dtype=bool)
+    now = moment.week - state.first
+    recent = state.chosen[max(now - contact_days // 7, 0) : now]
+    rested = np.ones(n, dtype=bool)
+    if max_contacts is not None and recent:
+        rested = (np.stack(recent) > 0).sum(axis=0) < max_contacts
+    for j in range(1, t.N_COLUMNS):
+        cool = moment.week - moment.action_week[:, t.COLUMN_ACTION[j]] > t.COOLDOWN_WEEKS[j]
+        may[:, j] = moment.consent[:, t.COLUMN_CHANNEL[j]] & moment.joined & rested & cool
+    return may
+
+
+def limit_matrix(capacity: Mapping[str, int], budget: float | None) -> tuple[Floats, Floats]:
+    """Give what each column uses of each limit, shape (k, m), and what there is of it, shape (m,)."""
+    cost = t.CATALOG.cost
+    use = [(t.CATALOG.channel == channel).astype(np.float64) for channel in capacity]
+    available = [float(x) for x in capacity.values()]
+    if budget is not None:
+        use, available = [*use, cost], [*available, budget]
+    if not use:
+        return np.zeros((len(cost), 1)), np.ones(1)
+    return np.stack(use, axis=1), np.array(available)
 
 
 @dataclass(frozen=True)

@@ -143,7 +143,7 @@ def _web(truth: Truth, played: Played, clicked: Ints) -> pa.Table:
     week = played.week
     here = (truth.joined_week < week).astype(np.float64)
     alive = here * np.where(played.moment.gone, 0.1, 1.0)
-    mean = alive * np.where(played.hot, 1.6, 0.55 * truth.hot)
+    mean = alive * np.where(played.hot, 1.3, 0.5 * truth.hot)
     n_visits = poisson(mean, truth.uniform("visits", week)) + (played.hot & (alive == 1.0))
     who = np.repeat(np.arange(truth.n), n_visits)
     turn = np.arange(len(who)) - np.repeat(np.cumsum(n_visits) - n_visits, n_visits)

@@ -85,9 +85,9 @@ class Directory:
             for kind, columns in pairs.items()
         }
 
-    def has_twin(self, week: int) -> Bools:
-        """Say who has a second CRM record in a week, shape (n,)."""
-        return self.twin_week <= week
+    def has_twin(self, who: Ints, at: Ints) -> Bools:
+        """Say who had a second CRM record at a moment, shape of `who`."""
+        return self.twin_week[who] < (at - self.truth.start) // WEEK
 
 
 def write_files(folder: Path, label: str, rows: Rows, directory: Directory, weeks: range) -> None:
@@ -162,7 +162,7 @@ def _orders(file: io.BytesIO, rows: pa.Table, book: Directory) -> None:
     seed = truth.seed
     by_store = uniform(seed, "order store", 0, key) < t.STORE_SHARE[truth.kind[who]]
     has_card = _array(_take(book.card, who).is_valid())
-    twin = book.has_twin(0)[who] & (uniform(seed, "order twin", 0, key) < 0.3)
+    twin = book.has_twin(who, _array(rows, "at")) & (uniform(seed, "order twin", 0, key) < 0.3)
     use_card = by_store & has_card
     use_email = ~by_store & ~book.junk[who]
     crm_id = _choose(twin, _take(book.twin_id, who), _take(book.crm_id, who))
