@@ -80,7 +80,7 @@ def decide(
     with history.as_of(at) as snapshot:
         seen = features.build(snapshot)
         step(1)
-        models = _models(config)
+        models = _models(workspace, config)
         batch = serving.decide(snapshot, seen, catalog, config, models, batch_id)
     step(1)
     staged = delivery.stage(batch, root, csv=config.delivery.csv)
@@ -99,18 +99,21 @@ def decide(
     return _report(history, batch_id, folder, batch.notes, is_new=True)
 
 
-def _models(config: settings.Settings) -> Mapping[str, Scorer]:
-    # Aliases that the experiment's arms need; without a registered champion the batch explores evenly.
+def _models(workspace: Path, config: settings.Settings) -> Mapping[str, Scorer]:
+    # Aliases that the experiments' arms need; without a registered champion the batch explores evenly.
     needed = {
         arm.policy for experiment in (config.experiment, *config.experiments) for arm in experiment.arms
     }
     aliases = ["champion", *(["challenger"] if "challenger" in needed else [])]
+    tracking.setup(config, workspace)
+    name = tracking.policy_name(config)
     out = {}
     for alias in aliases:
         try:
-            folder, _version = tracking.load_policy(config.workspace.name, alias)
+            tracking.find(name, alias)
         except MissingError:
             continue
+        folder, _version = tracking.load_policy(name, alias)
         out[alias] = Scorer.load(folder)
     return out
 

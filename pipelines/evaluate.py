@@ -89,10 +89,13 @@ def evaluate(workspace: Path, at: datetime, *, progress: Progress | None = None)
 def _champion(
     workspace: Path, history: History, config: settings.Settings, at: datetime
 ) -> "_Champion | None":
+    tracking.setup(config, workspace)
+    name = tracking.policy_name(config)
     try:
-        folder, _version = tracking.load_policy(config.workspace.name, "champion")
+        tracking.find(name, "champion")
     except MissingError:
         return None
+    folder, _version = tracking.load_policy(name, "champion")
     catalog = settings.read_catalog(workspace, config)
     with history.as_of(at) as snapshot:
         nuisance = arbitrate.nuisance(snapshot, catalog, config.reward)
