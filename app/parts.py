@@ -69,9 +69,9 @@ def numbers(*shown: tuple[str, str, str, str]) -> None:
     Args:
         shown: Label, value, tooltip ("" for none) and a note below ("" for none) of each.
     """
-    with st.container(horizontal=True, gap="large"):
+    with st.container(horizontal=True, gap="medium"):
         for label, value, meaning, note in shown:
-            with st.container(width=210, gap="small"):
+            with st.container(width=200, gap=None):
                 st.metric(label, value, help=meaning or None)
                 if note:
                     st.caption(note)

@@ -55,12 +55,16 @@ _CHANNELS = """
     from decided group by channel order by n desc, channel
 """
 _PERIOD = """
-    select count(distinct customer_id) as customers, count(distinct batch_id) as batches,
-        (select count(*) from (select 1 from decided group by batch_id having count(closed_at) = count(*)))
-            as batches_matured,
+    with batch as (
+        select batch_id, count(closed_at) = count(*) as is_matured, max(matures_at) as matures_at
+        from decided group by batch_id
+    )
+    select count(distinct customer_id) as customers, (select count(*) from batch) as batches,
+        (select count(*) from batch where is_matured) as batches_matured,
         count(*) filter (is_contact) as contacts, count(*) filter (is_delivered) as delivered,
         sum(cost) as cost, min(decided_at) as first_batch, max(decided_at) as last_batch,
-        max(matures_at) filter (closed_at is not null) as matured_until, max(matures_at) as matures_at
+        (select max(matures_at) from batch where is_matured) as matured_until,
+        max(matures_at) as matures_at
     from decided
 """
 _ARMS = """

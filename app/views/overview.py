@@ -1,5 +1,6 @@
 """Overview: what the policy was worth, what was sent, which limits were short."""
 
+import pyarrow.compute as pc
 import streamlit as st
 
 from app import parts
@@ -104,8 +105,9 @@ def _maturity(reader: Reader) -> str:
 
 def _sent(reader: Reader) -> None:
     st.subheader(say("overview.sent"))
+    shown = reader.table("summary_channels")
     parts.table(
-        reader.table("summary_channels"),
+        shown.filter(pc.not_equal(shown["channel"], "none")),
         ["channel", "n", "n_customers", "n_delivered", "cost"],
         tables.SUMMARY_CHANNELS,
         reader.currency,
@@ -120,7 +122,7 @@ def _limits(reader: Reader) -> None:
     at = max(row["decided_at"] for row in reader.rows("batches"))
     last = where(reader.table("batches"), decided_at=at)
     st.caption(say("overview.limits_note", at=day(at)))
-    short = [row for row in last.to_pylist() if row["price"] > 0]
+    short = [row for row in where(last, arm=reader.headline_arm).to_pylist() if row["price"] > 0]
     for row in short:
         price = number(row["price"], reader.currency)
         limit = plain(label("limit", row["limit"]))

@@ -1,0 +1,244 @@
+"""What pages show is gathered truly from the big tables."""
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nba import stats, tables
+from nba.errors import MissingError
+from nba.history import History
+from pipelines.overview import BINS, against_control, overview, sample_ratio
+
+START = datetime(2026, 3, 2, 6, tzinfo=UTC)
+TOML = '[workspace]\nname = "w"\n[reward]\nwindow_days = 7\n'
+ACTIONS = "action_id,issue,group,name,margin,lever,starts_at,ends_at\nx,i,g,X,10,1,,\n"
+TREATMENTS = "treatment_id,action_id,channel,cost,cooldown_days\nx_sms,x,sms,0.5,7\n"
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    (tmp_path / "catalog").mkdir()
+    (tmp_path / "nba.toml").write_text(TOML, encoding="utf-8")
+    (tmp_path / "catalog" / "actions.csv").write_text(ACTIONS, encoding="utf-8")
+    (tmp_path / "catalog" / "treatments.csv").write_text(TREATMENTS, encoding="utf-8")
+    return tmp_path
+
+
+def decision(number: int, batch: int, arm: str, treatment: str = "none") -> dict[str, Any]:
+    at = START + timedelta(weeks=batch)
+    return {
+        "decision_id": f"{batch}-{number}",
+        "batch_id": f"b{batch}",
+        "customer_id": f"c{number}",
+        "treatment_id": treatment,
+        "channel": "none" if treatment == "none" else "sms",
+        "decided_at": at,
+        "p_action": 0.5,
+        "policy_id": "p",
+        "experiment_id": "policy",
+        "arm": arm,
+        "p_arm": 0.5,
+        "expected_value": 0.0 if treatment == "none" else 1.0,
+        "reason": "",
+        "config_hash": "0",
+        "valid_until": at,
+    }
+
+
+def outcome(number: int, batch: int, reward: float, *, delivered: bool = True) -> dict[str, Any]:
+    return {
+        "decision_id": f"{batch}-{number}",
+        "is_delivered": delivered,
+        "is_response": reward > 0,
+        "is_click": False,
+        "is_unsubscribe": False,
+        "reward": reward,
+        "closed_at": START + timedelta(weeks=batch + 1),
+        "window_days": 7,
+    }
+
+
+def sent(number: int, batch: int) -> dict[str, Any]:
+    return {
+        "touch_id": f"t{batch}-{number}",
+        "customer_id": f"c{number}",
+        "touched_at": START,
+        "channel": "sms",
+        "kind": "sent",
+        "treatment_id": "x_sms",
+        "decision_id": f"{batch}-{number}",
+        "cost": 0.5,
+    }
+
+
+@pytest.fixture
+def played(root: Path) -> History:
+    """Two batches of two arms with two customers each; the second batch is still open."""
+    decisions = [decision(i, b, "holdout") for b in (0, 1) for i in (0, 1)]
+    decisions += [decision(i, b, "policy", "x_sms") for b in (0, 1) for i in (2, 3)]
+    outcomes = [
+        outcome(0, 0, 1.0),
+        outcome(1, 0, 3.0),
+        outcome(2, 0, 9.5),
+        outcome(3, 0, 4.5, delivered=False),
+    ]
+    outcomes += [outcome(0, 1, 100.0)]
+    History.read(root).commit(
+        replace={
+            "decisions": tables.DECISIONS.build(decisions),
+            "outcomes": tables.OUTCOMES.build(outcomes),
+            "touches": tables.TOUCHES.build([sent(2, 0), sent(3, 0), sent(2, 1)]),
+        }
+    )
+    overview(root, START + timedelta(weeks=2))
+    return History.read(root)
+
+
+# by hand
+
+
+def test_batches_count_and_compare_with_their_own_holdout(played: History) -> None:
+    rows = {(r["batch_id"], r["arm"]): r for r in played.table("summary_batches").to_pylist()}
+    first = rows["b0", "policy"]
+    assert (first["n"], first["n_contacts"], first["n_delivered"], first["cost"]) == (2, 2, 1, 1.0)
+    expected = stats.difference(np.array([9.5, 4.5]), np.array([1.0, 3.0]))
+    assert first["effect"] == pytest.approx(5.0)
+    assert (first["lower"], first["upper"]) == pytest.approx((expected.lower, expected.upper))
+    assert rows["b0", "holdout"]["effect"] is None
+
+
+def test_open_batches_have_no_value(played: History) -> None:
+    rows = {(r["batch_id"], r["arm"]): r for r in played.table("summary_batches").to_pylist()}
+    assert not rows["b1", "policy"]["is_matured"]
+    assert rows["b1", "policy"]["effect"] is None
+    assert "open" in rows["b1", "policy"]["reason"]
+
+
+def test_mix_channels_and_numbers(played: History) -> None:
+    (mix,) = [r for r in played.table("summary_mix").to_pylist() if r["treatment_id"] != "none" and r["n"] and
+              r["batch_id"] == "b0"]  # fmt: skip
+    assert (mix["action_id"], mix["channel"], mix["n"], mix["cost"], mix["expected_value"]) == (
+        "x",
+        "sms",
+        2,
+        1.0,
+        2.0,
+    )
+    channels = {r["channel"]: r for r in played.table("summary_channels").to_pylist()}
+    assert (channels["sms"]["n"], channels["sms"]["n_customers"], channels["sms"]["cost"]) == (4, 2, 1.5)
+    numbers = {r["measure"]: r for r in played.table("summary_numbers").to_pylist()}
+    assert numbers["batches"]["value"] == 2
+    assert numbers["batches_matured"]["value"] == 1
+    assert numbers["contacts"]["value"] == 4
+    assert numbers["matured_until"]["at"] == START + timedelta(weeks=1)
+    assert numbers["summarised"]["value"] == played.version - 1
+
+
+def test_totals_scale_the_effect_and_leave_unknown_unknown(root: Path) -> None:
+    row = {"experiment_id": "e", "metric": "margin", "arm": "a", "segment": "all", "control": "h", "n": 10,
+           "n_control": 5, "level": 0.95, "method": "m", "estimand": "e", "reason": ""}  # fmt: skip
+    known = row | {"effect": 2.0, "lower": 1.0, "upper": 3.0}
+    History.read(root).commit(
+        replace={"effects": tables.EFFECTS.build([known, row | {"arm": "b", "reason": "none"}])}
+    )
+    overview(root, START)
+    a, b = History.read(root).table("summary_effects").to_pylist()
+    assert (a["total"], a["total_lower"], a["total_upper"]) == (20.0, 10.0, 30.0)
+    assert (b["total"], b["total_lower"]) == (None, None)
+
+
+def test_clv_bins_hold_every_known_customer_and_all_value(root: Path) -> None:
+    rng = np.random.default_rng(3)
+    value = rng.gamma(0.5, 50.0, 500)
+    rows = [
+        {"customer_id": f"c{i}", "as_of": START, "n_repeat": 1, "recency_days": 1.0, "age_days": 2.0,
+         "p_alive": 0.5, "clv": v, "horizon_days": 365, "model_id": "m", "reason": ""}
+        for i, v in enumerate([None, *value.tolist()])
+    ]  # fmt: skip
+    History.read(root).commit(replace={"clv": tables.CLV.build(rows)})
+    overview(root, START)
+    history = History.read(root)
+    bins = history.table("summary_clv").to_pandas()
+    assert bins["n"].sum() == 500
+    assert bins["total"].sum() == pytest.approx(value.sum())
+    assert bins["bin"].max() == BINS
+    assert bins["upper"].max() == pytest.approx(value.max())
+    low = bins[bins["bin"] == 0]
+    assert low["n"].item() == (value < low["upper"].item()).sum()
+    numbers = {r["measure"]: r["value"] for r in history.table("summary_numbers").to_pylist()}
+    assert (numbers["clv_customers"], numbers["clv_unknown"]) == (501, 1)
+
+
+def test_clv_of_customers_all_alike_and_worthless(root: Path) -> None:
+    rows = [
+        {"customer_id": f"c{i}", "as_of": START, "n_repeat": 0, "recency_days": 0.0, "age_days": 0.0,
+         "clv": 0.0, "horizon_days": 365, "model_id": "m", "reason": ""}
+        for i in range(3)
+    ]  # fmt: skip
+    History.read(root).commit(replace={"clv": tables.CLV.build(rows)})
+    overview(root, START)
+    assert History.read(root).table("summary_clv")["n"].to_pylist() == [3]
+
+
+def test_an_empty_workspace_gives_only_the_moment(root: Path) -> None:
+    report = overview(root, START)
+    assert report.rows == [{"table": "summary_numbers", "rows": 1}]
+
+
+def test_no_workspace_is_one_clear_message(tmp_path: Path) -> None:
+    with pytest.raises(MissingError, match=r"nba\.toml"):
+        overview(tmp_path / "nowhere", START)
+
+
+def test_uneven_arms_are_found() -> None:
+    names = ["experiment_id", "arm", "p_arm", "n"]
+
+    def chance(*rows: tuple[str, float | None, int]) -> float | None:
+        table = pa.Table.from_pylist([dict(zip(names, ("e", *row))) for row in rows])
+        return sample_ratio(table)["p_srm"][0].as_py()
+
+    assert chance(("a", 0.5, 50), ("b", 0.5, 50)) == 1.0
+    assert chance(("a", 0.5, 1000), ("b", 0.5, 1200)) < 1e-4
+    assert chance(("a", 0.5, 50), ("b", 0.2, 50)) is None
+    assert chance(("a", None, 50), ("b", None, 50)) is None
+    assert chance(("a", 1.0, 50)) is None
+
+
+def test_running_again_gives_the_same(played: History) -> None:
+    overview(played.root, START + timedelta(weeks=2))
+    again = History.read(played.root)
+    for name in ("summary_batches", "summary_mix", "summary_channels", "summary_arms"):
+        assert again.table(name).equals(played.table(name))
+
+
+# laws
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.integers(0, 3), st.sampled_from(["holdout", "a", "b"]), st.booleans(), st.integers(0, 50)
+        ),
+        max_size=12,
+        unique_by=lambda row: row[:2],
+    )
+)
+def test_a_value_is_known_or_has_a_reason(found: list[tuple[int, str, bool, int]]) -> None:
+    rows = [
+        {"batch_id": f"b{b}", "arm": arm, "is_matured": matured, "n": n,
+         "mean": float(n) if n else None, "variance": 1.0 if n > 1 else None}
+        for b, arm, matured, n in found
+    ]  # fmt: skip
+    shape = {"batch_id": pa.string(), "arm": pa.string(), "is_matured": pa.bool_(), "n": pa.int64()}
+    shape |= {"mean": pa.float64(), "variance": pa.float64()}
+    for row in against_control(pa.Table.from_pylist(rows, pa.schema(shape)), "holdout").to_pylist():
+        assert (row["effect"] is None) == bool(row["reason"])
+        if row["effect"] is not None:
+            assert row["arm"] != "holdout"
+            assert row["lower"] <= row["effect"] <= row["upper"]

@@ -1,0 +1,226 @@
+"""Figures show what the tables say, in the colours promised, and fail clearly."""
+
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+
+import numpy as np
+import plotly.graph_objects as go
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nba import plots, tables
+from nba.errors import DataError
+
+START = datetime(2026, 3, 2, tzinfo=UTC)
+
+
+def times(*weeks: int) -> pa.Array:
+    return pa.array([START + timedelta(weeks=w) for w in weeks], tables.TIME)
+
+
+CALIBRATION = pa.table({"bin": [1, 2], "n": [90, 10], "predicted": [0.1, 0.4], "observed": [0.12, 0.35]})
+QINI = pa.table({"share": [0.0, 0.5, 1.0], "qini": [0.0, 8.0, 10.0], "random": [0.0, 5.0, 10.0]})
+IMPORTANCE = pa.table({"feature": ["f_a_b", "f_c"], "importance": [1.0, 3.0]})
+DECILES = pa.table(
+    {
+        "decile": [1, 2],
+        "n": [50, 50],
+        "predicted": [0.2, 0.1],
+        "observed": [0.25, 0.05],
+        "lower": [0.2, -0.02],
+        "upper": [0.3, 0.12],
+    }
+)
+MIX = pa.table(
+    {
+        "decided_at": times(0, 0, 1, 1),
+        "n": [10, 4, 7, 90],
+        "channel": ["email", "sms", "email", "none"],
+        "action_id": ["x", "y", "x", "none"],
+    }
+)
+VALUE = pa.table(
+    {
+        "decided_at": times(0, 1, 2),
+        "arm": ["policy"] * 3,
+        "effect": [1.0, 2.0, 3.0],
+        "lower": [0.5, 1.5, 2.5],
+        "upper": [1.5, 2.5, 3.5],
+        "n": [9, 9, 9],
+        "is_matured": [True, True, False],
+    }
+)
+CLV = pa.table({"lower": [0.0, 10.0], "upper": [10.0, 90.0], "n": [5, 1], "total": [20.0, 80.0]})
+CREDITS = pa.table(
+    {"method": ["last", "last", "last"], "channel": ["email", "sms", "email"], "credit": [1.0, 2.0, 3.0]}
+)
+DRAWN: dict[str, tuple[Callable[..., go.Figure], pa.Table]] = {
+    "calibration": (plots.calibration, CALIBRATION),
+    "qini": (plots.qini, QINI),
+    "importance": (plots.importance, IMPORTANCE),
+    "uplift_deciles": (plots.uplift_deciles, DECILES),
+    "effects": (plots.effects, tables.EFFECTS.sample(3, np.random.default_rng(1))),
+    "mix": (plots.mix, MIX),
+    "value_over_batches": (plots.value_over_batches, VALUE),
+    "credits": (plots.credits, CREDITS),
+    "clv": (plots.clv, CLV),
+    "prices": (plots.prices, tables.BATCHES.sample(6, np.random.default_rng(2))),
+    "policy_values": (plots.policy_values, tables.POLICY_VALUES.sample(4, np.random.default_rng(3))),
+}
+
+
+def effects(**changed: object) -> pa.Table:
+    row = {
+        "experiment_id": "e",
+        "metric": "margin",
+        "arm": "policy",
+        "segment": "all",
+        "control": "holdout",
+        "n": 900,
+        "n_control": 100,
+        "mean": 3.0,
+        "mean_control": 1.0,
+        "effect": 2.0,
+        "lower": 1.0,
+        "upper": 4.0,
+        "p_value": 0.01,
+        "level": 0.95,
+        "method": "m",
+        "estimand": "e",
+        "reason": "",
+    }
+    return tables.EFFECTS.build([row | changed])
+
+
+# by hand
+
+
+def test_effects_show_the_interval_and_its_side_of_zero() -> None:
+    (point,) = plots.effects(effects(), "EUR").data
+    assert (point.x[0], point.y[0]) == (2.0, "policy")
+    assert (point.error_x.array[0], point.error_x.arrayminus[0]) == (2.0, 1.0)
+    assert point.marker.color == point.error_x.color == plots.BLUE
+    assert plots.effects(effects(lower=-1.0)).data[0].marker.color == plots.GREY
+    assert plots.effects(effects(effect=-2.0, lower=-3.0, upper=-1.0)).data[0].marker.color == plots.RED
+    assert "EUR" in plots.effects(effects(), "EUR").layout.xaxis.title.text
+
+
+def test_effects_of_one_metric_and_of_segments() -> None:
+    both = pa.concat_tables([effects(), effects(metric="orders", effect=0.1, lower=0.0, upper=0.2)])
+    assert [trace.x[0] for trace in plots.effects(both, metric="orders").data] == [0.1]
+    parts = pa.concat_tables([effects(), effects(segment="new")])
+    assert {trace.y[0] for trace in plots.effects(parts).data} == {"policy · all", "policy · new"}
+
+
+def test_unknown_effects_are_left_out_not_drawn_as_zero() -> None:
+    unknown = effects(effect=None, lower=None, upper=None, reason="too few")
+    assert not plots.effects(unknown).data
+    assert len(plots.effects(pa.concat_tables([effects(), unknown.set_column(2, "arm", [["b"]])])).data) == 1
+
+
+def test_mix_counts_contacts_and_leaves_out_no_contact() -> None:
+    figure = plots.mix(MIX)
+    assert {trace.name: list(trace.y) for trace in figure.data} == {"email": [10, 7], "sms": [4, 0]}
+    assert figure.layout.barmode == "stack"
+    assert {trace.name for trace in plots.mix(MIX, by="action_id").data} == {"x", "y"}
+
+
+def test_value_leaves_out_open_batches() -> None:
+    (trace,) = plots.value_over_batches(VALUE, "EUR").data
+    assert list(trace.y) == [1.0, 2.0]
+    assert list(trace.error_y.array) == [0.5, 0.5]
+
+
+def test_credits_add_up_within_method_and_channel() -> None:
+    assert {trace.name: list(trace.y) for trace in plots.credits(CREDITS).data} == {
+        "email": [4.0],
+        "sms": [2.0],
+    }
+
+
+def test_policy_values_stay_where_they_are_beside_each_other() -> None:
+    row = {
+        "policy_id": "p",
+        "batch_id": "all",
+        "value": 2.0,
+        "se": 0.1,
+        "lower": 1.5,
+        "upper": 2.5,
+        "ess": 9.0,
+        "n": 10,
+        "max_weight": 1.0,
+        "reason": "",
+    }
+    table = tables.POLICY_VALUES.build([row | {"estimator": "ips"}, row | {"estimator": "dr"}])
+    figure = plots.policy_values(table)
+    assert [trace.x[0] for trace in figure.data] == [2.0, 2.0]
+    assert figure.data[0].y[0] != figure.data[1].y[0]
+    assert figure.layout.scattermode is None  # grouping would shift the values themselves
+
+
+def test_importance_puts_the_largest_on_top_and_says_names_plainly() -> None:
+    (bars,) = plots.importance(IMPORTANCE).data
+    assert list(bars.y) == ["a b", "c"]
+    assert list(plots.importance(IMPORTANCE, top=1).data[0].y) == ["c"]
+
+
+def test_clv_tells_the_share_of_all_value() -> None:
+    (bars,) = plots.clv(CLV, "EUR").data
+    assert list(bars.y) == [5, 1]
+    assert bars.customdata[1][1] == pytest.approx(0.8)
+
+
+def test_names_from_data_are_text_not_markup() -> None:
+    figure = plots.effects(effects(arm="<a href='x'>here</a>"))
+    assert "<a" not in figure.to_json()
+
+
+# laws
+
+
+@pytest.mark.parametrize("name", DRAWN)
+def test_every_figure_is_drawn_and_can_be_sent(name: str) -> None:
+    draw, table = DRAWN[name]
+    figure = draw(table)
+    assert figure.data
+    assert figure.to_json()
+    assert figure.layout.template.layout.paper_bgcolor == "rgba(0,0,0,0)"
+
+
+@pytest.mark.parametrize("name", DRAWN)
+def test_every_figure_of_no_rows_says_so(name: str) -> None:
+    draw, table = DRAWN[name]
+    figure = draw(table.slice(0, 0))
+    assert figure.layout.annotations[0].text == "Nothing to show yet"
+
+
+@pytest.mark.parametrize("name", DRAWN)
+def test_every_figure_of_another_table_names_what_is_missing(name: str) -> None:
+    draw, _ = DRAWN[name]
+    with pytest.raises(DataError, match="lacks"):
+        draw(pa.table({"other": [1]}))
+
+
+@given(st.lists(st.sampled_from(["email", "sms", "push", "call", "a", "b", "c", "d", "none"]), max_size=9))
+def test_colours_are_stable_for_channels_and_differ_within_a_figure(names: list[str]) -> None:
+    found = plots.colours(names)
+    assert set(found) == set(names)
+    assert len(set(found.values())) == len(found)
+    assert all(found[name] == plots.CHANNEL[name] for name in found if name in plots.CHANNEL)
+    assert plots.colours(names[::-1]) == found
+
+
+def test_template_text_reads_on_white_and_on_black() -> None:
+    def light(colour: str) -> float:
+        parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+        linear = [p / 12.92 if p <= 0.03928 else ((p + 0.055) / 1.055) ** 2.4 for p in parts]
+        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+    text = light(plots.TEMPLATE.layout.font.color)
+    assert 1.05 / (text + 0.05) > 4  # on white
+    assert (text + 0.05) / (light("#0e1117") + 0.05) > 4
+    for colour in (plots.BLUE, plots.GREY, plots.RED):
+        assert 1.05 / (light(colour) + 0.05) > 3
+        assert (light(colour) + 0.05) / (light("#0e1117") + 0.05) > 3
