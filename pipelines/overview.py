@@ -68,10 +68,12 @@ _PERIOD = """
     from decided
 """
 _ARMS = """
-    select coalesce(experiment_id, 'none') as experiment_id, arm, max(p_arm) as p_arm,
-        count(distinct customer_id) as n
-    from decided group by all order by 1, 2
+    select experiment_id, arm, if(min(p_arm) = max(p_arm), max(p_arm), null) as p_arm, count(*) as n
+    from assigned group by all order by experiment_id, arm
 """
+# Where no experiment was declared, the arms of the decisions; each customer counts once.
+_FROM_DECISIONS = """(
+    select distinct coalesce(experiment_id, 'none') as experiment_id, customer_id, arm, p_arm from decided)"""
 _CREDITS = """
     with summed as (
         select method, channel, coalesce(treatment_id, 'unknown') as treatment_id,
@@ -164,6 +166,8 @@ def _decisions(history: History, config: settings.Settings) -> dict[str, pa.Tabl
             connection.execute(statement).fetchall()
         batches = connection.sql(_BATCHES).to_arrow_table()
         mix = connection.sql(_MIX).to_arrow_table()
+        source = "assignments" if history.has("assignments") else _FROM_DECISIONS
+        connection.execute(f"create temp view assigned as from {source}").fetchall()
         arms = connection.sql(_ARMS).to_arrow_table()
         channels = connection.sql(_CHANNELS).to_arrow_table()
         (period,) = connection.sql(_PERIOD).to_arrow_table().to_pylist()

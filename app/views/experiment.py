@@ -11,7 +11,7 @@ from app.data import Reader, where
 from app.messages import number, percent, plain, say
 from nba import plots, tables
 
-MONEY = ("margin", "revenue", "reward")
+MONEY = ("margin", "revenue", "cost", "reward")
 RATES = ("unsubscribes",)
 COLUMNS = [
     *("arm", "n", "n_control", "mean", "mean_control", "effect", "lower", "upper"),
@@ -25,6 +25,11 @@ def draw(reader: Reader) -> None:
     if not parts.filled(reader, "summary_effects"):
         return
     shown = reader.table("summary_effects")
+    experiments = list(dict.fromkeys(shown["experiment_id"].to_pylist()))
+    experiment = experiments[0]
+    if len(experiments) > 1:
+        experiment = parts.choose(say("page.experiment"), experiments, "experiment")
+        shown = where(shown, experiment_id=experiment)
     metrics = list(dict.fromkeys(shown["metric"].to_pylist()))
     metric = parts.choose(say("metric"), metrics, "metric", "metric")
     unit = reader.currency if metric in MONEY else ""
@@ -37,7 +42,7 @@ def draw(reader: Reader) -> None:
     parts.figure(plots.effects(whole, unit), "effects", say("alt.effects"))
     parts.table(whole, COLUMNS, tables.SUMMARY_EFFECTS, reader.currency, f"effects_{metric}", unit)
     _segments(where(shown, metric=metric), reader, metric, unit)
-    _sizes(reader)
+    _sizes(reader, experiment)
     with st.expander(say("experiment.how")):
         for text in dict.fromkeys(f"{row['estimand']}. {row['method']}." for row in whole.to_pylist()):
             st.markdown(plain(text))
@@ -88,11 +93,12 @@ def _segments(shown: pa.Table, reader: Reader, metric: str, unit: str) -> None:
     parts.table(parts_only, columns, tables.SUMMARY_EFFECTS, reader.currency, f"segments_{metric}", unit)
 
 
-def _sizes(reader: Reader) -> None:
+def _sizes(reader: Reader, experiment: str) -> None:
     st.subheader(say("experiment.srm"), help=say("term.srm"))
     if not parts.filled(reader, "summary_arms"):
         return
-    chance = reader.rows("summary_arms")[0]["p_srm"]
+    shown = where(reader.table("summary_arms"), experiment_id=experiment)
+    chance = shown["p_srm"][0].as_py() if shown.num_rows else None
     if chance is None:
         st.markdown(say("experiment.srm_unknown"))
     else:
@@ -101,7 +107,7 @@ def _sizes(reader: Reader) -> None:
             say("experiment.srm_bad" if bad else "experiment.srm_ok", p=f"{chance:.2g}")
         )
     parts.table(
-        reader.table("summary_arms"),
+        shown,
         ["experiment_id", "arm", "n", "n_expected"],
         tables.SUMMARY_ARMS,
         reader.currency,

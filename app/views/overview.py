@@ -34,7 +34,8 @@ def _headline(reader: Reader) -> None:
             say("overview.no_effects", command=reader.command("effects")), icon=":material/hourglass_empty:"
         )
         return
-    found = reader.rows("summary_effects", metric=METRIC, arm=arm, segment="all")
+    experiment = reader.config.experiment.experiment_id
+    found = reader.rows("summary_effects", experiment_id=experiment, metric=METRIC, arm=arm, segment="all")
     if not found or found[0]["effect"] is None:
         reason = found[0]["reason"] if found else say("unknown")
         st.info(
@@ -77,9 +78,11 @@ def _headline(reader: Reader) -> None:
 
 
 def _alerts(reader: Reader) -> None:
-    for row in reader.rows("summary_arms")[:1]:
-        if row["p_srm"] is not None and row["p_srm"] < SRM_ALERT:
-            st.error(say("overview.alert_srm", p=f"{row['p_srm']:.2g}"), icon=":material/warning:")
+    rows = reader.rows("summary_arms")
+    for name, chance in {row["experiment_id"]: row["p_srm"] for row in rows}.items():
+        if chance is not None and chance < SRM_ALERT:
+            text = say("overview.alert_srm", experiment=plain(name), p=f"{chance:.2g}")
+            st.error(text, icon=":material/warning:")
 
 
 def _counts(reader: Reader) -> None:

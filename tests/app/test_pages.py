@@ -8,6 +8,7 @@ from streamlit.testing.v1 import AppTest
 
 from app.data import STEP
 from app.messages import EN, say
+from nba import tables
 from nba.history import History
 
 HOME = Path(__file__).parents[2] / "app" / "Home.py"
@@ -171,14 +172,36 @@ def test_a_changed_workspace_says_that_the_page_is_old(show, fresh) -> None:
     assert "has changed since" in words(show(root))
 
 
+def test_uneven_arms_raise_an_alert(show, fresh) -> None:
+    root = fresh()
+    history = History.read(root)
+    rows = history.table("summary_arms").to_pylist()
+    table = tables.SUMMARY_ARMS.build([row | {"p_srm": 1e-6} for row in rows])
+    history.commit(replace={"summary_arms": table})
+    assert "not as large as planned" in words(show(root))
+    assert "Trust no effect" in words(show(root, "experiment"))
+
+
+def test_several_experiments_are_chosen_one_at_a_time(show, fresh) -> None:
+    root = fresh()
+    history = History.read(root)
+    rows = history.table("summary_effects").to_pylist()
+    rows += [row | {"experiment_id": "trial"} for row in rows if row["metric"] == "orders"]
+    history.commit(replace={"summary_effects": tables.SUMMARY_EFFECTS.build(rows)})
+    app = show(root, "experiment")
+    assert app.segmented_control(key="metric").value == "margin"
+    app.selectbox(key="experiment").set_value("trial").run()
+    assert not app.exception
+    assert app.segmented_control(key="metric").value == "orders"
+    assert len(app.dataframe[0].value) == 2
+
+
 def test_what_comes_from_data_is_not_markup(show, fresh) -> None:
     root = fresh()
     history = History.read(root)
     rows = history.table("summary_effects").to_pylist()
     for row in rows:
         row["arm"] = "[x](javascript:alert(1)) <b>" if row["arm"] == "policy" else row["arm"]
-    from nba import tables
-
     history.commit(replace={"summary_effects": tables.SUMMARY_EFFECTS.build(rows)})
     app = show(root, "experiment")
     assert not app.exception
