@@ -25,6 +25,7 @@ from scipy.sparse.csgraph import connected_components
 
 from nba import tables
 from nba.errors import SettingsError
+from nba.histories.sources import among
 from nba.settings import Identity
 
 SALT_FILE = ".salt"
@@ -97,19 +98,17 @@ def normalised(kind: str, text: str, external: str) -> str:
     Args:
         text: SQL of the identifier's text, trimmed.
     """
-    words = ", ".join(f"'{word}'" for word in _JUNK)
     if kind == "email":
-        boxes = ", ".join(f"'{word}'" for word in _JUNK_MAILBOXES)
+        is_junk = among(f"split_part(lower({text}), '@', 1)", _JUNK_MAILBOXES)
         return (
             f"case when regexp_full_match({text}, '[^@\\s,;<>]+@[^@\\s,;<>]+\\.[^@\\s.,;<>]{{2,}}')"
-            f" and split_part(lower({text}), '@', 1) not in ({boxes}) then lower({text}) end"
+            f" and not {is_junk} then lower({text}) end"
         )
     clean = {"loyalty_card": f"upper(regexp_replace({text}, '[\\s-]', '', 'g'))", "device": f"lower({text})"}
     value = clean.get(kind, text)
-    junk = f"lower({value}) in ({words}) or regexp_full_match({value}, '[0\\W_]*')"
+    junk = f"(strlen({value}) < 10 and {among(f'lower({value})', _JUNK)}) or ltrim({value}, '0-_. ') = ''"
     if kind != external:
-        bare = f"replace({value}, '-', '')"
-        junk += f" or length({value}) < 4 or replace({bare}, left({bare}, 1), '') = ''"
+        junk += f" or strlen({value}) < 4 or ltrim({value}, left({value}, 1) || '-') = ''"
     return f"case when not ({junk}) then {value} end"
 
 

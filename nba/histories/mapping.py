@@ -19,7 +19,7 @@ import pyarrow as pa
 
 from nba import tables
 from nba.histories import identity
-from nba.histories.sources import literal
+from nba.histories.sources import among, literal
 from nba.settings import Source
 
 KEYS = {"customers": "key", "orders": "order_id", "events": "event_id", "touches": "touch_id"}
@@ -28,7 +28,8 @@ _RESOLVED = ("customer_id", "external_id")
 _FILLED = {"customers": {f"can_{c}" for c in tables.CHANNELS}, "orders": {"n_items", "is_return"}}
 _HASHED_KEYS = ("event_id", "touch_id")
 _UPDATED = tables.Field("updated_at", "time", "when the row was last changed", nullable=True)
-_BLANKS = "('', 'NULL', 'null', 'NaN', 'nan', 'None', 'N/A')"
+_BLANKS = ("", "null", "nan", "none", "n/a")
+_YES, _NO = ("true", "t", "yes", "y", "1", "si", "sí"), ("false", "f", "no", "n", "0")
 _MAIL = '[^\\s@"<>,;]+@[^\\s@"<>,;]+'
 _CALL = "(\\+|\\b00)\\d[\\d ().-]{6,}\\d"
 _REMOVED = "(removed)"
@@ -212,7 +213,9 @@ _NOT = {
 def _is_direct(kind: str, found: pa.DataType) -> bool:
     if kind == "time":
         return pa.types.is_timestamp(found) or pa.types.is_date(found)
-    return (kind in ("number", "count") and _is_number(found)) or (kind == "flag" and pa.types.is_boolean(found))
+    return (kind in ("number", "count") and _is_number(found)) or (
+        kind == "flag" and pa.types.is_boolean(found)
+    )
 
 
 def _is_number(found: pa.DataType) -> bool:
@@ -227,7 +230,8 @@ def _text(column: str, found: pa.DataType) -> str:
             f" else {column}::varchar end end"
         )
     text = f"trim({column}::varchar)"
-    return f"case when {text} not in {_BLANKS} then {text} end"
+    blank = among(f"lower({text})", _BLANKS)
+    return f"case when strlen({text}) > 4 then {text} when {blank} then null else {text} end"
 
 
 def _replaced(text: str, values: Mapping[str, str | float | bool]) -> str:
@@ -256,10 +260,8 @@ def _value(kind: str, text: str, found: pa.DataType, plan: Plan) -> str:
     if kind == "flag":
         if pa.types.is_boolean(found):
             return text
-        return (
-            f"case when lower({text}) in ('true', 't', 'yes', 'y', '1', 'si', 'sí') then true"
-            f" when lower({text}) in ('false', 'f', 'no', 'n', '0') then false end"
-        )
+        low = f"lower({text})"
+        return f"case when {among(low, _YES)} then true when {among(low, _NO)} then false end"
     return text
 
 
@@ -302,17 +304,22 @@ def _is_sane(spec: tables.Field) -> str:
 
 
 def _iso_or_epoch(text: str, zone: str) -> str:
-    number = f"{text}::double"
+    # No regular expressions here: these run on every row of every source.
+    number = f"try_cast({text} as double)"
     micros = (
         f"case when abs({number}) < 1e11 then {number} * 1e6 when abs({number}) < 1e14 then {number} * 1e3"
         f" else {number} end"
     )
-    offset = ":[0-9.]+ ?(Z|UTC|GMT|[+-][0-9]{2}(:?[0-9]{2})?)$"
+    clock = f"substr({text}, 12)"
+    offset = (
+        f"(right({text}, 1) = 'Z' or contains({clock}, '+') or contains({clock}, '-')"
+        f" or right({text}, 3) in ('UTC', 'GMT'))"
+    )
     return (
-        f"case when regexp_full_match({text}, '-?[0-9]{{9,16}}(\\.[0-9]+)?')"
-        f" then timezone('UTC', make_timestamp(({micros})::bigint))"
-        f" when regexp_full_match({text}, '[0-9]{{8}}') then timezone({zone}, try_strptime({text}, '%Y%m%d'))"
-        f" when regexp_matches({text}, {literal(offset)}) then try_cast({text} as timestamptz)"
+        f"case when {number} is not null then case when strlen({text}) = 8"
+        f" then timezone({zone}, try_strptime({text}, '%Y%m%d'))"
+        f" when strlen({text}) > 8 then timezone('UTC', make_timestamp(try_cast({micros} as bigint))) end"
+        f" when strlen({text}) > 15 and {offset} then try_cast({text} as timestamptz)"
         f" else timezone({zone}, try_cast({text} as timestamp)) end"
     )
 
@@ -333,10 +340,8 @@ def _reasons(spec: tables.Field, source: Source) -> list[str]:
         back = "coalesce(v_is_return, v_revenue < 0)" if "is_return" in _named(source) else "v_revenue < 0"
         out.append(f"case when v_n_items < 0 and not {back} then 'n_items: below 0' end")
     if spec.values:
-        values = ", ".join(literal(v) for v in spec.values)
-        out.append(
-            f"case when v_{name} not in ({values}) then '{name}: not among {', '.join(spec.values)}' end"
-        )
+        known = f"v_{name} is null or {among(f'v_{name}', spec.values)}"
+        out.append(f"case when not ({known}) then '{name}: not among {', '.join(spec.values)}' end")
     return out
 
 
@@ -346,7 +351,13 @@ def _named(source: Source) -> set[str]:
 
 def _scrubbed(plan: Plan, text: str) -> str:
     # E-mails, numbers with a prefix, and the row's own identifiers wherever they stand.
-    out = f"regexp_replace(regexp_replace({text}, {literal(_MAIL)}, '{_REMOVED}', 'g'), {literal(_CALL)}, '{_REMOVED}', 'g')"
+    out = text
+    for sign, pattern in (
+        (f"contains({text}, '@')", _MAIL),
+        (f"(contains({text}, '+') or contains({text}, '00'))", _CALL),
+    ):
+        removed = f"regexp_replace({out}, {literal(pattern)}, '{_REMOVED}', 'g')"
+        out = f"case when {sign} then {removed} else {out} end"
     for kind in plan.source.identifiers:
         if kind != plan.external:
             out = (

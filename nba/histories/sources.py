@@ -314,3 +314,8 @@ def quoted(name: str) -> str:
 def literal(text: str) -> str:
     """Write a text as an SQL literal."""
     return "'" + text.replace("'", "''") + "'"
+
+
+def among(value: str, words: Sequence[str]) -> str:
+    """Write `value in (words)`, false for null; DuckDB would make a join of every longer `in`."""
+    return f"case {value} {' '.join(f'when {literal(word)} then true' for word in words)} else false end"

@@ -73,8 +73,9 @@ def unify(
     counts, late = quality.Counts(), []
     out = {"identities": found.identities}
     for table in mapping.KEYS:
-        _own(connection, table, kinds, found.cut)
-        late.append(_shared_only(connection, table, staged, settings.identity.max_customers))
+        names = [f.name for f in mapping.staged_fields(table, _attributes(staged))]
+        _own(connection, table, names, kinds, found.cut)
+        late.append(_shared_only(connection, names, settings.identity.max_customers))
         _once(connection, table, staged, counts)
         if table == "customers":
             out[table] = _customers(connection, staged)
@@ -163,7 +164,13 @@ def _seen(
     )
 
 
-def _own(connection: duckdb.DuckDBPyConnection, table: str, kinds: Sequence[str], cut: pa.Table) -> None:
+def _own(
+    connection: duckdb.DuckDBPyConnection,
+    table: str,
+    names: Sequence[str],
+    kinds: Sequence[str],
+    cut: pa.Table,
+) -> None:
     # The customer of each row, by its strongest identifier that is not cut.
     connection.register("cut_now", cut)
     is_cut = set(cut["identifier_kind"].to_pylist())
@@ -173,21 +180,20 @@ def _own(connection: duckdb.DuckDBPyConnection, table: str, kinds: Sequence[str]
         else f"i_{kind}"
         for kind in kinds
     )
+    columns = ", ".join(["source", "file", "row_number", "key", *names])
     _run(
         connection,
         f"""create or replace temp table owned as
-        select r.*, customer_id from (select *, coalesce({usable}) as own from all_{table}) r
+        select r.* exclude (own), customer_id
+        from (select {columns}, coalesce({usable}) as own from all_{table}) r
         left join identity on identifier_hash = own""",
     )
 
 
-def _shared_only(
-    connection: duckdb.DuckDBPyConnection, table: str, staged: Sequence[StagedSource], most: int
-) -> pa.Table:
+def _shared_only(connection: duckdb.DuckDBPyConnection, names: Sequence[str], most: int) -> pa.Table:
     # Rows that nobody owns; their raw text is gone by now, so the contract's fields are kept.
-    names = ["key", *(f.name for f in mapping.staged_fields(table, _attributes(staged)))]
     rows = connection.sql(
-        f"""select source, file, row_number, to_json(struct_pack({", ".join(names)}))::varchar as raw
+        f"""select source, file, row_number, to_json(struct_pack({", ".join(["key", *names])}))::varchar as raw
         from owned where customer_id is null order by all"""
     ).to_arrow_table()
     reason = f"no identifier of its own: each is shared by more than {most} customers"
@@ -197,29 +203,17 @@ def _shared_only(
 def _once(
     connection: duckdb.DuckDBPyConnection, table: str, staged: Sequence[StagedSource], counts: quality.Counts
 ) -> None:
-    """Make the table `once`: lines summed where the source says so, one row per key."""
-    key = mapping.KEYS[table]
+    """Make the view `once`: lines summed where the source says so, one row per key."""
     fields = mapping.staged_fields(table, _attributes(staged))
     summed = [s for s, one in enumerate(staged) if one.source.aggregate and one.source.table == table]
-    names = ", ".join(f.name for f in fields)
-    plain = f"""select source, file, row_number, key, customer_id, external, {names}, 1 as n_rows
-        from owned where customer_id is not null"""
-    if summed:
-        places = ", ".join(map(str, summed))
-        lines = ", ".join(_line(f, table) for f in fields)
-        plain = f"""{plain} and source not in ({places}) union all by name
-            select source, max(file) as file, max(row_number) as row_number, key, customer_id,
-                min(external) as external, {lines}, count(*) as n_rows
-            from owned where customer_id is not null and source in ({places})
-            group by source, key, customer_id"""
-    _run(connection, f"create or replace temp table single as {plain}")
-    content = f"md5(concat_ws('|', customer_id, {', '.join(f'coalesce({f.name}::varchar, chr(1))' for f in fields)}))"
+    _run(connection, f"create or replace temp view single as {_single(table, fields, summed)}")
+    same = ", ".join(f"coalesce({f.name}::varchar, chr(1))" for f in fields)
     _run(
         connection,
         f"""create or replace temp table beaten as
         select source, file, row_number, key, customer_id, n_rows, content <> best as differs from (
             select *, first_value(content) over w as best, row_number() over w as place from (
-                select *, {content} as content from single
+                select *, md5(concat_ws('|', customer_id, {same})) as content from single
                 semi join (select key from single group by key having count(*) > 1) using (key))
             window w as (partition by key order by source desc, file desc, row_number desc))
         where place > 1""",
@@ -230,18 +224,29 @@ def _once(
     for source, n, differing in lost:
         counts.duplicates[source] = n
         counts.conflicts[source] = differing or 0
+    but = "anti join beaten using (source, file, row_number, key, customer_id)" if lost else ""
     _run(
         connection,
-        f"""create or replace temp table once as select key as {key}, * from single
-        anti join beaten using (source, file, row_number, key, customer_id)"""
-        if lost
-        else f"create or replace temp table once as select key as {key}, * from single",
+        f"create or replace temp view once as select key as {mapping.KEYS[table]}, * from single {but}",
     )
     kept = connection.execute(
         f"select source, sum(n_rows)::bigint, count(*), max({mapping.TIMES[table]}) from once group by 1"
     ).fetchall()
     for source, n, records, latest in kept:
         counts.kept[source], counts.records[source], counts.latest[source] = n, records, latest
+
+
+def _single(table: str, fields: Sequence[tables.Field], summed: Sequence[int]) -> str:
+    plain = "select *, 1 as n_rows from owned where customer_id is not null"
+    if not summed:
+        return plain
+    places = ", ".join(map(str, summed))
+    lines = ", ".join(_line(f, table) for f in fields)
+    return f"""{plain} and source not in ({places}) union all by name
+        select source, max(file) as file, max(row_number) as row_number, key, customer_id, {lines},
+            count(*) as n_rows
+        from owned where customer_id is not null and source in ({places})
+        group by source, key, customer_id"""
 
 
 def _line(spec: tables.Field, table: str) -> str:
