@@ -163,7 +163,10 @@ def qini(y: Array, uplift: Array, treated: Array, weight: Array | None = None) -
     1 the ranking that knows who responds; for binary responses only.
 
     Args:
-        y, uplift, treated, weight: As in `qini_curve`.
+        y: As in `qini_curve`, like the others.
+        uplift: Shape (n,).
+        treated: Shape (n,).
+        weight: Shape (n,).
 
     Returns:
         NaN if one of the groups is empty or the perfect ranking is not better than chance.
@@ -191,8 +194,11 @@ def qini_interval(
     """Estimate the Qini coefficient with a Poisson bootstrap of the rows (the model is held fixed).
 
     Args:
-        y, uplift, treated, weight: As in `qini`.
+        y: As in `qini_curve`, like the others.
+        uplift: Shape (n,).
+        treated: Shape (n,).
         rng: Source of the resampling.
+        weight: Shape (n,).
         repeats: Bootstrap samples.
         level: Confidence level.
     """
@@ -252,6 +258,8 @@ def by_decile(predicted: Array, observed: Array, level: float = 0.95, bins: int 
     Args:
         predicted: Predicted effect, shape (n,).
         observed: A noisy unbiased score of the effect of each row, shape (n,).
+        level: Confidence level of the intervals of the means.
+        bins: Number of bins.
 
     Returns:
         Columns decile (1 is the highest), n, predicted, observed, lower, upper; bins of fewer than 2

@@ -364,6 +364,8 @@ class Models(_Frozen):
     Attributes:
         folds: Cross-fitting folds.
         trees, leaves, learning_rate, min_leaf: LightGBM's capacity.
+        tune_trials: Trials of a search for that capacity (Optuna); 0 takes it as it stands.
+        tune_rows: Examples that the search runs on.
         half_life_days: Age at which a training example weighs half; None weighs all alike.
         clv_horizon_days: Horizon of customer lifetime value.
         annual_discount: Yearly discount rate of customer lifetime value.
@@ -374,6 +376,8 @@ class Models(_Frozen):
     leaves: int = Field(default=15, ge=2)
     learning_rate: Annotated[float, Field(gt=0, le=1)] = 0.1
     min_leaf: int = Field(default=200, ge=1)
+    tune_trials: int = Field(default=0, ge=0)
+    tune_rows: int = Field(default=30_000, ge=100)
     half_life_days: Annotated[float, Field(gt=0)] | None = None
     clv_horizon_days: int = Field(default=365, ge=1)
     annual_discount: Annotated[float, Field(ge=0)] = 0.1

@@ -1,1 +1,400 @@
-"""The one door to MLflow."""
+"""The one door to MLflow: runs, figures, data sets, the registered policy and its aliases.
+
+The store is, in this order, `MLFLOW_TRACKING_URI`, the workspace's `tracking` (a relative SQLite path is
+relative to the workspace), `mlruns/mlflow.db` of the checkout. Artifacts of a SQLite store lie in
+`artifacts/` beside it. MLflow takes seconds to import and is only imported when something is read from or
+written to a store that exists or is to be made.
+"""
+
+import importlib
+import logging
+import os
+import shutil
+import tempfile
+import uuid
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+from urllib.parse import unquote, urlparse
+
+import pyarrow as pa
+
+from nba.errors import MissingError, SettingsError
+from nba.settings import Settings
+
+CHAMPION, CHALLENGER = "champion", "challenger"
+CHECKOUT = Path(__file__).resolve().parent.parent
+
+_SQLITE = "sqlite:///"
+_ID_FILE = ".tracking-id"
+_ROWS = 10_000  # of a data set whose digest is logged
+_SCRIPT = """\
+from mlflow.models import set_model
+
+from nba.tracking import pyfunc
+
+set_model(pyfunc({loader!r}))
+"""
+
+
+@dataclass(frozen=True)
+class Store:
+    """Where runs and models are kept.
+
+    Attributes:
+        tracking, registry: MLflow URIs.
+        experiment: Name of the workspace's experiment.
+        suffix: Tells workspaces of one name apart in a shared store; empty before the first training.
+    """
+
+    tracking: str
+    registry: str
+    experiment: str
+    suffix: str = ""
+
+    @property
+    def database(self) -> Path | None:
+        """The SQLite file; None for other stores."""
+        return Path(self.tracking.removeprefix(_SQLITE)) if self.tracking.startswith(_SQLITE) else None
+
+
+@dataclass(frozen=True)
+class Training:
+    """What is logged of one training.
+
+    Attributes:
+        name: The registered policy.
+        run_name: How the run is called.
+        folder: The saved model.
+        loader: "module:Class" whose `load(folder)` gives an object with `wide(features) -> pa.Table`.
+        example: A few rows of the `features` table: the input example.
+        examples: The rows trained on, for the data set's digest and schema.
+        figures: File name (`.html` for plotly, `.png` for matplotlib) to figure.
+        tables: File name to a small table, logged as JSON.
+    """
+
+    name: str
+    run_name: str
+    folder: Path
+    loader: str
+    example: pa.Table
+    examples: pa.Table
+    params: Mapping[str, Any] = field(default_factory=dict)
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    tags: Mapping[str, str] = field(default_factory=dict)
+    figures: Mapping[str, Any] = field(default_factory=dict)
+    tables: Mapping[str, pa.Table] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Registered:
+    """A version of a registered policy.
+
+    Attributes:
+        run_id: The run that made it; empty if it was there before.
+        version: Its number, from 1.
+    """
+
+    name: str
+    version: int
+    run_id: str
+
+
+_current: list[Store] = []
+
+
+def policy_name(settings: Settings, workspace: Path | None = None) -> str:
+    """Name the registered policy of a workspace: its name, and what tells it from others of that name.
+
+    Args:
+        settings: Of the workspace.
+        workspace: Its folder; the one of the last `setup` if absent.
+    """
+    suffix = _suffix(workspace) if workspace else _store().suffix
+    return f"{settings.workspace.name}-policy{suffix}"
+
+
+def claim(settings: Settings, workspace: Path) -> Store:
+    """Set up for training: a workspace that has no models yet gets an id of its own.
+
+    Two workspaces of one name, or one that was deleted and made again, then do not take each other's
+    champion for their own.
+    """
+    if not _suffix(workspace):
+        (workspace / _ID_FILE).write_text(uuid.uuid4().hex[:6], encoding="utf-8")
+    return setup(settings, workspace)
+
+
+def setup(settings: Settings, workspace: Path) -> Store:
+    """Choose the store for all that follows in this process; nothing is opened yet.
+
+    Args:
+        settings: Of the workspace.
+        workspace: Its folder.
+
+    Raises:
+        SettingsError: when the tracking setting is not something that MLflow can use.
+    """
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("DO_NOT_TRACK", "true")
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    tracking = resolve(os.environ.get("MLFLOW_TRACKING_URI"), settings.workspace.tracking, workspace)
+    registry = os.environ.get("MLFLOW_REGISTRY_URI") or tracking
+    store = Store(tracking, registry, settings.workspace.name, _suffix(workspace))
+    _current[:] = [store]
+    return store
+
+
+def resolve(environment: str | None, setting: str | None, workspace: Path) -> str:
+    """Give the tracking URI.
+
+    Args:
+        environment: Value of `MLFLOW_TRACKING_URI`; it wins as it stands.
+        setting: The workspace's `tracking`: a URI, or a SQLite file.
+        workspace: What a relative file is relative to.
+
+    Raises:
+        SettingsError: for a file store, which MLflow no longer maintains.
+
+    Example:
+        >>> resolve(None, "sqlite:///runs.db", Path("/shop"))
+        'sqlite:////shop/runs.db'
+        >>> resolve("http://mlflow.local", "sqlite:///runs.db", Path("/shop"))
+        'http://mlflow.local'
+    """
+    if environment:
+        return environment
+    if not setting:
+        return f"{_SQLITE}{CHECKOUT / 'mlruns' / 'mlflow.db'}"
+    file = setting.removeprefix(_SQLITE)
+    if file.endswith(".db") and "://" not in file:
+        return f"{_SQLITE}{(workspace.absolute() / file)}"
+    if "://" not in setting or setting.startswith("file:"):
+        raise SettingsError(
+            f"workspace.tracking is {setting!r}; expected a SQLite file (*.db) or the URI of a server",
+            "Write for example tracking = 'sqlite:///mlflow.db', or leave it out.",
+        )
+    return setting
+
+
+def log_training(training: Training) -> Registered:
+    """Log one training as a run and register its model as the next version of the policy."""
+    with _mlflow() as (mlflow, store):
+        experiment = _experiment(mlflow, store)
+        with mlflow.start_run(experiment_id=experiment, run_name=training.run_name) as run:
+            mlflow.set_tags(dict(training.tags))
+            mlflow.log_params(dict(training.params))
+            mlflow.log_metrics({k: v for k, v in training.metrics.items() if v == v})
+            sample = training.examples.slice(0, _ROWS).to_pandas()
+            mlflow.log_input(mlflow.data.from_pandas(sample, name="examples"), context="training")
+            for name, figure in training.figures.items():
+                mlflow.log_figure(figure, f"figures/{name}")
+            for name, table in training.tables.items():
+                mlflow.log_dict(table.to_pydict(), f"tables/{name}.json")
+            version = _log_model(mlflow, training)
+        client = mlflow.MlflowClient()
+        for key, value in training.tags.items():
+            client.set_model_version_tag(training.name, str(version), key, value)
+        return Registered(training.name, version, run.info.run_id)
+
+
+def log_run(
+    run_name: str,
+    *,
+    params: Mapping[str, Any],
+    metrics: Mapping[str, float],
+    figures: Mapping[str, Any] | None = None,
+    tags: Mapping[str, str] | None = None,
+) -> str:
+    """Log a run without a registered model, and return its id."""
+    with _mlflow() as (mlflow, store):
+        experiment = _experiment(mlflow, store)
+        with mlflow.start_run(experiment_id=experiment, run_name=run_name) as run:
+            mlflow.set_tags(dict(tags or {}))
+            mlflow.log_params(dict(params))
+            mlflow.log_metrics({k: v for k, v in metrics.items() if v == v})
+            for name, figure in (figures or {}).items():
+                mlflow.log_figure(figure, f"figures/{name}")
+        return str(run.info.run_id)
+
+
+def has_policy(name: str, alias: str = CHAMPION) -> bool:
+    """Say whether an alias names a version of the policy."""
+    try:
+        find(name, alias)
+    except MissingError:
+        return False
+    return True
+
+
+def promote(registered: Registered, alias: str) -> None:
+    """Let an alias (`champion`, `challenger`) name this version from now on."""
+    with _mlflow() as (mlflow, _):
+        mlflow.MlflowClient().set_registered_model_alias(registered.name, alias, str(registered.version))
+
+
+def find(name: str, alias: str) -> tuple[Registered, Mapping[str, str]]:
+    """Give the version that an alias names, with its tags.
+
+    Raises:
+        MissingError: when there is none.
+    """
+    missing = MissingError(
+        f"no policy {name!r} with alias {alias!r} is registered", "Run `nba train` once outcomes have closed."
+    )
+    database = _store().database
+    if database is not None and not database.is_file():
+        raise missing
+    with _mlflow() as (mlflow, _):
+        try:
+            version = mlflow.MlflowClient().get_model_version_by_alias(name, alias)
+        except mlflow.exceptions.MlflowException as error:
+            if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+                raise missing from None
+            raise
+        return Registered(name, int(version.version), version.run_id or ""), dict(version.tags)
+
+
+def load_policy(name: str, alias: str = CHAMPION) -> tuple[Path, int]:
+    """Give the local folder of the saved model that an alias names, and its version.
+
+    Raises:
+        MissingError: when there is none.
+    """
+    registered, _ = find(name, alias)
+    with _mlflow() as (mlflow, _):
+        uri = mlflow.MlflowClient().get_model_version_download_uri(name, str(registered.version))
+        local = _local(uri)
+        folder = (local if local else Path(mlflow.artifacts.download_artifacts(uri))) / "artifacts" / "scorer"
+    if not folder.is_dir():
+        raise MissingError(
+            f"{folder} does not exist, though version {registered.version} of {name!r} is registered there",
+            "The artifacts were moved or deleted: run `nba train` again.",
+        )
+    return folder, registered.version
+
+
+def pyfunc(loader: str) -> Any:
+    """Make the MLflow model that serves a saved scorer (used by the logged model's script).
+
+    Args:
+        loader: "module:Class" whose `load(folder)` gives an object with `wide(features) -> pa.Table`.
+    """
+    import pandas as pd
+    from mlflow.pyfunc.model import PythonModel, PythonModelContext
+
+    class PolicyModel(PythonModel):
+        """Features in; p_response, uplift and value of every treatment out."""
+
+        def load_context(self, context: PythonModelContext) -> None:
+            self._scorer = _load(loader, Path(context.artifacts["scorer"]))
+
+        def predict(
+            self,
+            context: PythonModelContext,  # noqa: ARG002
+            model_input: pd.DataFrame,
+            params: dict[str, Any] | None = None,  # noqa: ARG002
+        ) -> pd.DataFrame:
+            return self._scorer.wide(pa.Table.from_pandas(model_input, preserve_index=False)).to_pandas()
+
+    return PolicyModel()
+
+
+def _load(loader: str, folder: Path) -> Any:
+    module, name = loader.split(":")
+    return getattr(importlib.import_module(module), name).load(folder)
+
+
+def _log_model(mlflow: ModuleType, training: Training) -> int:
+    names = [name for name in training.example.column_names if name.startswith("f_")]
+    example = training.example.select(names)
+    served = _load(training.loader, training.folder).wide(example)
+    signature = mlflow.models.ModelSignature(_schema(mlflow, example), _schema(mlflow, served))
+    with tempfile.TemporaryDirectory() as folder:
+        script = Path(folder) / "policy.py"
+        script.write_text(_SCRIPT.format(loader=training.loader), encoding="utf-8")
+        scorer = shutil.copytree(training.folder, Path(folder) / "scorer")
+        info = mlflow.pyfunc.log_model(
+            name="policy",
+            python_model=str(script),
+            artifacts={"scorer": str(scorer)},
+            signature=signature,
+            input_example=example.to_pandas(),
+            pip_requirements=["lightgbm", "numpy", "pyarrow"],
+        )
+    return _register(mlflow, training.name, info)
+
+
+def _register(mlflow: ModuleType, name: str, info: Any) -> int:
+    client = mlflow.MlflowClient()
+    try:
+        client.get_registered_model(name)
+    except mlflow.exceptions.MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        client.create_registered_model(name)
+    version = client.create_model_version(
+        name, info.model_uri, run_id=info.run_id, model_id=info.model_id, await_creation_for=None
+    )
+    return int(version.version)
+
+
+def _schema(mlflow: ModuleType, table: pa.Table) -> Any:
+    column = mlflow.types.ColSpec
+    return mlflow.types.Schema([column("double", name, required=False) for name in table.column_names])
+
+
+def _suffix(workspace: Path) -> str:
+    path = workspace / _ID_FILE
+    return f"-{path.read_text(encoding='utf-8').strip()}" if path.is_file() else ""
+
+
+def _store() -> Store:
+    if not _current:
+        uri = resolve(os.environ.get("MLFLOW_TRACKING_URI"), None, CHECKOUT)
+        _current[:] = [Store(uri, os.environ.get("MLFLOW_REGISTRY_URI") or uri, "nba")]
+    return _current[0]
+
+
+@contextmanager
+def _mlflow() -> Iterator[tuple[ModuleType, Store]]:
+    # Only what MLflow itself causes is silenced, and only here.
+    store = _store()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module=r"mlflow\.")
+        warnings.filterwarnings("ignore", message=r"(?s).*(Any type hint is inferred|Add type hints to)")
+        logging.getLogger("mlflow").setLevel(logging.ERROR)
+        logging.getLogger("alembic").setLevel(logging.ERROR)
+        import mlflow
+        import mlflow.data
+        import mlflow.models
+        import mlflow.pyfunc
+
+        logging.getLogger("mlflow").setLevel(logging.ERROR)
+        if store.database is not None:
+            store.database.parent.mkdir(parents=True, exist_ok=True)
+        mlflow.set_tracking_uri(store.tracking)
+        mlflow.set_registry_uri(store.registry)
+        yield mlflow, store
+
+
+def _experiment(mlflow: ModuleType, store: Store) -> str:
+    client = mlflow.MlflowClient()
+    found = client.get_experiment_by_name(store.experiment)
+    if found is not None:
+        return str(found.experiment_id)
+    location = None
+    if store.database is not None:
+        location = (store.database.parent / "artifacts" / store.experiment).absolute().as_uri()
+    return str(client.create_experiment(store.experiment, artifact_location=location))
+
+
+def _local(uri: str) -> Path | None:
+    parsed = urlparse(uri)
+    if parsed.scheme not in ("", "file"):
+        return None
+    return Path(unquote(parsed.path))

@@ -18,7 +18,7 @@ class Feature:
         absent: Value of a customer without rows in the source; NaN means unknown.
 
     Example:
-        >>> Feature("f_orders_7", "orders", "orders in 7 days", "orders", "count(*) filter (age <= 7)", 0.0).unit
+        >>> Feature("f_orders_7", "orders", "orders in a week", "orders", "count(*) filter (age <= 7)").unit
         'orders'
     """
 

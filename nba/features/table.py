@@ -100,7 +100,7 @@ def describe(features: Iterable[Feature] = FEATURES) -> str:
 def _query(features: Iterable[Feature], at: datetime, wanted: str) -> str:
     features = tuple(features)
     moment = f"timestamptz '{at:%Y-%m-%d %H:%M:%S.%f}+00'"
-    parts, joins, columns = [], [], []
+    parts, joins = [], []
     for source, rows in SOURCES.items():
         own = [f for f in features if f.source == source]
         grouped = "" if source == "customers" else " group by customer_id"
@@ -109,9 +109,8 @@ def _query(features: Iterable[Feature], at: datetime, wanted: str) -> str:
         parts.append(f"by_{source} as (select customer_id, {listed} from ({_with_age(rows)}){kept}{grouped})")
         if source != "customers":
             joins.append(f"left join by_{source} using (customer_id)")
-    for f in features:
-        # Rounded, so that the order in which threads add does not show.
-        columns.append(f'round(coalesce("{f.name}", \'{f.absent}\'::double), 6) as "{f.name}"')
+    # Rounded, so that the order in which threads add does not show.
+    columns = [f'round(coalesce("{f.name}", \'{f.absent}\'::double), 6) as "{f.name}"' for f in features]
     query = (
         f"with {', '.join(parts)} select customer_id, $at as as_of, {', '.join(columns)}"
         f" from by_customers {' '.join(joins)} where {wanted} order by customer_id"
@@ -149,7 +148,8 @@ def _text_attribute(snapshot: Snapshot, name: str, column: str) -> list[Feature]
     if len(values) > MAX_VALUES:
         share = f"count(*) over (partition by {column}) / count(*) over ()"
         return [Feature(f"f_{name}_share", "fraction", "customers alike", "customers", share)]
-    out, taken = [], set()
+    out: list[Feature] = []
+    taken: set[str] = set()
     for value in values:
         slug = re.sub(r"\W+", "_", value.lower()).strip("_") or "blank"
         slug = slug if slug not in taken else f"{slug}_{len(taken)}"

@@ -60,7 +60,8 @@ def sums(x: Array, residual: Array, weight: Array, column: Whole, k: int) -> Sum
 
     Args:
         x: Shape (n, q), first column 1.
-        residual, weight: Shape (n,).
+        residual: Shape (n,).
+        weight: Shape (n,).
         column: Shape (n,), 0 is `none`.
         k: Number of columns.
     """
@@ -159,9 +160,7 @@ class Hierarchy:
         """
         mean = np.empty((len(x), len(treatments.treatment_ids)))
         se = np.empty_like(mean)
-        for t, names in enumerate(
-            zip(treatments.treatment_ids, treatments.action_ids, treatments.channels)
-        ):
+        for t, names in enumerate(zip(treatments.treatment_ids, treatments.action_ids, treatments.channels)):
             coefficients, covariance = self.of(*names)
             mean[:, t] = x @ coefficients
             se[:, t] = np.sqrt(np.maximum(np.einsum("ij,ij->i", x @ covariance, x), 0))

@@ -13,6 +13,7 @@ from nba.catalog import NONE, Catalog
 Array = NDArray[np.float64]
 Whole = NDArray[np.int64]
 
+
 def feature_names(table: pa.Table) -> tuple[str, ...]:
     """Name the feature columns of a table, in its order."""
     return tuple(name for name in table.column_names if name.startswith("f_"))

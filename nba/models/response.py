@@ -5,7 +5,7 @@ treatments of a customer are scored with the same trees. The same class, without
 purchases from snapshots of the past (`fit_snapshot`).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -196,9 +196,7 @@ def fit_snapshot(examples: pa.Table, settings: Models, seed: int) -> Snapshots:
     return Snapshots(final, names, found, metrics.calibration(y[last], predicted))
 
 
-def _fit_calibrated(
-    X: Array, y: Array, as_of: Whole, params: Mapping[str, Any], trees: int
-) -> Response:
+def _fit_calibrated(X: Array, y: Array, as_of: Whole, params: Mapping[str, Any], trees: int) -> Response:
     # The calibration comes from the latest of the earlier snapshots, predicted by those before it.
     weight = np.ones(len(y))
     plan = Plan(X, y, weight, params, trees)
@@ -252,7 +250,7 @@ def fit(
     """
     params = parameters(settings, seed)
     full = np.hstack([X, own])
-    is_treated = own.any(axis=1)
+    is_treated = own[:, 0] > 0
     plan = Plan(full, y, weight, params, settings.trees)
 
     def fit_predict(known: Whole, new: Whole) -> Array:
@@ -270,7 +268,7 @@ def fit(
     return CrossFitted(model, *model.calibrated(scores).T)
 
 
-def check_responses(y: Array) -> Sequence[str]:
+def check_responses(y: Array) -> list[str]:
     """Name what keeps these responses from being learnt; empty if nothing."""
     faults = []
     if len(y) < 100:

@@ -152,6 +152,21 @@ class Scorer:
             self.margin.predict(features),
         )
 
+    def wide(self, features: pa.Table) -> pa.Table:
+        """Score for serving: one row per customer, columns `p_response:<treatment>`, and so on.
+
+        Returns:
+            Columns p_response (0-1), uplift (change of it) and value (money before contact costs) of each
+            treatment, and margin_per_response (money).
+        """
+        found = self.scores(features)
+        value = found.uplift * found.margin_per_response[:, None]
+        columns: dict[str, Array] = {}
+        for j, name in enumerate(("none", *self.coding.treatment_ids)):
+            parts = (("p_response", found.p_response), ("uplift", found.uplift), ("value", value))
+            columns |= {f"{part}:{name}": matrix[:, j] for part, matrix in parts}
+        return pa.table({**columns, "margin_per_response": found.margin_per_response})
+
     @property
     def model_id(self) -> str:
         """Hash of the content."""
@@ -381,8 +396,8 @@ def _read(folder: Path, meta: dict[str, Any]) -> Scorer:
         a = {name: data[name] for name in data.files}
 
     def linear(name: str, q: int, scale: float) -> Hierarchy:
-        parts = (a[f"{name}_{part}"] for part in ("mean", "covariance", "variance"))
-        return Hierarchy(Layout(coding, q), *parts, scale)
+        mean, covariance, variance = (a[f"{name}_{part}"] for part in ("mean", "covariance", "variance"))
+        return Hierarchy(Layout(coding, q), mean, covariance, variance, scale)
 
     def trees(file: str) -> lgb.Booster:
         return lgb.Booster(model_str=(folder / file).read_text(encoding="utf-8"))

@@ -185,9 +185,7 @@ class Rows:
     fold: Whole
 
 
-def fit(
-    rows: Rows, crossed: "response.CrossFitted", coding: Coding, settings: Models, seed: int
-) -> Learnt:
+def fit(rows: Rows, crossed: "response.CrossFitted", coding: Coding, settings: Models, seed: int) -> Learnt:
     """Fit the effect model.
 
     Args:
@@ -224,9 +222,7 @@ def fit(
     )
     treated = rows.column > 0
     weights, kept, losses = blend(parts[treated], (residual - base)[treated], precision[treated])
-    model = Uplift(
-        coding, scaling, constant.model, odds.model, linear.model, trees, weights, response_mean
-    )
+    model = Uplift(coding, scaling, constant.model, odds.model, linear.model, trees, weights, response_mean)
     return Learnt(model, residual, base + parts @ weights, losses, kept)
 
 
@@ -247,9 +243,7 @@ def blend(parts: Array, target: Array, weight: Array) -> tuple[Array, float, dic
         return np.zeros(parts.shape[1]), 0.0, {}
     total = weight.sum()
     losses = {"constant": float(weight @ target**2 / total)}
-    losses |= {
-        name: float(weight @ (target - parts[:, j]) ** 2 / total) for j, name in enumerate(names)
-    }
+    losses |= {name: float(weight @ (target - parts[:, j]) ** 2 / total) for j, name in enumerate(names)}
     root = np.sqrt(weight)[:, None]
     weights, _ = nnls(parts * root, target * root[:, 0])
     weights *= min(1.0, 1.25 / max(weights.sum(), 1e-12))

@@ -1,0 +1,120 @@
+"""Which features move the models, and by how much: SHAP values of the served trees and of the effects."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from nba.models import inputs
+from nba.models.scorer import Scorer
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+Array = NDArray[np.float64]
+
+MAX_ROWS = 2_000
+_TOLERANCE = 1e-6
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """How much each input moves the predictions of n rows, on the log-odds.
+
+    Attributes:
+        names: Inputs of the response trees: m features and codes.
+        values: Inputs, shape (n, m).
+        response: SHAP values of the response, shape (n, m).
+        effect_names: Inputs of the effects' hierarchy: features and the baseline's log-odds.
+        effect: Contributions to the mean effect over treatments, shape (n, q - 1).
+        gap: Largest |sum of SHAP values + base − prediction| of the response.
+    """
+
+    names: tuple[str, ...]
+    values: Array
+    response: Array
+    effect_names: tuple[str, ...]
+    effect: Array
+    gap: float
+
+    def table(self) -> pa.Table:
+        """Give mean absolute contributions; columns model (response, uplift), feature, importance."""
+        parts = (("response", self.names, self.response), ("uplift", self.effect_names, self.effect))
+        rows = [
+            (model, name, float(size))
+            for model, names, values in parts
+            for name, size in zip(names, np.abs(values).mean(axis=0))
+        ]
+        rows.sort(key=lambda row: (row[0], -row[2], row[1]))
+        return pa.table(dict(zip(("model", "feature", "importance"), zip(*rows))))
+
+
+def explain(scorer: Scorer, examples: pa.Table) -> Explanation:
+    """Explain the response under each row's own treatment, and the mean effect over treatments.
+
+    The response's trees are explained by TreeSHAP (Lundberg et al. 2020). The effects' hierarchy is linear
+    in the log-odds, so that its SHAP values are the coefficients times the distance from the mean.
+
+    Args:
+        scorer: The served model.
+        examples: At most `MAX_ROWS` rows with treatment_id and f_*.
+
+    Raises:
+        ArithmeticError: when the SHAP values do not add up to the predictions.
+    """
+    import shap
+
+    rows = examples.slice(0, MAX_ROWS)
+    X = inputs.matrix(rows, scorer.names)
+    codes = scorer.coding.codes()
+    column = np.maximum(scorer.coding.columns(rows["treatment_id"].to_pylist()), 0)
+    full = np.hstack([X, codes[column]])
+    booster = scorer.response.booster
+    explainer = shap.TreeExplainer(booster)
+    values = np.asarray(explainer.shap_values(full))
+    total = values.sum(axis=1) + float(np.ravel(explainer.expected_value)[-1])
+    gap = float(np.abs(total - booster.predict(full, raw_score=True)).max())
+    if gap > _TOLERANCE:
+        raise ArithmeticError(f"SHAP values miss the predictions by {gap}; expected {_TOLERANCE} or less")
+    p_none = scorer.response.predict(X, codes[:1])[:, 0]
+    x = scorer.effect.scaling.apply(X, p_none)[:, 1:]
+    slope = scorer.effect.linear.coefficients(scorer.coding).mean(axis=0)[1:]
+    effect = (x - x.mean(axis=0)) * slope
+    names = (*scorer.names, *scorer.coding.names)
+    return Explanation(names, full, values, (*scorer.names, "log-odds without contact"), effect, gap)
+
+
+def beeswarm(explanation: Explanation, top: int = 15) -> "Figure":
+    """Draw the SHAP values of the response, one point per row, features by importance.
+
+    The colour is the rank of the feature's value within its column; the figure needs no display.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    order = np.argsort(-np.abs(explanation.response).mean(axis=0), kind="stable")[:top][::-1]
+    figure = Figure(figsize=(8, 0.35 * len(order) + 1.2), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    for height, j in enumerate(order):
+        points = explanation.response[:, j]
+        known = np.nan_to_num(explanation.values[:, j], nan=-np.inf)
+        rank = np.argsort(np.argsort(known, kind="stable"), kind="stable") / max(len(points) - 1, 1)
+        axes.scatter(points, height + _jitter(points), c=rank, cmap="coolwarm", s=4, linewidths=0)
+    axes.axvline(0, color="0.6", linewidth=0.8)
+    axes.set_yticks(range(len(order)), [explanation.names[j].removeprefix("f_") for j in order])
+    axes.set_xlabel("Contribution to the log-odds of a response (blue: low value, red: high)")
+    return figure
+
+
+def _jitter(points: Array) -> Array:
+    # Spread by density, alternating sides, so that equal inputs give equal figures.
+    bins = np.clip(((points - points.min()) / max(np.ptp(points), 1e-12) * 40).astype(int), 0, 39)
+    seen = np.zeros(40, dtype=int)
+    out = np.empty(len(points))
+    for i, b in enumerate(bins):
+        seen[b] += 1
+        out[i] = (seen[b] // 2) * (1 if seen[b] % 2 else -1)
+    return 0.4 * out / max(float(np.abs(out).max()), 1.0)

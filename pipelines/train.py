@@ -1,0 +1,306 @@
+"""Train: closed decisions to a scorer, logged and registered as the next version of the policy."""
+
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from nba import plots, settings, tables, tracking
+from nba.errors import DataError, MissingError
+from nba.features import table as features
+from nba.history import History
+from nba.models import explain, response, tuning
+from nba.models.scorer import Report, Scorer
+from nba.settings import Settings
+from pipelines.progress import Progress, silent
+
+# What was decided, what was known then, and what came of it.
+_EXAMPLES = """
+    select d.decision_id, d.customer_id, d.decided_at as as_of, d.treatment_id, d.p_action,
+        o.is_response, o.reward, f.* exclude (customer_id, as_of)
+    from decisions d
+    join outcomes o using (decision_id)
+    join features f on f.customer_id = d.customer_id and f.as_of = d.decided_at
+    where o.closed_at <= $at and d.decided_at < $at
+    order by d.decided_at, d.decision_id
+"""
+_LOADER = "nba.models.scorer:Scorer"
+_FIGURES: Mapping[str, Callable[[pa.Table], Any]] = {
+    "calibration": plots.calibration,
+    "qini": plots.qini,
+    "uplift_deciles": plots.uplift_deciles,
+    "importance": plots.importance,
+}
+
+
+@dataclass(frozen=True)
+class TrainReport:
+    """What was trained.
+
+    Attributes:
+        policy_id: Registered name and version.
+        model_id: Hash of the model's content.
+        alias: What the version is called now: champion or challenger.
+        is_new: False if the same model was registered before: then nothing changed.
+        rows: Measures of the model on customers it had not seen.
+        report: All measures and tables.
+    """
+
+    policy_id: str
+    model_id: str
+    alias: str
+    is_new: bool
+    rows: list[dict[str, Any]]
+    report: Report
+
+
+def examples(history: History, at: datetime) -> pa.Table:
+    """Join decisions with closed outcomes and the features at the moment of decision.
+
+    Args:
+        history: With decisions, outcomes and features.
+        at: Outcomes that had closed by then count.
+
+    Returns:
+        The `examples` table. A decision counts as given whether or not it was delivered: what is learnt
+        is the effect of deciding, which is what the policy can do.
+
+    Raises:
+        MissingError: when there are no decisions, outcomes or features yet.
+    """
+    for name in ("decisions", "outcomes", "features"):
+        history.paths(name)
+    return tables.EXAMPLES.conform(history.sql(_EXAMPLES, {"at": at}))
+
+
+def train(
+    workspace: Path,
+    at: datetime,
+    *,
+    promote: bool = True,
+    alias: str | None = None,
+    progress: Progress | None = None,
+) -> TrainReport:
+    """Fit the scorer on what had closed by a moment, log it and register it.
+
+    The first version becomes the champion. A later one becomes the challenger and, unless `promote` is
+    false, the champion as well. Training again on the same examples gives the same model, which is not
+    registered twice.
+
+    Args:
+        workspace: Folder of the workspace.
+        at: Outcomes that had closed by then count.
+        promote: Whether a later version replaces the champion.
+        alias: Give the version this alias and no other.
+        progress: Where to report.
+
+    Raises:
+        MissingError: when no decision has closed yet.
+        DataError: when there are too few examples to learn from.
+    """
+    progress = progress or silent()
+    config = settings.read(workspace)
+    tracking.claim(config, workspace)
+    catalog = settings.read_catalog(workspace, config)
+    step = progress.step("training", total=4)
+    rows = examples(History.read(workspace), at)
+    step(1)
+    seed = config.workspace.seed
+    models, tuned = tuning.tuned(rows, catalog, config.models, seed, workspace / "tuning.db")
+    scorer = Scorer.fit(rows, catalog, models, seed)
+    step(2)
+    known = _registered(config)
+    if known is not None and known[1].get("model_id") == scorer.model_id and alias is None:
+        step(1)
+        return _report(scorer, known[0], tracking.CHAMPION, is_new=False)
+    registered = _log(scorer, rows, config, at, tuned)
+    named = _name(registered, first=known is None, promote=promote, alias=alias)
+    step(1)
+    return _report(scorer, registered, named, is_new=True)
+
+
+@dataclass(frozen=True)
+class SnapshotReport:
+    """A model of purchases, judged on a snapshot later than all it was fitted on.
+
+    Attributes:
+        metrics: auc, log_loss, log_loss_constant, ece, calibration_slope, base_rate, n.
+        cutoffs: Moments of the snapshots.
+        scores: Table customer_id, as_of, p_response of every customer today.
+        run_id: The MLflow run.
+    """
+
+    metrics: dict[str, float]
+    cutoffs: tuple[datetime, ...]
+    scores: pa.Table
+    run_id: str
+
+
+def train_snapshot(
+    workspace: Path,
+    *,
+    horizon_days: int = 30,
+    cutoffs: int = 4,
+    progress: Progress | None = None,
+) -> SnapshotReport:
+    """Learn who will buy in the days after a snapshot, from orders alone, and score everyone.
+
+    Snapshots lie one horizon apart; the last ends with the history, so that its outcome is known. The
+    model is judged on the last by one that has seen only the earlier. Writes the table `purchase_scores`.
+
+    Args:
+        workspace: Folder of the workspace.
+        horizon_days: Days after a snapshot in which a purchase counts.
+        cutoffs: Snapshots to learn from, 2 or more.
+        progress: Where to report.
+
+    Raises:
+        MissingError: when there are no orders.
+        DataError: when the history is too short for that many snapshots.
+    """
+    progress = progress or silent()
+    config = settings.read(workspace)
+    tracking.setup(config, workspace)
+    history = History.read(workspace)
+    moments = _cutoffs(history, horizon_days, cutoffs)
+    step = progress.step(f"snapshots of {horizon_days} days", total=cutoffs + 3)
+    parts = []
+    for moment in moments[:-1]:
+        parts.append(_snapshot_examples(history, moment, horizon_days))
+        step(1)
+    rows = pa.concat_tables(parts, promote_options="permissive")
+    found = response.fit_snapshot(rows, config.models, config.workspace.seed)
+    step(1)
+    with history.as_of(moments[-1]) as snapshot:
+        now = features.build(snapshot)
+    scores = now.select(["customer_id", "as_of"]).append_column("p_response", [found.scores(now)])
+    history.commit(replace={"purchase_scores": scores})
+    step(1)
+    params = {"horizon_days": horizon_days, "cutoffs": cutoffs, "n_features": len(found.names)}
+    run_id = tracking.log_run(
+        f"purchase within {horizon_days} days",
+        params=params,
+        metrics=found.metrics,
+        figures={"calibration.html": plots.calibration(found.calibration)},
+        tags={"config_hash": config.config_hash},
+    )
+    step(1)
+    return SnapshotReport(found.metrics, moments[:-1], scores, run_id)
+
+
+def _cutoffs(history: History, horizon_days: int, cutoffs: int) -> tuple[datetime, ...]:
+    # The moments of the snapshots, oldest first, and then the end of the history.
+    orders = history.sql(
+        f"select min(ordered_at) as first, max(ordered_at) as last from ({_orders(history)})"
+    )
+    first, last = orders["first"][0].as_py(), orders["last"][0].as_py()
+    if first is None:
+        raise MissingError("the workspace has no orders", "Run `nba ingest` first.")
+    end = last.astimezone(UTC) + timedelta(microseconds=1)
+    moments = tuple(end - timedelta(days=horizon_days * i) for i in range(cutoffs, -1, -1))
+    if cutoffs < 2 or moments[0] - timedelta(days=horizon_days) < first.astimezone(UTC):
+        raise DataError(
+            f"orders span {(last - first).days} days; {cutoffs} snapshots of {horizon_days} days need"
+            f" {max(cutoffs, 2)} snapshots and {horizon_days * (cutoffs + 1)} days",
+            "Ask for fewer snapshots (2 or more) or a shorter horizon.",
+        )
+    return moments
+
+
+def _orders(history: History) -> str:
+    history.paths("orders")
+    return "select ordered_at from orders where not is_return"
+
+
+def _snapshot_examples(history: History, at: datetime, horizon_days: int) -> pa.Table:
+    with history.as_of(at) as snapshot:
+        known = features.build(snapshot)
+    bought = history.sql(
+        "select distinct customer_id from orders"
+        " where not is_return and ordered_at >= $at and ordered_at < $until",
+        {"at": at, "until": at + timedelta(days=horizon_days)},
+    )
+    flag = pc.is_in(known["customer_id"], value_set=bought["customer_id"].combine_chunks())
+    return known.append_column("is_response", flag)
+
+
+def _registered(config: Settings) -> tuple[tracking.Registered, Mapping[str, str]] | None:
+    try:
+        return tracking.find(tracking.policy_name(config), tracking.CHAMPION)
+    except MissingError:
+        return None
+
+
+def _log(
+    scorer: Scorer, rows: pa.Table, config: Settings, at: datetime, tuned: Mapping[str, float]
+) -> tracking.Registered:
+    params = {
+        **config.models.model_dump(),
+        **{f"tuned_{name}": value for name, value in tuned.items()},
+        "at": at.isoformat(),
+        "seed": config.workspace.seed,
+        "n_features": len(scorer.names),
+        "treatments": len(scorer.coding.treatment_ids),
+    }
+    tags = {"model_id": scorer.model_id, "config_hash": config.config_hash, "at": at.isoformat()}
+    found = {f"{k}.html": draw(scorer.report.tables[k]) for k, draw in _FIGURES.items()}
+    sample = rows.take(pa.array(_spread(rows.num_rows, explain.MAX_ROWS)))
+    found |= {"shap.png": explain.beeswarm(explain.explain(scorer, sample))}
+    with tempfile.TemporaryDirectory() as folder:
+        scorer.save(Path(folder) / "scorer")
+        return tracking.log_training(
+            tracking.Training(
+                name=tracking.policy_name(config),
+                run_name=f"train {at:%Y-%m-%d}",
+                folder=Path(folder) / "scorer",
+                loader=_LOADER,
+                example=rows.slice(0, 5),
+                examples=rows,
+                params=params,
+                metrics={**scorer.report.metrics, "n_examples": float(rows.num_rows)},
+                tags=tags,
+                figures=found,
+                tables=scorer.report.tables,
+            )
+        )
+
+
+def _spread(n: int, most: int) -> np.ndarray:
+    return np.unique(np.linspace(0, n - 1, min(n, most)).astype(np.int64))
+
+
+def _name(registered: tracking.Registered, *, first: bool, promote: bool, alias: str | None) -> str:
+    if alias is not None:
+        tracking.promote(registered, alias)
+        return alias
+    if not first:
+        tracking.promote(registered, tracking.CHALLENGER)
+    if first or promote:
+        tracking.promote(registered, tracking.CHAMPION)
+        return tracking.CHAMPION
+    return tracking.CHALLENGER
+
+
+def _report(scorer: Scorer, registered: tracking.Registered, alias: str, *, is_new: bool) -> TrainReport:
+    wanted = {
+        "n": "examples",
+        "base_rate": "response rate",
+        "auc": "AUC",
+        "log_loss": "log loss",
+        "log_loss_constant": "log loss of the base rate",
+        "ece": "calibration error (ECE)",
+        "qini": "Qini coefficient",
+        "qini_lower": "Qini, lower 95%",
+        "qini_upper": "Qini, upper 95%",
+        "heterogeneity_kept": "heterogeneity kept (0-1)",
+    }
+    rows = [{"measure": text, "value": scorer.report.metrics.get(name)} for name, text in wanted.items()]
+    rows.append({"measure": "alias", "value": alias})
+    policy_id = f"{registered.name}@{registered.version}"
+    return TrainReport(policy_id, scorer.model_id, alias, is_new, rows, scorer.report)
