@@ -26,21 +26,6 @@ REASONS = (
 )
 
 
-class Metric(NamedTuple):
-    """Columns of a metric in the variables of a cube; None stands for the constant 1.
-
-    Attributes:
-        numerator: What is averaged.
-        denominator: What it is divided by, for a ratio of means.
-        covariate, covariate_denominator: The same, from before the assignment, for CUPED.
-    """
-
-    numerator: str
-    denominator: str | None = None
-    covariate: str | None = None
-    covariate_denominator: str | None = None
-
-
 class Effects(NamedTuple):
     """Effects of k metrics in c comparisons; every field has shape (k, c), NaN where unknown.
 
@@ -142,13 +127,6 @@ def welch(
             "relative_effect": scale - 1, "relative_lower": scale * np.exp(-spread) - 1,
             "relative_upper": scale * np.exp(spread) - 1, "p_value": p_value,
         }  # fmt: skip
-
-
-def columns_of(metrics: tuple[Metric, ...], variables: tuple[str, ...]) -> NDArray[np.int64]:
-    """Number the columns of metrics among the variables of a cube, shape (k, 4)."""
-    number: dict[str | None, int] = {name: i for i, name in enumerate(variables)}
-    number[None] = -1
-    return np.array([[number[part] for part in metric] for metric in metrics], dtype=np.int64)
 
 
 class Linear(NamedTuple):

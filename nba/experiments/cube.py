@@ -12,9 +12,26 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from nba.errors import DataError
+
 Array = NDArray[np.float64]
 
 _SAMPLE = 10_000
+
+
+class Metric(NamedTuple):
+    """Columns of a metric in the variables of a cube; None stands for the constant 1.
+
+    Attributes:
+        numerator: What is averaged.
+        denominator: What it is divided by, for a ratio of means.
+        covariate, covariate_denominator: The same, from before the assignment, for CUPED.
+    """
+
+    numerator: str
+    denominator: str | None = None
+    covariate: str | None = None
+    covariate_denominator: str | None = None
 
 
 class Sums(NamedTuple):
@@ -96,30 +113,84 @@ class Cube(NamedTuple):
     sums: Sums
 
 
+def variables_of(metrics: Sequence[Metric]) -> tuple[str, ...]:
+    """Name the columns that metrics need, each once."""
+    return tuple(dict.fromkeys(part for metric in metrics for part in metric if part is not None))
+
+
+def columns_of(metrics: Sequence[Metric], variables: Sequence[str]) -> NDArray[np.int64]:
+    """Number the columns of metrics among the variables of a cube, shape (k, 4); -1 is the constant 1.
+
+    Raises:
+        DataError: when a metric asks for a column that does not exist.
+    """
+    number: dict[str | None, int] = {name: i for i, name in enumerate(variables)}
+    number[None] = -1
+    absent = sorted(set(variables_of(metrics)) - set(variables))
+    if absent:
+        raise DataError(f"metric columns {absent} do not exist; found {list(variables)}", "Mend the metrics.")
+    return np.array([[number[part] for part in metric] for metric in metrics], dtype=np.int64)
+
+
 def build(
-    connection: duckdb.DuckDBPyConnection, query: str, by: Sequence[str], variables: Sequence[str]
+    connection: duckdb.DuckDBPyConnection, query: str, by: Sequence[str], metrics: Sequence[Metric]
 ) -> Cube:
     """Sum a query of one row per unit into cells, in one pass.
 
     Args:
         connection: Where the query's tables are.
-        query: DuckDB query that gives the columns of `by` and `variables`.
+        query: Name of a table, or DuckDB query, with the columns of `by` and of the metrics.
         by: Columns that make the cells (arm, segment, ...).
-        variables: Numeric columns, m of them; an unknown value makes its cell unknown (NaN).
+        metrics: What will be read; an unknown value (null) makes its cell unknown (NaN).
+
+    Raises:
+        DataError: when a column does not exist.
     """
-    m = len(variables)
-    averages = ", ".join(f'coalesce(avg("{v}"), 0)' for v in variables)
-    sample = connection.execute(f"select {averages} from (from ({query}) limit {_SAMPLE})").fetchall()
-    shift = np.array(sample[0], dtype=np.float64)
-    pairs = [(i, j) for i in range(m) for j in range(i, m)]
-    x = [f'("{v}" - {s!r}::double)' for v, s in zip(variables, shift.tolist())]
-    parts = [f'count("{v}") as k{i}' for i, v in enumerate(variables)]
-    parts += [f"sum({x[i]}) as s{i}" for i in range(m)]
-    parts += [f"sum({x[i]} * {x[j]}) as q{i}_{j}" for i, j in pairs]
+    source = _source(query)
+    variables = variables_of(metrics)
+    found = connection.sql(f"from {source} limit 0").columns
+    absent = [name for name in (*by, *variables) if name not in found]
+    if absent:
+        raise DataError(f"columns {absent} do not exist; found {found}", "Mend the metrics or segments.")
+    shift = shift_of(connection, query, variables)
+    value = dict(zip(variables, (f'"{v}" - {s!r}::double' for v, s in zip(variables, shift.tolist()))))
+    pairs = pairs_of(metrics, variables)
+    parts = [f"count(v{i}) as k{i}" for i in range(len(variables))]
+    parts += [f"sum(v{i}) as s{i}" for i in range(len(variables))]
+    parts += [f"sum(v{i} * v{j}) as q{i}_{j}" for i, j in pairs]
     keys = ", ".join(f'"{name}"' for name in by)
-    sql = f"select {keys}, count(*) as n, {', '.join(parts)} from ({query}) group by {keys} order by {keys}"
-    table = connection.sql(sql).to_arrow_table()
+    inner = ", ".join([keys, *(f"{value[v]} as v{i}" for i, v in enumerate(variables))])
+    rows = f"(select {inner} from {source})"
+    sql = f"select {keys}, count(*) as n, {', '.join(parts)} from {rows} group by {keys}"
+    table = connection.sql(f"from ({sql}) order by {keys}").to_arrow_table()
+    return Cube(table.select(list(by)), variables, _read(table, shift, pairs))
+
+
+def shift_of(connection: duckdb.DuckDBPyConnection, query: str, variables: Sequence[str]) -> Array:
+    """Give a number near the mean of each variable, from the first rows; 0 where there are none."""
+    averages = ", ".join(f'coalesce(avg("{v}"), 0)::double' for v in variables)
+    sql = f"select {averages} from (from {_source(query)} limit {_SAMPLE})"
+    return np.array(connection.execute(sql).fetchall()[0], dtype=np.float64)
+
+
+def pairs_of(metrics: Sequence[Metric], variables: Sequence[str]) -> list[tuple[int, int]]:
+    """Give the pairs of variables whose products metrics need."""
+    number = {name: i for i, name in enumerate(variables)}
+    groups = [sorted({number[part] for part in metric if part is not None}) for metric in metrics]
+    return sorted({(i, j) for group in groups for i in group for j in group if i <= j})
+
+
+def _source(query: str) -> str:
+    return f"({query})" if " " in query.strip() else query
+
+
+def _whole(query: str) -> str:
+    return query if " " in query.strip() else f"from {query}"
+
+
+def _read(table: pa.Table, shift: Array, pairs: Sequence[tuple[int, int]]) -> Sums:
     n = table["n"].to_numpy().astype(np.float64)
+    m = len(shift)
     first = np.full((len(n), m), np.nan)
     second = np.full((len(n), m, m), np.nan)
     known = np.array([table[f"k{i}"].to_numpy() == n for i in range(m)]).reshape(m, len(n))
@@ -128,4 +199,70 @@ def build(
     for i, j in pairs:
         both = known[i] & known[j]
         second[both, i, j] = second[both, j, i] = table[f"q{i}_{j}"].to_numpy()[both]
-    return Cube(table.select(list(by)), tuple(variables), Sums(n, shift, first, second))
+    return Sums(n, shift, first, second)
+
+
+def advance(
+    connection: duckdb.DuckDBPyConnection,
+    cube: Cube,
+    totals: str,
+    changes: str,
+    metrics: Sequence[Metric],
+    outcomes: Sequence[str],
+) -> Cube:
+    """Take one more day into a cube without reading history again, and into the units' totals.
+
+    Squares of totals do not add up over days, but their change does: a unit that goes from v to v + d adds
+    ``(v + d)**2 - v**2`` to its cell. Only units active on the day are read.
+
+    Args:
+        connection: Where the tables are.
+        cube: The cube so far, built from `totals`.
+        totals: Table of one row per unit: `unit`, the cube's keys and variables; it is brought up to date.
+        changes: Name of a table, or query, of one row per active unit: `unit` and what each outcome gained.
+        metrics: What will be read.
+        outcomes: Variables that change; the others (covariates) stand still.
+
+    Returns:
+        The cube after the day.
+    """
+    keys = cube.keys.column_names
+    shift, variables = cube.sums.shift, cube.variables
+    pairs = [p for p in pairs_of(metrics, variables) if {variables[p[0]], variables[p[1]]} & set(outcomes)]
+    gained = ", ".join(f'd."{v}" as "d_{v}"' for v in outcomes)
+    joined = f"select t.*, {gained} from ({_whole(changes)}) d join {totals} t using (unit)"
+    connection.execute(f"create or replace temp table active_units as {joined}").fetchall()
+    value = [f'"{v}" - {s!r}::double as v{i}' for i, (v, s) in enumerate(zip(variables, shift.tolist()))]
+    gain = [(f'"d_{v}"' if v in outcomes else "0") + f" as d{i}" for i, v in enumerate(variables)]
+    parts = [f"count(v{i}) as k{i}" for i in range(len(variables))]
+    parts += [f"sum(d{i}) as s{i}" for i in range(len(variables))]
+    parts += [f"sum(v{i} * d{j} + d{i} * v{j} + d{i} * d{j}) as q{i}_{j}" for i, j in pairs]
+    names = ", ".join(f'"{name}"' for name in keys)
+    inner = f"select {names}, {', '.join([*value, *gain])} from active_units"
+    sql = f"select {names}, count(*) as n, {', '.join(parts)} from ({inner}) group by {names}"
+    table = connection.sql(sql).to_arrow_table()
+    sums = _added(cube, table.select(keys), _read(table, shift, pairs), pairs)
+    after = ", ".join(f'"{v}" + "d_{v}" as "{v}"' for v in outcomes)
+    gains = ", ".join(f'"d_{v}"' for v in outcomes)
+    fresh = f"select * exclude ({gains}) replace ({after}) from active_units"
+    # Rows are deleted and written anew: several times faster than updating them in place.
+    for statement in (
+        "begin",
+        f"delete from {totals} where unit in (select unit from active_units)",
+        f"insert into {totals} by name {fresh}",
+        "commit",
+    ):
+        connection.execute(statement).fetchall()
+    return Cube(cube.keys, variables, sums)
+
+
+def _added(cube: Cube, keys: pa.Table, step: Sums, pairs: Sequence[tuple[int, int]]) -> Sums:
+    place = {tuple(row.values()): i for i, row in enumerate(cube.keys.to_pylist())}
+    rows = [place[tuple(row.values())] for row in keys.to_pylist()]
+    first, second = cube.sums.first.copy(), cube.sums.second.copy()
+    first[rows] += step.first
+    for i, j in pairs:
+        second[rows, i, j] += step.second[:, i, j]
+        if i != j:
+            second[rows, j, i] += step.second[:, j, i]
+    return Sums(cube.sums.n, cube.sums.shift, first, second)

@@ -14,8 +14,8 @@ from scipy import optimize
 from scipy import stats as _scipy
 
 from nba.errors import DataError
-from nba.experiments.analyze import Metric, columns_of, compare, linearised
-from nba.experiments.cube import Sums
+from nba.experiments.analyze import compare, linearised
+from nba.experiments.cube import Metric, Sums, columns_of
 from nba.stats import Interval, wilson
 
 Array = NDArray[np.float64]
