@@ -19,13 +19,13 @@ with due as (
     from due join orders using (customer_id)
     where ordered_at >= decided_at and ordered_at < closed_at group by 1
 ), touched as (
-    select t.decision_id, sum(cost) as cost,
+    select decision_id, sum(cost) as cost,
         bool_or(kind in ('sent', 'delivered', 'seen', 'clicked'))
             and not bool_or(kind in ('failed', 'refused')) as is_delivered,
         bool_or(kind = 'clicked' and touched_at < closed_at) as is_click
     from due join touches t using (decision_id) group by 1
 ), opted as (
-    select decision_id from due join touches t using (customer_id)
+    select due.decision_id from due join touches t using (customer_id)
     where t.kind = 'unsubscribed' and touched_at >= decided_at and touched_at < closed_at group by 1
 )
 select decision_id,

@@ -421,10 +421,10 @@ def _notes(catalog: Catalog, decided: Mapping[str, _Decided]) -> tuple[str, ...]
             ("its choices", found.allocation.kept),
         )
         for what, kept in parts:
-            for channel in catalog.channels:
-                share = float(kept[catalog.channel == channel].min())
-                if share < 0.99 and found.decider.policy is not None:
-                    out.append(f"arm {arm}: a limit cut {what} on {channel} to {share:.0%}")
+            share = {channel: float(kept[catalog.channel == channel].min()) for channel in catalog.channels}
+            cut = [f"{channel} {part:.0%}" for channel, part in share.items() if part < 0.99]
+            if cut:
+                out.append(f"arm {arm}: limits leave of {what}: {', '.join(cut)}")
     return tuple(out)
 
 

@@ -1,0 +1,89 @@
+from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from nba import draws, settings, tables
+from nba.catalog import Action, Catalog, Treatment
+from nba.history import History
+
+AT = datetime(2026, 3, 2, 6, tzinfo=UTC)
+
+
+class Believer:
+    """A model whose belief is a fixed function of the customer."""
+
+    model_id = "believer-1"
+
+    def scores(self, features, catalog):
+        ids, k = features["customer_id"].to_pylist(), len(catalog.treatment_ids)
+        uplift = np.column_stack([draws.uniform(ids, f"uplift {j}") * 0.2 - 0.05 for j in range(k)])
+        uplift[:, 0] = 0
+        return SimpleNamespace(
+            p_response=0.1 + uplift,
+            uplift=uplift,
+            uplift_se=np.full_like(uplift, 0.01),
+            margin_per_response=np.full(len(ids), 30.0),
+        )
+
+
+def arm(name: str, share: float, policy: str) -> settings.Arm:
+    return settings.Arm(name=name, share=share, policy=policy)
+
+
+@pytest.fixture
+def shop():
+    """A catalog, settings, a history of 400 customers at a moment, their features, and a model."""
+    catalog = Catalog(
+        (Action("sale", "s", "s", "Sale", 20.0), Action("club", "s", "s", "Club", 50.0)),
+        (
+            Treatment("sale_mail", "sale", "email", 0.1, 14),
+            Treatment("sale_sms", "sale", "sms", 0.5, 14),
+            Treatment("club_mail", "club", "email", 0.1),
+            Treatment("club_call", "club", "call", 4.0, 28),
+        ),
+    )
+    arms = (
+        arm("holdout", 0.1, "none"),
+        arm("random", 0.2, "random"),
+        arm("response", 0.2, "response_greedy"),
+        arm("policy", 0.5, "champion"),
+    )
+    config = settings.Settings(
+        workspace=settings.Workspace(name="shop"),
+        limits=settings.Limits(capacity={"email": 120, "sms": 31, "call": 10}, budget=60.0),
+        experiment=settings.Experiment(arms=arms),
+    )
+    rng = np.random.default_rng(0)
+    ids = [f"c{i:04d}" for i in range(400)]
+    customers = pa.table(
+        {
+            "customer_id": ids,
+            "external_id": [None if i % 17 == 0 else f"x{i}" for i in range(400)],
+            "joined_at": pa.array([AT - timedelta(days=90)] * 400, tables.TIME),
+            **{f"can_{channel}": rng.random(400) < 0.8 for channel in tables.CHANNELS},
+        }
+    )
+    features = pa.table(
+        {"customer_id": ids, "as_of": pa.array([AT] * 400, tables.TIME), "f_x": rng.normal(size=400)}
+    )
+    return SimpleNamespace(
+        at=AT, catalog=catalog, config=config, customers=customers, features=features, model=Believer()
+    )
+
+
+@pytest.fixture
+def history(shop, tmp_path):
+    """The customers, committed."""
+    return History.read(tmp_path / "shop").commit(append={"customers": shop.customers})
+
+
+@pytest.fixture
+def batch(shop, history):
+    """One batch of that shop."""
+    from nba.serving.decide import decide
+
+    with history.as_of(shop.at) as snapshot:
+        return decide(snapshot, shop.features, shop.catalog, shop.config, {"champion": shop.model}, "b1")

@@ -1,0 +1,116 @@
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from nba import tables
+from nba.catalog import Action, Catalog, Treatment
+from nba.feedback import outcomes
+from nba.history import History
+from nba.settings import Reward
+
+START = datetime(2026, 3, 2, 6, tzinfo=UTC)
+SHOP = Catalog((Action("sale", "s", "s", "Sale", 20.0),), (Treatment("mail", "sale", "email", 0.25),))
+REWARD = Reward(window_days=14)
+
+
+def day(days: float) -> datetime:
+    return START + timedelta(days=days)
+
+
+def decision(name: str, treatment: str = "mail", at: float = 0.0) -> dict:
+    return {
+        "decision_id": f"d-{name}",
+        "batch_id": "b",
+        "customer_id": name,
+        "treatment_id": treatment,
+        "channel": "email" if treatment != "none" else "none",
+        "decided_at": day(at),
+        "p_action": 0.5,
+        "policy_id": "p",
+        "reason": "",
+        "config_hash": "",
+        "valid_until": day(at + 7),
+    }
+
+
+def order(name: str, at: float, margin: float, *, is_return: bool = False) -> dict:
+    base = {"order_id": f"{name}{at}", "customer_id": name, "ordered_at": day(at)}
+    return base | {"revenue": 2 * margin, "margin": margin, "n_items": 1, "is_return": is_return}
+
+
+def touch(name: str, at: float, kind: str, *, cost: float = 0.0, ours: bool = True) -> dict:
+    base = {"touch_id": f"{name}{at}{kind}", "customer_id": name, "touched_at": day(at)}
+    return base | {
+        "channel": "email",
+        "kind": kind,
+        "cost": cost,
+        "decision_id": f"d-{name}" if ours else None,
+    }
+
+
+@pytest.fixture
+def history(tmp_path):
+    decisions = [decision(name) for name in ("buyer", "silent", "failed", "free", "leaver")]
+    decisions += [decision("nobody", "none"), decision("later", at=3)]
+    orders = [
+        order("buyer", 0, 10.0), order("buyer", 5, -4.0, is_return=True), order("buyer", 14, 100.0),
+        order("buyer", -1, 100.0), order("silent", 20, 5.0), order("nobody", 13.9, 7.0),
+        order("failed", 2, -3.0, is_return=True),
+    ]  # fmt: skip
+    touches = [
+        touch("buyer", 0.1, "sent", cost=0.3), touch("buyer", 0.2, "delivered"), touch("buyer", 1, "clicked"),
+        touch("failed", 0.1, "sent"), touch("failed", 0.2, "failed"),
+        touch("free", 0.1, "delivered"), touch("free", 15, "clicked"),
+        touch("leaver", 3, "unsubscribed", ours=False), touch("nobody", 3, "clicked", ours=False),
+    ]  # fmt: skip
+    return History.read(tmp_path).commit(
+        append={
+            "decisions": tables.DECISIONS.build(decisions),
+            "orders": tables.ORDERS.build(orders),
+            "touches": tables.TOUCHES.build(touches),
+        }
+    )
+
+
+def closed(history: History, at: float) -> dict[str, dict]:
+    with history.as_of(day(at)) as snapshot:
+        found = outcomes(snapshot, SHOP, REWARD)
+    return {row["decision_id"].removeprefix("d-"): row for row in found.to_pylist()}
+
+
+# by hand
+
+
+def test_outcomes_are_what_fell_into_the_window(history):
+    found = closed(history, 14)
+    assert sorted(found) == ["buyer", "failed", "free", "leaver", "nobody", "silent"]
+    rewards = {name: row["reward"] for name, row in found.items()}
+    assert rewards == pytest.approx(
+        {"buyer": 10 - 4 - 0.3, "failed": -3.0, "free": -0.25, "leaver": 0.0, "nobody": 7.0, "silent": 0.0}
+    )
+    flags = {kind: {name for name, row in found.items() if row[f"is_{kind}"]} for kind in
+             ("delivered", "response", "click", "unsubscribe")}  # fmt: skip
+    assert flags["delivered"] == {"buyer", "free", "nobody"}
+    assert flags["response"] == {"buyer", "nobody"}
+    assert flags["click"] == {"buyer"}
+    assert flags["unsubscribe"] == {"leaver"}
+    assert {row["closed_at"] for row in found.values()} == {day(14)}
+
+
+# laws
+
+
+def test_a_window_closes_once_and_not_before_its_end(history):
+    assert closed(history, 13.99) == {}
+    with history.as_of(day(14)) as snapshot:
+        first = outcomes(snapshot, SHOP, REWARD)
+    after = history.commit(append={"outcomes": first})
+    assert sorted(closed(after, 14)) == []
+    assert sorted(closed(after, 17)) == ["later"]
+    assert after.broken_laws() == []
+
+
+def test_what_happens_after_the_window_changes_nothing(history):
+    before = closed(history, 14)
+    later = tables.ORDERS.build([order("silent", 14, 99.0), order("buyer", 16, 99.0)])
+    assert closed(history.commit(append={"orders": later}), 30)["silent"] == before["silent"]
