@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
-from scipy import stats as scipy_stats
 
 from nba import settings, tables
+from nba.experiments import srm
 from nba.experiments.analyze import welch
 from nba.history import History
 from pipelines.progress import Progress, silent
@@ -248,11 +248,13 @@ def sample_ratio(arms: pa.Table) -> pa.Table:
         group = [row for row in rows if row["experiment_id"] == name]
         shares = np.array([row["p_arm"] or np.nan for row in group], dtype=np.float64)
         counts = np.array([row["n"] for row in group], dtype=np.float64)
-        whole = len(group) > 1 and abs(shares.sum() - 1) < 1e-6
-        expected = shares * counts.sum()
-        p = float(scipy_stats.chisquare(counts, expected).pvalue) if whole else None
-        for row, n in zip(group, expected):
-            row |= {"p_srm": p, "n_expected": float(n) if whole else None}
+        if len(group) < 2 or not abs(shares.sum() - 1) < 1e-6:
+            for row in group:
+                row |= {"p_srm": None, "n_expected": None}
+            continue
+        found = srm.chi_square(counts, shares)
+        for row, n in zip(group, found.expected):
+            row |= {"p_srm": None if np.isnan(found.p_value) else found.p_value, "n_expected": float(n)}
     return pa.Table.from_pylist(
         [{key: value for key, value in row.items() if key != "p_arm"} for row in rows]
     )
