@@ -592,6 +592,18 @@ CLV = Table(
         _text("reason", "why it is unknown, where it is; else empty"),
     ),
 )
+CLV_BACKTEST = Table(
+    "clv_backtest",
+    "How the candidates of customer lifetime value forecast the latest stretch of history.",
+    ("part", "candidate"),
+    (
+        _text("part", "orders or value"),
+        _text("candidate", "the model"),
+        _number("loss", "mean loss on customers it had not seen the future of", "deviance"),
+        _number("default_loss", "that of the default", "deviance"),
+        _number("se", "standard error of the difference", "deviance", low=0.0),
+    ),
+)
 POLICY_VALUES = Table(
     "policy_values",
     "Off-policy estimates: what a policy would have earned per decision.",
@@ -759,6 +771,7 @@ ALL: tuple[Table, ...] = (
     ATTRIBUTION,
     PATH_STATISTICS,
     CLV,
+    CLV_BACKTEST,
     POLICY_VALUES,
     SUMMARY_BATCHES,
     SUMMARY_MIX,

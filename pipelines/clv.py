@@ -22,16 +22,22 @@ def clv(workspace: Path, at: datetime, *, progress: Progress) -> pa.Table:
     history.paths("orders")
     done = progress.step("reading purchases", total=1)
     with history.as_of(at) as snapshot:
-        seen = model.summary(snapshot)
+        ids, log, day = model.read(snapshot)
     done(1)
-    done = progress.step(f"forecasting {seen.num_rows:,} customers", total=1)
+    horizon = given.models.clv_horizon_days
+    done = progress.step("choosing a model by backtest", total=1)
+    choice = model.choose(log, day, horizon)
+    done(1)
+    done = progress.step(f"forecasting {len(ids):,} customers", total=1)
     table = model.forecast(
-        seen,
+        ids,
+        log,
         at,
-        horizon_days=given.models.clv_horizon_days,
+        model.fit(log, day, horizon, choice),
+        horizon_days=horizon,
         annual_discount=given.models.annual_discount,
         seed=given.workspace.seed,
     )
     done(1)
-    history.commit(replace={"clv": table})
+    history.commit(replace={"clv": table, "clv_backtest": choice.backtest})
     return table

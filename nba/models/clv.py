@@ -1,12 +1,13 @@
 """Customer lifetime value: expected discounted margin of each customer over a horizon.
 
-`summary` looks back from a moment, `forecast` turns what it finds into the `clv` table. Purchases on one
-day (UTC) are one purchase; returns lower its margin. Where the data do not carry a number it is unknown,
-with a reason.
+Counts come from a buy-till-you-die model with a correction that trees learn at earlier cut-offs; margins
+from Gamma-Gamma. A backtest on the latest stretch of history chooses among the candidates, and departs
+from the default only where another one is better by more than noise. Purchases on one day (UTC) are one
+purchase; returns lower its margin. Where the data do not carry a number it is unknown, with a reason.
 """
 
 import hashlib
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import NamedTuple
 
 import numpy as np
@@ -16,147 +17,386 @@ from numpy.typing import NDArray
 from nba import tables
 from nba.history import Snapshot
 from nba.models import clv_counts, clv_spend
-from nba.models.clv_counts import CountModel, Rows
+from nba.models.clv_counts import CountModel
+from nba.models.clv_ml import Correction, Log, Seen, TwoPart, features, follow, look
 from nba.models.clv_spend import SpendModel
 
 Array = NDArray[np.float64]
-DRAWS = 200
-_STEPS = 24
+MOST = 30_000  # customers that models are fitted on; all are forecast
+MOST_CUT = 8_000  # customers whose history is cut at earlier origins
+TREES = 80
+_DEFAULT: clv_counts.Kind = "pareto_nbd"
+_STEPS = 12
+_MIN_DAYS = 60.0  # history shorter than this is not cut into origins
 
-SUMMARY = """
+# Days since 1970; a day with returns only is no purchase, but its margin counts.
+_DAYS = """
 with days as (
-    select customer_id, cast(ordered_at as date) as day,
-        sum(margin) as margin, bool_or(not is_return) as is_purchase
+    select customer_id, cast(ordered_at as date) as day, sum(margin) as margin,
+        bool_or(not is_return) as is_purchase
     from orders group by 1, 2
-), bought as (
-    select customer_id, count(*) - 1 as n_repeat, min(day) as first_day, max(day) as last_day,
-        sum(margin * margin) as squares
-    from days where is_purchase group by 1
-), margins as (select customer_id, sum(margin) as margin from days group by 1)
-select c.customer_id,
-    n_repeat::double as n_repeat,
-    (last_day - first_day)::double as recency_days,
-    (cast($at as date) - first_day)::double as age_days,
-    margin / (n_repeat + 1) as mean_margin,
-    squares / (n_repeat + 1) as mean_square
-from customers c left join bought using (customer_id) left join margins using (customer_id)
-order by customer_id
+), numbered as (select customer_id, row_number() over (order by customer_id) - 1 as customer from customers)
+select customer, epoch(day) / 86400 as day, margin, is_purchase
+from days join numbered using (customer_id) order by customer, day
 """
 
 
+class Choice(NamedTuple):
+    """Which candidates forecast.
+
+    Attributes:
+        kind: Model of counts.
+        trees: Boosting rounds of the correction where labels are as long as the horizon; 0 is none.
+        spend: `all` fits margins on every purchase, `repeat` leaves the first one out.
+        value: `product` of counts and margin, or `two_part`.
+        backtest: Candidate by candidate: part, candidate, loss, default_loss, se of the difference.
+    """
+
+    kind: clv_counts.Kind
+    trees: int
+    spend: str
+    value: str
+    backtest: pa.Table
+
+
 class Forecaster(NamedTuple):
-    """What forecasts: a model of purchases, a model of their margin, and a name for both."""
+    """Fitted models: counts, their correction, margins, and the two-part model where it was chosen.
+
+    Attributes:
+        label_days: Length of the labels that the two-part model learned from.
+        reason: What limits the fit, where something does; else empty.
+    """
 
     counts: CountModel
+    correction: Correction
     spend: SpendModel
+    two_part: TwoPart | None
+    label_days: float
+    choice: Choice
     model_id: str
     reason: str
 
+    @property
+    def is_known(self) -> bool:
+        """Whether the data carried a forecast at all."""
+        return bool(np.isfinite(self.counts.params).all() and np.isfinite(self.spend.mean))
 
-def summary(snapshot: Snapshot) -> pa.Table:
-    """Gather what each customer did: repeats, recency, age and margin per purchase.
+    def orders(self, seen: Seen, horizon: float) -> Array:
+        """Expect purchases over the horizon, shape (u,)."""
+        base = self.counts.expected(seen.n_repeat, seen.recency, seen.age, horizon)
+        return np.asarray(base * self.correction.factor(features(seen)))
+
+    def margin(self, seen: Seen) -> Array:
+        """Expect the margin of one purchase, money, shape (u,)."""
+        return _margin(self.spend, seen, self.choice.spend)
+
+    def value(self, seen: Seen, horizon: float) -> Array:
+        """Expect undiscounted margin over the horizon, money, shape (u,)."""
+        orders = self.orders(seen, horizon)
+        if self.two_part is None:
+            return np.asarray(orders * self.margin(seen))
+        label = self.orders(seen, self.label_days)
+        grown = np.divide(orders, label, out=np.ones_like(orders), where=label > 0)
+        return np.asarray(self.two_part.expected(features(seen)) * grown)
+
+
+def read(snapshot: Snapshot) -> tuple[pa.Array, Log, float]:
+    """Gather the purchase days of everybody known at a snapshot.
 
     Returns:
-        One row per customer known at the snapshot, sorted by customer_id: n_repeat, recency_days,
-        age_days, mean_margin and mean_square (money per purchase); null before the first purchase.
+        The customers' ids in order, their purchase days, and the day of the snapshot since 1970.
     """
-    return snapshot.sql(SUMMARY, {"at": snapshot.at})
+    ids = snapshot.sql("select customer_id from customers order by customer_id")["customer_id"]
+    days = snapshot.sql(_DAYS)
+    is_purchase = np.asarray(days["is_purchase"].to_numpy(zero_copy_only=False), dtype=bool)
+    customer = days["customer"].to_numpy().astype(np.int64)
+    margin = days["margin"].to_numpy().astype(float)
+    # A day of returns counts toward the purchase before it (or is dropped if there is none).
+    purchase = np.cumsum(is_purchase) - 1
+    known = purchase >= 0
+    owner = customer[is_purchase]
+    known[known] = owner[purchase[known]] == customer[known]
+    total = np.bincount(purchase[known], margin[known], int(is_purchase.sum())).astype(np.float64)
+    day = days["day"].to_numpy().astype(float)[is_purchase]
+    return ids, Log(owner, day, total, len(ids)), float(snapshot.at.timestamp() // 86400)
 
 
-def fit(seen: pa.Table, kind: clv_counts.Kind = "pareto_nbd") -> tuple[Forecaster, Rows]:
-    """Fit both models to a summary."""
-    n, recency, age = (_column(seen, name) for name in ("n_repeat", "recency_days", "age_days"))
-    has = np.isfinite(n)
-    rows = clv_counts.compress(n[has], recency[has], age[has])
-    counts = clv_counts.fit(rows, kind)
-    spend = clv_spend.fit(n[has] + 1, _column(seen, "mean_margin")[has], _column(seen, "mean_square")[has])
+def choose(log: Log, at: float, horizon: float) -> Choice:
+    """Choose among candidates by a backtest on the latest stretch of history.
+
+    Args:
+        log: Purchase days.
+        at: Day of the forecast.
+        horizon: Its length in days.
+
+    Returns:
+        The default where history is too short to be cut, or no candidate beats it by two standard errors.
+    """
+    past = _sample(log.before(at), MOST_CUT)
+    span = at - past.day.min() if len(past.day) else 0.0
+    empty = pa.table({n: pa.array([], t) for n, t in _BACKTEST.items()})
+    default = Choice(_DEFAULT, TREES, "all", "product", empty)
+    if span < _MIN_DAYS:
+        return default
+    cut = at - min(horizon, 0.3 * span)
+    seen = look(past, cut)
+    if len(seen.customer) < 4 * clv_counts.MIN_REPEATERS:
+        return default
+    count, margin = follow(past, seen, cut, at)
+    rows: list[tuple[str, str, float, float, float]] = []
+    fitted: dict[str, Forecaster] = {}
+    losses: dict[str, Array] = {}
+    for kind in (_DEFAULT, *(k for k in clv_counts.KINDS if k != _DEFAULT)):
+        model = fit(past, cut, at - cut, default._replace(kind=kind))
+        if not model.is_known or (model.counts.kind == "nbd" and fitted):
+            continue  # at its limit it is the NBD that stands there already, or nothing better
+        fitted |= {f"{kind}+trees": model, kind: model._replace(correction=Correction(""))}
+    for name, model in fitted.items():
+        losses[name] = _poisson_loss(count, model.orders(seen, at - cut))
+    if f"{_DEFAULT}+trees" not in losses:
+        return default
+    best = _departs(losses, f"{_DEFAULT}+trees", "orders", rows)
+    model = fitted[best]
+    kind = next(k for k in clv_counts.KINDS if best.split("+")[0] == k)
+    picked = default._replace(kind=kind, trees=TREES if best.endswith("+trees") else 0)
+    orders = model.orders(seen, at - cut)
+    values = {s: orders * _margin(_spend(past, cut, s), seen, s) for s in ("all", "repeat")}
+    two = fit(past, cut, at - cut, picked._replace(value="two_part"))
+    if two.two_part is not None:
+        values["two_part"] = two.value(seen, at - cut)
+    scale = max(float(margin[margin > 0].mean()) if (margin > 0).any() else 1.0, 1e-9)
+    value_losses = {name: _tweedie_loss(margin / scale, v / scale) for name, v in values.items()}
+    won = _departs(value_losses, "all", "value", rows)
+    table = pa.table({n: pa.array([row[i] for row in rows], t) for i, (n, t) in enumerate(_BACKTEST.items())})
+    return picked._replace(
+        spend=won if won != "two_part" else "all",
+        value="two_part" if won == "two_part" else "product",
+        backtest=table,
+    )
+
+
+def fit(log: Log, at: float, horizon: float, choice: Choice) -> Forecaster:
+    """Fit the chosen candidates on everything before a day."""
+    past = _sample(log.before(at), MOST)
+    counts = _counts(look(past, at), choice.kind)
+    spend = _spend(past, at, choice.spend)
+    known = bool(np.isfinite(counts.params).all())
+    correction, two_part, label_days = Correction(""), None, horizon
+    if known and (choice.trees or choice.value == "two_part"):
+        x, y, value, base, label_days = _labels(_sample(past, MOST_CUT), at, horizon, choice.kind)
+        if choice.trees and len(y):
+            # Trees learned on labels shorter than the horizon are trusted in proportion.
+            trees = round(choice.trees * min(label_days / horizon, 1.0))
+            correction = Correction.fit(x, y, base, max(trees, 1))
+        if choice.value == "two_part" and len(y):
+            two_part = TwoPart.fit(x, value)
     reason = "; ".join(filter(None, [counts.reason, spend.reason]))
-    digest = hashlib.sha256(repr((counts, spend)).encode()).hexdigest()[:8]
-    return Forecaster(counts, spend, f"clv-{counts.kind}-{spend.kind}-{digest}", reason), rows
+    digest = hashlib.sha256(repr((counts, spend, correction, two_part)).encode()).hexdigest()[:8]
+    name = f"clv-{counts.kind}{'+trees' if correction.text else ''}-{spend.kind}-{digest}"
+    return Forecaster(counts, correction, spend, two_part, label_days, choice, name, reason)
 
 
 def forecast(
-    seen: pa.Table, at: datetime, *, horizon_days: int, annual_discount: float, seed: int = 0
+    ids: pa.Array | pa.ChunkedArray,
+    log: Log,
+    at: datetime,
+    model: Forecaster,
+    *,
+    horizon_days: int,
+    annual_discount: float,
+    seed: int = 0,
 ) -> pa.Table:
-    """Forecast every customer of a summary.
+    """Forecast every customer.
 
     Args:
-        seen: From `summary`.
-        at: Its moment.
+        ids: Customers, in the order of the log's numbers.
+        log: Purchase days.
+        at: The moment.
+        model: From `fit`.
         horizon_days: Length of the forecast.
         annual_discount: Yearly rate at which future margin is discounted.
         seed: Of the draws behind prediction intervals.
 
     Returns:
-        The `clv` table.
+        The `clv` table; customers who have not bought, or whom the data do not carry, are unknown with a
+        reason.
     """
-    model, rows = fit(seen)
-    n = _column(seen, "n_repeat")
-    has = np.isfinite(n)
+    seen = look(log, float(at.timestamp() // 86400))
+    n = len(ids)
     data: dict[str, Array] = {}
-    known = bool(np.isfinite(model.counts.params).all() and np.isfinite(model.spend.mean))
-    if known and has.any():
-        data = _by_row(model.counts, rows, float(horizon_days), np.log1p(annual_discount) / 365.25, seed)
-        data = {name: _spread(values[rows.inverse], has) for name, values in data.items()}
-        margin = model.spend.expected(n + 1, _column(seen, "mean_margin"))
-        data |= {"expected_margin": margin, "clv": data.pop("discounted") * margin}
-    unknown = np.full(len(n), np.nan)
+    if model.is_known and len(seen.customer):
+        data = _by_customer(model, seen, float(horizon_days), np.log1p(annual_discount) / 365.25, seed)
+    has = np.zeros(n, dtype=bool)
+    has[seen.customer] = True
+
+    def column(values: Array | None) -> pa.Array:
+        out = np.full(n, np.nan)
+        if values is not None:
+            out[seen.customer] = values
+        return pa.array(out, from_pandas=True)
+
     names = ("p_alive", "expected_orders", "orders_lower", "orders_upper", "expected_margin", "clv")
-    columns = {name: _null(data.get(name, unknown)) for name in names}
-    days = data.get("next_days", unknown)
-    columns["next_order_at"] = pa.array(
-        [at + timedelta(days=d) if d == d else None for d in days.tolist()], tables.TIME
-    )
-    reason = np.where(has, model.reason if not known else "", "has not bought yet")
+    repeats = np.zeros(n, dtype=np.int64)
+    repeats[seen.customer] = seen.n_repeat.astype(np.int64)
     return tables.CLV.conform(
         pa.table(
             {
-                "customer_id": seen["customer_id"],
-                "as_of": pa.array([at] * len(n), tables.TIME),
-                "n_repeat": pa.array(np.nan_to_num(n).astype(np.int64)),
-                "recency_days": _null(_column(seen, "recency_days")),
-                "age_days": _null(_column(seen, "age_days")),
-                **columns,
-                "horizon_days": pa.array(np.full(len(n), horizon_days, dtype=np.int64)),
-                "model_id": pa.array([model.model_id] * len(n)),
-                "reason": pa.array(reason.tolist()),
+                "customer_id": ids,
+                "as_of": pa.array([at] * n, tables.TIME),
+                "n_repeat": repeats,
+                "recency_days": column(seen.recency),
+                "age_days": column(seen.age),
+                **{name: column(data.get(name)) for name in names},
+                "next_order_at": _moments(at, column(data.get("next_days"))),
+                "horizon_days": np.full(n, horizon_days, dtype=np.int64),
+                "model_id": pa.array([model.model_id] * n),
+                "reason": np.where(
+                    has, "" if model.is_known else model.reason, "has not bought yet"
+                ).tolist(),
             }
         )
     )
 
 
-def _by_row(model: CountModel, rows: Rows, horizon: float, rate: float, seed: int) -> dict[str, Array]:
+def _by_customer(model: Forecaster, seen: Seen, horizon: float, rate: float, seed: int) -> dict[str, Array]:
+    rows = clv_counts.compress(seen.n_repeat, seen.recency, seen.age)
     like = rows.n_repeat, rows.recency, rows.age
+    factor = model.correction.factor(features(seen))
+    whole = model.counts.expected(*like, horizon)
+    steps = np.linspace(0, horizon, _STEPS + 1)
+    kept = np.divide(
+        model.counts.discounted(*like, steps, rate), whole, out=np.ones_like(whole), where=whole > 0
+    )
+    by_row = np.bincount(rows.inverse, factor, len(whole)) / rows.weight
     rng = np.random.default_rng(seed)
-    draws = np.sort(np.stack([model.draw(rng, *like, horizon) for _ in range(DRAWS)], axis=1), axis=1)
-    grid = np.linspace(0, horizon, 33)[1:]
-    within = np.stack([model.next_within(*like, float(day)) for day in grid], axis=1)
+    n_draws = int(np.clip(2e7 / len(whole), 40, 200))
+    draws = np.sort(
+        np.stack([model.counts.draw(rng, rows, horizon, by_row) for _ in range(n_draws)], axis=1), axis=1
+    )
+    # Trees move the level of the forecast, not the chance of being alive; the next purchase follows counts.
+    grid = horizon * np.linspace(0, 1, 13)[1:] ** 2
+    within = np.stack(
+        [np.zeros(len(whole)), *(model.counts.next_within(*like, float(d)) for d in grid)], axis=1
+    )
+    margin = model.margin(seen)
+    orders = whole[rows.inverse] * factor
     return {
-        "p_alive": model.p_alive(*like),
-        "expected_orders": model.expected(*like, horizon),
-        "discounted": model.discounted(*like, np.linspace(0, horizon, _STEPS + 1), rate),
-        "orders_lower": draws[:, int(0.05 * DRAWS)].astype(float),
-        "orders_upper": draws[:, int(0.95 * DRAWS) - 1].astype(float),
-        "next_days": np.array([_median_day(row, grid) for row in within]),
+        "p_alive": model.counts.p_alive(*like)[rows.inverse],
+        "expected_orders": orders,
+        "orders_lower": draws[:, int(0.05 * n_draws)].astype(float)[rows.inverse],
+        "orders_upper": draws[:, int(0.95 * n_draws) - 1].astype(float)[rows.inverse],
+        "expected_margin": margin,
+        "clv": model.value(seen, horizon) * kept[rows.inverse],
+        "next_days": _median_days(within, np.concatenate([[0.0], grid]))[rows.inverse],
     }
 
 
-def _median_day(within: Array, grid: Array) -> float:
+def _median_days(within: Array, grid: Array) -> Array:
     # The day by which half of the chance of a purchase within the horizon has passed.
-    if not within[-1] > 0:
-        return np.nan
-    return float(np.interp(within[-1] / 2, np.concatenate([[0], within]), np.concatenate([[0], grid])))
+    half = within[:, -1] / 2
+    step = np.clip((within < half[:, None]).sum(axis=1), 1, len(grid) - 1)
+    row = np.arange(len(half))
+    low, high = within[row, step - 1], within[row, step]
+    part = np.divide(half - low, high - low, out=np.zeros_like(half), where=high > low)
+    return np.where(half > 0, grid[step - 1] + part * (grid[step] - grid[step - 1]), np.nan)
 
 
-def _spread(values: Array, has: NDArray[np.bool_]) -> Array:
-    out = np.full(len(has), np.nan)
-    out[has] = values
-    return out
+def _moments(at: datetime, days: pa.Array) -> pa.Array:
+    values = np.asarray(days.to_numpy(zero_copy_only=False), dtype=float)
+    known = np.isfinite(values)
+    base = np.datetime64(round(at.timestamp() * 1e6), "us")
+    moved = base + (np.where(known, values, 0) * 86_400e6).astype("timedelta64[us]")
+    return pa.array(moved, pa.timestamp("us"), mask=~known).cast(tables.TIME)
 
 
-def _column(table: pa.Table, name: str) -> Array:
-    return np.asarray(table[name].cast(pa.float64()).to_numpy(), dtype=float)
+_BACKTEST = {
+    "part": pa.string(),
+    "candidate": pa.string(),
+    "loss": pa.float64(),
+    "default_loss": pa.float64(),
+    "se": pa.float64(),
+}
 
 
-def _null(values: Array) -> pa.Array:
-    return pa.array(values, from_pandas=True)
+def _departs(
+    losses: dict[str, Array], default: str, part: str, rows: list[tuple[str, str, float, float, float]]
+) -> str:
+    best, gain = default, 0.0
+    for name, loss in losses.items():
+        difference = losses[default] - loss
+        se = float(difference.std() / np.sqrt(len(difference)))
+        rows.append((part, name, float(loss.mean()), float(losses[default].mean()), se))
+        if difference.mean() > max(2 * se, gain):
+            best, gain = name, float(difference.mean())
+    return best
+
+
+def _poisson_loss(y: Array, forecast: Array) -> Array:
+    forecast = np.maximum(forecast, 1e-9)
+    return np.asarray(forecast - y * np.log(forecast))
+
+
+def _tweedie_loss(y: Array, forecast: Array) -> Array:
+    # Deviance of power 1.5: right for money that is often zero and has a long tail.
+    forecast = np.maximum(forecast, 1e-6)
+    return np.asarray(2 * (np.maximum(y, 0) / np.sqrt(forecast) + np.sqrt(forecast)))
+
+
+def _sample(log: Log, most: int) -> Log:
+    buyers = len(np.unique(log.customer))
+    if buyers <= most:
+        return log
+    keep = log.customer * 2654435761 % 2**32 < 2**32 * most / buyers
+    return Log(log.customer[keep], log.day[keep], log.margin[keep], log.n)
+
+
+def _counts(seen: Seen, kind: clv_counts.Kind) -> CountModel:
+    return clv_counts.fit(clv_counts.compress(seen.n_repeat, seen.recency, seen.age), kind)
+
+
+def _spend(past: Log, at: float, how: str) -> SpendModel:
+    seen = look(past, at)
+    if how == "repeat":
+        return clv_spend.fit(seen.n_repeat, np.nan_to_num(seen.repeat_mean))
+    return clv_spend.fit(seen.n_repeat + 1, seen.mean, seen.square)
+
+
+def _margin(spend: SpendModel, seen: Seen, how: str) -> Array:
+    if how == "repeat":
+        return spend.expected(seen.n_repeat, np.nan_to_num(seen.repeat_mean))
+    return spend.expected(seen.n_repeat + 1, seen.mean)
+
+
+def _labels(
+    past: Log, at: float, horizon: float, kind: clv_counts.Kind
+) -> tuple[Array, Array, Array, Array, float]:
+    # Cut-offs whose labels are as long as the horizon where history allows it, else as long as it does.
+    span = at - past.day.min()
+    is_short = horizon <= 0.45 * span
+    backs = horizon * np.array([1.0, 1.25, 1.5]) if is_short else span * np.array([0.3, 0.45, 0.6])
+    x, y, value, base, lengths = [], [], [], [], []
+    for back in backs:
+        cut = float(np.floor(at - back))
+        until = min(cut + horizon, at)
+        seen = look(past, cut)
+        if len(seen.customer) < 4 * clv_counts.MIN_REPEATERS:
+            continue
+        model = _counts(seen, kind)
+        if not np.isfinite(model.params).all():
+            continue
+        count, margin = follow(past, seen, cut, until)
+        x.append(features(seen))
+        y.append(count)
+        value.append(margin)
+        base.append(model.expected(seen.n_repeat, seen.recency, seen.age, until - cut))
+        lengths.append(until - cut)
+    if not x:
+        none = np.empty(0)
+        return none, none, none, none, horizon
+    return (
+        np.vstack(x),
+        np.concatenate(y),
+        np.concatenate(value),
+        np.concatenate(base),
+        float(np.mean(lengths)),
+    )

@@ -136,7 +136,7 @@ class CountModel:
         if self.kind != "pareto_nbd":  # dropout comes only after a purchase
             return np.asarray(alive * -np.expm1(-shape * np.log1p(horizon / (alpha + age))))
         s, beta = self.params[2:]
-        node, weight = _legendre()
+        node, weight = _legendre(10)
         u = horizon * (node + 1) / 2
         log = np.log(shape / (alpha + age))[:, None]
         log = log - (shape[:, None] + 1) * np.log1p(u / (alpha + age)[:, None])
@@ -144,12 +144,23 @@ class CountModel:
         return np.asarray(alive * (np.exp(log) @ weight) * horizon / 2)
 
     def draw(
-        self, rng: np.random.Generator, n_repeat: Array, recency: Array, age: Array, horizon: float
+        self, rng: np.random.Generator, rows: "Rows", horizon: float, factor: Array | float = 1.0
     ) -> NDArray[np.int64]:
-        """Draw one future for each customer: purchases within the horizon, shape (n,)."""
+        """Draw one future for each row: purchases within the horizon.
+
+        Args:
+            rng: Source of randomness.
+            rows: Customers.
+            horizon: In the data's unit of time.
+            factor: On the rate of purchases, a scalar or shape (u,).
+
+        Returns:
+            Shape (u,).
+        """
         r, alpha = self.params[:2]
+        n_repeat, recency, age = rows[:3]
         n = len(n_repeat)
-        rate = rng.gamma(r + n_repeat, 1 / (alpha + age))
+        rate = rng.gamma(r + n_repeat, 1 / (alpha + age)) * factor
         if self.kind == "nbd":
             return rng.poisson(rate * horizon)
         is_alive = rng.random(n) < self.p_alive(n_repeat, recency, age)
@@ -224,9 +235,10 @@ def fit(rows: Rows, kind: Kind) -> CountModel:
         return CountModel(kind, nan, nan, np.nan, n, False, found)
     unit = float(np.average(rows.age, weights=rows.weight)) / 32 or 1.0
     scaled = rows._replace(recency=rows.recency / unit, age=rows.age / unit)
-    best = _optimum(scaled, kind)
+    plain = _optimum(scaled, "nbd")
+    best = plain
     if kind != "nbd":
-        plain = _optimum(scaled, "nbd")
+        best = _optimum(scaled, kind, plain.log_likelihood)
         if not best.is_converged and best.log_likelihood < plain.log_likelihood + 0.05:
             reason = f"no dropout can be seen: {kind} is at its limit, NBD is used"
             best = CountModel("nbd", plain.params, plain.se, plain.log_likelihood, n, True, reason)
@@ -248,7 +260,8 @@ def log_likelihood(rows: Rows, kind: Kind, params: tuple[float, ...]) -> float:
     return float(_OBJECTIVES[kind](np.log(params), rows)[0])
 
 
-def _optimum(rows: Rows, kind: Kind) -> CountModel:
+def _optimum(rows: Rows, kind: Kind, floor: float = -np.inf) -> CountModel:
+    # `floor` is the likelihood of NBD: an optimum at an edge that is no better is NBD, and ends the search.
     objective = _OBJECTIVES[kind]
     n = float(rows.weight.sum())
 
@@ -262,12 +275,12 @@ def _optimum(rows: Rows, kind: Kind) -> CountModel:
     for start in starts[:3]:
         found = minimize(
             loss, start, jac=True, method="L-BFGS-B", bounds=bounds,
-            options={"maxiter": 500, "ftol": 1e-15, "gtol": 1e-8, "maxcor": 20},
+            options={"maxiter": 200, "ftol": 1e-13, "gtol": 1e-8, "maxcor": 20},
         )  # fmt: skip
         done = bool(np.abs(found.x).max() < _EDGE - 1e-6 and np.abs(found.jac).max() < 1e-5)
         if found.fun < value - 1e-12:
             best, value, is_interior = found.x, float(found.fun), done
-        if done:
+        if done or abs(-found.fun * n - floor) < 0.05:
             break
     assert best is not None
     theta, se = _polish(loss, best, n) if is_interior else (best, np.full(len(best), np.nan))
@@ -431,12 +444,16 @@ def _none() -> tuple[Array, NDArray[np.int64]]:
 
 
 @lru_cache
-def _legendre() -> tuple[Array, Array]:
-    node, weight = leggauss(_NODES)
+def _legendre(nodes: int = _NODES) -> tuple[Array, Array]:
+    node, weight = leggauss(nodes)
     return node, weight
 
 
 @lru_cache(maxsize=4096)
 def _beta_nodes(a: float, b: float) -> tuple[Array, Array]:
+    if a + b > 500:  # so narrow that its mean and spread say everything
+        mean = a / (a + b)
+        spread = np.sqrt(mean * (1 - mean) / (a + b + 1))
+        return np.maximum(mean + spread * np.array([-1.0, 1.0]), 1e-300), np.array([0.5, 0.5])
     node, weight = roots_jacobi(40, b - 1, a - 1)
     return np.maximum((1 + node) / 2, 1e-300), weight / weight.sum()
