@@ -87,7 +87,7 @@ def true_values(workspace: Path) -> dict[str, stats.Interval]:
 def oracle_value(workspace: Path) -> stats.Interval:
     """Give the value per customer that the oracle would have earned on the same world and limits."""
     limits = settings.read(workspace).limits
-    return World.load(workspace / simulate.FOLDER).play_oracle(limits.capacity, limits.budget)
+    return World.load(workspace / simulate.FOLDER).play_oracle(limits.capacity, limits.budget).total
 
 
 def _result(workspace: Path, batches: int, progress: Progress) -> DemoResult:

@@ -1,0 +1,148 @@
+"""Hillstrom's e-mail test through the whole chain: learn on one half, judge on the other, decide for everyone."""
+
+import shutil
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from nba import settings, tracking
+from nba.catalog import Catalog
+from nba.errors import DataError
+from nba.evaluation import offpolicy
+from nba.histories import hillstrom as source
+from nba.history import History
+from nba.models.scorer import Scorer
+from nba.policy import arbitrate, explore
+from nba.policy.explore import Policy
+from pipelines import decide, train
+from pipelines.progress import Progress, silent
+
+EXAMPLE = Path(__file__).parent / "workspaces" / "hillstrom"
+LEARN_AT = source.SENT_AT + timedelta(days=source.WINDOW_DAYS)
+DECIDE_AT = LEARN_AT + timedelta(days=1)
+
+
+@dataclass(frozen=True)
+class HillstromResult:
+    """What the policy learnt on one half is worth on the other.
+
+    Attributes:
+        rows: One per policy: visits and spend per customer with their intervals, share mailed.
+        batch: What was decided for everyone.
+    """
+
+    rows: list[dict[str, Any]]
+    batch: decide.DecideReport
+
+
+def hillstrom(workspace: Path, data: Path, *, progress: Progress | None = None) -> HillstromResult:
+    """Run the chain on the public file; running it again changes nothing.
+
+    Args:
+        workspace: Folder to make, or one made by an earlier run.
+        data: The public CSV file.
+        progress: Where to report.
+
+    Raises:
+        MissingError, DataError: when the file is absent or not Hillstrom's; nothing is written then.
+    """
+    progress = progress or silent()
+    frame = source.read(data)
+    make_example(EXAMPLE, workspace)
+    halves = [source.history(frame, 0), source.history(frame, 1)]
+    history = History.read(workspace)
+    if not history.has("customers"):
+        step = progress.step("the learning half becomes a history", total=1)
+        history.commit(append=halves[0])
+        step(1)
+    config = settings.read(workspace)
+    if not has_model(workspace, config):
+        train.train(workspace, LEARN_AT, progress=progress)
+    batch = decide.decide(workspace, DECIDE_AT, "everyone", progress=progress)
+    step = progress.step("judging on the other half", total=1)
+    rows = judge(workspace, config, halves[1])
+    step(1)
+    return HillstromResult(rows, batch)
+
+
+def make_example(example: Path, workspace: Path) -> None:
+    """Copy the settings and catalog of an example into a workspace that has none yet.
+
+    Raises:
+        DataError: when the folder holds something else.
+    """
+    if (workspace / settings.FILE).is_file():
+        if settings.read(workspace).workspace.name != settings.read(example).workspace.name:
+            raise DataError(f"{workspace} is another workspace", "Name another folder.")
+        return
+    if workspace.exists() and any(workspace.iterdir()):
+        raise DataError(f"{workspace} exists and is not empty", "Name another folder, or remove it.")
+    shutil.copytree(example, workspace, dirs_exist_ok=True)
+
+
+def has_model(workspace: Path, config: settings.Settings) -> bool:
+    """Say whether the workspace has a champion."""
+    tracking.setup(config, workspace)
+    return tracking.has_policy(tracking.policy_name(config, workspace))
+
+
+def judge(workspace: Path, config: settings.Settings, half: dict[str, pa.Table]) -> list[dict[str, Any]]:
+    """Estimate visits and spend per customer of policies on the half that was not learnt from.
+
+    Args:
+        workspace: With a trained champion, and the features that the batch was decided on.
+        config: Its settings.
+        half: Tables of the judging half.
+    """
+    catalog = settings.read_catalog(workspace, config)
+    decisions, outcomes = half["decisions"], half["outcomes"]
+    features = History.read(workspace).table("features")
+    wanted = pa.table({"customer_id": decisions["customer_id"]})
+    features = features.join(wanted, "customer_id", join_type="inner").sort_by("customer_id")
+    tracking.setup(config, workspace)
+    folder, _ = tracking.load_policy(tracking.policy_name(config, workspace), "champion")
+    found = Scorer.load(folder).scores(features, catalog)
+    n, k = found.uplift.shape
+    believed = arbitrate.estimate(
+        found.uplift, found.uplift_se, found.margin_per_response, catalog, np.zeros(k)
+    )
+    policies = _fixed(catalog, n) | {
+        "personalised": explore.Greedy().probabilities(believed, np.ones((n, k), dtype=bool)),
+        "personalised, exploring": _strategy(config).probabilities(believed, np.ones((n, k), dtype=bool)),
+    }
+    column = catalog.columns(decisions["treatment_id"].to_pylist())
+    p_logged = np.full((n, k), 1 / 3)
+    names = [name for name in features.column_names if name.startswith("f_")]
+    X = np.column_stack([features[name].to_numpy() for name in names])
+    measured = {
+        "visits": outcomes["is_response"].to_numpy().astype(float),
+        "spend": outcomes["reward"].to_numpy(),
+    }
+    logs = {name: offpolicy.Log(column, y, p_logged, np.arange(n)) for name, y in measured.items()}
+    expected = {name: offpolicy.outcome_model(X, log) for name, log in logs.items()}
+    out = []
+    for name, p in policies.items():
+        row: dict[str, Any] = {"policy": name, "mailed": float(1 - p[:, 0].mean())}
+        for what, log in logs.items():
+            value = offpolicy.dr(log, p, expected[what])
+            row |= {what: value.value, f"{what} from": value.lower, f"{what} to": value.upper}
+        out.append(row)
+    return out
+
+
+def _strategy(config: settings.Settings) -> Policy:
+    from nba.serving.decide import strategy
+
+    return strategy(config.policy)
+
+
+def _fixed(catalog: Catalog, n: int) -> dict[str, NDArray[np.float64]]:
+    names = {"none": "nobody"} | {t.treatment_id: f"{t.treatment_id} to all" for t in catalog.treatments}
+    k = len(names)
+    fixed = {label: np.tile(np.eye(k)[j], (n, 1)) for j, label in enumerate(names.values())}
+    return fixed | {"at random": np.full((n, k), 1 / k)}
