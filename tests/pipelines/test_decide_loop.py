@@ -1,0 +1,214 @@
+"""Decide, feedback and evaluate on a small hand-made workspace."""
+
+import shutil
+from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pytest
+
+from nba import draws, tables
+from nba.errors import DataError, MissingError
+from nba.history import History
+from nba.serving import delivery
+from pipelines import decide, evaluate, feedback
+
+AT = datetime(2026, 3, 2, 6, tzinfo=UTC)
+N = 600
+TOML = """
+[workspace]
+name = "shop"
+[limits]
+capacity = {email = 200, sms = 60}
+budget = 80.0
+max_contacts = 10
+[policy]
+temperature = 0.3
+floor = 0.2
+[reward]
+window_days = 7
+[experiment]
+experiment_id = "policy"
+control = "holdout"
+arms = [
+    {name = "holdout", share = 0.1, policy = "none"},
+    {name = "random", share = 0.3, policy = "random"},
+    {name = "response", share = 0.1, policy = "response_greedy"},
+    {name = "policy", share = 0.5, policy = "champion"},
+]
+"""
+ACTIONS = "action_id,issue,group,name,margin,lever\nsale,s,s,Sale,20,1\nclub,s,s,Club,50,1\n"
+TREATMENTS = """treatment_id,action_id,channel,cost,cooldown_days
+sale_mail,sale,email,0.1,0
+sale_sms,sale,sms,0.5,0
+club_mail,club,email,0.1,0
+"""
+
+
+class Believer:
+    """A model whose belief is a fixed function of the customer."""
+
+    model_id = "believer"
+
+    def scores(self, features, catalog):
+        ids, k = features["customer_id"].to_pylist(), len(catalog.treatment_ids)
+        uplift = np.column_stack([draws.uniform(ids, f"uplift {j}") * 0.1 for j in range(k)])
+        uplift[:, 0] = 0
+        return SimpleNamespace(
+            p_response=0.1 + uplift,
+            uplift=uplift,
+            uplift_se=np.full_like(uplift, 0.01),
+            margin_per_response=np.full(len(ids), 30.0),
+        )
+
+
+@pytest.fixture
+def workspace(tmp_path, monkeypatch):
+    (tmp_path / "catalog").mkdir()
+    (tmp_path / "nba.toml").write_text(TOML)
+    (tmp_path / "catalog/actions.csv").write_text(ACTIONS)
+    (tmp_path / "catalog/treatments.csv").write_text(TREATMENTS)
+    ids = [f"c{i:04d}" for i in range(N)]
+    customers = pa.table(
+        {
+            "customer_id": ids,
+            "external_id": [f"x{i}" for i in range(N)],
+            "joined_at": pa.array([AT - timedelta(days=90)] * N, tables.TIME),
+            **{f"can_{channel}": [True] * N for channel in tables.CHANNELS},
+        }
+    )
+    orders = tables.ORDERS.build(
+        {"order_id": f"o{i}", "customer_id": ids[i], "ordered_at": AT + timedelta(days=i % 21 - 7)}
+        | {"revenue": 20.0, "margin": 10.0 + i % 5, "n_items": 1, "is_return": False}
+        for i in range(0, N, 2)
+    )
+    History.read(tmp_path).commit(append={"customers": customers, "orders": orders})
+    registered = SimpleNamespace(model=None)
+
+    def find(name, alias):
+        assert name == "shop-policy"
+        if registered.model is None or alias != "champion":
+            raise MissingError("none is registered")
+
+    for step in (decide, evaluate):
+        monkeypatch.setattr(step.tracking, "setup", lambda *_: None)
+        monkeypatch.setattr(step.tracking, "find", find)
+        monkeypatch.setattr(step.tracking, "load_policy", lambda *_: (tmp_path, 1))
+        monkeypatch.setattr(step.Scorer, "load", lambda _folder: registered.model)
+    return SimpleNamespace(root=tmp_path, registered=registered)
+
+
+def everything(root):
+    return {str(path): path.read_bytes() for path in sorted(root.rglob("*")) if path.is_file()}
+
+
+# by hand
+
+
+def test_a_batch_is_logged_delivered_and_closed(workspace):
+    report = decide.decide(workspace.root, AT)
+    assert report.batch_id == "20260302T060000"
+    assert report.is_new
+    assert any("no model is registered" in note for note in report.notes)
+    manifest = delivery.verify(report.folder)
+    history = History.read(workspace.root)
+    assert history.table("decisions").num_rows == N == manifest["n_decisions"]
+    assert history.table("assignments").num_rows == N
+    assert feedback.feedback(workspace.root, AT + timedelta(days=6)).n_closed == 0
+    closed = feedback.feedback(workspace.root, AT + timedelta(days=7))
+    assert closed.n_closed == N == sum(row["closed"] for row in closed.rows)
+    assert feedback.feedback(workspace.root, AT + timedelta(days=8)).n_closed == 0
+    assert History.read(workspace.root).broken_laws() == []
+
+
+def test_policies_are_judged_from_the_log(workspace):
+    for week in range(3):
+        decide.decide(workspace.root, AT + timedelta(weeks=week))
+    workspace.registered.model = Believer()
+    decide.decide(workspace.root, AT + timedelta(weeks=3))
+    feedback.feedback(workspace.root, AT + timedelta(weeks=4))
+    values = evaluate.evaluate(workspace.root, AT + timedelta(weeks=4))
+    frame = values.to_pandas().set_index(["policy_id", "estimator", "batch_id"])
+    outcomes = History.read(workspace.root).sql(
+        "select arm, avg(reward) as reward from outcomes join decisions using (decision_id) group by 1"
+    )
+    for row in outcomes.to_pylist():
+        assert frame.loc[(f"arm:{row['arm']}", "on_policy", "all"), "value"] == pytest.approx(row["reward"])
+    champion = frame.loc["softmax-t0.3-f0.2@believer"]
+    pooled = champion.loc[("sndr", "all")]
+    # The greedy baseline's arm and the holdout cannot judge; the even arms of the first weeks can.
+    assert pooled["n"] > 0.7 * 3 * N
+    assert pooled["lower"] < pooled["value"] < pooled["upper"]
+    assert ("sndr@random", "all") in champion.index
+    again = evaluate.evaluate(workspace.root, AT + timedelta(weeks=4))
+    assert again.equals(values)
+
+
+def test_mistakes_are_named(workspace, tmp_path):
+    decide.decide(workspace.root, AT, "first")
+    with pytest.raises(DataError, match="'first' was decided at 2026-03-02T06:00:00"):
+        decide.decide(workspace.root, AT + timedelta(days=1), "first")
+    with pytest.raises(DataError, match="which is not later"):
+        decide.decide(workspace.root, AT, "second")
+    with pytest.raises(MissingError, match="no outcomes yet"):
+        evaluate.evaluate(workspace.root, AT)
+    shutil.rmtree(workspace.root / "tables")
+    with pytest.raises(MissingError, match="has no customers yet"):
+        decide.decide(workspace.root, AT)
+
+
+# laws
+
+
+def test_deciding_again_changes_not_one_byte(workspace):
+    decide.decide(workspace.root, AT)
+    before = everything(workspace.root)
+    report = decide.decide(workspace.root, AT)
+    assert not report.is_new
+    assert everything(workspace.root) == before
+
+
+@pytest.mark.parametrize("killed", ["commit", "publish"])
+def test_a_killed_run_is_completed_by_the_next(workspace, tmp_path_factory, monkeypatch, killed):
+    twin = tmp_path_factory.mktemp("twin") / "shop"
+    shutil.copytree(workspace.root, twin)
+    whole = decide.decide(twin, AT)
+
+    def die(*_args, **_kwargs):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(*((History, "commit") if killed == "commit" else (delivery, "publish")), die)
+        with pytest.raises(KeyboardInterrupt):
+            decide.decide(workspace.root, AT)
+    folder = delivery.folder_of(workspace.root / "decisions", whole.batch_id)
+    assert not folder.exists()
+    if killed == "publish":  # later news must not change what was logged
+        late = tables.TOUCHES.build(
+            {"touch_id": f"t{i}", "customer_id": f"c{i:04d}", "touched_at": AT - timedelta(days=1)}
+            | {"channel": "email", "kind": "unsubscribed", "cost": 0.0}
+            for i in range(N)
+        )
+        History.read(workspace.root).commit(append={"touches": late})
+    report = decide.decide(workspace.root, AT)
+    assert delivery.verify(report.folder) == delivery.verify(whole.folder)
+    for path in whole.folder.iterdir():
+        assert (report.folder / path.name).read_bytes() == path.read_bytes()
+    logged = History.read(workspace.root).table("decisions")
+    assert logged.equals(History.read(twin).table("decisions"))
+
+
+def test_the_next_batch_knows_the_one_before(workspace):
+    text = TOML.replace("max_contacts = 10", "max_contacts = 1")
+    (workspace.root / "nba.toml").write_text(text)
+    decide.decide(workspace.root, AT)
+    decide.decide(workspace.root, AT + timedelta(weeks=1))
+    history = History.read(workspace.root)
+    assert history.table("assignments").num_rows == N
+    contacts = history.table("decisions").filter(
+        pc.not_equal(history.table("decisions")["treatment_id"], "none")
+    )
+    assert contacts.num_rows > 100
+    assert len(pc.unique(contacts["customer_id"])) == contacts.num_rows
