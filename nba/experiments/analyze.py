@@ -11,8 +11,10 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 from scipy import stats as _scipy
+from statsmodels.stats.multitest import multipletests
 
 from nba.experiments.cube import Sums
+from nba.stats import Interval
 
 Array = NDArray[np.float64]
 
@@ -73,8 +75,9 @@ def compare(
         sums: Sums of m variables in the cells.
         columns: Variable numbers of numerator, denominator, covariate and its denominator, -1 for the
             constant 1, shape (k, 4).
-        treated: Cell numbers of the arms, shape (c,).
-        control: Cell numbers of their controls, shape (c,).
+        treated: Cell numbers of the arms, shape (c,), or by stratum, shape (c, s): each stratum then
+            weighs by its units, and one without both arms counts nothing.
+        control: Cell numbers of their controls, same shape.
         level: Confidence level.
 
     Example:
@@ -84,14 +87,15 @@ def compare(
         [[2.0]]
     """
     sums = _with_one(sums)
-    treated_sides = _side(sums, columns, treated)
-    control_sides = _side(sums, columns, control)
-    both = np.concatenate([treated, control])
-    pair = np.tile(np.arange(len(treated)), 2)
-    pooled = _pool(sums, both, pair, len(treated))
+    treated, control = (x.reshape(len(x), -1) for x in (treated, control))
+    shape = treated.shape
+    one, other = treated.ravel(), control.ravel()
+    pair = np.tile(np.arange(len(one)), 2)
+    pooled = _pool(sums, np.concatenate([one, other]), pair, len(one))
     theta, center = _theta(pooled, columns)
-    mean_t, var_t, raw_t, n_t = _adjust(treated_sides, theta, center)
-    mean_c, var_c, raw_c, n_c = _adjust(control_sides, theta, center)
+    parts = [_adjust(_side(sums, columns, cells), theta, center) for cells in (one, other)]
+    weight = _stratum_weights(parts[0][3], parts[1][3], shape)
+    (mean_t, var_t, raw_t, n_t), (mean_c, var_c, raw_c, n_c) = (_gathered(x, weight, shape) for x in parts)
     reason = _reason(sums, columns, treated, control, var_t + var_c)
     out = welch(n_t, mean_t, var_t, n_c, mean_c, var_c, level)
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -189,6 +193,28 @@ def _adjust(side: Linear, theta: Array, center: Array) -> tuple[Array, Array, Ar
     return mean, variance, side.yy, np.broadcast_to(side.n, mean.shape)
 
 
+def _stratum_weights(n_t: Array, n_c: Array, shape: tuple[int, ...]) -> Array:
+    # Units of strata that hold both arms, as shares; a single stratum has all.
+    both = np.where((n_t > 0) & (n_c > 0), n_t + n_c, 0.0).reshape(-1, *shape)
+    total = both.sum(axis=-1, keepdims=True)
+    return np.asarray(np.divide(both, total, out=np.ones_like(both) / shape[-1], where=total > 0))
+
+
+def _gathered(
+    part: tuple[Array, Array, Array, Array], weight: Array, shape: tuple[int, ...]
+) -> tuple[Array, Array, Array, Array]:
+    mean, variance, raw, n = (x.reshape(-1, *shape) for x in part)
+    if shape[-1] == 1:
+        return mean[..., 0], variance[..., 0], raw[..., 0], n[..., 0]
+    used = weight > 0
+    total = np.where(used, n, 0.0).sum(axis=-1)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        middle = np.where(used, weight * mean, 0.0).sum(axis=-1)
+        of_mean = np.where(used, weight**2 * variance / n, 0.0).sum(axis=-1)
+        of_raw = np.where(used, weight**2 * raw / n, 0.0).sum(axis=-1)
+    return middle, of_mean * total, of_raw * total, total
+
+
 def _pool(sums: Sums, cells: NDArray[np.int64], groups: NDArray[np.int64], n_groups: int) -> Sums:
     part = Sums(sums.n[cells], sums.shift, sums.first[cells], sums.second[cells])
     return part.gather(groups, n_groups)
@@ -210,11 +236,97 @@ def _reason(
     control: NDArray[np.int64],
     variance: Array,
 ) -> NDArray[np.int64]:
-    fewest = np.minimum(sums.n[treated], sums.n[control])
+    used = (sums.n[treated] > 0) & (sums.n[control] > 0)
+    used |= ~used.any(axis=1, keepdims=True)
+    fewest = np.where(used, np.minimum(sums.n[treated], sums.n[control]), 0).sum(axis=1)
     mean = sums.mean()
-    both = np.stack([mean[treated], mean[control]])[:, :, columns]  # (2, c, k, 4)
-    unknown = np.isnan(both).any(axis=(0, 3)).T
-    empty = (both[..., [1, 3]] == 0).any(axis=(0, 3)).T
+    both = np.stack([mean[treated], mean[control]])[:, :, :, columns]  # (2, c, s, k, 4)
+    counts = used[None, :, :, None, None]
+    unknown = (np.isnan(both) & counts).any(axis=(0, 2, 4)).T
+    empty = ((both[..., [1, 3]] == 0) & counts).any(axis=(0, 2, 4)).T
     few = [np.broadcast_to(fewest < least, variance.shape) for least in (1, 2)]
     cases = [*few, np.asarray(unknown), np.asarray(empty), np.asarray(~(variance > 0))]
     return np.select(cases, range(1, len(REASONS)), 0).astype(np.int64)
+
+
+class Corrected(NamedTuple):
+    """p-values corrected over a declared scope.
+
+    Attributes:
+        p_value: Corrected, same shape as given; NaN where it was unknown, which counts nothing.
+        method: holm or bh.
+    """
+
+    p_value: Array
+    method: str
+
+
+def correct(p_value: Array, method: str = "holm") -> Corrected:
+    """Correct p-values of one scope: Holm (1979) for any false claim, BH (1995) for the share of them.
+
+    Args:
+        p_value: All claims of the scope, any shape.
+        method: holm or bh.
+
+    Example:
+        >>> correct(np.array([0.01, 0.04, 0.03])).p_value.tolist()
+        [0.03, 0.06, 0.06]
+    """
+    out = np.full(p_value.shape, np.nan)
+    known = ~np.isnan(p_value)
+    if known.any():
+        name = {"holm": "holm", "bh": "fdr_bh"}[method]
+        out[known] = multipletests(p_value[known], method=name)[1]
+    return Corrected(out, method)
+
+
+def heterogeneity(effect: Array, se: Array) -> float:
+    """Give the chance of effects this different if all segments share one (Cochran 1954).
+
+    Args:
+        effect: Effect by segment, shape (g,).
+        se: Standard errors, shape (g,); a segment without one counts nothing.
+    """
+    known = se > 0
+    if known.sum() < 2:
+        return float("nan")
+    weight = 1 / se[known] ** 2
+    middle = (weight @ effect[known]) / weight.sum()
+    q = float(weight @ (effect[known] - middle) ** 2)
+    return float(_scipy.chi2.sf(q, int(known.sum()) - 1))
+
+
+def quantile_effect(
+    treated: Array,
+    control: Array,
+    quantile: float,
+    rng: np.random.Generator,
+    level: float = 0.95,
+    n_resamples: int = 1000,
+) -> Interval:
+    """Estimate the difference of a quantile by the percentile bootstrap (Efron 1979, through SciPy).
+
+    Args:
+        treated: Values per unit, shape (n,).
+        control: The same, shape (m,).
+        quantile: Which, in 0-1.
+        rng: Randomness of the resampling.
+        level: Confidence level.
+        n_resamples: Resamples.
+    """
+    n = len(treated) + len(control)
+    if min(len(treated), len(control)) < 2:
+        return Interval.unknown("a group has fewer than 2 customers", n)
+
+    def gap(x: Array, y: Array, axis: int = -1) -> Array:
+        return np.asarray(np.quantile(x, quantile, axis=axis) - np.quantile(y, quantile, axis=axis))
+
+    found = _scipy.bootstrap(
+        (treated, control), gap, n_resamples=n_resamples, batch=50, vectorized=True,
+        confidence_level=level, method="percentile", rng=rng,
+    )  # fmt: skip
+    ends = found.confidence_interval
+    value = float(gap(treated, control))
+    if not found.standard_error > 0:
+        return Interval(value, np.nan, np.nan, np.nan, n, "the quantile does not vary between resamples")
+    return Interval(value, float(found.standard_error), float(ends.low), float(ends.high), n)
