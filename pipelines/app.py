@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from nba import settings
-from nba.errors import MissingError
+from nba.errors import NbaError
 
 HOME = Path(__file__).parents[1] / "app" / "Home.py"
 
@@ -37,12 +37,12 @@ def run(workspace: Path, port: int) -> None:
         port: Port on this machine.
 
     Raises:
-        MissingError: when the workspace is not there, or the app could not be served.
+        NbaError: when the workspace is not there or cannot be used, or the port cannot be served.
     """
     settings.read(workspace)
     code = subprocess.run(command(workspace, port), env=dict(os.environ), check=False).returncode  # noqa: S603
     if code not in (0, 130, -2):
-        raise MissingError(
+        raise NbaError(
             f"the app ended with code {code}; expected it to serve port {port}",
             f"If the port is taken, name another: `nba app {workspace} --port {port + 1}`.",
         )

@@ -25,7 +25,7 @@ create temp view spent as
     select decision_id, sum(cost) as cost, bool_or(kind in ('delivered', 'seen', 'clicked')) as is_seen
     from touches where decision_id is not null group by all;
 create temp view decided as
-    select d.decision_id, d.batch_id, coalesce(d.arm, 'policy') as arm, d.customer_id, d.treatment_id,
+    select d.batch_id, coalesce(d.arm, 'policy') as arm, d.customer_id, d.treatment_id,
         d.channel, d.policy_id, d.experiment_id, d.p_arm, d.decided_at, d.expected_value,
         d.treatment_id <> 'none' as is_contact, coalesce(s.cost, 0) as cost,
         d.treatment_id <> 'none' and coalesce(o.is_delivered, s.is_seen, false) as is_delivered,
