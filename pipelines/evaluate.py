@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from nba import draws, settings, tables, tracking
@@ -27,20 +28,20 @@ ALL = "all"
 MAX_CUSTOMERS = 10_000
 
 _CLOSED = """
-    select d.batch_id, coalesce(d.arm, 'policy') as arm, d.customer_id, o.reward
+    select d.batch_id, coalesce(d.arm, 'policy') as arm, d.customer_id, o.reward, o.closed_at
     from decisions d join outcomes o using (decision_id) where o.closed_at <= $at
     order by d.batch_id, d.customer_id
 """
 _LOGGED = """
     select d.customer_id, d.decision_id, coalesce(d.arm, 'policy') as arm, d.treatment_id, o.reward
     from decisions d join outcomes o using (decision_id)
-    where d.batch_id = $batch and o.closed_at <= $at order by d.customer_id
+    where d.batch_id = $batch and o.closed_at > $after and o.closed_at <= $at order by d.customer_id
 """
 _FEATURES = """
     select f.* from features f
     join decisions d on f.customer_id = d.customer_id and f.as_of = d.decided_at
     join outcomes o using (decision_id)
-    where d.batch_id = $batch and o.closed_at <= $at order by f.customer_id
+    where d.batch_id = $batch and o.closed_at > $after and o.closed_at <= $at order by f.customer_id
 """
 _CHOICES = """
     select c.decision_id, c.treatment_id, c.is_eligible, c.p_action
@@ -51,8 +52,9 @@ _CHOICES = """
 def evaluate(workspace: Path, at: datetime, *, progress: Progress | None = None) -> pa.Table:
     """Write `policy_values`: the mean of every arm, and off-policy estimates of today's champion.
 
-    Arms are judged on their own decisions. The champion is judged on the decisions of the arms that could
-    have chosen whatever it would choose; a row's weight rests on the probability of its own arm.
+    Arms are judged on their own decisions. The champion is judged on decisions that were not in its training
+    (those whose window closed later; on others it would look better than it is), of the arms that could
+    have chosen whatever it would choose. A row's weight rests on the probability of its own arm.
 
     Args:
         workspace: Folder of the workspace.
@@ -70,12 +72,12 @@ def evaluate(workspace: Path, at: datetime, *, progress: Progress | None = None)
             f"{workspace} has no outcomes yet", "Run `nba feedback` once a reward window has closed."
         )
     closed = history.sql(_CLOSED, {"at": at})
-    batches = list(dict.fromkeys(closed["batch_id"].to_pylist()))
+    champion = _champion(workspace, history, config, at)
+    batches = _unseen(closed, champion.trained_at) if champion else []
     step = progress.step("judging policies", total=len(batches) + 1)
     rows = _arm_values(closed, config.experiment.level)
     step(1)
-    champion = _champion(workspace, history, config, at)
-    if champion is not None and batches:
+    if champion:
         replays = []
         for batch_id in batches:
             replays.append(_replay(history, champion, batch_id, at))
@@ -92,7 +94,7 @@ def _champion(
     tracking.setup(config, workspace)
     name = tracking.policy_name(config)
     try:
-        tracking.find(name, "champion")
+        _registered, tags = tracking.find(name, "champion")
     except MissingError:
         return None
     folder, _version = tracking.load_policy(name, "champion")
@@ -101,7 +103,14 @@ def _champion(
         nuisance = arbitrate.nuisance(snapshot, catalog, config.reward)
     scorer, policy = Scorer.load(folder), strategy(config.policy)
     policy_id = f"{policy.policy_id}@{scorer.model_id}"
-    return _Champion(scorer, policy, policy_id, catalog, limits_of(catalog, config.limits), nuisance)
+    trained_at = datetime.fromisoformat(tags["at"]) if "at" in tags else at
+    limited = limits_of(catalog, config.limits)
+    return _Champion(scorer, policy, policy_id, trained_at, catalog, limited, nuisance)
+
+
+def _unseen(closed: pa.Table, trained_at: datetime) -> list[str]:
+    later = closed.filter(pc.greater(closed["closed_at"], pa.scalar(trained_at, tables.TIME)))
+    return sorted(set(later["batch_id"].to_pylist()))
 
 
 def _arm_values(closed: pa.Table, level: float) -> list[dict[str, Any]]:
@@ -132,6 +141,7 @@ class _Champion(NamedTuple):
     scorer: Scorer
     policy: Policy
     policy_id: str
+    trained_at: datetime
     catalog: Catalog
     limited: Limited
     nuisance: Array
@@ -139,7 +149,7 @@ class _Champion(NamedTuple):
 
 def _replay(history: History, champion: _Champion, batch_id: str, at: datetime) -> _Replay:
     catalog = champion.catalog
-    asked = {"batch": batch_id, "at": at}
+    asked = {"batch": batch_id, "at": at, "after": champion.trained_at}
     logged = history.sql(_LOGGED, asked)
     n_all = logged.num_rows
     kept = draws.uniform(logged["customer_id"].to_pylist(), "evaluate") < MAX_CUSTOMERS / max(n_all, 1)
@@ -170,6 +180,9 @@ def _replay(history: History, champion: _Champion, batch_id: str, at: datetime) 
 
 
 def _champion_values(replays: list[_Replay], champion: _Champion, level: float) -> list[dict[str, Any]]:
+    if not replays:
+        reason = "all closed decisions were in its training: judge it once later ones have closed"
+        return [_row(champion.policy_id, "sndr", ALL, PolicyValue.unknown(reason))]
     names = tuple(dict.fromkeys(name for replay in replays for name in replay.names))
     p_logged, p_target = (_widen(replays, names, field) for field in ("p_logged", "p_target"))
     number = {name: i for i, name in enumerate(names)}

@@ -85,12 +85,13 @@ def workspace(tmp_path, monkeypatch):
         for i in range(0, N, 2)
     )
     History.read(tmp_path).commit(append={"customers": customers, "orders": orders})
-    registered = SimpleNamespace(model=None)
+    registered = SimpleNamespace(model=None, trained_at=AT)
 
     def find(name, alias):
         assert name == "shop-policy"
         if registered.model is None or alias != "champion":
             raise MissingError("none is registered")
+        return SimpleNamespace(version=1), {"at": registered.trained_at.isoformat()}
 
     for step in (decide, evaluate):
         monkeypatch.setattr(step.tracking, "setup", lambda *_: None)
@@ -144,6 +145,25 @@ def test_policies_are_judged_from_the_log(workspace):
     assert ("sndr@random", "all") in champion.index
     again = evaluate.evaluate(workspace.root, AT + timedelta(weeks=4))
     assert again.equals(values)
+
+
+def test_a_champion_is_not_judged_on_what_it_learnt_from(workspace):
+    for week in range(2):
+        decide.decide(workspace.root, AT + timedelta(weeks=week))
+    feedback.feedback(workspace.root, AT + timedelta(weeks=2))
+    workspace.registered.model = Believer()
+
+    def judged(trained_weeks):
+        workspace.registered.trained_at = AT + timedelta(weeks=trained_weeks)
+        values = evaluate.evaluate(workspace.root, AT + timedelta(weeks=2)).to_pandas()
+        return values[(values.policy_id == "softmax-t0.3-f0.2@believer") & (values.estimator == "sndr")].iloc[
+            0
+        ]
+
+    assert judged(0)["n"] > judged(1)["n"] > 0.8 * N
+    nothing = judged(2)
+    assert "were in its training" in nothing["reason"]
+    assert np.isnan(nothing["value"])
 
 
 def test_mistakes_are_named(workspace, tmp_path):
