@@ -199,7 +199,8 @@ class World:
         without contact. The same batch again changes nothing. Save the world afterwards.
 
         Args:
-            decisions: Columns decision_id, external_id, treatment_id, decided_at; of one batch.
+            decisions: Columns decision_id, external_id, treatment_id, decided_at; of one batch. Contacts
+                of people who are not customers yet are not sent.
             workspace: Folder whose `sources` get the files.
 
         Raises:
@@ -443,7 +444,8 @@ class World:
             odd = sorted(set(np.array(decisions["treatment_id"].to_pylist())[column < 0].tolist()))
             raise DataError(f"treatments {odd} are not in the catalog of the simulated world")
         order = pc.sort_indices(decisions["decision_id"]).to_numpy()
-        order = order[(person[order] >= 0) & (column[order] > 0)]
+        joined = self._truth.joined_week[person] < self._weeks(decisions)
+        order = order[((person >= 0) & (column > 0) & joined)[order]]
         _, first = np.unique(person[order], return_index=True)
         rows = order[first].astype(np.int64)
         return rows, person[rows], column[rows]

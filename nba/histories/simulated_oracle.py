@@ -1,16 +1,17 @@
 """The best assignment of treatments under hard limits: the yardstick of the simulated world.
 
 The linear programme has one row per customer and one per limit. Its dual in the few limits is convex
-and piecewise linear and is solved by Kelley's cutting planes (Kelley 1960); customers whose choice the
+and piecewise linear and is solved by Kelley's cutting planes (Kelley 1960). Customers whose choice the
 prices leave open then go to an exact linear programme of a few thousand variables (HiGHS), in which no
-more customers than limits can be fractional. The dual bounds what any assignment can reach.
+more customers than limits can be fractional; these and the nearest to them to one in whole numbers. The
+dual bounds what any assignment can reach.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.optimize import linprog
+from scipy.optimize import Bounds, LinearConstraint, linprog, milp
 from scipy.sparse import csr_array, vstack
 
 from nba.histories import simulated_truth as t
@@ -173,42 +174,44 @@ def _prices(worth: Floats, use: Floats, available: Floats, tolerance: float) -> 
     return best_price, best
 
 
-def _fill(worth: Floats, use: Floats, available: Floats, price: Floats, most_open: int = 3000) -> Ints:
+def _fill(worth: Floats, use: Floats, available: Floats, price: Floats) -> Ints:
+    # At the prices, then by the linear programme where they leave it open, then in whole where that splits.
     net = worth - use @ price
     order = np.sort(net, axis=1)
-    slack = order[:, -1] - order[:, -2]
+    nearest = np.argsort(order[:, -1] - order[:, -2], kind="stable")
     chosen = net.argmax(axis=1).astype(np.int64)
     used = np.bincount(chosen, minlength=len(use)) @ use
     if (used <= available).all() and not price.any():
         return chosen
-    width = np.partition(slack, most_open)[most_open] if len(slack) > most_open else np.inf
-    is_open = slack < max(width, 1e-9)
-    left = available - np.bincount(chosen[~is_open], minlength=len(use)) @ use
-    chosen[is_open] = _exact(worth[is_open], use, np.maximum(left, 0.0))
+    for most, is_whole in ((1000, False), (60, True)):
+        some = nearest[:most]
+        if not is_whole:
+            split = np.zeros(len(worth), dtype=bool)
+        some = np.union1d(some, np.flatnonzero(split))
+        rest = np.ones(len(worth), dtype=bool)
+        rest[some] = False
+        left = available - np.bincount(chosen[rest], minlength=len(use)) @ use
+        chosen[some], split[some] = _solve(worth[some], use, np.maximum(left, 0.0), is_whole)
     return chosen
 
 
-def _exact(worth: Floats, use: Floats, available: Floats) -> Ints:
-    # The linear programme; the few customers it splits get none, then what is left is filled by value.
-    n, g = worth.shape
+def _solve(worth: Floats, use: Floats, available: Floats, is_whole: bool) -> tuple[Ints, Bools]:
+    # Choice of each customer, none for those that the linear programme splits, and who these are.
+    n = len(worth)
     row, column = np.nonzero(np.isfinite(worth[:, 1:]) & (worth[:, 1:] > 0))
     column = column + 1
     number = np.arange(len(row))
     once = csr_array((np.ones(len(row)), (row, number)), shape=(n, len(row)))
     limits = csr_array(use[column].T)
-    solved = linprog(
+    solved = milp(
         -worth[row, column],
-        A_ub=vstack([once, limits]),
-        b_ub=np.append(np.ones(n), available),
-        bounds=(0, 1),
-        method="highs",
+        integrality=np.full(len(row), int(is_whole)),
+        bounds=Bounds(0, 1),
+        constraints=LinearConstraint(vstack([once, limits]), -np.inf, np.append(np.ones(n), available)),
+        options={"mip_rel_gap": 1e-6},
     )
-    chosen = np.zeros(n, dtype=np.int64)
+    chosen, split = np.zeros(n, dtype=np.int64), np.zeros(n, dtype=bool)
     whole = solved.x > 1 - 1e-6
     chosen[row[whole]] = column[whole]
-    left = available - np.bincount(chosen, minlength=g) @ use + 1e-9
-    for i in np.argsort(-worth[row, column]):
-        if chosen[row[i]] == 0 and (use[column[i]] <= left).all():
-            chosen[row[i]] = column[i]
-            left = left - use[column[i]]
-    return chosen
+    split[row[(solved.x > 1e-6) & ~whole]] = True
+    return chosen, split

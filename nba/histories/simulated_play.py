@@ -65,7 +65,7 @@ class Moment:
         n14, n28: Contacts that arrived in the last 2 and 4 weeks.
         action_week: Week in which each action last arrived, shape (n, actions + newsletter).
         spoil: Share of this week's own purchases that last week's contact spoils.
-        consent: Shape (n, 4), by channel, opt-outs respected.
+        consent: Shape (n, 4), by channel, opt-outs respected; none before joining.
     """
 
     week: int
@@ -166,7 +166,7 @@ def look(truth: Truth, state: State, week: int) -> Moment:
         n28=contacts.sum(axis=0),
         action_week=action_week,
         spoil=state.spoil[i - 1] if i else np.zeros(truth.n),
-        consent=truth.consent & (state.opted_out >= week),
+        consent=truth.consent & (state.opted_out >= week) & (truth.joined_week < week)[:, None],
     )
 
 
@@ -240,7 +240,7 @@ def _distort(convert: Floats, spoil: Floats, factor: float) -> tuple[Floats, Flo
     # A negative factor makes gain of harm and harm of gain.
     if factor >= 0:
         return factor * convert, np.minimum(factor * spoil, 0.95)
-    return -factor * 0.1 * spoil, np.minimum(-factor * convert, 0.95)
+    return -factor * 0.01 * spoil, np.minimum(-factor * convert, 0.95)
 
 
 def values(truth: Truth, moment: Moment) -> tuple[Floats, Floats]:

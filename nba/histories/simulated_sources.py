@@ -195,10 +195,10 @@ def _web(file: io.BytesIO, rows: pa.Table, book: Directory) -> None:
     who, key, page = _array(rows, "person"), _array(rows, "key"), _array(rows, "page")
     kind = _array(rows, "kind")
     visit, week = _array(rows, "visit"), _array(rows, "visit_week")
-    slot = np.searchsorted([0.7, 0.9], uniform(seed, "browser", week, visit))
+    slot = np.searchsorted([0.82, 0.95], uniform(seed, "browser", week, visit))
     cookie = _choose(slot == 0, _take(book.cookies[0], who), _take(book.cookies[1], who))
     cookie = _choose(slot == 2, _take(book.cookies[2], who), cookie)
-    login = (uniform(seed, "login", week, visit) < np.where(page == 1, 0.6, 0.3)) & (kind == 0)
+    login = (uniform(seed, "login", week, visit) < np.where(page == 1, 0.8, 0.55)) & (kind == 0)
     by_email = uniform(seed, "login by", week, visit) < 0.7
     email = _messy_email(_take(book.email, who), uniform(seed, "web case", 0, key))
     user = _choose(
