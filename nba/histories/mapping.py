@@ -31,7 +31,7 @@ _UPDATED = tables.Field("updated_at", "time", "when the row was last changed", n
 _BLANKS = ("", "null", "nan", "none", "n/a")
 _YES, _NO = ("true", "t", "yes", "y", "1", "si", "sí"), ("false", "f", "no", "n", "0")
 _MAIL = '[^\\s@"<>,;]+@[^\\s@"<>,;]+'
-_CALL = "(\\+|\\b00)\\d[\\d ().-]{6,}\\d"
+_CALL = "(\\+|\\b00)[1-9][\\d ().-]{6,}\\d"
 _REMOVED = "(removed)"
 
 
@@ -319,6 +319,7 @@ def _iso_or_epoch(text: str, zone: str) -> str:
         f"case when {number} is not null then case when strlen({text}) = 8"
         f" then timezone({zone}, try_strptime({text}, '%Y%m%d'))"
         f" when strlen({text}) > 8 then timezone('UTC', make_timestamp(try_cast({micros} as bigint))) end"
+        f" when not left({text}, 1) between '0' and '9' then null"  # DuckDB knows `epoch` and `infinity`
         f" when strlen({text}) > 15 and {offset} then try_cast({text} as timestamptz)"
         f" else timezone({zone}, try_cast({text} as timestamp)) end"
     )

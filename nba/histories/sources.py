@@ -23,6 +23,7 @@ from nba.settings import Source
 
 _BLOCK = 4 << 20
 _INPUT = "raw_input"
+_MOST_LINES = 100
 _WIDE = {"iso8859-1", "iso8859-15", "cp1252"}
 
 
@@ -40,6 +41,8 @@ class Raw:
         malformed: Rows that do not have the header's number of fields, and what is wrong; complete once
             the rows have been read.
         error: What stopped the reading, if anything.
+        n_rows: Rows in the file, once they have been read.
+        endless: A malformed row that swallows many lines, if there is one.
     """
 
     sql: str
@@ -47,6 +50,7 @@ class Raw:
     malformed: dict[int, str] = field(default_factory=dict)
     error: BaseException | None = None
     n_rows: int = 0
+    endless: int | None = None
 
 
 def find(source: Source, workspace: Path, data: Path | None = None) -> list[tuple[str, Path]]:
@@ -156,7 +160,10 @@ def _open_csv(
     connection: duckdb.DuckDBPyConnection, source: Source, path: Path, wanted: Sequence[str]
 ) -> Raw:
     read = csv.ReadOptions(use_threads=False, block_size=_BLOCK, encoding=source.encoding)
-    with csv.open_csv(path, read, csv.ParseOptions(delimiter=source.delimiter)) as head:
+    parse = csv.ParseOptions(
+        delimiter=source.delimiter, newlines_in_values=True, invalid_row_handler=lambda _: "skip"
+    )
+    with csv.open_csv(path, read, parse) as head:
         header = [name.strip() for name in head.schema.names]
     delimiters = [d for d in ";,\t|" if d != source.delimiter and d in header[0]]
     hint = f" (delimiter is {source.delimiter!r}; the header holds {delimiters[0]!r})" if delimiters else ""
@@ -169,6 +176,8 @@ def _open_csv(
     chosen = [f"c{i}" for i in range(len(wanted))]
 
     def refuse(row: Any) -> str:
+        if row.text.count("\n") > _MOST_LINES:
+            raw.endless = row.number - 1
         # Arrow counts the header as row 1.
         raw.malformed[row.number - 1] = f"{row.actual_columns} fields; the header has {row.expected_columns}"
         return "skip"

@@ -206,6 +206,8 @@ def _read(
         raise Fault(sources.explain(raw.error or error, plan.source)) from None
     finally:
         connection.unregister("raw_input")
+    if raw.endless is not None:
+        raise Fault(f"holds a row {raw.endless} of many lines: a quote is probably never closed")
     broken = connection.execute("select row_number from staged where reason = 'not a JSON object'").fetchall()
     if sources.is_truncated(raw, plan.source, path, {*raw.malformed, *(n for (n,) in broken)}):
         raise Fault(f"is truncated: it ends in the middle of row {raw.n_rows}")

@@ -1,0 +1,71 @@
+"""Small raw files, read as a workspace would read them."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from nba.histories import identity, staging, unify
+from nba.history import connect
+from nba.settings import Identity, Settings, Source, Workspace
+
+SALT = "a salt for tests, long enough"
+ORDERS = {
+    "name": "shop",
+    "table": "orders",
+    "identifiers": {"crm_id": "crm"},
+    "columns": {"order_id": "order", "ordered_at": "placed", "revenue": "amount"},
+    "margin_share": 0.5,
+}
+
+
+@pytest.fixture
+def read(tmp_path: Path) -> Callable[..., tuple[list[staging.StagedSource], dict[str, list[str]]]]:
+    """Write files (text, bytes or tables), and stage the sources that map them."""
+
+    def run(files: dict[str, Any], *sources: dict[str, Any], zone: str = "UTC") -> Any:
+        write(tmp_path, files)
+        settings = make(*sources, zone=zone)
+        with connect() as connection:
+            identity.use_salt(connection, SALT)
+            return staging.stage(connection, settings, tmp_path)
+
+    return run
+
+
+@pytest.fixture
+def unified(tmp_path: Path) -> Callable[..., dict[str, pa.Table]]:
+    """Write files, and unify the sources that map them."""
+
+    def run(
+        files: dict[str, Any], *sources: dict[str, Any], known: unify.Known | None = None, most: int = 3
+    ) -> dict[str, pa.Table]:
+        write(tmp_path, files)
+        settings = make(*sources, most=most)
+        with connect() as connection:
+            identity.use_salt(connection, SALT)
+            staged, faults = staging.stage(connection, settings, tmp_path)
+            staging.refuse(faults)
+            return unify.unify(connection, staged, settings, known)
+
+    return run
+
+
+def make(*sources: dict[str, Any], zone: str = "UTC", most: int = 3) -> Settings:
+    parsed = tuple(Source(**{**ORDERS, "path": "orders.csv", **source}) for source in sources or ({},))
+    return Settings(
+        workspace=Workspace(name="test", timezone=zone), sources=parsed, identity=Identity(max_customers=most)
+    )
+
+
+def write(folder: Path, files: dict[str, Any]) -> None:
+    for name, content in files.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if isinstance(content, pa.Table):
+            pq.write_table(content, path)
+        else:
+            path.write_bytes(content.encode() if isinstance(content, str) else content)

@@ -1,0 +1,402 @@
+"""Raw files to staged rows: formats, times, numbers, quarantine, faults."""
+
+import gzip
+from datetime import UTC, date, datetime, timedelta
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from nba.histories import sources
+
+HEAD = "order,placed,amount,crm\n"
+GOOD = HEAD + "O1,2026-01-05 10:00:00,12.50,C1\nO2,2026-01-06T09:00:00Z,3,C2\n"
+EVENTS = {
+    "name": "web",
+    "table": "events",
+    "path": "web.jsonl",
+    "format": "jsonl",
+    "identifiers": {"cookie": "cookie", "email": "user.email"},
+    "columns": {"occurred_at": "ts", "kind": "type"},
+    "margin_share": None,
+}
+
+
+def rows(staged: Any) -> list[dict[str, Any]]:
+    tables = [file.rows for file in staged.files]
+    return pa.concat_tables(tables).sort_by("row_number").to_pylist()
+
+
+def bad(staged: Any) -> dict[int, str]:
+    return {row["row_number"]: row["reason"] for file in staged.files for row in file.quarantine.to_pylist()}
+
+
+def time_of(read: Any, text: str, zone: str = "Europe/Madrid", **more: Any) -> datetime | None:
+    staged, faults = read(
+        {"orders.csv": f"{HEAD}O1,{text},1,C1\nO2,2026-01-01,1,C2\nO3,2026-01-01,1,C2\n"}, more, zone=zone
+    )
+    assert not faults
+    found = [row["ordered_at"] for row in rows(staged[0]) if row["key"] == "O1"]
+    return found[0] if found else None
+
+
+# by hand
+
+
+def test_a_csv_file_becomes_typed_rows(read: Any) -> None:
+    (shop,), faults = read({"orders.csv": GOOD})
+    assert not faults
+    first, second = rows(shop)
+    assert (first["key"], first["revenue"], first["margin"], first["n_items"]) == ("O1", 12.5, 6.25, 1)
+    assert first["ordered_at"] == datetime(2026, 1, 5, 10, tzinfo=UTC)
+    assert second["ordered_at"] == datetime(2026, 1, 6, 9, tzinfo=UTC)
+    assert first["external"] == "C1"
+    assert first["i_crm_id"] not in ("C1", second["i_crm_id"])
+
+
+@pytest.mark.parametrize(
+    ("content", "more"),
+    [
+        ("\ufeff" + GOOD, {}),
+        (GOOD.replace("\n", "\r\n"), {}),
+        (GOOD.replace("O1,", '"O1",'), {}),
+        (GOOD.replace(",", ";").replace("12.50", "12,50"), {"delimiter": ";", "decimal": ","}),
+        (GOOD.encode("utf-16"), {"encoding": "utf-16"}),
+        (GOOD.replace(" crm", "crm").replace("order,", " order ,"), {}),
+        ("\n" + GOOD.replace("C1\n", "C1\n\n\n") + "\n", {}),
+    ],
+    ids=["BOM", "CRLF", "quoted", "decimal comma", "utf-16", "spaces in header", "blank lines"],
+)
+def test_the_same_rows_however_they_are_written(
+    read: Any, content: str | bytes, more: dict[str, Any]
+) -> None:
+    (shop,), faults = read({"orders.csv": content}, more)
+    assert not faults
+    assert [(r["row_number"], r["key"], r["revenue"]) for r in rows(shop)] == [
+        (1, "O1", 12.5),
+        (2, "O2", 3.0),
+    ]
+
+
+def test_compressed_files_are_read(read: Any) -> None:
+    (shop,), _ = read({"orders.csv.gz": gzip.compress(GOOD.encode())}, {"path": "orders.csv.gz"})
+    assert len(rows(shop)) == 2
+
+
+def test_quoted_line_ends_count_as_one_row(read: Any) -> None:
+    text = 'order,placed,amount,crm,note\nO1,2026-01-05,1,C1,"two\nlines"\nO2,never,1,C2,x\n'
+    (shop,), _ = read({"orders.csv": text})
+    assert bad(shop) == {2: "ordered_at: not a time"}
+    assert [r["row_number"] for r in rows(shop)] == [1]
+
+
+def test_row_numbers_hold_across_blocks_and_malformed_rows(read: Any, monkeypatch: Any) -> None:
+    monkeypatch.setattr(sources, "_BLOCK", 1 << 12)
+    lines = [f"O{i},2026-01-05,1,C{i}" if i % 97 else f"O{i},2026-01-05,1,C{i},extra" for i in range(1, 3001)]
+    (shop,), _ = read({"orders.csv": HEAD + "\n".join(lines) + "\n"})
+    assert all(row["key"] == f"O{row['row_number']}" for row in rows(shop))
+    assert sorted(bad(shop)) == [i for i in range(1, 3001) if i % 97 == 0]
+    assert bad(shop)[97] == "not a row; 5 fields; the header has 4"
+
+
+def test_json_lines_may_nest_and_break(read: Any) -> None:
+    text = (
+        '{"cookie": "ck-0001", "ts": 1767607200000, "type": "view", "user": {"email": "ana@shop.es"}}\n'
+        '{"cookie": "ck-0002", "ts": "2026-01-05T11:00:00+01:00", "type": "view"}\n'
+        '{"cookie": "ck-0003", "ts": 1767607200, "type": null}\n'
+        '["not", "an object"]\n'
+        '{"cookie": broken}\n'
+    )
+    (web,), faults = read({"web.jsonl": text}, {**EVENTS, "max_bad_share": 0.9})
+    assert not faults
+    assert {r["occurred_at"] for r in rows(web)} == {datetime(2026, 1, 5, 10, tzinfo=UTC)}
+    assert rows(web)[0]["i_email"] is not None
+    assert bad(web) == {3: "kind: missing", 4: "not a JSON object", 5: "not a JSON object"}
+
+
+def test_parquet_keeps_its_types(read: Any) -> None:
+    table = pa.table(
+        {
+            "order": pa.array([1, 2, 3]),
+            "placed": pa.array([datetime(2026, 7, 1, 12)] * 3, pa.timestamp("ms")),
+            "amount": pa.array([1.5, float("nan"), -2.0]),
+            "crm": pa.array([17850.0, 17851.0, 17850.0]),
+        }
+    )
+    (shop,), _ = read({"o.parquet": table}, {"path": "o.parquet", "format": "parquet"}, zone="Europe/Madrid")
+    first, last = rows(shop)
+    assert (first["key"], first["external"]) == ("1", "17850")
+    assert first["ordered_at"] == datetime(2026, 7, 1, 10, tzinfo=UTC)
+    assert (last["is_return"], last["revenue"], last["margin"]) == (True, -2.0, -1.0)
+    assert bad(shop) == {2: "revenue: missing"}
+
+
+def test_dates_and_zoned_times_of_parquet(read: Any) -> None:
+    for placed, expected in (
+        (pa.array([date(2026, 7, 1)]), datetime(2026, 6, 30, 22, tzinfo=UTC)),
+        (
+            pa.array([datetime(2026, 7, 1, tzinfo=UTC)], pa.timestamp("ns", "Asia/Tokyo")),
+            datetime(2026, 7, 1, tzinfo=UTC),
+        ),
+    ):
+        table = pa.table({"order": ["a"], "placed": placed, "amount": [1], "crm": ["C1"]})
+        (shop,), _ = read(
+            {"o.parquet": table}, {"path": "o.parquet", "format": "parquet"}, zone="Europe/Madrid"
+        )
+        assert rows(shop)[0]["ordered_at"] == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("2026-07-01 12:00:00", datetime(2026, 7, 1, 10, tzinfo=UTC)),
+        ("2026-07-01T12:00", datetime(2026, 7, 1, 10, tzinfo=UTC)),
+        ("2026-07-01", datetime(2026, 6, 30, 22, tzinfo=UTC)),
+        ("20260701", datetime(2026, 6, 30, 22, tzinfo=UTC)),
+        ("2026-07-01T12:00:00Z", datetime(2026, 7, 1, 12, tzinfo=UTC)),
+        ("2026-07-01T12:00:00-0300", datetime(2026, 7, 1, 15, tzinfo=UTC)),
+        ("2026-07-01 12:00:00.25+02:00", datetime(2026, 7, 1, 10, 0, 0, 250_000, tzinfo=UTC)),
+        ("1782907200", datetime(2026, 7, 1, 12, tzinfo=UTC)),
+        ("1782907200000", datetime(2026, 7, 1, 12, tzinfo=UTC)),
+        # The hour that is skipped, and the hour that comes twice.
+        ("2026-03-29 02:30:00", datetime(2026, 3, 29, 1, 30, tzinfo=UTC)),
+        ("2026-10-25 02:30:00", datetime(2026, 10, 25, 1, 30, tzinfo=UTC)),
+        ("2026-02-30", None),
+        ("31/12/2026", None),
+        ("yesterday", None),
+        ("infinity", None),
+        ("epoch", None),
+        ("1e300", None),
+        ("12345", None),
+        ("9999-01-01", None),
+    ],
+)
+def test_times(read: Any, text: str, expected: datetime | None) -> None:
+    assert time_of(read, text) == expected
+
+
+def test_a_time_format_may_be_named(read: Any) -> None:
+    text = HEAD + "O1,31/12/2026 23:30,1,C1\nO2,12/31/2026 23:30,1,C1\n"
+    (shop,), _ = read({"orders.csv": text}, {"time_format": "%d/%m/%Y %H:%M", "timezone": "Europe/Madrid"})
+    assert rows(shop)[0]["ordered_at"] == datetime(2026, 12, 31, 22, 30, tzinfo=UTC)
+    assert bad(shop) == {2: "ordered_at: not a time"}
+
+
+@pytest.mark.parametrize(
+    ("text", "decimal", "expected"),
+    [
+        ("1234.5", ".", 1234.5),
+        ("1,234.5", ".", 1234.5),
+        ("1.234,5", ",", 1234.5),
+        ("-1234,50", ",", -1234.5),
+        ("1,5", ".", None),
+        ("1.5", ",", None),
+        ("12.34.5", ".", None),
+        ("1e3", ".", 1000.0),
+        ("nan", ".", None),
+        ("inf", ".", None),
+        ("12 EUR", ".", None),
+    ],
+)
+def test_numbers_are_never_guessed(read: Any, text: str, decimal: str, expected: float | None) -> None:
+    content = HEAD.replace(",", ";") + f"O1;2026-01-01;{text};C1\nO2;2026-01-01;1;C1\n"
+    (shop,), _ = read({"orders.csv": content}, {"delimiter": ";", "decimal": decimal})
+    assert next((r["revenue"] for r in rows(shop) if r["key"] == "O1"), None) == expected
+
+
+def test_returns_are_negative_however_they_are_told(read: Any) -> None:
+    text = "order,placed,amount,crm,pieces,back,cost\n" + (
+        "O1,2026-01-01,-10,C1,-2,no,1\nO2,2026-01-01,10,C1,2,yes,1\nO3,2026-01-01,10,C1,2,maybe,1\n"
+        "O4,2026-01-01,10,C1,-2,no,1\n"
+    )
+    columns = {"order_id": "order", "ordered_at": "placed", "revenue": "amount", "n_items": "pieces"}
+    (shop,), _ = read({"orders.csv": text}, {"columns": columns, "max_bad_share": 1.0})
+    assert [(r["revenue"], r["margin"], r["n_items"], r["is_return"]) for r in rows(shop)][0] == (
+        -10,
+        -5,
+        2,
+        True,
+    )
+    assert bad(shop)[4] == "n_items: below 0"
+    (shop,), _ = read(
+        {"orders.csv": text}, {"columns": {**columns, "is_return": "back"}, "max_bad_share": 1.0}
+    )
+    assert [(r["revenue"], r["margin"], r["is_return"]) for r in rows(shop) if r["key"] == "O2"] == [
+        (-10, -5, True)
+    ]
+    assert bad(shop)[3] == "is_return: not yes or no"
+
+
+def test_all_reasons_are_told_and_no_identifier_stays(read: Any) -> None:
+    text = "order,placed,amount,crm,mail,name\n" + (
+        ",ana@shop.es,+34 600 123 456,C1,ana@shop.es,Ana López\n"
+        "O2,2026-13-01 call 0034600123456,ANA@shop.es owes,,Ana@shop.es,Ana\n"
+    )
+    (shop,), faults = read(
+        {"orders.csv": text}, {"identifiers": {"crm_id": "crm", "email": "mail"}, "max_bad_share": 1.0}
+    )
+    assert not faults
+    first, second = shop.files[0].quarantine.to_pylist()
+    assert first["reason"] == "order_id: missing; ordered_at: not a time; revenue: not a number"
+    assert second["reason"] == "ordered_at: not a time; revenue: not a number"
+    for row in (first, second):
+        assert not any(secret in row["raw"].lower() for secret in ("ana", "600", "shop.es", "c1"))
+    assert "2026-13-01" in second["raw"]
+
+
+def test_junk_identifiers_are_no_identifiers(read: Any) -> None:
+    text = "order,placed,amount,mail\n" + "".join(
+        f"O{i},2026-01-01,1,{mail}\n"
+        for i, mail in enumerate(
+            ["null@shop.es", "NoReply@shop.es", "test@shop.es", "none", "ana", "ana@shop.es"]
+        )
+    )
+    (shop,), _ = read({"orders.csv": text}, {"identifiers": {"email": "mail"}, "max_bad_share": 1.0})
+    assert set(bad(shop).values()) == {"no identifier"}
+    assert [r["key"] for r in rows(shop)] == ["O5"]
+    assert shop.files[0].junk == {"email": 4}  # "none" is blank
+
+
+@pytest.mark.parametrize(
+    ("content", "more", "expected"),
+    [
+        (None, {}, "no file 'orders.csv'"),
+        ("", {}, "orders.csv is empty"),
+        (GOOD[:-12], {}, "truncated: it ends in the middle of row 2"),
+        (GOOD.replace("O1", "Ó1").encode("latin-1"), {}, "not in encoding utf-8"),
+        (GOOD.replace("O1", "Ó1"), {"encoding": "latin-1"}, "is in utf-8, not in latin-1"),
+        (GOOD, {"encoding": "klingon"}, "encoding 'klingon' is not known"),
+        (
+            GOOD,
+            {"identifiers": {"crm_id": "crmm"}},
+            "has no column 'crmm' (did you mean 'crm'?); found ['order'",
+        ),
+        (GOOD.replace(",", ";"), {}, "delimiter is ','; the header holds ';'"),
+        (GOOD.replace("crm", "order"), {}, "has no column 'crm'"),
+        ("order," + GOOD.replace("\n", ",x\n").replace("crm,x", "crm,crm"), {}, "more than once"),
+        (
+            HEAD + "x,x,x,x\n" * 3 + GOOD[len(HEAD) :],
+            {},
+            "3 of 5 rows cannot be used, more than max_bad_share",
+        ),
+        (GOOD, {"columns": {"revenue": "amount", "colour": "x"}}, "'colour' is not a field of orders"),
+        (GOOD, {"columns": {"revenue": "amount"}}, "ordered_at is missing; map it in columns"),
+        (
+            GOOD,
+            {"margin_share": None},
+            "margin is missing; map it in columns, or fix it in constants, or set",
+        ),
+        (GOOD, {"timezone": "Madrid"}, "timezone 'Madrid' is not an IANA zone"),
+        (GOOD, {"constants": {"revenue": "much"}}, "constants.revenue is 'much'; expected a number"),
+        (GOOD, {"path": "{data}/x.csv"}, "give it with --data"),
+        (GOOD, {"identifiers": {"email": "amount"}}, "'amount' is an identifier (email) and also a field"),
+        (
+            HEAD + 'O1,"2026-01-01,1,C1\n' + "O2,2026-01-01,1,C1\n" * 300_000,
+            {},
+            "quote is probably never closed",
+        ),
+    ],
+)
+def test_faults_are_told_in_the_users_words(
+    read: Any, content: str | bytes | None, more: dict[str, Any], expected: str
+) -> None:
+    files = {} if content is None else {"orders.csv": content}
+    _, faults = read(files, more)
+    assert expected in "; ".join(faults["shop"])
+
+
+@pytest.mark.parametrize("content", ["parquet", "jsonl"])
+def test_truncated_files_of_other_formats(read: Any, tmp_path: Any, content: str) -> None:
+    if content == "parquet":
+        pq.write_table(pa.table({"a": range(1000)}), tmp_path / "whole")
+        files = {"o.parquet": (tmp_path / "whole").read_bytes()[:-20]}
+        _, faults = read(files, {"path": "o.parquet", "format": "parquet"})
+        assert "not a whole Parquet file" in faults["shop"][0]
+    else:
+        line = '{"cookie": "ck-0001", "ts": 1767607200000, "type": "view", "user": {}}\n'
+        _, faults = read({"web.jsonl": (line * 5)[:-30]}, EVENTS)
+        assert "truncated: it ends in the middle of row 5" in faults["web"][0]
+
+
+def test_a_repeated_header_within_a_file_is_quarantined(read: Any) -> None:
+    (shop,), faults = read({"orders.csv": GOOD + GOOD})
+    assert not faults
+    assert bad(shop) == {3: "ordered_at: not a time; revenue: not a number"}
+
+
+def test_all_files_of_a_glob_and_none_where_that_is_fine(read: Any) -> None:
+    files = {f"in/o{i}.csv": f"{HEAD}O{i},2026-01-0{i},1,C1\n" for i in (1, 2)}
+    (shop,), _ = read(files, {"path": "in/*.csv"})
+    assert [file.name for file in shop.files] == ["in/o1.csv", "in/o2.csv"]
+    (none,), faults = read({}, {"path": "feedback/*.csv", "optional": True})
+    assert (none.n_rows, faults) == (0, {})
+
+
+def test_a_header_alone_is_no_rows(read: Any) -> None:
+    (shop,), faults = read({"orders.csv": HEAD})
+    assert (shop.n_rows, shop.n_bad, faults) == (0, 0, {})
+
+
+def test_constants_fill_blanks_and_values_are_translated(read: Any) -> None:
+    text = "at,what,price,crm\n2026-01-01,open,,C1\n2026-01-01,sent,0.1,C1\n2026-01-01,eaten,0.1,C1\n"
+    source = {
+        "table": "touches",
+        "columns": {"touched_at": "at", "kind": "what", "cost": "price"},
+        "constants": {"channel": "email", "cost": 0.0},
+        "values": {"kind": {"open": "seen"}},
+    }
+    (shop,), _ = read({"orders.csv": text}, source)
+    assert [(r["kind"], r["channel"], r["cost"]) for r in rows(shop)] == [
+        ("seen", "email", 0.0),
+        ("sent", "email", 0.1),
+    ]
+    assert bad(shop)[3].startswith("kind: not among sent")
+
+
+def test_products_multiply(read: Any) -> None:
+    text = "order,placed,pieces,price,crm\nO1,2026-01-01,3,2.5,C1\nO2,2026-01-01,x,2.5,C1\n"
+    source = {
+        "columns": {"order_id": "order", "ordered_at": "placed"},
+        "products": {"revenue": ["pieces", "price"]},
+    }
+    (shop,), _ = read({"orders.csv": text}, source)
+    assert rows(shop)[0]["revenue"] == 7.5
+    assert bad(shop) == {2: "revenue: not a number"}
+
+
+# laws
+
+_CELL = st.sampled_from(
+    ["", "O1", "O2", "2026-01-01", "1767607200", "7", "-3.5", "C1", "null", "x,y", "á", '"']
+)
+
+
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(st.lists(_CELL, min_size=4, max_size=5), max_size=12))
+def test_every_row_is_kept_or_quarantined(read: Any, cells: list[list[str]]) -> None:
+    lines = [",".join('"' + c.replace('"', '""') + '"' for c in line) for line in cells]
+    (shop,), faults = read(
+        {"orders.csv": HEAD + "".join(f"{line}\n" for line in lines)}, {"max_bad_share": 1.0}
+    )
+    assert not faults
+    numbers = [r["row_number"] for r in rows(shop)] + list(bad(shop))
+    assert sorted(numbers) == list(range(1, len(cells) + 1))
+    assert shop.n_rows == len(cells)
+
+
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.datetimes(datetime(1971, 1, 1), datetime(2100, 1, 1)), st.integers(-14 * 60, 14 * 60))
+def test_an_instant_is_the_same_in_every_spelling(read: Any, local: datetime, minutes: int) -> None:
+    moment = local.replace(microsecond=0, tzinfo=UTC)
+    sign, (hours, rest) = "-" if minutes < 0 else "+", divmod(abs(minutes), 60)
+    shifted = moment + timedelta(minutes=minutes)
+    spellings = [f"{shifted:%Y-%m-%dT%H:%M:%S}{sign}{hours:02d}:{rest:02d}", f"{moment:%Y-%m-%d %H:%M:%S}Z"]
+    if moment.timestamp() >= 1e9:  # shorter numbers are dates or too short to tell
+        spellings += [f"{int(moment.timestamp())}", f"{int(moment.timestamp()) * 1000}"]
+    text = HEAD + "".join(f"O{i},{spelling},1,C1\n" for i, spelling in enumerate(spellings))
+    (shop,), _ = read({"orders.csv": text})
+    assert {r["ordered_at"] for r in rows(shop)} == {moment}
+    assert len(rows(shop)) == len(spellings)
