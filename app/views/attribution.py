@@ -16,7 +16,7 @@ def draw(reader: Reader) -> None:
     st.info(say("attribution.note"), icon=":material/info:")
     st.subheader(say("attribution.credits"), help=say("term.credit"))
     parts.figure(plots.credits(shown, reader.currency), "credits", say("alt.credits"))
-    if "attribution" in tables.BY_NAME and reader.has("attribution"):
+    if reader.has("attribution"):
         _incremental(reader)
     st.subheader(say("attribution.by"))
     methods = list(dict.fromkeys(shown["method"].to_pylist()))
@@ -28,13 +28,12 @@ def draw(reader: Reader) -> None:
 
 
 def _incremental(reader: Reader) -> None:
-    contract = tables.BY_NAME["attribution"]
     shown = where(reader.table("attribution"), period="all")
     st.subheader(say("attribution.incremental"), help=say("term.incremental"))
     for text in dict.fromkeys(row["warning"] for row in shown.to_pylist() if row["warning"]):
         st.warning(plain(text), icon=":material/balance:")
     columns = ["method", "channel", "credited", "incremental", "lower", "upper", "ratio", "cost", "reason"]
-    parts.table(shown, columns, contract, reader.currency, "attribution")
+    parts.table(shown, columns, tables.ATTRIBUTION, reader.currency, "attribution")
 
 
 parts.page("attribution", draw)

@@ -217,7 +217,27 @@ def _others(n: int, batches: int, rng: np.random.Generator) -> dict[str, pa.Tabl
         for policy, value in (("p-policy", 3.1), ("p-random", 2.2))
         for estimator in ("ips", "doubly robust")
     ]
+    shares = [
+        {
+            "method": "last touch",
+            "channel": channel,
+            "period": period,
+            "is_advertising": True,
+            "credited": 300.0,
+            "incremental": 120.0,
+            "lower": 40.0,
+            "upper": 200.0,
+            "ratio": 2.5,
+            "cost": 12.0,
+            "warning": "last touch credits email 2.5 times what it caused" if channel == "email" else "",
+            "source": "randomised",
+            "reason": "",
+        }
+        for channel in ("email", "sms")
+        for period in ("all", "2026-03")
+    ]
     return {
+        "attribution": tables.ATTRIBUTION.build(shares),
         "batches": tables.BATCHES.build(limits),
         "effects": tables.EFFECTS.build(_effects()),
         "credits": tables.CREDITS.build(credited),

@@ -148,6 +148,13 @@ def test_changing_the_method_filters_credits(show, workspace) -> None:
     assert set(app.dataframe[-1].value["method"]) == {"shapley"}
 
 
+def test_where_credit_and_cause_disagree_the_page_says_so(show, workspace) -> None:
+    app = show(workspace, "attribution")
+    assert any("2\\.5 times what it caused" in warning.value for warning in app.warning)
+    caused = next(frame.value for frame in app.dataframe if "incremental" in frame.value.columns)
+    assert caused["incremental"].tolist() == [120.0, 120.0]  # of the whole period only
+
+
 def test_switching_the_workspace_and_back(show, workspace) -> None:
     app = show(workspace)
     app.selectbox(key="workspace").set_value("bare").run()
