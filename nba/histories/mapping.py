@@ -316,10 +316,10 @@ def _iso_or_epoch(text: str, zone: str) -> str:
         f" or right({text}, 3) in ('UTC', 'GMT'))"
     )
     return (
-        f"case when {number} is not null then case when strlen({text}) = 8"
+        f"case when not regexp_matches({text}, '^-?[0-9]') then null"  # DuckDB knows `epoch` and `infinity`
+        f" when {number} is not null then case when strlen({text}) = 8"
         f" then timezone({zone}, try_strptime({text}, '%Y%m%d'))"
         f" when strlen({text}) > 8 then timezone('UTC', make_timestamp(try_cast({micros} as bigint))) end"
-        f" when not left({text}, 1) between '0' and '9' then null"  # DuckDB knows `epoch` and `infinity`
         f" when strlen({text}) > 15 and {offset} then try_cast({text} as timestamptz)"
         f" else timezone({zone}, try_cast({text} as timestamp)) end"
     )
