@@ -1,0 +1,279 @@
+"""Who is who: normalising, salted hashes, components, cuts, stable ids."""
+
+import re
+import stat
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import phonenumbers
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from nba import tables
+from nba.errors import SettingsError
+from nba.histories import identity
+from nba.history import connect
+from nba.settings import Identity
+
+KINDS = ["crm_id", "email", "phone", "cookie"]
+START = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+def resolve(seen: list[dict[str, Any]], known: pa.Table | None = None, most: int = 3) -> identity.Resolution:
+    """Resolve rows such as {"crm_id": "1", "email": "a", "day": 3}."""
+    columns: dict[str, Any] = {f"i_{k}": pa.array([r.get(k) for r in seen], pa.string()) for k in KINDS}
+    columns["seen_at"] = pa.array([START + timedelta(days=r.get("day", 0)) for r in seen], tables.TIME)
+    columns["source"] = pa.array([r.get("source", "x") for r in seen], pa.string())
+    with connect() as connection:
+        identity.use_salt(connection, "some salt that is long")
+        connection.register("seen", pa.table(columns))
+        return identity.resolve(connection, KINDS, Identity(max_customers=most), known)
+
+
+def groups(found: identity.Resolution) -> set[frozenset[str]]:
+    """The customers as sets of identifiers, whatever their ids."""
+    out: dict[str, set[str]] = {}
+    for row in found.identities.to_pylist():
+        out.setdefault(row["customer_id"], set()).add(row["identifier_hash"])
+    return {frozenset(group) for group in out.values()}
+
+
+def customer(found: identity.Resolution, digest: str) -> str:
+    rows = found.identities.to_pylist()
+    return next(row["customer_id"] for row in rows if row["identifier_hash"] == digest)
+
+
+def normal(kind: str, text: str) -> str | None:
+    with connect() as connection:
+        value = identity.normalised(kind, "t", "crm_id")
+        query = f"select {value} from (select $text::varchar as t)"
+        return connection.execute(query, {"text": text}).fetchall()[0][0]
+
+
+# by hand
+
+
+@pytest.mark.parametrize(
+    ("kind", "text", "expected"),
+    [
+        ("email", "Ana.Lopez@Shop.ES", "ana.lopez@shop.es"),
+        ("email", "ana@shop", None),
+        ("email", "a@b@shop.es", None),
+        ("email", "null@shop.es", None),
+        ("email", "No-Reply@shop.es", None),
+        ("email", "test@shop.es", None),
+        ("email", "tester@shop.es", "tester@shop.es"),
+        ("crm_id", "7", "7"),
+        ("crm_id", "0007", "0007"),
+        ("crm_id", "000000", None),
+        ("crm_id", "None", None),
+        ("cookie", "aB3-x", "aB3-x"),
+        ("cookie", "ab", None),
+        ("cookie", "xxxxxx", None),
+        ("cookie", "11111111", None),
+        ("device", "00000000-0000-0000-0000-000000000000", None),
+        ("device", "AB12-CD34", "ab12-cd34"),
+        ("loyalty_card", "k 4012-3456", "K40123456"),
+    ],
+)
+def test_identifiers_are_normalised_and_junk_is_dropped(kind: str, text: str, expected: str | None) -> None:
+    assert normal(kind, text) == expected
+
+
+def test_identifiers_seen_together_are_one_customer() -> None:
+    found = resolve(
+        [
+            {"crm_id": "1", "email": "a"},
+            {"email": "a", "cookie": "k"},
+            {"cookie": "k", "phone": "p"},
+            {"crm_id": "2", "phone": "q"},
+            {"cookie": "lonely"},
+        ]
+    )
+    assert groups(found) == {frozenset("1akp"), frozenset("2q"), frozenset({"lonely"})}
+    assert found.n_largest == 4
+    assert found.n_found == {"crm_id": 2, "email": 1, "phone": 2, "cookie": 2}
+
+
+def test_first_seen_and_source_are_those_of_the_oldest_row() -> None:
+    found = resolve([{"email": "a", "day": 5, "source": "web"}, {"email": "a", "day": 2, "source": "shop"}])
+    (row,) = found.identities.to_pylist()
+    assert (row["first_seen_at"], row["source"]) == (START + timedelta(days=2), "shop")
+
+
+def test_an_identifier_of_too_many_customers_links_nobody() -> None:
+    family = [{"crm_id": str(i), "email": "family"} for i in range(3)]
+    assert groups(resolve(family)) == {frozenset({"0", "1", "2", "family"})}
+    office = [{"crm_id": str(i), "email": "office"} for i in range(4)]
+    found = resolve(office)
+    assert groups(found) == {frozenset({str(i)}) for i in range(4)}
+    assert found.cut.to_pylist() == [
+        {"identifier_kind": "email", "identifier_hash": "office", "n_customers": 4}
+    ]
+
+
+def test_a_shared_computer_is_cut_though_no_crm_id_stands_beside_it() -> None:
+    known = [{"crm_id": str(i), "email": f"mail{i}"} for i in range(5)]
+    kiosk = [{"email": f"mail{i}", "cookie": "kiosk"} for i in range(5)]
+    found = resolve(known + kiosk)
+    assert found.cut["identifier_hash"].to_pylist() == ["kiosk"]
+    assert len(groups(found)) == 5
+
+
+def test_known_customers_keep_their_ids() -> None:
+    first = resolve([{"cookie": "k", "day": 1}])
+    then = resolve([{"cookie": "k", "day": 1}, {"cookie": "k", "crm_id": "1", "day": 3}], first.identities)
+    assert customer(then, "1") == customer(first, "k")
+    assert then.merged == {}
+
+
+def test_a_merge_keeps_the_older_id_and_tells_the_other() -> None:
+    first = resolve([{"crm_id": "1", "day": 4}, {"cookie": "k", "day": 2}, {"email": "e", "day": 3}])
+    together = [{"crm_id": "1", "cookie": "k", "email": "e", "day": 9}]
+    then = resolve([{"crm_id": "1", "day": 4}, {"cookie": "k", "day": 2}, *together], first.identities)
+    older = customer(first, "k")
+    assert {row["customer_id"] for row in then.identities.to_pylist()} == {older}
+    assert then.merged == {customer(first, "1"): older, customer(first, "e"): older}
+
+
+def test_a_split_leaves_the_id_with_the_strongest_identifier() -> None:
+    shared = [{"crm_id": str(i), "email": "e"} for i in range(2)]
+    first = resolve(shared)
+    then = resolve(shared + [{"crm_id": str(i), "email": "e"} for i in range(2, 5)], first.identities)
+    assert then.n_split == 1
+    ids = [customer(then, str(i)) for i in range(5)]
+    assert ids[0] == customer(first, "0")
+    assert len(set(ids)) == 5
+
+
+def test_identifiers_not_seen_again_are_remembered() -> None:
+    first = resolve([{"cookie": "gone", "day": 1}, {"cookie": "here", "day": 2}])
+    then = resolve([{"cookie": "here", "day": 2}], first.identities)
+    assert then.identities.equals(first.identities)
+
+
+def test_the_id_comes_from_the_oldest_of_the_strongest() -> None:
+    found = resolve(
+        [{"crm_id": "new" * 10, "email": "e", "day": 5}, {"crm_id": "old" * 10, "email": "e", "day": 2},
+         {"cookie": "older", "email": "e", "day": 1}]
+    )  # fmt: skip
+    assert set(found.identities["customer_id"].to_pylist()) == {"c" + ("old" * 10)[:20]}
+
+
+def test_ids_never_clash() -> None:
+    first = resolve([{"crm_id": "x" * 20 + "1"}, {"crm_id": "x" * 20 + "2"}])
+    assert sorted(first.identities["customer_id"].to_pylist()) == ["c" + "x" * 20, "c" + "x" * 20 + "-2"]
+
+
+def test_nobody_at_all() -> None:
+    assert resolve([]).identities.num_rows == 0
+
+
+def test_the_salt_is_made_once_and_kept_secret(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("NBA_SALT", raising=False)
+    made = identity.salt(tmp_path)
+    assert len(made) == 64
+    assert identity.salt(tmp_path) == made
+    assert stat.S_IMODE((tmp_path / ".salt").stat().st_mode) == 0o600
+    monkeypatch.setenv("NBA_SALT", "a long text of the company's own")
+    assert identity.salt(tmp_path) == "a long text of the company's own"
+    monkeypatch.setenv("NBA_SALT", "short")
+    with pytest.raises(SettingsError, match="NBA_SALT has 5 characters"):
+        identity.salt(tmp_path)
+
+
+def test_hashes_depend_on_salt_and_kind() -> None:
+    def digest(salt: str, kind: str) -> str:
+        with connect() as connection:
+            identity.use_salt(connection, salt)
+            return connection.execute(
+                f"select {identity.hashed(kind, chr(39) + 'ana' + chr(39))}"
+            ).fetchall()[0][0]
+
+    found = {
+        digest("one salt or another's", "email"),
+        digest("another", "email"),
+        digest("another", "cookie"),
+    }
+    assert len(found) == 3
+    assert all(re.fullmatch("[0-9a-f]{32}", one) for one in found)
+
+
+# laws
+
+_SEEN = st.lists(
+    st.fixed_dictionaries(
+        {"day": st.integers(0, 5)},
+        optional={kind: st.sampled_from([f"{kind}{i}" for i in range(5)]) for kind in KINDS},
+    ),
+    max_size=12,
+)
+
+
+@settings(max_examples=10, deadline=None)
+@given(_SEEN, st.randoms(use_true_random=False))
+def test_order_changes_nothing(seen: list[dict[str, Any]], random: Any) -> None:
+    first = resolve(seen, most=2)
+    shuffled = list(seen)
+    random.shuffle(shuffled)
+    assert resolve(shuffled, most=2).identities.equals(first.identities)
+    again = resolve(shuffled, first.identities, most=2)
+    assert again.identities.equals(first.identities)
+    assert again.merged == {}
+
+
+@settings(max_examples=10, deadline=None)
+@given(_SEEN, _SEEN)
+def test_every_identifier_keeps_a_customer_when_more_is_learnt(
+    before: list[dict[str, Any]], more: list[dict[str, Any]]
+) -> None:
+    first = resolve(before, most=9)
+    then = resolve(before + more, first.identities, most=9)
+    assert then.n_split == 0
+    for row in first.identities.to_pylist():
+        expected = then.merged.get(row["customer_id"], row["customer_id"])
+        assert customer(then, row["identifier_hash"]) == expected
+    assert groups(then) == groups(resolve(before + more, most=9))
+
+
+_DIGITS = st.text("0123456789", min_size=3, max_size=13)
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    st.sampled_from(["ES", "GB", "IT", "FR", "DE", "US", "RU"]),
+    st.sampled_from(
+        ["", "+34", "0034", "+44", "+49 ", "+39", "0", "34", "+1", "+7", "+33 (0)", "6", "8", "0044 0"]
+    ),
+    _DIGITS,
+)
+def test_quick_phone_numbers_are_those_of_the_library(country: str, prefix: str, digits: str) -> None:
+    text = prefix + digits
+    assert identity.phones([text], country) == [identity._slow_number(text, country)]
+
+
+# reference
+
+
+def test_example_numbers_of_every_country_are_recognised() -> None:
+    for country in ("ES", "PT", "FR", "GB", "DE", "IT", "US", "MX", "AR", "BR"):
+        number = phonenumbers.example_number_for_type(country, phonenumbers.PhoneNumberType.MOBILE)
+        expected = phonenumbers.format_number(number, phonenumbers.PhoneNumberFormat.E164)
+        national = phonenumbers.format_number(number, phonenumbers.PhoneNumberFormat.NATIONAL)
+        assert identity.phones([expected, national], country) == [expected, expected]
+
+
+def test_components_agree_with_a_plain_search() -> None:
+    rng = np.random.default_rng(3)
+    seen = [{k: f"{k}{rng.integers(40)}" for k in KINDS if rng.random() < 0.45} for _ in range(60)]
+    found = resolve([row for row in seen if row], most=99)
+    pool = [set(row.values()) for row in seen if row]
+    whole: list[set[str]] = []
+    for group in pool:
+        touching = [g for g in whole if g & group]
+        whole = [g for g in whole if not g & group] + [group.union(*touching)]
+    assert groups(found) == {frozenset(group) for group in whole}
