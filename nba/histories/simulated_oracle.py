@@ -3,15 +3,15 @@
 The linear programme has one row per customer and one per limit. Its dual in the few limits is convex
 and piecewise linear and is solved by Kelley's cutting planes (Kelley 1960). Customers whose choice the
 prices leave open then go to an exact linear programme of a few thousand variables (HiGHS), in which no
-more customers than limits can be fractional; these and the nearest to them to one in whole numbers. The
-dual bounds what any assignment can reach.
+more customers than limits can be fractional; these get what room is left. The dual bounds what any
+assignment can reach.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.optimize import Bounds, LinearConstraint, linprog, milp
+from scipy.optimize import linprog
 from scipy.sparse import csr_array, vstack
 
 from nba.histories import simulated_truth as t
@@ -174,8 +174,8 @@ def _prices(worth: Floats, use: Floats, available: Floats, tolerance: float) -> 
     return best_price, best
 
 
-def _fill(worth: Floats, use: Floats, available: Floats, price: Floats) -> Ints:
-    # At the prices, then by the linear programme where they leave it open, then in whole where that splits.
+def _fill(worth: Floats, use: Floats, available: Floats, price: Floats, most_open: int = 1500) -> Ints:
+    # At the prices; by the linear programme where they leave it open; the last room by value.
     net = worth - use @ price
     order = np.sort(net, axis=1)
     nearest = np.argsort(order[:, -1] - order[:, -2], kind="stable")
@@ -183,35 +183,33 @@ def _fill(worth: Floats, use: Floats, available: Floats, price: Floats) -> Ints:
     used = np.bincount(chosen, minlength=len(use)) @ use
     if (used <= available).all() and not price.any():
         return chosen
-    for most, is_whole in ((1000, False), (60, True)):
-        some = nearest[:most]
-        if not is_whole:
-            split = np.zeros(len(worth), dtype=bool)
-        some = np.union1d(some, np.flatnonzero(split))
-        rest = np.ones(len(worth), dtype=bool)
-        rest[some] = False
-        left = available - np.bincount(chosen[rest], minlength=len(use)) @ use
-        chosen[some], split[some] = _solve(worth[some], use, np.maximum(left, 0.0), is_whole)
-    return chosen
+    is_open = np.zeros(len(worth), dtype=bool)
+    is_open[nearest[:most_open]] = True
+    left = available - np.bincount(chosen[~is_open], minlength=len(use)) @ use
+    chosen[is_open] = _solve(worth[is_open], use, np.maximum(left, 0.0))
+    left = available - np.bincount(chosen, minlength=len(use)) @ use + 1e-9
+    while True:
+        gain = np.where((use <= left).all(axis=1) & (chosen == 0)[:, None], worth, 0.0)
+        row, column = np.unravel_index(gain.argmax(), gain.shape)
+        if gain[row, column] <= 0:
+            return chosen
+        chosen[row] = column
+        left = left - use[column]
 
 
-def _solve(worth: Floats, use: Floats, available: Floats, is_whole: bool) -> tuple[Ints, Bools]:
-    # Choice of each customer, none for those that the linear programme splits, and who these are.
+def _solve(worth: Floats, use: Floats, available: Floats) -> Ints:
+    # The linear programme; the few customers that it splits get none.
     n = len(worth)
     row, column = np.nonzero(np.isfinite(worth[:, 1:]) & (worth[:, 1:] > 0))
     column = column + 1
-    number = np.arange(len(row))
-    once = csr_array((np.ones(len(row)), (row, number)), shape=(n, len(row)))
-    limits = csr_array(use[column].T)
-    solved = milp(
+    once = csr_array((np.ones(len(row)), (row, np.arange(len(row)))), shape=(n, len(row)))
+    solved = linprog(
         -worth[row, column],
-        integrality=np.full(len(row), int(is_whole)),
-        bounds=Bounds(0, 1),
-        constraints=LinearConstraint(vstack([once, limits]), -np.inf, np.append(np.ones(n), available)),
-        options={"mip_rel_gap": 1e-6},
+        A_ub=vstack([once, csr_array(use[column].T)]),
+        b_ub=np.append(np.ones(n), available),
+        bounds=(0, 1),
     )
-    chosen, split = np.zeros(n, dtype=np.int64), np.zeros(n, dtype=bool)
+    chosen = np.zeros(n, dtype=np.int64)
     whole = solved.x > 1 - 1e-6
     chosen[row[whole]] = column[whole]
-    split[row[(solved.x > 1e-6) & ~whole]] = True
-    return chosen, split
+    return chosen
