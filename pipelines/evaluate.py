@@ -202,7 +202,7 @@ def _champion_values(replays: list[_Replay], champion: _Champion, level: float) 
         if not rows.any():
             continue
         target = p_target[rows]
-        q = offpolicy.outcome_model(X[rows], log)
+        q = offpolicy.outcome_model(X[rows], log, target)
         values: list[tuple[str, PolicyValue]] = [
             ("ips", offpolicy.ips(log, target, level)),
             ("snips", offpolicy.snips(log, target, level)),

@@ -17,6 +17,7 @@ MIN_ESS = 100.0
 MAX_UNSUPPORTED = 0.01
 # The mean weight is 1 where the logged probabilities are true; further off than this many errors it is not.
 MAX_WEIGHT_Z = 5.0
+_PENALTIES = (1e1, 1e2, 1e3, 1e4, 1e6)
 
 
 class Log(NamedTuple):
@@ -152,39 +153,58 @@ def unsupported(log: Log, p_target: Array) -> float:
     return float(np.where(log.p_logged > 0, 0.0, p_target).sum(axis=1).mean())
 
 
-def outcome_model(X: Array, log: Log, folds: int = 3, penalty: float = 10.0) -> Array:
+def outcome_model(X: Array, log: Log, p_target: Array | None = None, folds: int = 3) -> Array:
     """Expect the reward of each treatment by a ridge of features and treatments, cross-fitted by customer.
 
     No row's own customer is in the data that its expectation is learnt from. Doubly robust estimators are
-    right whatever this model is; a good one makes them sharper.
+    right whatever this model is; the penalty is the one that leaves the smallest weighted residuals, which
+    is what their variance is made of (Farajtabar, Chow and Ghavamzadeh 2018).
 
     Args:
         X: Features, shape (n, d); NaN stands for the mean.
         log: Decisions with their outcome.
+        p_target: Probabilities of the judged policy, shape (n, k): its weights count in the choice of the
+            penalty; all alike if absent.
         folds: Number of parts.
-        penalty: Ridge penalty on standardised columns.
 
     Returns:
         Money, shape (n, k).
     """
+    weight = np.ones(len(X)) if p_target is None else weights(log, p_target)
+    design = _design(X, log)
+    part = log.unit % folds
+    grams = np.stack([design[part == f].T @ design[part == f] for f in range(folds)])
+    moments = np.stack([design[part == f].T @ log.reward[part == f] for f in range(folds)])
+    out = np.zeros(log.p_logged.shape)
+    for held in range(folds):
+        others = [f for f in range(folds) if f != held]
+        losses = np.zeros(len(_PENALTIES))
+        for inner in others:  # the penalty is chosen within the other parts, too
+            rest = [f for f in others if f != inner]
+            rows = part == inner
+            for i, penalty in enumerate(_PENALTIES):
+                beta = _ridge(grams[rest].sum(axis=0), moments[rest].sum(axis=0), penalty)
+                losses[i] += ((weight[rows] * (log.reward[rows] - design[rows] @ beta)) ** 2).sum()
+        best = _PENALTIES[int(np.argmin(losses))]
+        beta = _ridge(grams[others].sum(axis=0), moments[others].sum(axis=0), best)
+        k = log.p_logged.shape[1]
+        out[part == held] = (design[part == held, :-k] @ beta[:-k])[:, None] + beta[-k:]
+    return out
+
+
+def _design(X: Array, log: Log) -> Array:
+    # Intercept, standardised features, treatment given: shape (n, 1 + d + k).
     n, k = log.p_logged.shape
-    given = np.eye(k)[log.column]
     spread = np.array([np.nanstd(column) if np.isfinite(column).any() else 0.0 for column in X.T])
     used = X[:, spread > 0]
-    middle, spread = np.nanmean(used, axis=0), spread[spread > 0]
-    Z = np.clip(np.nan_to_num((used - middle) / spread), -5, 5)
-    design = np.hstack([np.ones((n, 1)), Z, given])
-    ridge = penalty * np.eye(design.shape[1])
-    ridge[0, 0] = 0.0
-    out = np.zeros((n, k))
-    for fold in range(folds):
-        held = log.unit % folds == fold
-        A, y = design[~held], log.reward[~held]
-        if not held.any() or not len(y):
-            continue
-        beta = np.linalg.solve(A.T @ A + ridge, A.T @ y)
-        out[held] = (design[held, :-k] @ beta[:-k])[:, None] + beta[-k:]
-    return out
+    Z = (used - np.nanmean(used, axis=0)) / spread[spread > 0]
+    return np.hstack([np.ones((n, 1)), np.clip(np.nan_to_num(Z), -5, 5), np.eye(k)[log.column]])
+
+
+def _ridge(gram: Array, moment: Array, penalty: float) -> Array:
+    shrunk = np.full(len(moment), penalty)
+    shrunk[0] = 1e-9  # the intercept is not shrunk
+    return np.asarray(np.linalg.solve(gram + np.diag(shrunk), moment))
 
 
 def _model(log: Log, p_target: Array, q: Array) -> tuple[Array, Array]:

@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nba.evaluation import offpolicy
@@ -88,6 +88,7 @@ def test_the_logging_policy_is_worth_what_it_got(name):
     assert found.ess == pytest.approx(3000)
 
 
+@settings(deadline=None, max_examples=30)
 @given(shift=st.floats(-100, 100), factor=st.floats(0.1, 10))
 def test_money_has_no_unit(shift, factor):
     log, p_target, X, _ = play(600, 2)
@@ -133,6 +134,13 @@ def test_the_truth_is_recovered_and_covered(name):
     covered = np.mean([x.lower <= truth <= x.upper for x in found])
     assert covered >= 0.95 - 3 * 0.02
     assert np.mean([x.se for x in found]) == pytest.approx(values.std(ddof=1), rel=0.25)
+
+
+def test_a_model_that_knows_nothing_is_shrunk_until_it_does_no_harm():
+    log, p_target, _X, _ = play(1500, 8)
+    noise = np.random.default_rng(0).normal(size=(1500, 300))
+    harmless = offpolicy.sndr(log, p_target, offpolicy.outcome_model(noise, log, p_target)).se
+    assert harmless < 1.1 * offpolicy.snips(log, p_target).se
 
 
 def test_a_model_of_the_reward_makes_the_estimate_sharper():

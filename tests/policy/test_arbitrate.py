@@ -1,7 +1,7 @@
 from datetime import UTC, datetime
 
 import numpy as np
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nba import tables
@@ -57,6 +57,7 @@ def test_the_nuisance_of_a_channel_is_its_optouts_shrunk(tmp_path):
 # laws
 
 
+@settings(deadline=None)
 @given(uplift=st.floats(-1, 1), margin=st.floats(0, 1000))
 def test_none_is_worth_nothing_and_a_lever_of_one_changes_nothing(uplift, margin):
     effect = np.array([[0.0, uplift, uplift]])

@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -61,6 +61,7 @@ def test_parameters_out_of_bounds_are_named():
 
 
 @pytest.mark.parametrize("policy", POLICIES)
+@settings(deadline=None)
 @given(case=cases())
 def test_probabilities_are_a_distribution_over_what_is_eligible(policy, case):
     estimate, is_eligible = case
@@ -71,6 +72,7 @@ def test_probabilities_are_a_distribution_over_what_is_eligible(policy, case):
 
 
 @pytest.mark.parametrize("policy", POLICIES)
+@settings(deadline=None)
 @given(case=cases())
 def test_the_floor_is_spread_evenly(policy, case):
     estimate, is_eligible = case
@@ -79,6 +81,7 @@ def test_the_floor_is_spread_evenly(policy, case):
 
 
 @pytest.mark.parametrize("policy", POLICIES)
+@settings(deadline=None)
 @given(case=cases(), seed=st.integers(0, 2**16))
 def test_order_of_customers_and_treatments_does_not_matter(policy, case, seed):
     estimate, is_eligible = case
@@ -93,6 +96,7 @@ def test_order_of_customers_and_treatments_does_not_matter(policy, case, seed):
 
 
 @pytest.mark.parametrize("policy", POLICIES)
+@settings(deadline=None)
 @given(case=cases())
 def test_a_candidate_that_nobody_may_have_changes_nothing(policy, case):
     estimate, is_eligible = case
@@ -104,6 +108,7 @@ def test_a_candidate_that_nobody_may_have_changes_nothing(policy, case):
     np.testing.assert_allclose(p[:, :-1], policy.probabilities(estimate, is_eligible), atol=1e-12)
 
 
+@settings(deadline=None)
 @given(case=cases(), factor=st.floats(0.01, 100))
 def test_money_has_no_unit(case, factor):
     estimate, is_eligible = case

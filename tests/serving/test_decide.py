@@ -3,6 +3,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 from hypothesis import given
+from hypothesis import settings as effort
 from hypothesis import strategies as st
 
 from nba import settings
@@ -122,6 +123,7 @@ def test_what_happens_later_changes_nothing(batch, shop, history):
     assert again.decisions.equals(batch.decisions)
 
 
+@effort(deadline=None)
 @given(share=st.floats(0, 1), n=st.integers(0, 10**6))
 def test_shares_of_a_limit_never_exceed_it(share, n):
     limited = Limited(("email", "budget"), np.zeros((1, 2)), np.array([float(n), float(n)]))
