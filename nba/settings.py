@@ -187,9 +187,9 @@ class Measured(_Frozen):
         denominator: What it is divided by, for a ratio of totals; None is per customer.
         role: primary (one per experiment), secondary or guardrail.
         is_good: Whether more of it is good.
-        planned_effect: Primary: the least effect worth having, in the metric's unit; the plan's size rests
-            on it.
-        margin: Guardrail: the loss that would be borne, in the metric's unit.
+        planned_effect: Primary: the least effect worth having, in the metric's unit, over the planned
+            duration (28 days where there is no end); the plan's size rests on it.
+        margin: Guardrail: the loss that would be borne, in the metric's unit, over the same duration.
         is_adjusted: Whether the same measure before the assignment takes variance away (CUPED).
         cap: Totals above this are cut to it, before and after the assignment (winsorising); declared
             here, before the start, or not at all.

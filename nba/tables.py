@@ -558,9 +558,10 @@ LOOKS = Table(
         _time("looked_at", "the look"),
         _number("effect", "difference of the means, per customer", "the metric's", nullable=True),
         _number("se", "its standard error", "the metric's", nullable=True, low=0.0),
-        _number("bound", "standard errors on each side", "standard errors", low=0.0),
-        _number("lower", "lower end, intersected over the looks so far", "the metric's", nullable=True),
-        _number("upper", "upper end, intersected over the looks so far", "the metric's", nullable=True),
+        _number("bound", "standard errors on each side", "standard errors", nullable=True, low=0.0),
+        _number("lower", "lower end of the interval", "the metric's"),
+        _number("upper", "upper end of the interval", "the metric's"),
+        _number("scale", "what brings the look to the whole horizon, for margins", "factor", low=0.0),
     ),
 )
 ACTION_EFFECTS = Table(

@@ -46,6 +46,12 @@ class Log(NamedTuple):
     model: Array
     customer: Codes | None = None
 
+    def only(self, rows: NDArray[np.bool_]) -> "Log":
+        """Keep the decisions marked, in their order."""
+        customer = None if self.customer is None else self.customer[rows]
+        kept = (self.reward[rows], self.chosen[rows], self.p_action[rows], self.batch[rows], self.model[rows])
+        return Log(*kept, customer)
+
 
 class Monitored(NamedTuple):
     """An estimate after each batch, with an interval valid at all of them together; shapes (b,).

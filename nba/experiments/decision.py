@@ -1,9 +1,11 @@
 """The verdict of an experiment, from the rule that was fixed before it began.
 
-The rule reads intervals that are valid at every look, intersected over the looks so far, so that a verdict
-can only be taken back by new data that contradict it. Values are oriented: up is good.
+The rule reads intervals that are valid at all looks together, and a verdict once reached stands until a later
+look contradicts it: a wider interval or a weaker estimate takes nothing back. Values are oriented: up is
+good.
 """
 
+from collections.abc import Sequence
 from enum import StrEnum
 from typing import NamedTuple
 
@@ -23,7 +25,7 @@ class Shown(NamedTuple):
 
     Attributes:
         name: The metric.
-        lower, upper: Ends of the running interval, valid at all looks together.
+        lower, upper: Ends of the look's interval, valid at all looks together.
         margin: For a guardrail: the loss that would be borne; for the primary: the least effect worth
             having (its planned effect). Both above or at 0.
     """
@@ -74,10 +76,6 @@ def decide(
     """
     if fault:
         return Decision(Verdict.UNREADABLE, _sentence(fault))
-    crossed = [s for s in (primary, *guardrails) if s.lower > s.upper]
-    if crossed:
-        names = ", ".join(s.name for s in crossed)
-        return Decision(Verdict.UNREADABLE, f"Later data contradict earlier data on {names}.")
     late = "" if is_over else EARLY
     hurt = [g for g in guardrails if g.upper < -g.margin]
     if hurt:
@@ -93,6 +91,28 @@ def decide(
         reason = f"any gain in {primary.name} is below the {worth} per customer that would be worth having."
         return Decision(Verdict.NO_DIFFERENCE, _sentence(reason), not is_over)
     return _undecided(primary, open_, is_over=is_over)
+
+
+def follow(looks: Sequence[Decision]) -> Decision:
+    """Give the verdict after several looks: the first that ends the matter, unless later data contradict.
+
+    Args:
+        looks: Decisions of the looks so far, in order; at least one.
+
+    Example:
+        >>> ship = Decision(Verdict.SHIP, "margin rose.", True)
+        >>> follow([ship, Decision(Verdict.RUNNING, "not yet.")]).verdict.value
+        'ship'
+    """
+    stands = looks[0]
+    for look in looks[1:]:
+        opposed = {stands.verdict, look.verdict} == {Verdict.SHIP, Verdict.HARM}
+        if stands.verdict == Verdict.RUNNING:
+            stands = look
+        elif opposed:
+            taken_back = f"{look.reason} This takes back an earlier verdict: {stands.verdict.value}."
+            stands = look._replace(reason=taken_back)
+    return stands
 
 
 def _undecided(primary: Shown, pending: list[Shown], *, is_over: bool) -> Decision:

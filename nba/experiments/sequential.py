@@ -11,8 +11,6 @@ Two tools, both two-sided:
 Both give a critical value of |estimate| / se at each look; the interval is estimate -+ bound * se.
 """
 
-from typing import NamedTuple
-
 import numpy as np
 from numpy.typing import NDArray
 from scipy import optimize, special
@@ -21,20 +19,6 @@ from nba.errors import DataError
 
 Array = NDArray[np.float64]
 _NEVER = 40.0  # a bound in standard errors that nothing reaches
-
-
-class Running(NamedTuple):
-    """The intersection of the intervals up to each look; shapes (k,).
-
-    Attributes:
-        lower, upper: Ends of the intersection, in the metric's unit.
-        is_contradicted: Whether the intervals so far have no point in common: later data contradict
-            earlier data.
-    """
-
-    lower: Array
-    upper: Array
-    is_contradicted: NDArray[np.bool_]
 
 
 def spent(fraction: Array, alpha: float = 0.05) -> Array:
@@ -113,19 +97,22 @@ def sequence_bound(n: Array, planned: float, alpha: float = 0.05) -> Array:
     return np.asarray(np.where(np.isnan(out), np.inf, out), dtype=np.float64)
 
 
-def running(estimate: Array, se: Array, bound: Array) -> Running:
-    """Intersect the intervals of all looks so far, so that what was shown once stays shown.
+def zero_events(n: Array, n_control: Array, alpha: float = 0.05) -> tuple[Array, Array]:
+    """Bound the difference of two rates when nothing has happened in either arm, at any look.
+
+    A rate above ``log(2 / alpha) / n`` would have shown an event among n units with chance 1 - alpha / 2,
+    whenever one looks.
 
     Args:
-        estimate: Estimate at each look, shape (k,).
-        se: Its standard errors, shape (k,); a look without one (NaN) adds nothing.
-        bound: Critical values, shape (k,).
+        n: Units in the arm.
+        n_control: Units in the control.
+        alpha: Two-sided error over all looks together.
+
+    Returns:
+        Lower and upper end.
     """
-    half = np.where(np.isnan(se) | np.isnan(estimate), np.inf, np.asarray(bound) * se)
-    middle = np.where(np.isnan(estimate), 0.0, estimate)
-    lower = np.maximum.accumulate(middle - half)
-    upper = np.minimum.accumulate(middle + half)
-    return Running(lower, upper, lower > upper)
+    with np.errstate(divide="ignore"):
+        return -np.log(2 / alpha) / n_control, np.log(2 / alpha) / n
 
 
 def _check_looks(fraction: Array, information: Array) -> None:

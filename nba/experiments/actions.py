@@ -1,0 +1,105 @@
+"""What each treatment changed against no contact, from the platform's own adaptive decisions."""
+
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from nba import tables
+from nba.catalog import NONE
+from nba.experiments import adaptive
+from nba.history import Snapshot
+from nba.stats import Interval
+
+Array = NDArray[np.float64]
+LEAST = 200
+ESTIMAND = (
+    "mean effect on the reward per decision of choosing it rather than no contact, over the logged decisions"
+    " in which both could be chosen; what these treatments did, not what they would do elsewhere"
+)
+
+
+def action_effects(snapshot: Snapshot, level: float = 0.95) -> pa.Table:
+    """Estimate every treatment against no contact from closed decisions, whatever the policy learned.
+
+    Args:
+        snapshot: What was known.
+        level: Confidence level.
+
+    Returns:
+        The `action_effects` table, one row for each treatment that was ever a candidate.
+    """
+    rows = snapshot.sql(
+        "select decision_id, batch_id, customer_id, decided_at, treatment_id, reward from decisions"
+        " join outcomes using (decision_id) order by decided_at, batch_id, decision_id"
+    )
+    if rows.num_rows == 0:
+        return tables.ACTION_EFFECTS.empty()
+    snapshot.connection.register("closed_decisions", rows)
+    pairs = snapshot.sql(
+        "select decision_id, c.treatment_id, p_action from choices c semi join closed_decisions"
+        " using (decision_id) where p_action > 0"
+    )
+    names = sorted(set(pairs["treatment_id"].to_pylist()) | set(rows["treatment_id"].to_pylist()) | {NONE})
+    p_action = _matrix(rows, pairs, names)
+    chosen = _codes(rows["treatment_id"], names)
+    batch = np.unique(rows["batch_id"].to_numpy(zero_copy_only=False), return_inverse=True)[1]
+    order = _in_order(batch)
+    customer = np.unique(rows["customer_id"].to_numpy(zero_copy_only=False), return_inverse=True)[1]
+    reward = rows["reward"].to_numpy()
+    model = adaptive.lagged_means(reward, chosen, order, len(names))
+    log = adaptive.Log(reward, chosen, p_action, order, model, customer)
+    found = [_row(log, names, name, level) for name in names if name != NONE]
+    return tables.ACTION_EFFECTS.build(found)
+
+
+def _row(log: adaptive.Log, names: list[str], name: str, level: float) -> dict[str, Any]:
+    column, none = names.index(name), names.index(NONE)
+    both = (log.p_action[:, column] > 0) & (log.p_action[:, none] > 0)
+    part = log.only(both)
+    n, n_chosen = int(both.sum()), int((part.chosen == column).sum())
+    target = np.zeros(part.p_action.shape)
+    target[:, column], target[:, none] = 1.0, -1.0
+    if min(n_chosen, int((part.chosen == none).sum())) < 2 or n < LEAST:
+        reason = (
+            f"{n} decisions could have had it and {n_chosen} did; expected {LEAST} or more, chosen by chance"
+        )
+        found, lower, upper = Interval.unknown(reason, n), np.nan, np.nan
+    else:
+        found = adaptive.final(part, target, level)
+        watched = adaptive.monitor(part, target, planned=float(n), level=level)
+        lower, upper = watched.lower[-1], watched.upper[-1]
+    return {
+        "treatment_id": name, "n": n, "n_chosen": n_chosen, "effect": _known(found.value),
+        "lower": _known(found.lower), "upper": _known(found.upper),
+        "always_lower": _known(lower), "always_upper": _known(upper), "level": level,
+        "max_weight": _known((1 / part.p_action[:, [column, none]]).max()) if n else None,
+        "method": "adaptively weighted AIPW, clustered by customer; always: AIPW with confidence sequence",
+        "estimand": ESTIMAND, "reason": found.reason,
+    }  # fmt: skip
+
+
+def _matrix(rows: pa.Table, pairs: pa.Table, names: list[str]) -> Array:
+    place = {name: i for i, name in enumerate(rows["decision_id"].to_pylist())}
+    at = np.array([place[d] for d in pairs["decision_id"].to_pylist()], dtype=np.int64)
+    out = np.zeros((rows.num_rows, len(names)))
+    out[at, _codes(pairs["treatment_id"], names)] = pairs["p_action"].to_numpy()
+    return out
+
+
+def _codes(column: pa.ChunkedArray, names: list[str]) -> NDArray[np.int64]:
+    place = {name: i for i, name in enumerate(names)}
+    return np.array([place[name] for name in column.to_pylist()], dtype=np.int64)
+
+
+def _in_order(batch: NDArray[np.int64]) -> NDArray[np.int64]:
+    # Batches are numbered by first appearance: rows come in the order of their decisions.
+    _, first = np.unique(batch, return_index=True)
+    rank = np.empty(len(first), dtype=np.int64)
+    rank[np.argsort(first)] = np.arange(len(first))
+    return rank[batch]
+
+
+def _known(value: Any) -> float | None:
+    return float(value) if np.isfinite(value) else None

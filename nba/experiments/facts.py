@@ -1,0 +1,190 @@
+"""What experiments count: measures per customer, from the history's orders, touches and events.
+
+Intention to treat: a customer counts in the arm of its first assignment, from that moment on, whatever it
+then received. Margin is net of the cost of contacts. The same measure before the assignment is the
+covariate of CUPED.
+"""
+
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from typing import NamedTuple
+
+import pyarrow as pa
+
+from nba.errors import DataError
+from nba.experiments import design
+from nba.experiments.cube import Metric
+from nba.history import Snapshot
+from nba.settings import Experiment, Measured
+
+BEFORE_DAYS = 365
+ALL = "all"
+
+# Measure to its expression in each table of facts; the sum of all is the measure.
+_ORDERS = {
+    "margin": "margin",
+    "revenue": "revenue",
+    "orders": "(not is_return)::int",
+    "items": "case when is_return then 0 else n_items end",
+    "returns": "is_return::int",
+}
+_TOUCHES = {
+    "margin": "-cost",
+    "cost": "cost",
+    "contacts": "(kind = 'sent')::int",
+    "clicks": "(kind = 'clicked')::int",
+    "unsubscribes": "(kind = 'unsubscribed')::int",
+}
+_EVENTS = {
+    "visits": "(kind = 'visit')::int",
+    "tickets": "(kind = 'ticket')::int",
+    "complaints": "(kind = 'complaint')::int",
+}
+_TABLES = (
+    ("orders", "ordered_at", _ORDERS),
+    ("touches", "touched_at", _TOUCHES),
+    ("events", "occurred_at", _EVENTS),
+)
+
+
+class Window(NamedTuple):
+    """What a readout rests on.
+
+    Attributes:
+        entered: Customers assigned up to then count: their first reward window has closed.
+        until: The last matured moment; facts before it count.
+    """
+
+    entered: datetime
+    until: datetime
+
+
+def matured(snapshot: Snapshot, window_days: int, ends_at: datetime | None = None) -> Window | None:
+    """Give the last matured moment: the last at which the reward window of a batch had closed.
+
+    Args:
+        snapshot: What was known.
+        window_days: Length of the reward window.
+        ends_at: Planned end, after which nothing counts.
+
+    Returns:
+        None where no window has closed yet.
+    """
+    row = snapshot.connection.execute(
+        "select max(decided_at), max(decided_at) + to_days($days::integer) from decisions"
+        " where decided_at + to_days($days::integer) <= $at",
+        {"days": window_days, "at": min(snapshot.at, ends_at) if ends_at else snapshot.at},
+    ).fetchall()[0]
+    return Window(row[0], row[1]) if row[0] is not None else None
+
+
+def assigned(snapshot: Snapshot, experiment: Experiment) -> pa.Table:
+    """Give the customers of an experiment: arm, moment, phase, whether a later phase moved them, segments.
+
+    Raises:
+        DataError: when a segment is not an attribute of customers.
+    """
+    columns = snapshot.sql("from customers limit 0").column_names
+    absent = [name for name in experiment.segments if name not in columns]
+    if absent:
+        raise DataError(
+            f"segments {absent} of experiment {experiment.experiment_id!r} do not exist; found {columns}",
+            "Name columns of the customers table.",
+        )
+    more = "".join(f', coalesce("{name}"::text, \'unknown\') as "{name}"' for name in experiment.segments)
+    rows = snapshot.sql(
+        f"select customer_id, arm, assigned_at, p_arm{more} from assignments"
+        " left join customers using (customer_id) where experiment_id = $id order by customer_id",
+        {"id": experiment.experiment_id},
+    )
+    phases = [design.phase(experiment, at) for at in rows["assigned_at"].to_pylist()]
+    moved = design.is_moved(experiment, rows["customer_id"].to_pylist(), snapshot.at)
+    rows = rows.append_column("phase", pa.array(phases, pa.int64()))
+    return rows.append_column("is_moved", pa.array(moved.tolist(), pa.bool_()))
+
+
+def totals(
+    snapshot: Snapshot, people: pa.Table, metrics: Sequence[Measured], window: Window
+) -> tuple[pa.Table, tuple[Metric, ...]]:
+    """Sum the measures of each customer from its assignment to the last matured moment.
+
+    Args:
+        snapshot: What was known.
+        people: As `assigned` gives them.
+        metrics: What is measured.
+        window: Who counts, and until when.
+
+    Returns:
+        One row per customer that counts, and the columns of each metric in it.
+    """
+    made = tuple(_columns(i, metric) for i, metric in enumerate(metrics))
+    names = _measures(metrics)
+    after = ", ".join(f'sum("{m}") filter (happened_at >= assigned_at) as "after_{m}"' for m in names)
+    before = ", ".join(f'sum("{m}") filter (happened_at < assigned_at) as "before_{m}"' for m in names)
+    parts = ", ".join(_parts(i, metric) for i, metric in enumerate(metrics))
+    keys = ", ".join(f'"{name}"' for name in people.column_names)
+    sql = f"""
+        with a as (from people where assigned_at <= $entered and not is_moved), t as (
+            select customer_id, {after}, {before} from ({_facts(names)}) join a using (customer_id)
+            where happened_at < $until and happened_at >= assigned_at - to_days({BEFORE_DAYS})
+            group by customer_id
+        )
+        select {keys}, {parts} from a left join t using (customer_id) order by customer_id"""
+    snapshot.connection.register("people", people)
+    return snapshot.sql(sql, {"entered": window.entered, "until": window.until}), made
+
+
+def matured_by(at: datetime, window_days: int) -> Window:
+    """Give what a scheduled look rests on: customers whose first window had closed by then."""
+    return Window(at - timedelta(days=window_days), at)
+
+
+def look_times(experiment: Experiment, first: datetime, until: datetime) -> list[datetime]:
+    """Give the scheduled looks up to a moment: every `look_days` from the start, and the planned end.
+
+    They depend on the declaration alone, so that nobody can look until the result pleases.
+    """
+    step = timedelta(days=experiment.look_days)
+    last = min(until, experiment.ends_at) if experiment.ends_at else until
+    out = []
+    at = (experiment.starts_at or first) + step
+    while at <= last:
+        out.append(at)
+        at += step
+    if experiment.ends_at and last == experiment.ends_at and (not out or out[-1] < last):
+        out.append(last)
+    return out
+
+
+def _measures(metrics: Sequence[Measured]) -> tuple[str, ...]:
+    wanted = [m for metric in metrics for m in (metric.numerator, metric.denominator) if m]
+    return tuple(dict.fromkeys(wanted))
+
+
+def _columns(i: int, metric: Measured) -> Metric:
+    ratio = metric.denominator is not None
+    covariate = f"x{i}" if metric.is_adjusted else None
+    return Metric(f"y{i}", f"d{i}" if ratio else None, covariate, f"w{i}" if ratio and covariate else None)
+
+
+def _parts(i: int, metric: Measured) -> str:
+    def total(measure: str, when: str) -> str:
+        value = f'coalesce("{when}_{measure}", 0)::double'
+        return f"least({value}, {metric.cap!r}::double)" if metric.cap is not None else value
+
+    out = [f"{total(metric.numerator, 'after')} as y{i}", f"{total(metric.numerator, 'before')} as x{i}"]
+    if metric.denominator is not None:
+        plain = metric.model_copy(update={"cap": None, "numerator": metric.denominator, "denominator": None})
+        text = _parts(i, plain)
+        out.append(text.replace(f" as y{i}", f" as d{i}").replace(f" as x{i}", f" as w{i}"))
+    return ", ".join(out)
+
+
+def _facts(measures: Sequence[str]) -> str:
+    parts = []
+    for table, at, known in _TABLES:
+        used = [m for m in measures if m in known]
+        if used:
+            columns = ", ".join(f'({known.get(m, "0")})::double as "{m}"' for m in measures)
+            parts.append(f"select customer_id, {at} as happened_at, {columns} from {table}")
+    return " union all ".join(parts)

@@ -1,0 +1,409 @@
+"""The readout of one experiment: effects, looks and verdict, as rows of the data contract.
+
+Effects have Welch's interval, for one reading at the planned end, and beside it an interval that is valid
+at every look. The verdict reads scheduled looks only (`facts.look_times`), so that it does not depend on
+who opened the page when.
+
+Data that accumulate per customer over time are put on the clock of the score's variance
+``(n_eff * se)**2``; customers' gains are positively correlated over time, which makes the bounds err on the
+safe side (Slepian's inequality).
+"""
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from nba import tables
+from nba.experiments import analyze, cube, decision, design, facts, sequential, srm
+from nba.experiments.cube import Metric, Sums
+from nba.experiments.decision import Decision, Shown, Verdict
+from nba.history import Snapshot
+from nba.settings import Experiment, Measured
+
+Array = NDArray[np.float64]
+ESTIMAND = (
+    "what was run: effect of being assigned to the arm rather than the control, per customer as assigned"
+    " (intention to treat), from assignment to {until}; not which algorithm is better in general"
+)
+OPEN_LOOKS = 13
+OPEN_DAYS = 28.0
+_NUMBERS = (
+    *("mean", "mean_control", "effect", "lower", "upper", "p_value"),
+    *("relative_effect", "relative_lower", "relative_upper"),
+)
+_WAITING = "No reward window has closed yet, so there is nothing to read."
+
+
+class Readout(NamedTuple):
+    """Rows of three tables of the contract.
+
+    Attributes:
+        effects, readouts, looks: The tables of those names.
+    """
+
+    effects: pa.Table
+    readouts: pa.Table
+    looks: pa.Table
+
+
+class Path(NamedTuple):
+    """What the looks saw of all metrics in one comparison; shapes (k, looks).
+
+    Attributes:
+        effect, se: Estimates and standard errors, per customer so far.
+        bound: Standard errors on each side: the primary's by its plan, the others' for any look.
+        lower, upper: Ends of the look's interval, valid at all looks together.
+        scale: What brings a look to the whole horizon, where margins and worth are declared.
+        always: Standard errors on each side of the confidence sequence.
+    """
+
+    effect: Array
+    se: Array
+    bound: Array
+    lower: Array
+    upper: Array
+    scale: Array
+    always: Array
+
+
+def read(snapshot: Snapshot, experiment: Experiment, window_days: int) -> Readout:
+    """Read an experiment as it stood at the snapshot's moment.
+
+    Args:
+        snapshot: What was known.
+        experiment: Its declaration.
+        window_days: Length of the reward window.
+    """
+    people = facts.assigned(snapshot, experiment)
+    window = facts.matured(snapshot, window_days, experiment.ends_at)
+    check, fault = mismatch(snapshot, experiment, people)
+    if window is None or people.num_rows == 0:
+        reason = _WAITING if people.num_rows else "Nobody is assigned yet."
+        waiting = Decision(Verdict.RUNNING, reason)
+        rows = [_verdict_row(experiment, arm, waiting, check, 0, None) for arm in treated_arms(experiment)]
+        readouts = tables.READOUTS.build(rows)
+        return Readout(tables.EFFECTS.empty(), readouts, tables.LOOKS.empty())
+    first = min(people["assigned_at"].to_pylist())
+    looks = facts.look_times(experiment, first, window.until)
+    paths = _paths(snapshot, experiment, people, looks, window_days)
+    effects = _effect_rows(snapshot, experiment, people, window, paths)
+    readout_rows, look_rows = [], []
+    for arm, path in paths.items():
+        verdict = judge(experiment, path, looks, fault)
+        readout_rows.append(_verdict_row(experiment, arm, verdict, check, len(looks), window))
+        look_rows += _look_rows(experiment, arm, path, looks)
+    tabled = tables.READOUTS.build(readout_rows), tables.LOOKS.build(look_rows)
+    return Readout(tables.EFFECTS.build(effects), *tabled)
+
+
+def treated_arms(experiment: Experiment) -> list[str]:
+    """Name the arms that are compared with the control."""
+    return [arm.name for arm in experiment.arms if arm.name != experiment.control]
+
+
+def mismatch(snapshot: Snapshot, experiment: Experiment, people: pa.Table) -> tuple[float, str]:
+    """Check that assignment worked: shares by phase, one arm per customer, no change without a phase.
+
+    Returns:
+        The p-value of the counts, valid at any look, and the fault in words, empty if none.
+    """
+    names = [arm.name for arm in experiment.arms]
+    shares = design.phase_shares(experiment)
+    arm = np.array([names.index(a) if a in names else -1 for a in people["arm"].to_pylist()], dtype=np.int64)
+    phase = people["phase"].to_numpy()
+    if (arm < 0).any():
+        found = sorted(set(people["arm"].to_pylist()) - set(names))
+        return float("nan"), f"customers are in arms {found}, which are not declared"
+    changed = np.abs(people["p_arm"].to_numpy() - shares[phase, arm]) > 1e-9
+    counts = np.zeros((1, *shares.shape))
+    np.add.at(counts[0], (phase, arm), 1.0)
+    if changed.any():
+        return float("nan"), f"shares changed without a phase for {int(changed.sum())} customers"
+    p_value = float(srm.sequential(counts, shares)[0]) if people.num_rows else float("nan")
+    twice = snapshot.connection.execute(
+        "select count(*) from (select customer_id from decisions join people using (customer_id)"
+        " where experiment_id = $id and not is_moved group by 1 having count(distinct decisions.arm) > 1)",
+        {"id": experiment.experiment_id},
+    ) if _registered(snapshot, people) else None  # fmt: skip
+    in_two = int(twice.fetchall()[0][0]) if twice is not None else 0
+    if in_two:
+        return p_value, f"{in_two} customers were decided in two arms"
+    if p_value < srm.SEQUENTIAL_ALARM:
+        shown = ", ".join(f"{n} {int(c)}" for n, c in zip(names, counts[0].sum(axis=0)))
+        return p_value, f"the arms do not have the customers that their shares promise ({shown})"
+    return p_value, ""
+
+
+def judge(experiment: Experiment, path: Path, looks: Sequence[datetime], fault: str = "") -> Decision:
+    """Apply the decision rule to the looks so far.
+
+    Args:
+        experiment: Metrics with their roles and margins, and the planned end.
+        path: What the looks saw.
+        looks: When they were.
+        fault: Why the data cannot be trusted, if they cannot.
+    """
+    if fault:
+        return decision.decide(Shown("", -np.inf, np.inf, 0.0), (), is_over=False, fault=fault)
+    if not looks:
+        due = f"The first look is due {experiment.look_days} days after the start."
+        return Decision(Verdict.RUNNING, due)
+    shown = [_shown(metric, path, i) for i, metric in enumerate(experiment.metrics)]
+    first = next(i for i, m in enumerate(experiment.metrics) if m.role == "primary")
+    guards = [i for i, m in enumerate(experiment.metrics) if m.role == "guardrail"]
+    if not np.isfinite(path.lower[first]).any() and np.isnan(path.se[first, -1]):
+        reason = f"{experiment.metrics[first].name} does not vary or an arm has nobody"
+        return decision.decide(shown[first][-1], (), is_over=False, fault=reason)
+    out = []
+    for k, at in enumerate(looks):
+        is_over = experiment.ends_at is not None and at >= experiment.ends_at
+        out.append(decision.decide(shown[first][k], tuple(shown[g][k] for g in guards), is_over=is_over))
+    return decision.follow(out)
+
+
+def _shown(metric: Measured, path: Path, i: int) -> list[Shown]:
+    margin = metric.planned_effect if metric.role == "primary" else metric.margin
+    lower, upper = path.scale[i] * path.lower[i], path.scale[i] * path.upper[i]
+    if not metric.is_good:
+        lower, upper = -upper, -lower
+    return [Shown(metric.name, float(a), float(b), margin) for a, b in zip(lower, upper)]
+
+
+def _paths(
+    snapshot: Snapshot, experiment: Experiment, people: pa.Table, looks: list[datetime], window_days: int
+) -> dict[str, Path]:
+    arms = treated_arms(experiment)
+    shape = (len(experiment.metrics), len(arms), len(looks))
+    effect, se, n, n_control, seen = (np.full(shape, np.nan) for _ in range(5))
+    exposure = np.full(len(looks), np.nan)
+    for number, at in enumerate(looks):
+        rows, made = facts.totals(snapshot, people, experiment.metrics, facts.matured_by(at, window_days))
+        if rows.num_rows == 0:
+            continue
+        found, _ = _compare(experiment, rows, made, arms)
+        effect[:, :, number], se[:, :, number] = found.effect, found.se
+        n[:, :, number], n_control[:, :, number] = found.n, found.n_control
+        seen[:, :, number] = np.abs(found.mean) + np.abs(found.mean_control)
+        since = rows["assigned_at"].cast(pa.int64()).to_numpy().mean() / 1e6
+        exposure[number] = (at.timestamp() - since) / 86_400
+    ratio = np.array([m.denominator is not None for m in experiment.metrics])
+    scale = np.where(ratio[:, None], 1.0, horizon_days(experiment) / exposure[None, :])
+    return {
+        arm: _path(experiment, looks, scale, effect[:, j], se[:, j], n[:, j], n_control[:, j], seen[:, j])
+        for j, arm in enumerate(arms)
+    }
+
+
+def _path(
+    experiment: Experiment,
+    looks: Sequence[datetime],
+    scale: Array,
+    effect: Array,
+    se: Array,
+    n: Array,
+    n_control: Array,
+    seen: Array,
+) -> Path:
+    alpha = (1 - experiment.level) / max(len(experiment.arms) - 1, 1)
+    bound, always = np.full(effect.shape, np.inf), np.full(effect.shape, np.inf)
+    with np.errstate(divide="ignore"):
+        ratio = np.array([m.denominator is not None for m in experiment.metrics])[:, None]
+        score = np.where(ratio, 1 / se**2, (se / (1 / n + 1 / n_control)) ** 2)
+    for i, metric in enumerate(experiment.metrics):
+        known = np.flatnonzero(score[i] > 0)
+        if len(known) == 0:
+            continue
+        grown = np.maximum.accumulate(score[i, known]) * (1 + 1e-9 * np.arange(len(known)))
+        clock = 2 * grown / grown[0]
+        always[i, known] = sequential.sequence_bound(clock, 2 * planned_looks(experiment), alpha)
+        bound[i] = always[i]
+        if metric.role == "primary" and experiment.ends_at and experiment.starts_at:
+            whole = (experiment.ends_at - experiment.starts_at).total_seconds()
+            passed = [(looks[int(k)] - experiment.starts_at).total_seconds() / whole for k in known]
+            bound[i, known] = sequential.spending_bounds(np.minimum(passed, 1.0), alpha, grown)
+    lower, upper = np.full(effect.shape, -np.inf), np.full(effect.shape, np.inf)
+    known_se = np.isfinite(se) & np.isfinite(bound)
+    half = bound[known_se] * se[known_se]
+    lower[known_se], upper[known_se] = effect[known_se] - half, effect[known_se] + half
+    nothing = (seen == 0) & (n > 0) & (n_control > 0)
+    low, high = sequential.zero_events(n[nothing], n_control[nothing], alpha)
+    lower[nothing], upper[nothing] = low, high
+    return Path(effect, se, bound, lower, upper, scale, always)
+
+
+def horizon_days(experiment: Experiment) -> float:
+    """Give the days over which margins and the least effect worth having are declared."""
+    if experiment.ends_at and experiment.starts_at:
+        return (experiment.ends_at - experiment.starts_at).total_seconds() / 86_400
+    return OPEN_DAYS
+
+
+def planned_looks(experiment: Experiment) -> float:
+    """Give the number of looks of the plan; a quarter of a year of weeks where there is no end."""
+    if experiment.ends_at and experiment.starts_at:
+        return max((experiment.ends_at - experiment.starts_at).days / experiment.look_days, 1.0)
+    return float(OPEN_LOOKS)
+
+
+def _compare(
+    experiment: Experiment, rows: pa.Table, made: tuple[Metric, ...], arms: Sequence[str], segment: str = ""
+) -> tuple[analyze.Effects, list[str]]:
+    # Cells are arm x phase of entry (strata) x value of the segment; the last cell has nobody.
+    names = [arm.name for arm in experiment.arms]
+    n_phases = len(experiment.phases) + 1
+    values = sorted(set(rows[segment].to_pylist())) if segment else [facts.ALL]
+    place = {value: i for i, value in enumerate(values)}
+    arm = np.array([names.index(a) for a in rows["arm"].to_pylist()], dtype=np.int64)
+    part = np.array([place[v] for v in rows[segment].to_pylist()], dtype=np.int64) if segment else 0 * arm
+    cell = (part * n_phases + rows["phase"].to_numpy()) * len(names) + arm
+    variables = cube.variables_of(made)
+    data = (
+        np.stack([rows[v].to_numpy() for v in variables], axis=1)
+        if rows.num_rows
+        else np.zeros((0, len(variables)))
+    )
+    sums = Sums.of(data, cell, len(values) * n_phases * len(names))
+    base = (np.arange(len(values))[:, None, None] * n_phases + np.arange(n_phases)) * len(names)
+    treated = base + np.array([names.index(a) for a in arms])[None, :, None]
+    control = np.broadcast_to(base + names.index(experiment.control), treated.shape)
+    flat = (len(values) * len(arms), n_phases)
+    columns = cube.columns_of(made, variables)
+    found = analyze.compare(sums, columns, treated.reshape(flat), control.reshape(flat), experiment.level)
+    return found, values
+
+
+def _effect_rows(
+    snapshot: Snapshot,
+    experiment: Experiment,
+    people: pa.Table,
+    window: facts.Window,
+    paths: dict[str, Path],
+) -> list[dict[str, Any]]:
+    rows, made = facts.totals(snapshot, people, experiment.metrics, window)
+    arms = list(paths)
+    out = []
+    for segment in ("", *experiment.segments):
+        found, values = _compare(experiment, rows, made, arms, segment)
+        for i, metric in enumerate(experiment.metrics):
+            if segment and metric.role == "guardrail":
+                continue
+            for j, arm in enumerate(arms):
+                same = [v * len(arms) + j for v in range(len(values))]
+                spread = (
+                    analyze.heterogeneity(found.effect[i, same], found.se[i, same]) if segment else np.nan
+                )
+                for v, value in enumerate(values):
+                    name = f"{segment}={value}" if segment else facts.ALL
+                    row = _effect_row(experiment, metric, arm, found, (i, v * len(arms) + j), window)
+                    row |= {"segment": name, "p_heterogeneity": _known(spread)}
+                    if not segment:
+                        row |= _always(paths[arm], i, found, j)
+                    out.append(row)
+    return _corrected(experiment, out)
+
+
+def _effect_row(
+    experiment: Experiment,
+    metric: Measured,
+    arm: str,
+    found: analyze.Effects,
+    at: tuple[int, int],
+    window: facts.Window,
+) -> dict[str, Any]:
+    method = ("ratio of totals (delta method), " if metric.denominator else "") + "Welch"
+    method += ", CUPED" if metric.is_adjusted else ""
+    method += f", capped at {metric.cap:g}" if metric.cap is not None else ""
+    method += ", by phase of entry" if experiment.phases else ""
+    return {
+        "experiment_id": experiment.experiment_id, "metric": metric.name, "arm": arm,
+        "control": experiment.control, "n": int(found.n[at]), "n_control": int(found.n_control[at]),
+        "level": experiment.level, "method": method,
+        "estimand": ESTIMAND.format(until=f"{window.until:%Y-%m-%d %H:%M}"),
+        "reason": analyze.REASONS[int(found.reason[at])],
+    } | {name: _known(getattr(found, name)[at]) for name in _NUMBERS}  # fmt: skip
+
+
+def _always(path: Path, i: int, found: analyze.Effects, j: int) -> dict[str, Any]:
+    # The bound of the last look, on the readout's own estimate.
+    bounds = path.always[i][np.isfinite(path.always[i])]
+    if len(bounds) == 0:
+        return {}
+    half = bounds[-1] * found.se[i, j]
+    return {
+        "always_lower": _known(found.effect[i, j] - half),
+        "always_upper": _known(found.effect[i, j] + half),
+    }
+
+
+def _corrected(experiment: Experiment, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    roles = {metric.name: metric.role for metric in experiment.metrics}
+
+    def is_headline(row: dict[str, Any]) -> bool:
+        return bool(row["segment"] == facts.ALL and roles[row["metric"]] == "primary")
+
+    for headline in (True, False):
+        scope = [r for r in rows if is_headline(r) == headline and roles[r["metric"]] != "guardrail"]
+        p = np.array([np.nan if r["p_value"] is None else r["p_value"] for r in scope], dtype=np.float64)
+        method = "holm" if headline else experiment.correction
+        for row, value in zip(scope, analyze.correct(p, method).p_value):
+            row["p_corrected"] = _known(value)
+    return rows
+
+
+def _verdict_row(
+    experiment: Experiment,
+    arm: str,
+    verdict: Decision,
+    p_srm: float,
+    n_looks: int,
+    window: facts.Window | None,
+) -> dict[str, Any]:
+    planned = (
+        "planned looks, O'Brien-Fleming spending" if experiment.ends_at else "any look, confidence sequence"
+    )
+    until = f"{window.until:%Y-%m-%d %H:%M}" if window else "the last matured moment"
+    return {
+        "experiment_id": experiment.experiment_id, "arm": arm, "control": experiment.control,
+        "unit": design.UNIT, "metric": next(m.name for m in experiment.metrics if m.role == "primary"),
+        "verdict": verdict.verdict.value, "reason": verdict.reason, "is_early": verdict.is_early,
+        "n_looks": n_looks, "p_srm": _known(p_srm), "matured_at": window.until if window else None,
+        "ends_at": experiment.ends_at, "rule": f"{planned}; guardrails: any look, confidence sequence",
+        "estimand": ESTIMAND.format(until=until),
+    }  # fmt: skip
+
+
+def _look_rows(
+    experiment: Experiment, arm: str, path: Path, looks: Sequence[datetime]
+) -> list[dict[str, Any]]:
+    out = []
+    for i, metric in enumerate(experiment.metrics):
+        for k, at in enumerate(looks):
+            if np.isfinite(path.lower[i, k]):
+                out.append(
+                    {
+                        "experiment_id": experiment.experiment_id,
+                        "metric": metric.name,
+                        "arm": arm,
+                        "looked_at": at,
+                        "effect": _known(path.effect[i, k]),
+                        "se": _known(path.se[i, k]),
+                        "bound": _known(path.bound[i, k]),
+                        "lower": float(path.lower[i, k]),
+                        "upper": float(path.upper[i, k]),
+                        "scale": float(path.scale[i, k]),
+                    }
+                )
+    return out
+
+
+def _registered(snapshot: Snapshot, people: pa.Table) -> bool:
+    snapshot.connection.register("people", people)
+    return people.num_rows > 0
+
+
+def _known(value: Any) -> float | None:
+    return float(value) if np.isfinite(value) else None
