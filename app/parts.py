@@ -7,6 +7,7 @@ from typing import Any
 
 import plotly.graph_objects as go
 import pyarrow as pa
+import pyarrow.compute as pc
 import streamlit as st
 from pyarrow import csv
 
@@ -18,6 +19,8 @@ from nba.errors import MissingError, NbaError
 
 READER = "reader"
 ALL = "all"
+LARGE = 1000  # from here on, thousands are set apart
+P_VALUES = ("p_value", "p_corrected", "p_heterogeneity", "p_srm")
 _UNIT_FORMAT = {"fraction": "percent", "probability 0-1": "percent"}
 _TERM = {
     "lower": "interval",
@@ -129,7 +132,10 @@ def table(
         names: Unit of numbers whose unit depends on the row, where it is one for all rows.
     """
     fields = {f.name: f for f in contract.fields}
-    config = {name: _column(fields[name], contract.name, currency, names) for name in columns}
+    config = {
+        name: _column(fields[name], contract.name, currency, names, _is_large(shown[name]))
+        for name in columns
+    }
     st.dataframe(
         _without_zone(shown.select(list(columns))).to_pandas(),
         hide_index=True,
@@ -167,6 +173,13 @@ def _warn_if_stale(reader: Reader, needs: Sequence[str]) -> None:
         st.warning(say("stale", at=day(at), command=reader.command("summary")), icon=":material/update:")
 
 
+def _is_large(column: pa.ChunkedArray) -> bool:
+    if not pa.types.is_floating(column.type):
+        return False
+    largest = pc.max(pc.abs(column)).as_py()
+    return largest is not None and largest >= LARGE
+
+
 def _without_zone(shown: pa.Table) -> pa.Table:
     # All times are UTC; Streamlit would otherwise drop the zone with a warning of pandas.
     for i, field in enumerate(shown.schema):
@@ -175,7 +188,7 @@ def _without_zone(shown: pa.Table) -> pa.Table:
     return shown
 
 
-def _column(field: tables.Field, table: str, currency: str, names: str) -> Any:
+def _column(field: tables.Field, table: str, currency: str, names: str, large: bool) -> Any:
     own = field.name.removesuffix("_id").replace("_", " ").capitalize()
     title = EN.get(f"column.{table}.{field.name}", EN.get(f"column.{field.name}", own))
     meaning = EN[f"term.{_TERM[field.name]}"] if field.name in _TERM else field.doc
@@ -187,7 +200,8 @@ def _column(field: tables.Field, table: str, currency: str, names: str) -> Any:
         return st.column_config.NumberColumn(title, help=meaning, format="localized")
     if field.kind == "number":
         unit = currency if field.unit == "money" else names if "metric" in field.unit else ""
-        shown = _UNIT_FORMAT.get(field.unit, "%.2f" if unit else "%.4g")
+        plain_form = "localized" if large else "%.2f" if unit else "%.4g"
+        shown = "%.3f" if field.name in P_VALUES else _UNIT_FORMAT.get(field.unit, plain_form)
         return st.column_config.NumberColumn(
             f"{title} ({unit})" if unit else title, help=meaning, format=shown
         )

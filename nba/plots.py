@@ -269,7 +269,7 @@ def value_over_batches(table: pa.Table, currency: str = "") -> go.Figure:
     for i, arm in enumerate(arms):
         rows = np.flatnonzero(keep & (data["arm"] == arm))
         rows = rows[np.argsort(data["decided_at"][rows])]
-        shift = np.timedelta64(int((i - (len(arms) - 1) / 2) * spacing * 0.12 * 1e6), "us")
+        shift = np.timedelta64(int((i - (len(arms) - 1) / 2) * spacing * 0.06 * 1e6), "us")
         low, high = data["lower"][rows], data["upper"][rows]
         figure.add_scatter(
             x=np.asarray(data["decided_at"][rows], dtype="datetime64[us]") + shift,
@@ -388,28 +388,27 @@ def policy_values(table: pa.Table, currency: str = "") -> go.Figure:
     keep = ~np.isnan(data["value"])
     if not keep.any():
         return _empty(figure)
-    estimators = sorted(set(data["estimator"][keep]))
-    policies = list(dict.fromkeys(data["policy_id"][keep]))[::-1]
-    for i, estimator in enumerate(estimators):
+    labels = np.array([f"{p} · {e}" for p, e in zip(data["policy_id"], data["estimator"])], dtype=object)
+    order = list(dict.fromkeys(labels[keep]))[::-1]
+    for i, estimator in enumerate(dict.fromkeys(data["estimator"][keep])):
         rows = np.flatnonzero(keep & (data["estimator"] == estimator))
         colour = _WHEEL[i % len(_WHEEL)]
-        # Estimators of one policy lie beside each other around its line.
-        shift = 0.6 * ((i + 0.5) / len(estimators) - 0.5)
         figure.add_scatter(
             x=data["value"][rows],
-            y=[policies.index(data["policy_id"][k]) - shift for k in rows],
+            y=labels[rows],
             name=str(estimator),
             mode="markers",
             marker={"color": colour, "size": 11, "symbol": _MARK[i % len(_MARK)]},
-            error_x=_whiskers(data["value"][rows], data["lower"][rows], data["upper"][rows]),
-            customdata=np.column_stack([data["ess"][rows], data["n"][rows], data["policy_id"][rows]]),
+            error_x={
+                **_whiskers(data["value"][rows], data["lower"][rows], data["upper"][rows]),
+                "color": colour,
+            },
+            customdata=np.column_stack([data["ess"][rows], data["n"][rows]]),
             hovertemplate="%{x:,.4g}<br>effective %{customdata[0]:,.0f} of %{customdata[1]:,.0f} decisions"
-            "<extra>%{customdata[2]}: %{fullData.name}</extra>",
+            "<extra>%{y}</extra>",
         )
-    figure.update_layout(height=30 * len(estimators) * len(policies) + 150)
-    return figure.update_yaxes(
-        tickvals=list(range(len(policies))), ticktext=policies, range=[-0.6, len(policies) - 0.4]
-    )
+    figure.update_layout(height=32 * len(order) + 130, showlegend=False)
+    return figure.update_yaxes(categoryorder="array", categoryarray=order)
 
 
 def _columns(table: pa.Table, what: str, names: Sequence[str]) -> dict[str, NDArray[Any]]:

@@ -22,6 +22,8 @@ def draw(reader: Reader) -> None:
     st.subheader(say("decisions.mix"))
     order = sorted(set(reader.table("summary_mix")[by].to_pylist()))
     parts.figure(plots.mix(shown, by, order), "mix", say("alt.mix", by=label("decisions.by", by)))
+    latest_first = [("decided_at", "descending"), ("arm", "ascending")]
+    shown, batches = shown.sort_by(latest_first), batches.sort_by(latest_first)
     st.subheader(say("decisions.batches"))
     columns = ["batch_id", "arm", "decided_at", "n", "n_contacts", "n_delivered", "cost", "is_matured"]
     parts.table(batches, columns, tables.SUMMARY_BATCHES, reader.currency, "batches")

@@ -40,6 +40,8 @@ def draw(reader: Reader) -> None:
     for row in whole.to_pylist():
         st.markdown(_sentence(row, metric, unit), help=say("term.interval"))
     parts.figure(plots.effects(whole, unit), "effects", say("alt.effects"))
+    if any("CUPED" in row["method"] for row in whole.to_pylist()):
+        st.caption(say("experiment.adjusted"))
     parts.table(whole, COLUMNS, tables.SUMMARY_EFFECTS, reader.currency, f"effects_{metric}", unit)
     _segments(where(shown, metric=metric), reader, metric, unit)
     _sizes(reader, experiment)

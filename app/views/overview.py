@@ -123,16 +123,16 @@ def _limits(reader: Reader) -> None:
     if not parts.filled(reader, "batches"):
         return
     at = max(row["decided_at"] for row in reader.rows("batches"))
-    last = where(reader.table("batches"), decided_at=at)
-    st.caption(say("overview.limits_note", at=day(at)))
-    short = [row for row in where(last, arm=reader.headline_arm).to_pylist() if row["price"] > 0]
+    last = where(reader.table("batches"), decided_at=at, arm=reader.headline_arm)
+    st.caption(say("overview.limits_note", at=day(at), arm=plain(reader.headline_arm)))
+    short = [row for row in last.to_pylist() if row["price"] > 0]
     for row in short:
         price = number(row["price"], reader.currency)
         limit = plain(label("limit", row["limit"]))
-        st.markdown(say("overview.price", limit=limit, arm=plain(row["arm"]), price=price))
+        st.markdown(say("overview.price", limit=limit, price=price))
     if not short:
         st.markdown(say("overview.no_price"))
-    columns = ["arm", "limit", "used", "available", "price"]
+    columns = ["limit", "used", "available", "price"]
     parts.table(last, columns, tables.BATCHES, reader.currency, "limits")
 
 
