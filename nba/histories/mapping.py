@@ -110,7 +110,8 @@ def query(plan: Plan, types: Sequence[pa.DataType], rows: str) -> str:
         and `raw` where the row cannot be used.
     """
     source = plan.source
-    texts = {name: _text(f"c{i}", kind) for i, (name, kind) in enumerate(zip(plan.wanted, types))}
+    trimmed = [f"{_text(f'c{i}', kind)} as t{i}" for i, kind in enumerate(types)]
+    texts = {name: f"t{i}" for i, name in enumerate(plan.wanted)}
     kinds = dict(zip(plan.wanted, types))
     first = [f"{texts[column]} as k_{kind}" for kind, column in source.identifiers.items()]
     second, third = [], []
@@ -153,7 +154,8 @@ def query(plan: Plan, types: Sequence[pa.DataType], rows: str) -> str:
     phones = " left join phone_number on phone_number.raw = k_phone" if "phone" in source.identifiers else ""
     raw = f"case when reason <> '' then {_raw(plan, texts)} end"
     return (
-        f"with texts as (select *, {', '.join(first)} from {rows}),\n"
+        f"with trimmed as (select *, {', '.join(trimmed)} from {rows}),\n"
+        f"texts as (select *, {', '.join(first)} from trimmed),\n"
         f"typed as (select texts.*, {', '.join(second)} from texts{phones}),\n"
         f"filled as (select *, {', '.join(third)} from typed),\n"
         f"judged as (select *, concat_ws('; ', {', '.join(reasons)}) as reason from filled)\n"
@@ -353,18 +355,12 @@ def _named(source: Source) -> set[str]:
 def _scrubbed(plan: Plan, text: str) -> str:
     # E-mails, numbers with a prefix, and the row's own identifiers wherever they stand.
     out = text
-    for sign, pattern in (
-        (f"contains({text}, '@')", _MAIL),
-        (f"(contains({text}, '+') or contains({text}, '00'))", _CALL),
-    ):
-        removed = f"regexp_replace({out}, {literal(pattern)}, '{_REMOVED}', 'g')"
-        out = f"case when {sign} then {removed} else {out} end"
     for kind in plan.source.identifiers:
         if kind != plan.external:
-            out = (
-                f"replace({out}, case when length(k_{kind}) >= 4 then k_{kind} else chr(1) end, '{_REMOVED}')"
-            )
-            out = f"case when {text} = k_{kind} then '{_REMOVED}' else {out} end"
+            own = f"case when strlen(k_{kind}) > 3 or k_{kind} = {text} then k_{kind} else chr(1) end"
+            out = f"replace({out}, {own}, '{_REMOVED}')"
+    for pattern in (_MAIL, _CALL):
+        out = f"regexp_replace({out}, {literal(pattern)}, '{_REMOVED}', 'g')"
     return out
 
 

@@ -42,6 +42,7 @@ class Raw:
             the rows have been read.
         error: What stopped the reading, if anything.
         n_rows: Rows in the file, once they have been read.
+        unknown: Which wanted keys stand in no row of a JSON lines file, in words.
         endless: A malformed row that swallows many lines, if there is one.
     """
 
@@ -51,6 +52,7 @@ class Raw:
     error: BaseException | None = None
     n_rows: int = 0
     endless: int | None = None
+    unknown: str = ""
 
 
 def find(source: Source, workspace: Path, data: Path | None = None) -> list[tuple[str, Path]]:
@@ -147,7 +149,7 @@ def _open_parquet(path: Path, wanted: Sequence[str]) -> Raw:
         schema = pq.read_schema(path)
     except (pa.ArrowInvalid, OSError) as error:
         raise Fault(f"is not a whole Parquet file: {str(error).splitlines()[0][:120]}") from None
-    _refuse_unknown(wanted, schema.names, "")
+    _refuse_unknown(wanted, schema.names)
     columns = "".join(f", {quoted(name)} as c{i}" for i, name in enumerate(wanted))
     sql = (
         f"(select file_row_number + 1 as row_number, true as is_row{columns} "
@@ -226,7 +228,8 @@ def _open_jsonl(
     if not set(top) <= set(known):
         with lines() as reader:
             known = _json_keys(connection, reader)
-    _refuse_unknown(top, known, "")
+    # A key may be absent from one file of many; from all of them, it is a mistake.
+    raw.unknown = unknown(top, known)
     raw.malformed.clear()
     _register(connection, raw, lines(), ["line"], n_header=0)
     paths = ", ".join(literal("$" + "".join(f'."{part}"' for part in name.split("."))) for name in wanted)
@@ -288,16 +291,20 @@ def _json_keys(connection: duckdb.DuckDBPyConnection, lines: Any) -> list[str]:
     return [key for (key,) in keys]
 
 
-def _refuse_unknown(wanted: Sequence[str], found: Sequence[str], hint: str) -> None:
-    unknown = []
+def _refuse_unknown(wanted: Sequence[str], found: Sequence[str], hint: str = "") -> None:
+    if told := unknown(wanted, found):
+        raise Fault(told + hint)
+
+
+def unknown(wanted: Sequence[str], found: Sequence[str]) -> str:
+    """Say which wanted columns are not among those found; nothing if all are."""
+    out = []
     for name in wanted:
         if name not in found:
-            near = difflib.get_close_matches(name, found, n=1) or [
-                other for other in found if other.lower() == name.lower()
-            ]
-            unknown.append(f"{name!r} (did you mean {near[0]!r}?)" if near else repr(name))
-    if unknown:
-        raise Fault(f"has no column {', '.join(unknown)}; found {list(found)}{hint}")
+            same = [other for other in found if other.lower() == name.lower()]
+            near = same or difflib.get_close_matches(name, found, n=1)
+            out.append(f"{name!r} (did you mean {near[0]!r}?)" if near else repr(name))
+    return f"has no column {', '.join(out)}; found {list(found)}" if out else ""
 
 
 def _refuse_utf8_as_latin(source: Source, path: Path) -> None:

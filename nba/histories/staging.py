@@ -36,6 +36,7 @@ class StagedFile:
         quarantine: Rows that cannot be used: row_number, reason, raw.
         n_rows: Rows in the file.
         junk: Identifier kind to the number of rows whose identifier is junk.
+        unknown: Which mapped keys stand in no row of a JSON lines file, in words.
     """
 
     name: str
@@ -43,6 +44,7 @@ class StagedFile:
     quarantine: pa.Table
     n_rows: int
     junk: dict[str, int]
+    unknown: str = ""
 
 
 @dataclass(frozen=True)
@@ -99,6 +101,8 @@ def stage(
                     files.append(_file(connection, plan, name, path, cache))
                 except Fault as fault:
                     found.append(f"{name} {fault}")
+        if files and all(file.unknown for file in files):
+            found.append(f"{files[-1].name} {files[-1].unknown}")
         one = StagedSource(source, tuple(files))
         found += too_many_bad(one)
         if found:
@@ -173,7 +177,9 @@ def _file(
             shutil.rmtree(new, ignore_errors=True)
     told = json.loads((folder / "file.json").read_text(encoding="utf-8"))
     quarantine = pq.ParquetFile(folder / "quarantine.parquet").read()
-    return StagedFile(name, folder / "rows.parquet", quarantine, told["n_rows"], told["junk"])
+    return StagedFile(
+        name, folder / "rows.parquet", quarantine, told["n_rows"], told["junk"], told["unknown"]
+    )
 
 
 def _cache_key(connection: duckdb.DuckDBPyConnection, plan: Plan, path: Path) -> str:
@@ -251,8 +257,8 @@ def _kept(
         where = literal(str(rows))
         connection.execute(f"copy ({good}) to {where} (format parquet, compression snappy)").fetchall()
         pq.write_table(quarantine, folder / "quarantine.parquet")
-        told = json.dumps({"n_rows": n_rows, "junk": junked})
+        told = json.dumps({"n_rows": n_rows, "junk": junked, "unknown": raw.unknown})
         (folder / "file.json").write_text(told, encoding="utf-8")
     connection.execute("drop table staged").fetchall()
     connection.execute("drop table if exists raw_rows").fetchall()
-    return StagedFile(name, rows, quarantine, n_rows, junked)
+    return StagedFile(name, rows, quarantine, n_rows, junked, raw.unknown)

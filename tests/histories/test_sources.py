@@ -117,6 +117,15 @@ def test_json_lines_may_nest_and_break(read: Any) -> None:
     assert bad(web) == {3: "kind: missing", 4: "not a JSON object", 5: "not a JSON object"}
 
 
+def test_a_key_may_be_absent_from_one_json_file_but_not_from_all(read: Any) -> None:
+    line = '{"cookie": "ck-0001", "ts": 1767607200, "type": "view"%s}\n'
+    _, faults = read({"web.jsonl": line % ""}, EVENTS)
+    assert "web.jsonl has no column 'user'; found ['cookie', 'ts', 'type']" in faults["web"]
+    files = {"in/1.jsonl": line % "", "in/2.jsonl": line % ', "user": {"email": null}'}
+    (web,), faults = read(files, {**EVENTS, "path": "in/*.jsonl"})
+    assert (web.n_rows, faults) == (2, {})
+
+
 def test_parquet_keeps_its_types(read: Any) -> None:
     table = pa.table(
         {
