@@ -61,7 +61,8 @@ def allocate(
         policy: Any policy; a softmax is priced exactly.
         estimate: Belief in money, shapes (n, k).
         is_eligible: Shape (n, k).
-        use: What one choice of each treatment uses of each limit, shape (k, m); row 0 is 0.
+        use: What one choice of each treatment uses of each limit, shape (k, m); row 0 is 0. A treatment of
+            which one choice would exceed a limit is not chosen.
         available: The limits, shape (m,).
 
     Example:
@@ -76,6 +77,7 @@ def allocate(
         p = policy.probabilities(estimate, is_eligible)
         ones = np.ones(k)
         return Allocation(p, p, np.zeros(len(available)), np.zeros(len(available)), ones, ones)
+    is_eligible = is_eligible & (use <= available).all(axis=1)
     explored = policy.floor * even(is_eligible)
     exploits = policy.floor < 1
     floor_kept = _fitting(explored, use, available * FLOOR_SHARE) if exploits else np.ones(k)

@@ -123,6 +123,18 @@ class _Decided(NamedTuple):
     dropped: NDArray[np.int64]
 
 
+class _Merged(NamedTuple):
+    # All arms together, in the order of the customers: shapes (n,), then (n, k).
+    arm: NDArray[np.object_]
+    policy_id: NDArray[np.object_]
+    reason: NDArray[np.object_]
+    column: NDArray[np.int64]
+    p: Array
+    mean: Array
+    se: Array
+    price: Array
+
+
 def decide(
     snapshot: Snapshot,
     features: pa.Table,
@@ -145,21 +157,46 @@ def decide(
     Raises:
         DataError: when there is no customer, or a channel of the catalog has no consent column.
     """
-    ids: list[str] = features["customer_id"].to_pylist()
+    at, customer_ids = snapshot.at, features["customer_id"].combine_chunks()
+    ids: list[str] = customer_ids.to_pylist()
     if not ids:
-        raise DataError(f"no customer is known at {snapshot.at}", "Ingest customers first.")
-    rules = eligible(snapshot, catalog, config.limits, features["customer_id"].combine_chunks())
+        raise DataError(f"no customer is known at {at}", "Ingest customers first.")
+    rules = eligible(snapshot, catalog, config.limits, customer_ids)
     deciders = _deciders(snapshot, features, catalog, config, models)
     limited = limits_of(catalog, config.limits)
-    people = _attributes(snapshot, config, features["customer_id"].combine_chunks())
-    placed = design.place(config, ids, snapshot.at, people)
+    people = _attributes(snapshot, config, customer_ids)
+    placed = design.place(config, ids, at, people)
     decided = {}
-    for arm in design.arms(config, snapshot.at):
+    for arm in design.arms(config, at):
         rows = np.flatnonzero(placed.arm == arm.name)
         share = scaled(limited, len(rows) / len(ids))
         names = [ids[row] for row in rows]
         decided[arm.name] = _decide_arm(deciders[arm.name], rules, rows, share, names, batch_id)
-    return _batch(snapshot, features, catalog, config, models, batch_id, rules, decided, placed, people)
+    merged = _merge(decided, rules)
+    decision_id = _decision_ids(batch_id, ids)
+    valid_until = at + timedelta(days=config.policy.valid_days)
+    decisions = _decision_rows(customer_ids, decision_id, batch_id, merged, catalog) | {
+        "external_id": _external_ids(snapshot, customer_ids),
+        "decided_at": pa.array([at] * len(ids), tables.TIME),
+        "experiment_id": pa.array(placed.experiment_id.tolist(), pa.string()),
+        "p_arm": pa.array(placed.p_arm),
+        "config_hash": _same(config.config_hash, len(ids)),
+        "valid_until": pa.array([valid_until] * len(ids), tables.TIME),
+    }
+    return Batch(
+        batch_id,
+        at,
+        valid_until,
+        config.config_hash,
+        tables.DECISIONS.conform(pa.table(decisions)),
+        _choice_rows(decision_id, merged, rules, catalog),
+        _limit_rows(batch_id, at, catalog, decided),
+        features,
+        design.assignments(config, ids, at, _assigned(snapshot), people),
+        {name: found.decider.policy_id for name, found in decided.items()},
+        {alias: model.model_id for alias, model in models.items()},
+        _notes(catalog, decided),
+    )
 
 
 def limits_of(catalog: Catalog, limits: settings.Limits) -> Limited:
@@ -260,81 +297,61 @@ def _held_out(n: int, limited: Limited) -> Allocation:
     return Allocation(p, p, np.zeros(m), np.zeros(m), np.ones(k), np.ones(k))
 
 
-def _batch(
-    snapshot: Snapshot,
-    features: pa.Table,
-    catalog: Catalog,
-    config: settings.Settings,
-    models: Mapping[str, Scorer],
-    batch_id: str,
-    rules: Eligibility,
-    decided: Mapping[str, _Decided],
-    placed: design.Placed,
-    people: Mapping[str, Sequence[object]],
-) -> Batch:
-    at = snapshot.at
-    valid_until = at + timedelta(days=config.policy.valid_days)
-    ids = features["customer_id"].combine_chunks()
+def _merge(decided: Mapping[str, _Decided], rules: Eligibility) -> _Merged:
     n, k = rules.is_eligible.shape
-    arm, policy_id = np.empty(n, dtype=object), np.empty(n, dtype=object)
-    column = np.zeros(n, dtype=np.int64)
-    p, mean, se, price = np.zeros((n, k)), np.zeros((n, k)), np.zeros((n, k)), np.zeros((n, k))
-    reason = np.empty(n, dtype=object)
+    matrix = np.zeros((n, k))
+    out = _Merged(
+        np.empty(n, dtype=object),
+        np.empty(n, dtype=object),
+        np.empty(n, dtype=object),
+        np.zeros(n, dtype=np.int64),
+        *(matrix.copy() for _ in range(4)),
+    )
     for name, found in decided.items():
         rows = found.rows
-        arm[rows], policy_id[rows] = name, found.decider.policy_id
-        column[rows] = found.column
-        p[rows] = found.allocation.final
-        mean[rows], se[rows] = found.decider.belief.mean[rows], found.decider.belief.se[rows]
-        price[rows] = found.limited.use @ found.allocation.price
-        reason[rows] = _reasons(found, rules, mean[rows] - price[rows])
-    decision_id = _decision_ids(batch_id, ids.to_pylist())
+        out.arm[rows], out.policy_id[rows] = name, found.decider.policy_id
+        out.column[rows] = found.column
+        out.p[rows] = found.allocation.final
+        out.mean[rows], out.se[rows] = found.decider.belief.mean[rows], found.decider.belief.se[rows]
+        out.price[rows] = found.limited.use @ found.allocation.price
+        out.reason[rows] = _reasons(found, rules, out.mean[rows] - out.price[rows])
+    return out
+
+
+def _decision_rows(
+    ids: pa.Array, decision_id: list[str], batch_id: str, merged: _Merged, catalog: Catalog
+) -> dict[str, pa.Array]:
+    n = len(ids)
     every = np.arange(n)
-    decisions = pa.table(
-        {
-            "decision_id": decision_id,
-            "batch_id": _same(batch_id, n),
-            "customer_id": ids,
-            "external_id": _external_ids(snapshot, ids),
-            "treatment_id": _named(column, catalog.treatment_ids),
-            "channel": _named(column, tuple(str(channel) for channel in catalog.channel)),
-            "decided_at": pa.array([at] * n, tables.TIME),
-            "p_action": p[every, column],
-            "policy_id": pa.array(policy_id, pa.string()),
-            "experiment_id": pa.array(placed.experiment_id.tolist(), pa.string()),
-            "arm": pa.array(arm, pa.string()),
-            "p_arm": placed.p_arm,
-            "expected_value": pa.array(mean[every, column], from_pandas=True),
-            "reason": pa.array(reason, pa.string()),
-            "config_hash": _same(config.config_hash, n),
-            "valid_until": pa.array([valid_until] * n, tables.TIME),
-        }
-    )
-    choices = pa.table(
-        {
-            "decision_id": _named(np.repeat(every, k), decision_id),
-            "treatment_id": _named(np.tile(np.arange(k), n), catalog.treatment_ids),
-            "is_eligible": rules.is_eligible.ravel(),
-            "reason": _named(rules.reason.ravel(), rules.reasons),
-            "p_action": p.ravel(),
-            "mean": pa.array(mean.ravel(), from_pandas=True),
-            "se": pa.array(se.ravel(), from_pandas=True),
-            "price": price.ravel(),
-        }
-    )
-    return Batch(
-        batch_id,
-        at,
-        valid_until,
-        config.config_hash,
-        tables.DECISIONS.conform(decisions),
-        tables.CHOICES.conform(choices),
-        _limit_rows(batch_id, at, catalog, decided),
-        features,
-        design.assignments(config, ids.to_pylist(), at, _assigned(snapshot), people),
-        {name: found.decider.policy_id for name, found in decided.items()},
-        {alias: model.model_id for alias, model in models.items()},
-        _notes(catalog, decided),
+    return {
+        "decision_id": pa.array(decision_id, pa.string()),
+        "batch_id": _same(batch_id, n),
+        "customer_id": ids,
+        "treatment_id": _named(merged.column, catalog.treatment_ids),
+        "channel": _named(merged.column, tuple(str(channel) for channel in catalog.channel)),
+        "p_action": pa.array(merged.p[every, merged.column]),
+        "policy_id": pa.array(merged.policy_id, pa.string()),
+        "arm": pa.array(merged.arm, pa.string()),
+        "expected_value": pa.array(merged.mean[every, merged.column], from_pandas=True),
+        "reason": pa.array(merged.reason, pa.string()),
+    }
+
+
+def _choice_rows(decision_id: list[str], merged: _Merged, rules: Eligibility, catalog: Catalog) -> pa.Table:
+    n, k = rules.is_eligible.shape
+    return tables.CHOICES.conform(
+        pa.table(
+            {
+                "decision_id": _named(np.repeat(np.arange(n), k), decision_id),
+                "treatment_id": _named(np.tile(np.arange(k), n), catalog.treatment_ids),
+                "is_eligible": rules.is_eligible.ravel(),
+                "reason": _named(rules.reason.ravel(), rules.reasons),
+                "p_action": merged.p.ravel(),
+                "mean": pa.array(merged.mean.ravel(), from_pandas=True),
+                "se": pa.array(merged.se.ravel(), from_pandas=True),
+                "price": merged.price.ravel(),
+            }
+        )
     )
 
 

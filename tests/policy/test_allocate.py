@@ -92,6 +92,15 @@ def test_a_closed_channel_is_never_used():
         assert np.isfinite(found.price).all()
 
 
+def test_what_costs_more_than_the_whole_budget_is_left_alone():
+    estimate, is_eligible, use, available = world(300)
+    available[4] = 3.0
+    for policy in POLICIES:
+        found = allocate(policy, estimate, is_eligible, use, available)
+        assert (found.drawn[:, 4] == 0).all()
+        assert found.drawn[:, 1].sum() > 0
+
+
 def test_ties_are_shared_by_chance_instead_of_all_or_nothing():
     mean = np.tile([0.0, 1.0], (500, 1))
     found = allocate(

@@ -61,7 +61,7 @@ def test_parameters_out_of_bounds_are_named():
 
 
 @pytest.mark.parametrize("policy", POLICIES)
-@settings(deadline=None)
+@settings(deadline=None, max_examples=30)
 @given(case=cases())
 def test_probabilities_are_a_distribution_over_what_is_eligible(policy, case):
     estimate, is_eligible = case
@@ -72,7 +72,7 @@ def test_probabilities_are_a_distribution_over_what_is_eligible(policy, case):
 
 
 @pytest.mark.parametrize("policy", POLICIES)
-@settings(deadline=None)
+@settings(deadline=None, max_examples=30)
 @given(case=cases())
 def test_the_floor_is_spread_evenly(policy, case):
     estimate, is_eligible = case
@@ -81,7 +81,7 @@ def test_the_floor_is_spread_evenly(policy, case):
 
 
 @pytest.mark.parametrize("policy", POLICIES)
-@settings(deadline=None)
+@settings(deadline=None, max_examples=30)
 @given(case=cases(), seed=st.integers(0, 2**16))
 def test_order_of_customers_and_treatments_does_not_matter(policy, case, seed):
     estimate, is_eligible = case
@@ -96,7 +96,7 @@ def test_order_of_customers_and_treatments_does_not_matter(policy, case, seed):
 
 
 @pytest.mark.parametrize("policy", POLICIES)
-@settings(deadline=None)
+@settings(deadline=None, max_examples=30)
 @given(case=cases())
 def test_a_candidate_that_nobody_may_have_changes_nothing(policy, case):
     estimate, is_eligible = case
@@ -108,7 +108,7 @@ def test_a_candidate_that_nobody_may_have_changes_nothing(policy, case):
     np.testing.assert_allclose(p[:, :-1], policy.probabilities(estimate, is_eligible), atol=1e-12)
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=30)
 @given(case=cases(), factor=st.floats(0.01, 100))
 def test_money_has_no_unit(case, factor):
     estimate, is_eligible = case
