@@ -33,7 +33,8 @@ BLUE, ORANGE, GREEN, RED, SKY, PINK, GREY, YELLOW = (
 CHANNEL: Mapping[str, str] = MappingProxyType(
     {"email": BLUE, "sms": ORANGE, "push": GREEN, "call": PINK, "budget": RED, "none": GREY, "organic": SKY}
 )
-_WHEEL = (BLUE, ORANGE, GREEN, PINK, SKY, RED, YELLOW, "#7570B3", "#A6761D", "#66A61E", "#1B9E9E", "#B2475D")
+_FIRST = (BLUE, ORANGE, GREEN, PINK, SKY, RED)
+_WHEEL = (*_FIRST, "#7570B3", "#A6761D", YELLOW, "#66A61E", "#1B9E9E", "#B2475D")
 MAX_TICKS = 16
 _PATTERN = ("", "/", "\\", "x", ".", "+", "-", "|")
 _MARK = ("circle", "square", "diamond", "triangle-up", "cross", "x", "star", "hexagon")
@@ -60,9 +61,11 @@ def colours(names: Iterable[str]) -> dict[str, str]:
     """
     out: dict[str, str] = {}
     distinct = list(dict.fromkeys(names))
-    free = [c for c in _WHEEL if c not in {CHANNEL[n] for n in distinct if n in CHANNEL}]
+    taken = {CHANNEL[name] for name in distinct if name in CHANNEL}
+    # Those told apart best go first; the others serve only once they are used up.
+    tiers = [[c for c in tier if c not in taken] for tier in (_FIRST, _WHEEL[len(_FIRST) :])]
     for name in sorted(n for n in distinct if n not in CHANNEL):
-        free = free or list(_WHEEL)
+        free = next((tier for tier in tiers if tier), list(_WHEEL))
         out[name] = free.pop(zlib.crc32(name.encode()) % len(free))
     return {name: CHANNEL.get(name) or out[name] for name in distinct}
 

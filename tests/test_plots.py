@@ -212,6 +212,17 @@ def test_colours_are_stable_for_channels_and_differ_within_a_figure(names: list[
     assert plots.colours(names[::-1]) == found
 
 
+def test_few_arms_get_the_colours_told_apart_best() -> None:
+    assert set(plots.colours(["policy", "random", "response"]).values()) <= {
+        plots.BLUE,
+        plots.ORANGE,
+        plots.GREEN,
+        plots.PINK,
+        plots.SKY,
+        plots.RED,
+    }
+
+
 def test_template_text_reads_on_white_and_on_black() -> None:
     def light(colour: str) -> float:
         parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
