@@ -1,0 +1,653 @@
+"""Can the readout be fooled, does it cover, and how fast is it: simulations and speed of experiments.
+
+Heavy ones on one idle core: peek about 60 s, coverage 90 s, decision 60 s, cube 4 minutes (10M users, and the
+peer if `NBA_PEER_TEA` names the Python of an environment with tea-tasting 1.14.0 and DuckDB).
+"""
+
+import json
+import multiprocessing
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from pathlib import Path
+
+import duckdb
+import numpy as np
+from numpy.typing import NDArray
+from scipy import special
+
+from benchmarks.record import Row, row
+from nba import settings
+from nba.experiments import adaptive, analyze, cube, planning, readout, sequential, srm
+from nba.experiments.cube import Metric, Sums
+from nba.experiments.decision import Verdict
+from nba.stats import wilson
+
+Array = NDArray[np.float64]
+DAYS, DAILY = 30, 1000
+PEER = Path(__file__).parent / "peers" / "tea.py"
+
+
+def _upper99(hits: float, n: int) -> float:
+    return wilson(hits, n, 0.98).upper
+
+
+def daily(kind: str, reps: int, days: int, effect: float, rng: np.random.Generator) -> tuple[Array, Array]:
+    """Simulate estimates and standard errors after each day, shapes (reps, days); 1,000 an arm a day."""
+    shape = (2, reps, days)
+    if kind == "normal":
+        first = rng.normal(size=shape) * np.sqrt(DAILY)
+        second = rng.chisquare(DAILY - 1, shape) + first**2 / DAILY
+    elif kind == "binary":
+        first = rng.binomial(DAILY, 0.05, shape).astype(float)
+        second = first.copy()
+    else:
+        buyers = rng.binomial(DAILY, 0.05, shape)
+        spent = rng.lognormal(3, 1, int(buyers.sum()))
+        at = np.repeat(np.arange(buyers.size), buyers.ravel())
+        first = np.bincount(at, spent, buyers.size).reshape(shape)
+        second = np.bincount(at, spent**2, buyers.size).reshape(shape)
+    n = DAILY * np.arange(1, days + 1)
+    first, second = first.cumsum(axis=2), second.cumsum(axis=2)
+    mean = first / n
+    variance = (second - first * mean) / (n - 1)
+    return mean[1] - mean[0] + effect, np.sqrt(variance.sum(axis=0) / n)
+
+
+def _crossed(kind: str, reps: int, bound: Array, seed: int, chunk: int = 2000) -> int:
+    rng = np.random.default_rng(seed)
+    hits = 0
+    for _ in range(reps // chunk):
+        effect, se = daily(kind, chunk, len(bound), 0.0, rng)
+        hits += int((np.abs(effect) > bound * se).any(axis=1).sum())
+    return hits
+
+
+def peek() -> list[Row]:
+    """Look every day, after every observation, and on after the end; about 60 s."""
+    looks = np.arange(1, DAYS + 1)
+    planned = sequential.spending_bounds(looks / DAYS)
+    always = sequential.sequence_bound(2.0 * DAILY * looks, 2.0 * DAILY * DAYS)
+    setting = "A/A, 30 daily looks, 1,000 users an arm a day, alpha 5%; value is the upper 99% bound"
+    out = []
+    for kind, reps in (("normal", 40_000), ("binary", 40_000), ("revenue", 60_000)):
+        for name, bound in (("", planned), ("_sequence", always)):
+            hits = _crossed(kind, reps, bound, seed=1)
+            text = f"{setting}; point {hits / reps:.4f}; {'confidence sequence' if name else 'planned test'}"
+            out.append(
+                row(
+                    f"peek.fpr_{kind}{name}",
+                    _upper99(hits, reps),
+                    "share",
+                    0.055,
+                    "<=",
+                    n=reps,
+                    conditions=text,
+                )
+            )
+    out.append(_every_observation())
+    longer = sequential.sequence_bound(2.0 * DAILY * np.arange(1, 2 * DAYS + 1), 2.0 * DAILY * DAYS)
+    hits = _crossed("normal", 20_000, longer, seed=2)
+    text = f"confidence sequence tuned to day 30, looked at daily to day 60; point {hits / 20_000:.4f}"
+    out.append(
+        row("peek.fpr_overrun", _upper99(hits, 20_000), "share", 0.055, "<=", n=20_000, conditions=text)
+    )
+    return out + _planned_power(planned)
+
+
+def _every_observation(pairs: int = 20_000, reps: int = 2000, chunk: int = 100) -> Row:
+    rng = np.random.default_rng(3)
+    n = np.arange(1, pairs + 1)
+    bound = sequential.sequence_bound(2.0 * n, 2.0 * pairs)[50:]
+    hits = 0
+    for _ in range(reps // chunk):
+        x = rng.normal(size=(2, chunk, pairs))
+        mean = x.cumsum(axis=2) / n
+        variance = ((x**2).cumsum(axis=2) / n - mean**2)[:, :, 50:] * (n / np.maximum(n - 1, 1))[50:]
+        se = np.sqrt(variance.sum(axis=0) / n[50:])
+        hits += int((np.abs(mean[1] - mean[0])[:, 50:] > bound * se).any(axis=1).sum())
+    text = f"confidence sequence, a look after every pair from 51 to {pairs}; point {hits / reps:.4f}"
+    return row(
+        "peek.fpr_every_observation", _upper99(hits, reps), "share", 0.055, "<=", n=reps, conditions=text
+    )
+
+
+def _planned_power(bound: Array, reps: int = 20_000) -> list[Row]:
+    mde = planning.detectable(1.0, DAILY * DAYS, DAILY * DAYS)
+    effect, se = daily("normal", reps, DAYS, mde, np.random.default_rng(4))
+    above = effect > bound * se
+    stop = np.where(above.any(axis=1), above.argmax(axis=1) + 1, DAYS)
+    text = "planned test at the 80% MDE of the fixed test, 30 looks"
+    return [
+        row("peek.power_planned", above.any(axis=1).mean(), "share", 0.76, ">=", n=reps, conditions=text),
+        row("peek.mean_stop", stop.mean(), "days", 23, "<=", n=reps, conditions=text),
+    ]
+
+
+def _sums(values: Array) -> Sums:
+    # values (cells, n, m): one cell each.
+    cells, n, _ = values.shape
+    shift = values[0].mean(axis=0)
+    x = values - shift
+    return Sums(np.full(cells, float(n)), shift, x.sum(axis=1), np.einsum("cni,cnj->cij", x, x))
+
+
+def _covered(
+    draw: Callable[[np.random.Generator, int, int], Array],
+    columns: list[int],
+    truth: float,
+    n: int,
+    seed: int,
+) -> tuple[float, int]:
+    rng = np.random.default_rng(seed)
+    reps, chunk, hits = 20_000, 1000, 0
+    for _ in range(reps // chunk):
+        values = np.concatenate([draw(rng, chunk, 0), draw(rng, chunk, 1)])
+        at = np.arange(chunk)
+        found = analyze.compare(_sums(values), np.array([columns]), at + chunk, at)
+        hits += int(((found.lower <= truth) & (truth <= found.upper)).sum())
+    return hits / reps, reps
+
+
+def coverage() -> list[Row]:
+    """Cover the truth: means, ratios, CUPED, binary, any look, adaptive data; about 90 s."""
+    n = 200
+
+    def mean(rng: np.random.Generator, chunk: int, arm: int) -> Array:
+        return rng.gamma(2, 1, (chunk, n, 1)) + 0.1 * arm
+
+    def binary(rng: np.random.Generator, chunk: int, arm: int) -> Array:
+        return (rng.random((chunk, n, 1)) < 0.1 + 0.03 * arm).astype(float)
+
+    def cuped(rng: np.random.Generator, chunk: int, arm: int) -> Array:
+        level = rng.normal(size=(chunk, n))
+        x, y = (np.exp(0.7 * (level + 0.6 * rng.normal(size=(chunk, n)))) for _ in range(2))
+        return np.stack([y + 0.2 * arm, x], axis=2)
+
+    out = []
+    cases = (("mean", mean, [0, -1, -1, -1], 0.1), ("binary", binary, [0, -1, -1, -1], 0.03))
+    for name, draw, columns, truth in (*cases, ("cuped", cuped, [0, -1, 1, -1], 0.2)):
+        value, reps = _covered(draw, columns, truth, n, seed=5)
+        out.append(
+            row(f"coverage.{name}", value, "share", (0.94, 0.96), "in", n=reps, conditions=f"{n} an arm")
+        )
+    value, reps = _covered(_sessions(n, 0.3), [0, 1, -1, -1], 0.3 * 0.2, n, seed=6)
+    out.append(row("coverage.ratio", value, "share", (0.94, 0.96), "in", n=reps, conditions=f"{n} an arm"))
+    return [*out, _coverage_sequence(), *_coverage_adaptive()]
+
+
+def _sessions(n: int, lift: float) -> Callable[[np.random.Generator, int, int], Array]:
+    # Clicks per session: users differ in how much they come and how much they click.
+    def draw(rng: np.random.Generator, chunk: int, arm: int) -> Array:
+        sessions = 1 + rng.poisson(rng.gamma(1, 3, (chunk, n)))
+        rate = rng.beta(2, 8, (chunk, n)) * (1 + lift * arm)
+        return np.stack([rng.binomial(sessions, rate), sessions], axis=2).astype(float)
+
+    return draw
+
+
+def ratio_aa() -> list[Row]:
+    """Test a ratio metric against itself, 500 users an arm; about 10 s."""
+    rng = np.random.default_rng(7)
+    hits, reps, chunk = 0, 40_000, 1000
+    for _ in range(reps // chunk):
+        values = np.concatenate([_sessions(500, 0.0)(rng, chunk, 0) for _ in range(2)])
+        at = np.arange(chunk)
+        found = analyze.compare(_sums(values), np.array([[0, 1, -1, -1]]), at + chunk, at)
+        hits += int((found.p_value < 0.05).sum())
+    return [
+        row("ratio.aa", hits / reps, "share", (0.045, 0.055), "in", n=reps, conditions="500 users an arm")
+    ]
+
+
+def _coverage_sequence(reps: int = 20_000) -> Row:
+    looks = np.arange(1, DAYS + 1)
+    bound = sequential.sequence_bound(2.0 * DAILY * looks, 2.0 * DAILY * DAYS)
+    truth = 0.02
+    effect, se = daily("normal", reps, DAYS, truth, np.random.default_rng(8))
+    held = (np.abs(effect - truth) <= bound * se).all(axis=1).mean()
+    return row("coverage.sequence", held, "share", 0.95, ">=", n=reps, conditions="all of 30 daily looks")
+
+
+def best_chance(mean: Array, se: Array) -> Array:
+    """Give Thompson's probability that each of the last axis is best, for normal beliefs."""
+    nodes, weights = np.polynomial.hermite_e.hermegauss(24)
+    k = mean.shape[-1]
+    out = np.empty_like(mean)
+    for a in range(k):
+        at = mean[..., a, None] + se[..., a, None] * nodes
+        product = np.ones_like(at)
+        for b in (b for b in range(k) if b != a):
+            product *= special.ndtr((at - mean[..., b, None]) / se[..., b, None])
+        out[..., a] = product @ weights / np.sqrt(2 * np.pi)
+    return out / out.sum(axis=-1, keepdims=True)
+
+
+def bandit(
+    truth: Array, batches: int, size: int, floor: float, reps: int, rng: np.random.Generator
+) -> tuple[Array, NDArray[np.int64], NDArray[np.int64], Array]:
+    """Run batched Thompson sampling by segment; truth (segments, actions).
+
+    Returns:
+        Rewards, segments, actions (reps, batches, size), probabilities (reps, batches, segments, actions).
+    """
+    g, k = truth.shape
+    count, total = np.zeros((reps, g, k)), np.zeros((reps, g, k))
+    shape = (reps, batches, size)
+    reward, segment, action = np.empty(shape), np.empty(shape, np.int64), np.empty(shape, np.int64)
+    p = np.empty((reps, batches, g, k))
+    base = np.arange(reps)[:, None] * g * k
+    for b in range(batches):
+        belief = total / np.maximum(count, 1), 1 / np.sqrt(np.maximum(count, 0.01))
+        p[:, b] = floor + (1 - k * floor) * best_chance(*belief)
+        seg = rng.integers(0, g, (reps, size))
+        chances = np.take_along_axis(p[:, b], seg[:, :, None], axis=1).cumsum(axis=2)
+        act = np.minimum((rng.random((reps, size, 1)) > chances).sum(axis=2), k - 1)
+        got = truth[seg, act] + rng.normal(size=(reps, size))
+        at = (base + seg * k + act).ravel()
+        count += np.bincount(at, minlength=reps * g * k).reshape(reps, g, k)
+        total += np.bincount(at, got.ravel(), reps * g * k).reshape(reps, g, k)
+        reward[:, b], segment[:, b], action[:, b] = got, seg, act
+    return reward, segment, action, p
+
+
+def adaptive_coverage(
+    truth: Array, batches: int, size: int, floor: float, reps: int, seed: int
+) -> tuple[float, float]:
+    """Give the coverage of action 1 against 0 by the final estimate, and by the monitor at all looks."""
+    rng = np.random.default_rng(seed)
+    reward, segment, action, p = bandit(truth, batches, size, floor, reps, rng)
+    batch = np.repeat(np.arange(batches), size)
+    k = truth.shape[1]
+    goal = float((truth[:, 1] - truth[:, 0]).mean())
+    target = np.zeros((batches * size, k))
+    target[:, 1], target[:, 0] = 1.0, -1.0
+    hits = all_looks = 0
+    for r in range(reps):
+        y, s, a = reward[r].ravel(), segment[r].ravel(), action[r].ravel()
+        model = adaptive.lagged_means(y, a, batch, k, s)
+        log = adaptive.Log(y, a, p[r][batch, s], batch, model)
+        found = adaptive.final(log, target)
+        watched = adaptive.monitor(log, target, planned=float(batches * size))
+        hits += found.lower <= goal <= found.upper
+        all_looks += bool(((watched.lower <= goal) & (goal <= watched.upper)).all())
+    return hits / reps, all_looks / reps
+
+
+def _coverage_adaptive() -> list[Row]:
+    out = []
+    null, gap = np.array([[0.0, 0.0]]), np.array([[0.0, 0.1]])
+    text = "Thompson sampling, 25 batches of 100, floor 5%, action 1 against 0; "
+    pair = [adaptive_coverage(truth, 25, 100, 0.05, 4000, seed=9) for truth in (null, gap)]
+    for name, (value, always) in zip(("no effect", "gap 0.1"), pair):
+        slug = name.replace(" ", "_").replace(".", "")
+        out.append(
+            row(
+                f"coverage.adaptive_{slug}",
+                value,
+                "share",
+                (0.94, 0.96),
+                "in",
+                n=4000,
+                conditions=text + name,
+            )
+        )
+        out.append(
+            row(f"coverage.monitor_{slug}", always, "share", 0.95, ">=", n=4000, conditions="at all batches")
+        )
+    both = float(np.mean([value for value, _ in pair]))
+    out.append(row("coverage.adaptive", both, "share", (0.94, 0.96), "in", n=8000, conditions=text + "both"))
+    truth = 0.3 * np.array([[0, 1, 2, 3], [3, 2, 1, 0], [1, 3, 0, 2], [2, 0, 3, 1.0]])
+    value, always = adaptive_coverage(truth, 30, 400, 0.05, 2500, seed=10)
+    text = "4 segments x 4 actions, 30 batches of 400, floor 5%"
+    out.append(
+        row("coverage.adaptive_contextual", value, "share", (0.94, 0.96), "in", n=2500, conditions=text)
+    )
+    out.append(row("coverage.monitor_contextual", always, "share", 0.95, ">=", n=2500, conditions=text))
+    return out
+
+
+def mismatch() -> list[Row]:
+    """Look for SRM daily, 2,000 users a day to 60,000; about 10 s."""
+    rng = np.random.default_rng(11)
+    reps, out = 20_000, []
+    half = np.array([0.5, 0.5])
+    for name, share, target, direction in (("false_alarm", 0.5, 0.011, "<="), ("detection", 0.51, 0.9, ">=")):
+        first = rng.binomial(2000, share, (reps, DAYS)).cumsum(axis=1)
+        counts = np.stack([first, 2000 * np.arange(1, DAYS + 1) - first], axis=2).astype(float)
+        looks = np.moveaxis(counts, 0, 1)  # every repetition as a "stratum" would multiply; so one by one
+        alarm = np.array([srm.sequential(looks[:, r], half)[-1] < srm.SEQUENTIAL_ALARM for r in range(reps)])
+        statistic = (
+            ((counts - counts.sum(axis=2, keepdims=True) / 2) ** 2).sum(axis=2) / counts.sum(axis=2) * 2
+        )
+        single = (special.chdtrc(1, statistic) < srm.ALARM).any(axis=1)
+        text = f"share {share}, 30 daily looks, 60,000 users"
+        out.append(
+            row(
+                f"srm.{name}",
+                alarm.mean(),
+                "share",
+                target,
+                direction,
+                n=reps,
+                conditions=f"sequential at 1%; {text}",
+            )
+        )
+        out.append(
+            row(
+                f"srm.{name}_chi2",
+                single.mean(),
+                "share",
+                None,
+                direction,
+                n=reps,
+                conditions=f"chi-square at 0.001; {text}",
+            )
+        )
+    return out
+
+
+def segments() -> list[Row]:
+    """Claim nothing from 5 metrics x 20 segments of an A/A test; about 20 s."""
+    rng = np.random.default_rng(12)
+    reps, n, metrics, parts = 8000, 500, 5, 20
+    wrong = 0
+    columns = np.array([[i, -1, -1, -1] for i in range(metrics)])
+    for _ in range(reps):
+        shared = rng.normal(size=(2 * parts, 1))
+        mean = (np.sqrt(0.5) * shared + np.sqrt(0.5) * rng.normal(size=(2 * parts, metrics))) / np.sqrt(n)
+        second = np.full((2 * parts, metrics, metrics), np.nan)
+        squares = rng.chisquare(n - 1, (2 * parts, metrics)) + n * mean**2
+        second[:, range(metrics), range(metrics)] = squares
+        second = np.nan_to_num(second)
+        sums = Sums(np.full(2 * parts, float(n)), np.zeros(metrics), n * mean, second)
+        found = analyze.compare(sums, columns, np.arange(parts), np.arange(parts, 2 * parts))
+        wrong += bool((analyze.correct(found.p_value, "holm").p_value < 0.05).any())
+    text = "any claim, Holm over all 100; metrics correlated 0.5, 500 customers an arm and segment"
+    return [row("fwer.segments", wrong / reps, "share", 0.055, "<=", n=reps, conditions=text)]
+
+
+def _declared(planned_effect: float, margin: float) -> settings.Experiment:
+    start = datetime(2026, 1, 1, tzinfo=UTC)
+    guards = [
+        settings.Measured(name=f"guard{i}", numerator="returns", role="guardrail", margin=margin)
+        for i in (1, 2)
+    ]
+    first = settings.Measured(
+        name="margin", numerator="margin", role="primary", planned_effect=planned_effect
+    )
+    return settings.Experiment(
+        metrics=(first, *guards), starts_at=start, ends_at=start + timedelta(days=DAYS), look_days=1
+    )
+
+
+def verdicts(primary: float, guard: float, reps: int, seed: int) -> dict[str, int]:
+    """Count the verdicts of the whole rule; effects in units of the 80% MDE and of the margin."""
+    mde = planning.detectable(1.0, DAILY * DAYS, DAILY * DAYS)
+    margin = 2 * mde
+    experiment = _declared(mde, margin)
+    looks = [experiment.starts_at + timedelta(days=d + 1) for d in range(DAYS)]  # type: ignore[operator]
+    rng = np.random.default_rng(seed)
+    days = np.arange(1, DAYS + 1)
+    always = sequential.sequence_bound(2.0 * DAILY * days, 2.0 * DAILY * DAYS)
+    bound = np.stack([sequential.spending_bounds(days / DAYS), always, always])
+    truth = np.array([primary * mde, guard * margin, 0.0])
+    drawn = [daily("normal", reps, DAYS, float(t), rng) for t in truth]
+    effect, se = (np.stack(x, axis=1) for x in zip(*drawn))
+    ones = np.ones_like(bound)
+    count: dict[str, int] = {}
+    for r in range(reps):
+        half = bound * se[r]
+        path = readout.Path(effect[r], se[r], bound, effect[r] - half, effect[r] + half, ones, bound)
+        verdict = readout.judge(experiment, path, looks).verdict.value
+        count[verdict] = count.get(verdict, 0) + 1
+    return count
+
+
+def decisions() -> list[Row]:
+    """Run the whole decision rule on experiments that should not ship; about 60 s."""
+    out, worst, reps = [], 0.0, 4000
+    cases = (("no effect", 0.0, 0.0), ("harm", -0.5, 0.0), ("guardrail at its margin", 1.5, -1.0))
+    for i, (name, primary, guard) in enumerate(cases):
+        count = verdicts(primary, guard, reps, seed=13 + i)
+        worst = max(worst, count.get(Verdict.SHIP.value, 0) / reps)
+        out.append(
+            row(
+                f"decision.ship_{name.replace(' ', '_')}",
+                count.get(Verdict.SHIP.value, 0) / reps,
+                "share",
+                0.05,
+                "<=",
+                n=reps,
+                conditions=json.dumps(count),
+            )
+        )
+    good = verdicts(1.0, 0.0, reps, seed=20)
+    out.append(
+        row(
+            "decision.right_ship",
+            good.get(Verdict.SHIP.value, 0) / reps,
+            "share",
+            None,
+            ">=",
+            n=reps,
+            conditions=f"primary at its planned effect; {json.dumps(good)}",
+        )
+    )
+    text = "worst of: " + ", ".join(name for name, _, _ in cases)
+    return [row("decision.wrong_ship", worst, "share", 0.05, "<=", n=reps, conditions=text), *out]
+
+
+METRICS = (*(Metric(f"y{i}", None, f"x{i}") for i in (1, 2, 3, 4)), Metric("num", "den", "wn", "wd"))
+_USERS = """create table users as
+with b as (select i, random() a, random() b, random() c, random() d, random() e, random() f, random() g
+    from range({n}) t(i))
+select i as unit, (hash(i) % 2)::utinyint as variant, (hash(i * 7 + 3) % 20)::utinyint as segment,
+    -ln(a) * 10 as x1, -ln(a) * 6 - ln(b) * 4 as y1, -ln(c) * 20 as x2, -ln(c) * 5 - ln(d) * 20 as y2,
+    e * 100 as x3, e * 50 + f * 80 as y3, floor(-ln(g) * 3) as x4, floor(-ln(g) * 2 + a * 2) as y4,
+    floor(1 + d * 5) as wd, floor(1 + d * 4 + b * 2) as den, floor(d * 3) as wn, floor(d * 2 + c * 2) as num
+from b"""
+
+
+def _clocked(work: Callable[[], object]) -> float:
+    begun = time.perf_counter()
+    work()
+    return time.perf_counter() - begun
+
+
+def page(made: cube.Cube) -> analyze.Effects:
+    """Compute all of a page from a cube of variant x segment: 5 metrics x (all + 20 segments)."""
+    segment = np.array(made.keys["segment"].to_pylist())
+    variant = np.array(made.keys["variant"].to_pylist())
+    parts = int(segment.max()) + 1
+    by_arm = made.sums.gather(variant, 2)
+    whole = Sums(
+        *(np.concatenate([a, b]) if i != 1 else a for i, (a, b) in enumerate(zip(made.sums, by_arm)))
+    )
+    place = {(v, s): i for i, (v, s) in enumerate(zip(variant.tolist(), segment.tolist()))}
+    treated = np.array([len(segment) + 1, *(place[1, s] for s in range(parts))])
+    control = np.array([len(segment), *(place[0, s] for s in range(parts))])
+    found = analyze.compare(whole, cube.columns_of(METRICS, made.variables), treated, control)
+    analyze.correct(found.p_value[:, 1:], "holm")
+    for i in range(len(METRICS)):
+        analyze.heterogeneity(found.effect[i, 1:], found.se[i, 1:])
+    return found
+
+
+def _own_worker(path: str, pipe: "multiprocessing.connection.Connection") -> None:
+    # A process of its own, so that its peak memory is its own.
+    connection = duckdb.connect(path, read_only=True, config={"threads": 2, "memory_limit": "300MB"})
+    variables = cube.variables_of(METRICS)
+    scan = f"select variant, segment, {', '.join(f'sum({v})' for v in variables)} from users group by 1, 2"
+    made = None
+    while (command := pipe.recv()) != "stop":
+        if command == "own":
+            begun = time.perf_counter()
+            made = cube.build(connection, "users", ["variant", "segment"], METRICS)
+            page(made)
+            pipe.send(time.perf_counter() - begun)
+        elif command == "scan":
+            pipe.send(_clocked(lambda: connection.execute(scan).fetchall()))
+        elif command == "page":
+            assert made is not None
+            pipe.send(min(_clocked(partial(page, made)) for _ in range(20)))
+        elif command == "effects":
+            assert made is not None
+            pipe.send(page(made).effect.tolist())
+    pipe.send(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6)
+
+
+def cube_speed(n: int = 10_000_000, rounds: int = 5) -> list[Row]:
+    """Time the cube against a scan and tea-tasting on one DuckDB file, interleaved; about 3 minutes."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = f"{folder}/users.duckdb"
+        with duckdb.connect(path, config={"threads": 2}) as connection:
+            connection.execute("select setseed(0.5)").fetchall()
+            connection.execute(_USERS.format(n=n)).fetchall()
+        context = multiprocessing.get_context("spawn")
+        here, there = context.Pipe()
+        child = context.Process(target=_own_worker, args=(path, there))
+        child.start()
+        python = os.environ.get("NBA_PEER_TEA", "")
+        peer = _Peer(python, path) if python else None
+        times: dict[str, list[float]] = {"own": [], "scan": [], "composite": [], "loop": []}
+        for number in range(rounds + 1):
+            now = {}
+            for name in ("own", "scan"):
+                here.send(name)
+                now[name] = here.recv()
+            if peer is not None:
+                now["composite"] = peer.ask("composite")
+                now["loop"] = peer.ask("loop") if number < 3 else np.nan
+            if number:  # the first round warms up
+                for name, value in now.items():
+                    times[name].append(value)
+        here.send("page")
+        page_seconds = here.recv()
+        if peer is not None:
+            here.send("effects")
+            assert np.allclose(np.array(here.recv()), np.array(peer.effects()), rtol=1e-7)
+            peer.stop()
+        here.send("stop")
+        peak = here.recv()
+        child.join()
+
+    def against(name: str) -> float:
+        own = np.array(times["own"])
+        other = np.array(times[name]) if times[name] else np.full(len(own), np.nan)
+        return float(np.nanmedian(other / own)) if np.isfinite(other).any() else float("nan")
+
+    shown = {name: [round(x, 2) for x in values] for name, values in times.items()}
+    text = f"{n:,} users, 5 metrics with CUPED, overall and 20 segments; seconds by round {json.dumps(shown)}"
+    more = {"n": n, "seeds": rounds, "conditions": text}
+    tea = "tea-tasting 1.14.0"
+    return [
+        row("cube.vs_tea_composite", against("composite"), "ratio", 1.8, ">=", peer=tea, **more),
+        row("cube.vs_tea_loop", against("loop"), "ratio", 12, ">=", peer=tea, **more),
+        row("cube.vs_scan", 1 / against("scan"), "ratio", 2, "<=", peer="sums of the same columns", **more),
+        row("cube.peak_gb", peak, "GB", 0.6, "<=", **more),
+        row("cube.page_ms", 1000 * page_seconds, "ms", 20, "<=", **more),
+    ]
+
+
+class _Peer:
+    """tea-tasting in its own environment, asked over pipes."""
+
+    def __init__(self, python: str, path: str) -> None:
+        self._process = subprocess.Popen(
+            [python, str(PEER), path], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+
+    def ask(self, command: str) -> float:
+        return float(self._send(command))
+
+    def effects(self) -> list[list[float]]:
+        out: list[list[float]] = json.loads(self._send("effects"))
+        return out
+
+    def stop(self) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        self._process.wait()
+
+    def _send(self, command: str) -> str:
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        print(command, file=self._process.stdin, flush=True)
+        line = self._process.stdout.readline()
+        if not line:
+            raise RuntimeError(f"the peer ended during {command!r}")
+        return line
+
+
+def precision(n: int = 2_000_000) -> list[Row]:
+    """Compare the variance of values near a million with spread 1 to extended precision; about 3 s."""
+    values = 1e6 + np.random.default_rng(21).normal(size=n)
+    with duckdb.connect() as connection:
+        connection.register("rows", {"arm": np.zeros(n, np.int8), "y": values})
+        made = cube.build(connection, "rows", ["arm"], [Metric("y")])
+    exact = np.longdouble(values)
+    truth = ((exact - exact.mean()) ** 2).sum() / (n - 1)
+    error = abs(float(made.sums.covariance()[0, 0, 0] / truth - 1))
+    return [row("cube.variance_error", error, "relative", 1e-9, "<=", n=n, conditions="mean / sd = 1e6")]
+
+
+def cube_day(n: int = 10_000_000, events: int = 1_000_000) -> list[Row]:
+    """Take one further day into the cube, against a rebuild from 30 days of events; about 2 minutes."""
+    outcomes = ("y1", "y2", "y3", "y4", "num", "den")
+    summed = ", ".join(f"sum({v}) as {v}" for v in outcomes)
+    with tempfile.TemporaryDirectory() as folder:
+        connection = duckdb.connect(f"{folder}/e.duckdb", config={"threads": 2, "memory_limit": "2GB"})
+        run = lambda sql: connection.execute(sql).fetchall()  # noqa: E731
+        run("select setseed(0.5)")
+        run(_USERS.format(n=n))
+        run(
+            f"create table events as select (random() * {n - 1})::bigint as unit, d as day,"
+            " random() * 3 as y1,"
+            " random() * 4 as y2, random() * 5 as y3, 1.0::double as y4, floor(random() * 2) as num,"
+            f" 1.0::double as den from (from range(30) u(d), range({events}) t(i) order by d)"
+        )
+
+        def rebuild(name: str, last: int) -> cube.Cube:
+            filled = ", ".join(f"coalesce(s.{v}, 0) as {v}" for v in outcomes)
+            users = f"select * exclude ({', '.join(outcomes)}) from users"
+            by_unit = f"select unit, {summed} from events where day <= {last} group by unit"
+            joined = f"select u.*, {filled} from ({users}) u left join ({by_unit}) s using (unit)"
+            run(f"create table {name} as {joined}")
+            return cube.build(connection, name, ["variant", "segment"], METRICS)
+
+        before = rebuild("totals", 28)
+        begun = time.perf_counter()
+        day = f"select unit, {summed} from events where day = 29 group by unit"
+        after = cube.advance(connection, before, "totals", day, METRICS, outcomes)
+        one_day = time.perf_counter() - begun
+        begun = time.perf_counter()
+        whole = rebuild("again", 29)
+        again = time.perf_counter() - begun
+        apart = np.nanmax(np.abs(after.sums.covariance() / whole.sums.covariance() - 1))
+        connection.close()
+    assert apart < 1e-8, apart
+    text = f"day 30 of {events:,} events a day, {n:,} users: {one_day:.1f} s against {again:.1f} s"
+    text += f"; covariances apart by {apart:.1e}"
+    return [row("cube.day_vs_rebuild", one_day / again, "ratio", 0.125, "<=", n=30 * events, conditions=text)]
+
+
+BENCHMARKS = {
+    "experiments.peek": peek,
+    "experiments.coverage": coverage,
+    "experiments.ratio": ratio_aa,
+    "experiments.srm": mismatch,
+    "experiments.segments": segments,
+    "experiments.decision": decisions,
+    "experiments.precision": precision,
+    "experiments.cube": cube_speed,
+    "experiments.cube_day": cube_day,
+}
+if __name__ == "__main__":
+    sys.exit("run `python -m benchmarks experiments.peek` and the like")
