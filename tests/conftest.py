@@ -1,0 +1,59 @@
+"""Fixtures shared by areas: a tracking store of the tests' own, and a small world that was played."""
+
+import fcntl
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+
+ROOT = Path(__file__).parents[1]
+CUSTOMERS, BATCHES, SEED = 1_500, 4, 3
+
+
+@pytest.fixture(scope="session")
+def shared(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
+    """A folder that all workers of this run share."""
+    base = tmp_path_factory.getbasetemp()
+    return base if worker_id == "master" else base.parent
+
+
+@pytest.fixture(scope="session", autouse=True)
+def tracking_store(shared: Path) -> Iterator[str]:
+    """No test writes to the checkout's MLflow store."""
+    before = os.environ.get("MLFLOW_TRACKING_URI")
+    uri = f"sqlite:///{shared / 'mlruns' / 'mlflow.db'}"
+    (shared / "mlruns").mkdir(exist_ok=True)
+    os.environ["MLFLOW_TRACKING_URI"] = uri
+    yield uri
+    if before is None:
+        del os.environ["MLFLOW_TRACKING_URI"]
+    else:
+        os.environ["MLFLOW_TRACKING_URI"] = before
+
+
+@pytest.fixture(scope="session")
+def small_demo(shared: Path, tracking_store: str) -> Path:
+    """A small world, played through the whole loop once per run; read it, do not change it."""
+    from pipelines import demo
+    from pipelines.progress import silent
+
+    workspace = shared / "small-demo"
+    with (shared / "small-demo.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (workspace / "played").is_file():
+            demo.run_loop(workspace, CUSTOMERS, BATCHES, SEED, progress=silent())
+            (workspace / "played").touch()
+    return workspace
+
+
+@pytest.fixture(scope="session")
+def data() -> Path:
+    """Folder of the public data sets; tests that need it are skipped where it is absent."""
+    folder = Path(os.environ.get("NBA_DATA", ROOT.parent / "shared" / "data"))
+    if not folder.is_dir():
+        pytest.skip(f"the public data sets are not in {folder}; set NBA_DATA to their folder")
+    return folder

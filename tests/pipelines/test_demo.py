@@ -1,0 +1,150 @@
+import os
+import shutil
+import subprocess
+import sys
+from datetime import timedelta
+from pathlib import Path
+
+import numpy as np
+import pyarrow.compute as pc
+import pytest
+
+from nba.histories.simulated import World
+from nba.history import History
+from nba.serving import delivery
+from pipelines import decide, demo, ingest, simulate
+
+# by hand
+
+
+def test_the_loop_leaves_every_table_and_breaks_no_law(small_demo: Path) -> None:
+    history = History.read(small_demo)
+    for name in ("decisions", "choices", "outcomes", "effects", "credits", "clv", "policy_values", "batches"):
+        assert history.table(name).num_rows > 0, name
+    assert history.broken_laws() == []
+
+
+def test_a_model_decides_once_outcomes_have_closed(small_demo: Path) -> None:
+    decisions = History.read(small_demo).table("decisions").to_pandas()
+    of_policy = decisions[decisions["arm"] == "policy"].groupby("batch_id")["policy_id"].unique()
+    assert "uniform-start" in of_policy.iloc[0][0]
+    assert of_policy.iloc[-1][0].startswith("softmax")
+
+
+def test_delivered_batches_verify(small_demo: Path) -> None:
+    folders = sorted((small_demo / "decisions").glob("batch_id=*"))
+    assert len(folders) == 4
+    for folder in folders:
+        delivery.verify(folder)
+
+
+def test_the_result_sets_measured_beside_true(small_demo: Path) -> None:
+    result = demo.demo(small_demo, 1_500, 4, 3)
+    rows = {row["who decides"]: row for row in result.rows}
+    assert list(rows) == [
+        "the policy",
+        "random eligible",
+        "response-greedy",
+        "the oracle (knows every effect)",
+    ]
+    true = demo.true_values(small_demo)
+    assert rows["the policy"]["true"] == true["policy"].value
+    assert true["holdout"].value == 0
+    assert rows["the oracle (knows every effect)"]["true"] > max(
+        true[a].value for a in ("random", "response")
+    )
+    for name in ("the policy", "random eligible", "response-greedy"):
+        assert rows[name]["from"] < rows[name]["measured"] < rows[name]["to"]
+
+
+# laws
+
+
+def test_the_hidden_truth_changes_no_decision(small_demo: Path, tmp_path: Path) -> None:
+    """Multiply all hidden effects by -10 after the past has been written: the next batch is the same."""
+    at = World.load(small_demo / simulate.FOLDER).start + timedelta(weeks=4)
+    found = []
+    for factor in (1.0, -10.0):
+        workspace = tmp_path / f"truth{factor:g}"
+        shutil.copytree(small_demo, workspace)
+        folder = workspace / simulate.FOLDER
+        World.load(folder).with_truth(factor).save(folder)
+        ingest.ingest(workspace)
+        decide.decide(workspace, at, "next")
+        decisions = History.read(workspace).table("decisions")
+        found.append(decisions.filter(pc.equal(decisions["batch_id"], "next")).sort_by("decision_id"))
+    assert found[0].num_rows > 1000
+    assert found[0].equals(found[1])
+    assert any(name != "none" for name in found[0]["treatment_id"].to_pylist())
+
+
+def test_stopped_anywhere_the_loop_goes_on_to_the_same_decisions(small_demo: Path, tmp_path: Path) -> None:
+    """Ctrl-C at several steps of a small loop: running it again ends where an undisturbed run ends."""
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    from pipelines.progress import silent
+
+    class Stops:
+        def __init__(self, after: int) -> None:
+            self.left = after
+
+        def step(self, text: str, total: float | None = None) -> object:
+            return self._count
+
+        def _count(self, amount: float) -> None:
+            self.left -= 1
+            if self.left == 0:
+                raise KeyboardInterrupt
+
+    demo.run_loop(whole, 600, 2, 5, progress=silent())
+    for after in (1, 4, 6, 7):
+        with pytest.raises(KeyboardInterrupt):
+            demo.run_loop(stopped, 600, 2, 5, progress=Stops(after))
+    demo.run_loop(stopped, 600, 2, 5, progress=silent())
+    columns = ["decision_id", "treatment_id", "p_action", "reason"]
+    one, two = (
+        History.read(folder).table("decisions").select(columns).sort_by("decision_id")
+        for folder in (whole, stopped)
+    )
+    assert one.equals(two)
+
+
+# the command
+
+
+def _nba(*words: str, **env: str) -> subprocess.CompletedProcess[str]:
+    command = [str(Path(sys.executable).with_name("nba")), *words]
+    return subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, **env})
+
+
+def test_mistakes_end_in_one_message_and_a_code(tmp_path: Path) -> None:
+    found = _nba("ingest", str(tmp_path))
+    assert found.returncode == 1
+    assert "nba.toml does not exist" in found.stderr
+    assert "Traceback" not in found.stderr
+    assert _nba("decide", str(tmp_path), "--at", "yesterday").returncode == 1
+    assert _nba("bogus").returncode == 2
+
+
+def test_help_names_the_steps_in_order() -> None:
+    text = _nba("--help").stdout
+    places = [
+        text.index(f"│ {name} ") for name in ("simulate", "ingest", "train", "decide", "feedback", "analyze")
+    ]
+    assert places == sorted(places)
+
+
+# recovery
+
+
+def test_measured_effects_cover_the_truth(small_demo: Path) -> None:
+    """Every arm's measured effect lies within 3 standard errors of its true value."""
+    effects = History.read(small_demo).table("effects").to_pylist()
+    true = demo.true_values(small_demo)
+    checked = 0
+    for row in effects:
+        if row["metric"] == "margin" and row["segment"] == "all" and row["arm"] in true:
+            se = (row["upper"] - row["lower"]) / (2 * 1.96)
+            assert abs(row["effect"] - true[row["arm"]].value) < 3 * se + 1e-9
+            checked += 1
+    assert checked >= 2
+    assert np.isfinite([value.value for value in true.values()]).all()
