@@ -1,11 +1,11 @@
-"""Open the app on a workspace."""
+"""Open the app, or MLflow's pages, on a workspace."""
 
 import os
 import subprocess
 import sys
 from pathlib import Path
 
-from nba import settings
+from nba import settings, tracking
 from nba.errors import NbaError
 
 HOME = Path(__file__).parents[1] / "app" / "Home.py"
@@ -45,4 +45,27 @@ def run(workspace: Path, port: int) -> None:
         raise NbaError(
             f"the app ended with code {code}; expected it to serve port {port}",
             f"If the port is taken, name another: `nba app {workspace} --port {port + 1}`.",
+        )
+
+
+def run_mlflow(workspace: Path, port: int) -> None:
+    """Serve MLflow's pages on the workspace's store until interrupted.
+
+    Args:
+        workspace: Folder of the workspace.
+        port: Port on this machine.
+
+    Raises:
+        NbaError: when the store is a server of its own, or holds nothing yet, or the port cannot be served.
+    """
+    store = tracking.setup(settings.read(workspace), workspace)
+    if store.database is None:
+        raise NbaError(f"the store is {store.tracking}; expected a local one", "Open that address instead.")
+    if not store.database.is_file():
+        raise NbaError(f"{store.database} does not exist yet", "Run `nba train` first.")
+    options = ["--backend-store-uri", store.tracking, "--host", "127.0.0.1", "--port", str(port)]
+    code = subprocess.run([sys.executable, "-m", "mlflow", "server", *options], check=False).returncode  # noqa: S603
+    if code not in (0, 130, -2):
+        raise NbaError(
+            f"MLflow ended with code {code}; expected it to serve port {port}", "Try another --port."
         )

@@ -245,6 +245,50 @@ def evaluate(workspace: WorkspaceArg, at: AtOption = None) -> None:
     _show("Reward per decision", values.select(columns).to_pylist())
 
 
+@app.command()
+def overview(workspace: WorkspaceArg, at: AtOption = None) -> None:
+    """Gather what the app shows into small tables."""
+    from pipelines import overview as step
+
+    report = _run(lambda progress: step.overview(workspace, _moment(at), progress=progress))
+    _show("Gathered for the app", report.rows)
+
+
+@app.command()
+def hillstrom(
+    workspace: Annotated[Path, typer.Argument(help="Folder to make.")] = Path("workspaces/hillstrom"),
+    data: Annotated[
+        Path | None, typer.Option("--data", help="The public CSV file.", show_default=False)
+    ] = None,
+) -> None:
+    """Run Hillstrom's public e-mail test: learn on one half, judge on the other, decide for everyone."""
+    from pipelines import hillstrom as step
+
+    given = _given(
+        data, "the MineThatData e-mail challenge file (Kevin Hillstrom, 2008), a CSV of 64,000 rows"
+    )
+    result = _run(lambda progress: step.hillstrom(workspace, given, progress=progress))
+    _show("Per customer of the half that was not learnt from, with 95% intervals", result.rows)
+    _show(f"Decided for everyone: batch {result.batch.batch_id}", result.batch.rows)
+    out.print(f"Delivered to {result.batch.folder}")
+
+
+def _given(data: Path | None, what: str) -> Path:
+    if data is None:
+        raise NbaError(
+            f"--data is missing; expected the path of {what}", "Fetch the file and name it with --data."
+        )
+    return data
+
+
+@app.command()
+def mlflow(workspace: WorkspaceArg = Path("workspaces/demo"), port: int = 5000) -> None:
+    """Open MLflow's pages on the store of a workspace."""
+    from pipelines import app as step
+
+    step.run_mlflow(workspace, port)
+
+
 @app.command(name="app")
 def open_app(
     workspace: WorkspaceArg = Path("workspaces/demo"),
