@@ -1,5 +1,6 @@
 """Which features move the models, and by how much: SHAP values of the served trees and of the effects."""
 
+import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -72,8 +73,10 @@ def explain(scorer: Scorer, examples: pa.Table) -> Explanation:
     column = np.maximum(scorer.coding.columns(rows["treatment_id"].to_pylist()), 0)
     full = np.hstack([X, codes[column]])
     booster = scorer.response.booster
-    explainer = shap.TreeExplainer(booster)
-    values = np.asarray(explainer.shap_values(full))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="LightGBM binary classifier with TreeExplainer")
+        explainer = shap.TreeExplainer(booster)
+        values = np.asarray(explainer.shap_values(full))
     total = values.sum(axis=1) + float(np.ravel(explainer.expected_value)[-1])
     gap = float(np.abs(total - booster.predict(full, raw_score=True)).max())
     if gap > _TOLERANCE:

@@ -16,7 +16,7 @@ with the identity link (`fit`) serves residuals.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,10 +28,10 @@ from nba.models.inputs import Coding
 Array = NDArray[np.float64]
 Whole = NDArray[np.int64]
 
-_ROUNDS = 30
+_ROUNDS = 24
 _STEPS = 6  # Newton steps, each with a few rounds of the evidence
 _PRIOR_WEIGHT = 2.0  # how many coefficients the prior scale of an intercept counts for
-_RELEVANCE_WEIGHT = 4.0  # the same for the relevance of one input
+_RELEVANCE_WEIGHT = 20.0  # the same for the relevance of one input
 
 
 @dataclass(frozen=True)
@@ -226,13 +226,6 @@ def fit(
     return Hierarchy(layout, mean, covariance, variance, scale)
 
 
-def refit(model: Hierarchy, data: Sums) -> Hierarchy:
-    """Update the posterior for other rows, with the same priors (for cross-fitting)."""
-    precision, target = _assemble(data, model.layout)
-    mean, covariance = _posterior(precision, target, model.variance)
-    return replace(model, mean=mean, covariance=covariance)
-
-
 @dataclass(frozen=True)
 class Crossed:
     """A model with its parts for rows that it has not seen.
@@ -258,7 +251,7 @@ def cross_fit(
     coding: Coding,
     scale: float,
 ) -> Crossed:
-    """Fit to residuals, and predict each fold from the others with the same priors.
+    """Fit to residuals, and predict each fold by a fit to the others.
 
     Args:
         x: Shape (n, q), first column 1.
@@ -288,7 +281,7 @@ def cross_fit_logit(
 ) -> Crossed:
     """Fit log-odds to 0/1 responses; the arguments are as in `cross_fit`, with y and offset, shape (n,).
 
-    The prediction of a fold is one Newton step, without its rows, from the fit to all.
+    The fit without a fold is one Newton step from the fit to all, with priors learnt without the fold.
     """
     linear, variance = np.zeros(len(x)), None
     for step in range(_STEPS):
@@ -316,13 +309,14 @@ def _by_fold(
 
 
 def _crossed(model: Hierarchy, parts: list[Sums], x: Array, paired: Whole, fold: Whole) -> Crossed:
-    total = sum(parts[1:], parts[0])
+    # Priors are learnt anew without the fold: shared ones would let it tell how far to trust slopes.
+    total, coding = sum(parts[1:], parts[0]), model.layout.coding
     nuisance, effect = np.empty(len(x)), np.empty(len(x))
     for number, own in zip(np.unique(fold), parts):
         rows = np.flatnonzero(fold == number)
-        other = refit(model, total - own) if len(parts) > 1 else model
+        other = fit(total - own, coding, model.scale) if len(parts) > 1 else model
         nuisance[rows] = other.nuisance(x[rows])
-        effect[rows] = _rowwise(x[rows], other.coefficients(model.layout.coding), paired[rows] - 1)
+        effect[rows] = _rowwise(x[rows], other.coefficients(coding), paired[rows] - 1)
     return Crossed(model, nuisance, effect)
 
 
@@ -408,7 +402,8 @@ def _posterior(precision: Array, target: Array, variance: Array) -> tuple[Array,
     s = np.sqrt(variance)
     scaled = precision * s[:, None] * s
     scaled[np.diag_indices_from(scaled)] += 1
-    factor = linalg.cho_factor(scaled, lower=True, overwrite_a=True, check_finite=False)
-    inverse = linalg.cho_solve(factor, np.eye(len(s)), overwrite_b=True, check_finite=False)
+    factor, _ = linalg.lapack.dpotrf(scaled, lower=1, overwrite_a=1)
+    inverse, _ = linalg.lapack.dpotri(factor, lower=1, overwrite_c=1)
+    inverse = np.tril(inverse) + np.tril(inverse, -1).T
     covariance = inverse * s[:, None] * s
     return covariance @ target, covariance

@@ -110,18 +110,25 @@ class Plan:
         trees: int,
         start: Array | None = None,
     ) -> None:
+        self._rows = X, y, weight, start
         self._params = {**params, "feature_pre_filter": False}
         self._trees = trees
-        self._data = lgb.Dataset(X, y, weight=weight, init_score=start, params=self._params)
-        self._data.construct()
-        self._n = len(y)
+        self._bins = self._data(np.arange(len(y)), None).construct()
 
     def grow(self, rows: Whole | None = None) -> lgb.Booster:
         """Fit to some rows, or to all; leaves may be smaller where rows are few."""
-        n = self._n if rows is None else len(rows)
+        n = len(self._rows[1]) if rows is None else len(rows)
         least = int(np.clip(n // 50, 1, self._params["min_data_in_leaf"]))
-        data = self._data if rows is None or n == self._n else self._data.subset(rows.tolist())
+        data = self._bins if rows is None else self._data(rows, self._bins)
         return lgb.train({**self._params, "min_data_in_leaf": least}, data, self._trees)
+
+    def _data(self, rows: Whole, bins: lgb.Dataset | None) -> lgb.Dataset:
+        # Not `Dataset.subset`: on sparse columns it corrupts memory (LightGBM 4.7, seen as crashes).
+        X, y, weight, start = self._rows
+        begin = None if start is None else start[rows]
+        return lgb.Dataset(
+            X[rows], y[rows], weight=weight[rows], init_score=begin, reference=bins, params=self._params
+        )
 
 
 def calibrate(score: Array, y: Array, weight: Array) -> tuple[float, float]:
