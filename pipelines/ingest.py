@@ -67,7 +67,7 @@ def ingest(workspace: Path, *, data: Path | None = None, progress: Progress | No
     _refuse_other_salt(known, secret)
     seconds: dict[str, float] = {}
     cache = workspace / FOLDER / CACHE
-    with connect() as connection:
+    with _ctrl_c(), connect() as connection:
         identity.use_salt(connection, secret)
         with _timed(seconds, "read"):
             advance = progress.step("reading sources", total=len(config.sources))
@@ -144,6 +144,17 @@ def _is_same(history: History, found: dict[str, pa.Table]) -> bool:
     if not all(history.has(name) for name in found):
         return False
     return all(history.table(name).equals(table) for name, table in found.items())
+
+
+@contextmanager
+def _ctrl_c() -> Iterator[None]:
+    # DuckDB tells Ctrl-C within a query as an error of its own.
+    try:
+        yield
+    except RuntimeError as error:
+        if str(error) == "Query interrupted":
+            raise KeyboardInterrupt from None
+        raise
 
 
 @contextmanager

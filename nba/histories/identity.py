@@ -96,7 +96,9 @@ def normalised(kind: str, text: str, external: str) -> str:
     A phone number needs `phones` instead.
 
     Args:
+        kind: Identifier kind.
         text: SQL of the identifier's text, trimmed.
+        external: The kind whose values may be short.
     """
     if kind == "email":
         is_junk = among(f"split_part(lower({text}), '@', 1)", _JUNK_MAILBOXES)
@@ -148,7 +150,7 @@ def _plain_numbers(country: str) -> Callable[[str], str | None]:
         prefixes.append(f"00{meta.country_code}")
     if meta.national_prefix is None and meta.national_prefix_for_parsing is None:
         prefixes.append("")
-    lengths = set(meta.general_desc.possible_length)
+    lengths = set(meta.general_desc.possible_length) if meta.general_desc else set()
     plain = re.compile(f"(?:{'|'.join(prefixes)})({'|'.join(f'(?:{kind})' for kind in kinds)})")
     strip = str.maketrans("", "", " .-()")
 
@@ -210,6 +212,7 @@ def resolve(
         connection: Holds a table `seen`, one row per combination of identifiers: their hashes as
             `i_<kind>` (null where absent), `seen_at` (first time) and `source`.
         kinds: Identifier kinds, the strongest first; the first is the external one.
+        settings: From how many CRM ids on an identifier links nobody.
         known: The identities table of earlier; its customers keep their ids.
 
     Returns:

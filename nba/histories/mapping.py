@@ -69,14 +69,7 @@ def faults(source: Source, zone: str, external: str) -> list[str]:
         if not spec.nullable and spec.name not in given | filled:
             more = ", or set margin_share" if spec.name == "margin" else ""
             out.append(f"{spec.name} is missing; map it in columns, or fix it in constants{more}")
-    used = {*source.columns.values(), *(c for group in source.products.values() for c in group)}
-    for kind, column in source.identifiers.items():
-        if not re.fullmatch("[a-z][a-z0-9_]*", kind):
-            out.append(f"identifier kind {kind!r}: expected lower-case letters, digits and _")
-        if column in used and kind != external:
-            out.append(
-                f"column {column!r} is an identifier ({kind}) and also a field; identifiers stay hashed"
-            )
+    out += _identifier_faults(source, external)
     for name, spec in contract.items():
         if name in source.constants and not _fits(spec, source.constants[name]):
             out.append(f"constants.{name} is {source.constants[name]!r}; expected a {spec.kind}")
@@ -86,6 +79,19 @@ def faults(source: Source, zone: str, external: str) -> list[str]:
         out.append(
             f"delimiter {source.delimiter!r} and decimal {source.decimal!r}: expected one character; . or ,"
         )
+    return out
+
+
+def _identifier_faults(source: Source, external: str) -> list[str]:
+    out = []
+    used = {*source.columns.values(), *(c for group in source.products.values() for c in group)}
+    for kind, column in source.identifiers.items():
+        if not re.fullmatch("[a-z][a-z0-9_]*", kind):
+            out.append(f"identifier kind {kind!r}: expected lower-case letters, digits and _")
+        if column in used and kind != external:
+            out.append(
+                f"column {column!r} is an identifier ({kind}) and also a field; identifiers stay hashed"
+            )
     return out
 
 
@@ -102,6 +108,7 @@ def query(plan: Plan, types: Sequence[pa.DataType], rows: str) -> str:
     """Write the query that maps the raw rows of a file.
 
     Args:
+        plan: How the source is read.
         types: Arrow types of the wanted columns.
         rows: `from` clause of the raw rows; a table `phone_number(raw, e164)` must hold phone numbers.
 
@@ -332,11 +339,10 @@ def _reasons(spec: tables.Field, source: Source) -> list[str]:
     if spec.kind in _NOT:
         bad = f"w_{name} is null" if spec.kind != "time" else f"not coalesce({_is_sane(spec)}, false)"
         out.append(f"case when x_{name} is not null and {bad} then '{name}: {_NOT[spec.kind]}' end")
-    if not spec.nullable and spec.name not in (*_FILLED.get(source.table, ()), *_HASHED_KEYS):
-        if not (name == "margin" and source.margin_share is not None):
-            out.append(
-                f"case when is_row and x_{name} is null and v_{name} is null then '{name}: missing' end"
-            )
+    filled = {*_FILLED.get(source.table, ()), *_HASHED_KEYS}
+    filled |= {"margin"} if source.margin_share is not None else set()
+    if not spec.nullable and name not in filled:
+        out.append(f"case when is_row and x_{name} is null and v_{name} is null then '{name}: missing' end")
     if spec.low is not None and name != "n_items":
         out.append(f"case when v_{name} < {spec.low} then '{name}: below {spec.low:g}' end")
     if name == "n_items":
@@ -405,8 +411,8 @@ def _attribute(plan: Plan, value: str) -> str:
     text = f"({_scrubbed(plan, value)})"
     if plan.source.decimal == ".":
         return text
-    number = _number(value, pa.string(), ",")
-    return f"case when regexp_matches({value}, '^0[0-9]') then {text} else coalesce(({number})::varchar, {text}) end"
+    number = f"({_number(value, pa.string(), ',')})::varchar"
+    return f"case when regexp_matches({value}, '^0[0-9]') then {text} else coalesce({number}, {text}) end"
 
 
 def _order_fields(source: Source) -> dict[str, str]:

@@ -50,7 +50,10 @@ def measure(
     """Make the quality table.
 
     Args:
+        staged: All sources.
         found: The unified tables.
+        counts: What became of the staged rows.
+        resolution: Who is who.
         past: The quality table of the run before; merges that it tells are told again, since decisions
             may name the ids that went.
     """

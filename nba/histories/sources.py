@@ -59,6 +59,7 @@ def find(source: Source, workspace: Path, data: Path | None = None) -> list[tupl
     """Find the files of a source.
 
     Args:
+        source: The source.
         workspace: Folder that paths are relative to.
         data: What `{data}` stands for; a folder alone stands for its files of the source's format.
 
@@ -75,7 +76,7 @@ def find(source: Source, workspace: Path, data: Path | None = None) -> list[tupl
         pattern = pattern.replace("{data}", glob.escape(str(data.resolve())))
         if source.path == "{data}" and data.is_dir():
             pattern += f"/*.{source.format}"
-    found = sorted(glob.glob(str(workspace.resolve() / pattern), recursive=True))
+    found = sorted(glob.glob(str(workspace.resolve() / pattern), recursive=True))  # noqa: PTH207 (may be absolute)
     paths = [Path(name) for name in found if Path(name).is_file()]
     if not paths and not source.optional:
         raise Fault(
@@ -127,6 +128,9 @@ def is_truncated(raw: Raw, source: Source, path: Path, broken: set[int]) -> bool
     """Say whether the file ends in the middle of a row: its last row is broken and has no line end.
 
     Args:
+        raw: The file, read to its end.
+        source: Its source.
+        path: Where it is.
         broken: Row numbers that could not be read as rows.
     """
     if source.format == "parquet" or path.suffix in (".gz", ".bz2", ".zst") or raw.n_rows not in broken:
@@ -234,10 +238,11 @@ def _open_jsonl(
     _register(connection, raw, lines(), ["line"], n_header=0)
     paths = ", ".join(literal("$" + "".join(f'."{part}"' for part in name.split("."))) for name in wanted)
     columns = "".join(f", j[{i + 1}] as c{i}" for i in range(len(wanted)))
+    is_row = "case when json_valid(line) then json_type(line) = 'OBJECT' else false end"
     raw.sql = (
         f"(select row_number, is_row{columns} from (select row_number, is_row,"
-        f" case when is_row then json_extract_string(line, [{paths}]) end as j from (select row_number, line,"
-        f" case when json_valid(line) then json_type(line) = 'OBJECT' else false end as is_row from {_INPUT})))"
+        f" case when is_row then json_extract_string(line, [{paths}]) end as j"
+        f" from (select row_number, line, {is_row} as is_row from {_INPUT})))"
     )
     return raw
 

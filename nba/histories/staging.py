@@ -78,6 +78,8 @@ def stage(
 
     Args:
         connection: Its variable `salt` is the secret salt (`identity.use_salt`).
+        settings: Of the workspace.
+        workspace: Folder that paths are relative to.
         data: What `{data}` in a source's path stands for.
         cache: Folder of staged files; without it they are kept in memory only.
         advance: Called with 1 after each source.
@@ -137,9 +139,8 @@ def too_many_bad(staged: StagedSource) -> list[str]:
     if not staged.n_rows or staged.n_bad <= limit * staged.n_rows:
         return []
     top = "; ".join(f"{reason!r} {n} times" for reason, n in reasons(staged)[:3])
-    return [
-        f"{staged.n_bad} of {staged.n_rows} rows cannot be used, more than max_bad_share = {limit:g} allows: {top}"
-    ]
+    told = f"{staged.n_bad} of {staged.n_rows} rows cannot be used"
+    return [f"{told}, more than max_bad_share = {limit:g} allows: {top}"]
 
 
 def reasons(staged: StagedSource) -> list[tuple[str, int]]:
@@ -207,9 +208,10 @@ def _read(
         query = mapping.query(plan, raw.types, rows)
         connection.execute(f"create or replace temp table staged as {query}").fetchall()
     except duckdb.Error as error:
-        if raw.error is not None and not isinstance(raw.error, Exception):
-            raise raw.error from None
-        raise Fault(sources.explain(raw.error or error, plan.source)) from None
+        cause, raw.error = raw.error, None  # or the traceback would hold itself, and the connection with it
+        if cause is not None and not isinstance(cause, Exception):
+            raise cause.with_traceback(None) from None
+        raise Fault(sources.explain(cause or error, plan.source)) from None
     finally:
         connection.unregister("raw_input")
     if raw.endless is not None:

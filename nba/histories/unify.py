@@ -52,6 +52,9 @@ def unify(
     """Make one history of the staged rows of all sources.
 
     Args:
+        connection: The one that the rows were staged with.
+        staged: All sources.
+        settings: Of the workspace.
         known: What earlier runs found; nothing gives new ids throughout.
         advance: Called with the name of each part that is done.
 
@@ -159,7 +162,8 @@ def _seen(
     )
     _run(
         connection,
-        f"""create or replace temp table clear as select i_{kinds[0]} as identifier_hash, min(external) as clear
+        f"""create or replace temp table clear as
+        select i_{kinds[0]} as identifier_hash, min(external) as clear
         from seen where external is not null group by 1""",
     )
 
@@ -192,8 +196,9 @@ def _own(
 
 def _shared_only(connection: duckdb.DuckDBPyConnection, names: Sequence[str], most: int) -> pa.Table:
     # Rows that nobody owns; their raw text is gone by now, so the contract's fields are kept.
+    shown = ", ".join(["key", *names])
     rows = connection.sql(
-        f"""select source, file, row_number, to_json(struct_pack({", ".join(["key", *names])}))::varchar as raw
+        f"""select source, file, row_number, to_json(struct_pack({shown}))::varchar as raw
         from owned where customer_id is null order by all"""
     ).to_arrow_table()
     reason = f"no identifier of its own: each is shared by more than {most} customers"

@@ -44,7 +44,8 @@ FILES = {
     + "C1,Ana@Shop.es,600123456,2025-01-01,yes,A,Europe/Madrid\nC2,ben@shop.es,,2025-02-01,no,B,Mars/North\n",
     "orders.csv": SHOP_HEAD
     + "O2,2026-01-03,20,2,,ana@shop.es\nO1,2026-01-02,10,1,C1,\nO3,2026-01-04,5,1,,guest@shop.es\n",
-    "web.jsonl": '{"cookie": "ck-ana", "email": "ana@shop.es", "ts": "2024-06-01T00:00:00Z", "type": "view", "page": "/"}\n'
+    "web.jsonl": '{"cookie": "ck-ana", "email": "ana@shop.es", "ts": "2024-06-01T00:00:00Z", "type": "view", '
+    '"page": "/"}\n'
     '{"cookie": "ck-ana", "ts": "2026-01-01T00:00:00Z", "type": "cart", "page": "mail ana@shop.es"}\n'
     '{"cookie": "ck-unknown", "ts": "2026-01-01T00:00:00Z", "type": "view", "page": "/"}\n',
 }

@@ -1,0 +1,81 @@
+"""What ingestion found, as rows."""
+
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from nba import tables
+from nba.histories import quality
+
+FILES = {
+    "crm.csv": """id,mail,joined,ok
+1,ana@shop.es,2026-01-01,yes
+2,ben@shop.es,2026-01-02,no
+3,null@shop.es,never,no
+""",
+    "orders.csv": """order,placed,amount,mail
+O1,2026-01-10,5,ana@shop.es
+O1,2026-01-12,5,ana@shop.es
+O2,2026-01-05,5,
+""",
+}
+CRM = {
+    "name": "crm",
+    "table": "customers",
+    "path": "crm.csv",
+    "identifiers": {"crm_id": "id", "email": "mail"},
+    "columns": {"joined_at": "joined", "can_email": "ok"},
+    "margin_share": None,
+}
+SHOP = {"identifiers": {"email": "mail"}}
+
+
+def found(table: pa.Table, source: str) -> dict[str, Any]:
+    return {row["measure"]: row["value"] for row in table.to_pylist() if row["source"] == source}
+
+
+# by hand
+
+
+def test_rows_identities_consent_and_freshness(unified: Any) -> None:
+    table = unified(FILES, CRM, SHOP)["quality"]
+    tables.QUALITY.check(table)
+    crm, shop = found(table, "crm"), found(table, "shop")
+    assert [crm[k] for k in ("files", "rows_in", "rows_kept", "quarantined", "junk_email")] == [1, 3, 2, 1, 1]
+    assert [shop[k] for k in ("rows_in", "rows_kept", "quarantined", "duplicates", "conflicts")] == [
+        3,
+        1,
+        1,
+        1,
+        1,
+    ]
+    assert (shop["days_behind"], crm["days_behind"]) == (0.0, 10.0)
+    who = found(table, "identity")
+    assert [who[k] for k in ("customers", "customers_known", "largest", "identifiers_email")] == [2, 2, 2, 2]
+    assert found(table, "consent")["can_email"] == pytest.approx(0.5)
+    notes = {(r["source"], r["measure"]): r["note"] for r in table.to_pylist()}
+    assert notes["crm", "quarantined"] == "joined_at: not a time (1)"
+    assert notes["shop", "days_behind"] == "newest row is of 2026-01-12 00:00 UTC"
+
+
+def test_cut_identifiers_are_reported_as_hashes(unified: Any) -> None:
+    crm = "id,mail,joined,ok\n" + "".join(f"{i},all@shop.es,2026-01-01,yes\n" for i in range(1, 6))
+    table = unified({"crm.csv": crm}, CRM)["quality"]
+    (row,) = [r for r in table.to_pylist() if r["measure"] == "cut_email"]
+    assert row["value"] == 1
+    assert row["note"].endswith(" (5)")
+    assert "shop.es" not in row["note"]
+
+
+def test_findings_are_read_back() -> None:
+    table = tables.QUALITY.build(
+        [
+            {"source": "identity", "measure": "merged c1", "value": 1.0, "note": "c2"},
+            {"source": "identity", "measure": "splits", "value": 2.0, "note": ""},
+        ]
+    )
+    assert quality.merged(table) == {"c1": "c2"}
+    assert quality.merged(None) == {}
+    assert quality.value(table, "identity", "splits") == 2.0
+    assert quality.value(table, "identity", "other") == 0.0

@@ -1,0 +1,287 @@
+"""Ingest: one commit or nothing, the same again and again, and the public example."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pytest
+
+import pipelines
+from nba import settings
+from nba.errors import MissingError, NbaError, SettingsError
+from nba.histories import staging, unify
+from nba.history import History
+from pipelines import ingest
+
+DATA = Path(os.environ.get("NBA_DATA", Path(__file__).parents[3] / "shared" / "data"))
+RETAIL = DATA / "online_retail" / "online_retail.parquet"
+EXAMPLE = Path(pipelines.__file__).parent / "workspaces" / "online_retail"
+needs_retail = pytest.mark.skipif(not RETAIL.is_file(), reason="Online Retail is not there; set NBA_DATA")
+
+TOML = """
+[workspace]
+name = "test"
+timezone = "Europe/Madrid"
+
+[[sources]]
+name = "crm"
+table = "customers"
+path = "sources/crm*.csv"
+identifiers = { crm_id = "id", email = "mail" }
+columns = { joined_at = "joined", can_email = "ok" }
+
+[[sources]]
+name = "shop"
+table = "orders"
+path = "sources/shop*.csv"
+delimiter = ";"
+decimal = ","
+identifiers = { email = "mail" }
+columns = { order_id = "order", ordered_at = "placed", revenue = "amount", margin = "margin" }
+
+[[sources]]
+name = "web"
+table = "events"
+path = "sources/web*.jsonl"
+format = "jsonl"
+identifiers = { cookie = "cookie", email = "mail" }
+columns = { occurred_at = "ts", kind = "type" }
+"""
+CRM = "id,mail,joined,ok\nC1,ana@shop.es,2025-01-01 10:00:00,yes\nC2,ben@shop.es,2025-02-01,no\n"
+SHOP = """order;placed;amount;margin;mail
+O1;2026-01-01;10,50;3;ANA@shop.es
+O2;2026-01-02;x;1;ben@shop.es
+O3;2026-01-02;-4,5;-1;ben@shop.es
+"""
+WEB = """{"cookie": "ck-0001", "ts": 1767607200000, "type": "view", "mail": null}
+{"cookie": "ck-0002", "ts": 1767607200, "type": "view", "mail": "ana@shop.es"}
+"""
+
+
+@pytest.fixture
+def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.delenv("NBA_SALT", raising=False)
+    (tmp_path / "sources").mkdir()
+    (tmp_path / "nba.toml").write_text(TOML)
+    for name, text in (("crm.csv", CRM), ("shop.csv", SHOP), ("web.jsonl", WEB)):
+        (tmp_path / "sources" / name).write_text(text)
+    return tmp_path
+
+
+def content(workspace: Path) -> dict[str, pa.Table]:
+    history = History.read(workspace)
+    return {name: history.table(name) for name in history.files}
+
+
+def files(workspace: Path) -> dict[str, bytes]:
+    found = [
+        path for path in (workspace / "tables").rglob("*") if path.is_file() and ".cache" not in path.parts
+    ]
+    return {str(path): path.read_bytes() for path in found}
+
+
+# by hand
+
+
+def test_all_tables_come_in_one_commit(workspace: Path) -> None:
+    report = ingest.ingest(workspace)
+    assert (report.version, report.is_changed) == (1, True)
+    tables = content(workspace)
+    assert set(tables) == set(unify.NAMES)
+    assert [len(tables[name]) for name in unify.NAMES] == [3, 6, 2, 2, 0, 1, len(report.quality)]
+    assert report.rows[1] | {"days_behind": 0} == {
+        "source": "shop", "files": 1, "rows_in": 3, "rows_kept": 2, "quarantined": 1, "duplicates": 0,
+        "days_behind": 0,
+    }  # fmt: skip
+    assert not History.read(workspace).broken_laws()
+
+
+def test_again_changes_nothing(workspace: Path) -> None:
+    ingest.ingest(workspace)
+    before, tables = files(workspace), content(workspace)
+    report = ingest.ingest(workspace)
+    assert (report.version, report.is_changed) == (1, False)
+    assert files(workspace) == before
+    assert all(table.equals(tables[name]) for name, table in content(workspace).items())
+
+
+def test_new_files_give_what_a_full_rebuild_gives(workspace: Path) -> None:
+    ingest.ingest(workspace)
+    (workspace / "sources" / "shop_2.csv").write_text(SHOP.replace("O1", "O7").replace("O3", "O8"))
+    (workspace / "sources" / "web_2.jsonl").write_text(WEB.replace("null", '"ben@shop.es"'))
+    index = (workspace / "tables" / "history.json").read_text()
+    ingest.ingest(workspace)
+    fast = content(workspace)
+    # The same step over again from the state before, without anything that was kept of the files.
+    (workspace / "tables" / "history.json").write_text(index)
+    for path in (workspace / "tables" / ".cache").glob("*/*"):
+        path.unlink()
+    ingest.ingest(workspace)
+    full = content(workspace)
+    assert fast["orders"].num_rows == 4
+    assert all(fast[name].equals(full[name]) for name in unify.NAMES)
+
+
+def test_staged_files_are_swept_when_their_source_goes(workspace: Path) -> None:
+    extra = workspace / "sources" / "shop_2.csv"
+    extra.write_text(SHOP.replace("O1", "O7"))
+    ingest.ingest(workspace)
+    extra.unlink()
+    ingest.ingest(workspace)
+    assert len(list((workspace / "tables" / ".cache").glob("*"))) == 3
+
+
+def test_changed_settings_are_not_served_from_staged_files(workspace: Path) -> None:
+    ingest.ingest(workspace)
+    (workspace / "nba.toml").write_text(TOML.replace("Europe/Madrid", "UTC"))
+    before = History.read(workspace).table("orders")["ordered_at"]
+    ingest.ingest(workspace)
+    after = History.read(workspace).table("orders")["ordered_at"]
+    assert pc.min(after).as_py().hour == 0
+    assert pc.min(before).as_py().hour == 23
+
+
+def test_personal_data_stays_in_the_raw_files(workspace: Path) -> None:
+    ingest.ingest(workspace)
+    kept = [path for path in (workspace / "tables").rglob("*") if path.is_file()]
+    assert kept
+    for path in kept:
+        data = path.read_bytes() if path.suffix != ".parquet" else _text(path)
+        assert b"shop.es" not in data
+        assert b"ck-000" not in data
+
+
+def _text(path: Path) -> bytes:
+    import pyarrow.parquet as pq
+
+    return json.dumps(pq.ParquetFile(path).read().to_pylist(), default=str).encode()
+
+
+def test_ctrl_c_leaves_the_tables_as_they_were(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ingest.ingest(workspace)
+    before = files(workspace)
+    (workspace / "sources" / "shop_2.csv").write_text(SHOP.replace("O1", "O7"))
+
+    def interrupted(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    for module, name in (
+        (staging, "_kept"),
+        (staging.sources, "_refuse_utf8_as_latin"),
+        (unify.quality, "measure"),
+        (unify.identity, "resolve"),
+    ):
+        with monkeypatch.context() as patch:
+            patch.setattr(module, name, interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                ingest.ingest(workspace)
+        assert files(workspace) == before
+    (workspace / "sources" / "shop_3.csv").write_text(SHOP.replace("O1", "O9"))
+    with monkeypatch.context() as patch:
+        # Within the reading of rows, where DuckDB calls back.
+        patch.setattr(staging.sources.np, "isin", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            ingest.ingest(workspace)
+    assert files(workspace) == before
+    assert ingest.ingest(workspace).version == 2
+
+
+def test_faults_of_all_sources_come_as_one_error_and_nothing_is_written(workspace: Path) -> None:
+    (workspace / "sources" / "crm.csv").write_text(CRM.replace("mail", "e-mail"))
+    (workspace / "sources" / "shop.csv").write_bytes(SHOP.replace("O1", "Ñ1").encode("latin-1"))
+    (workspace / "sources" / "web.jsonl").unlink()
+    with pytest.raises(NbaError) as error:
+        ingest.ingest(workspace)
+    for text in (
+        "source 'crm': sources/crm.csv has no column 'mail' (did you mean 'e-mail'?); found ['id', 'e-mail'",
+        "source 'shop': sources/shop.csv is not in encoding utf-8",
+        "source 'web': no file 'sources/web*.jsonl'",
+        "nothing was written",
+    ):
+        assert text in str(error.value)
+    assert files(workspace) == {}
+
+
+def test_half_the_rows_bad_stop_the_run(workspace: Path) -> None:
+    path = workspace / "sources" / "shop.csv"
+    path.write_text(SHOP + "O4;2026-01-01;?;1;a@shop.es\nO5;2026-01-01;?;1;a@shop.es\n")
+    with pytest.raises(NbaError, match=r"3 of 5 rows cannot be used, more than max_bad_share = 0\.5 allows"):
+        ingest.ingest(workspace)
+
+
+def test_settings_faults_name_the_key(workspace: Path) -> None:
+    (workspace / "nba.toml").write_text(TOML.replace('path = "sources/crm*.csv"\n', ""))
+    with pytest.raises(SettingsError, match=r"sources.0.path: missing"):
+        ingest.ingest(workspace)
+    (workspace / "nba.toml").unlink()
+    with pytest.raises(MissingError):
+        ingest.ingest(workspace)
+
+
+def test_another_salt_is_noticed_before_every_id_changes(
+    workspace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ingest.ingest(workspace)
+    monkeypatch.setenv("NBA_SALT", "quite another salt than before")
+    with pytest.raises(SettingsError, match="nobody would be recognised"):
+        ingest.ingest(workspace)
+
+
+def test_check_tells_what_sources_would_give_and_writes_nothing(workspace: Path) -> None:
+    (workspace / "sources" / "crm.csv").unlink()
+    rows = {row["source"]: row for row in ingest.check(workspace).to_pylist()}
+    assert rows["crm"]["findings"].startswith("FAULT: no file 'sources/crm*.csv'")
+    assert (rows["shop"]["rows"], rows["shop"]["quarantined"]) == (3, 1)
+    assert rows["shop"]["findings"] == "1 rows: revenue: not a number"
+    assert rows["web"]["findings"] == "fine"
+    assert {path.name for path in workspace.iterdir()} == {"nba.toml", "sources"}
+
+
+# reference
+
+
+@pytest.fixture(scope="module")
+def retail(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("retail")
+    text = (EXAMPLE / "nba.toml").read_text()
+    (folder / "nba.toml").write_text(text)
+    ingest.ingest(folder, data=RETAIL)
+    return folder
+
+
+@needs_retail
+@pytest.mark.data
+def test_online_retail_gives_the_known_numbers(retail: Path) -> None:
+    orders = History.read(retail).table("orders")
+    assert History.read(retail).table("customers").num_rows == 4372
+    assert (orders.num_rows, pc.sum(orders["is_return"]).as_py()) == (22_190, 3_654)
+    assert pc.sum(orders["revenue"]).as_py() == pytest.approx(8_300_065.81, abs=0.01)
+    found = {
+        row["measure"]: row["value"]
+        for row in History.read(retail).table("quality").to_pylist()
+        if row["source"] == "invoices"
+    }
+    assert [found[k] for k in ("rows_in", "rows_kept", "quarantined")] == [541_909, 406_829, 135_080]
+
+
+@needs_retail
+@pytest.mark.data
+def test_every_line_of_online_retail_is_read(tmp_path: Path) -> None:
+    # Identified by their invoices, no line is without an identifier; stock lost has negative quantities.
+    head, source, _ = (EXAMPLE / "nba.toml").read_text().split("[[sources]]")
+    source = source.replace('n_items = "Quantity"', "")
+    text = head + "[[sources]]" + source.replace('{ crm_id = "CustomerID" }', '{ crm_id = "InvoiceNo" }')
+    (tmp_path / "nba.toml").write_text(text)
+    ingest.ingest(tmp_path, data=RETAIL.parent)
+    history = History.read(tmp_path)
+    assert history.table("orders").num_rows == 25_900
+    assert history.table("quarantine").num_rows == 0
+    assert pc.sum(history.table("orders")["revenue"]).as_py() == pytest.approx(9_747_747.93, abs=0.01)
+
+
+def test_the_example_has_a_catalog_that_fits() -> None:
+    catalog = settings.read_catalog(EXAMPLE, settings.read(EXAMPLE))
+    assert catalog.treatment_ids == ("none", "reorder_email")
