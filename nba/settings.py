@@ -394,6 +394,8 @@ class Attribution(_Frozen):
         intent_channels: Channels that only follow what a customer already wants; all others advertise.
         half_life_days: Age at which a touch weighs half (time decay).
         methods: Rules and models whose credits are written.
+        calibrate: Method whose credit is also written scaled to what randomisation says was caused.
+        holdouts: Channel to the experiment whose arm `holdout` is never served that channel.
         level: Confidence level of incremental numbers.
     """
 
@@ -413,10 +415,19 @@ class Attribution(_Frozen):
             "first", "last", "last_ad", "linear", "time_decay", "position", "first_ads", "last_ads",
             "linear_ads", "time_decay_ads", "position_ads", "markov_1", "markov_2", "markov_3",
             "markov_1_ads", "markov_2_ads", "markov_3_ads", "shapley_count", "shapley_rate",
+            "shapley_count_ads", "shapley_rate_ads",
         ],
         ...,
     ] = ("first", "last", "linear", "time_decay", "position", "markov_1")  # fmt: skip
+    calibrate: str | None = "linear"
+    holdouts: dict[str, str] = {}
     level: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
+
+    @model_validator(mode="after")
+    def _calibrates_a_method(self) -> "Attribution":
+        if self.calibrate is not None and self.calibrate not in self.methods:
+            raise ValueError(f"calibrate is {self.calibrate!r}; methods are {list(self.methods)}")
+        return self
 
 
 class Delivery(_Frozen):

@@ -11,7 +11,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from nba import tables
-from nba.attribution import markov, paths, rules
+from nba.attribution import markov, paths, rules, shapley
 from nba.settings import Attribution
 
 Array = NDArray[np.float64]
@@ -45,8 +45,12 @@ def credits(connection: duckdb.DuckDBPyConnection, given: Attribution) -> pa.Tab
 def totals(method: str, ways: pa.Table) -> tuple[tuple[str, ...], Array]:
     """Give the share of conversions that a model credits to each channel; NaN where unknown."""
     walks = markov.walks(ways["path"], _array(ways, "conversions"), _array(ways, "nulls"))
-    chain = markov.fit(walks, int(method.removesuffix("_ads").removeprefix("markov_")))
-    return walks.channels, chain.credit
+    model, kind = method.removesuffix("_ads").split("_")
+    if model == "markov":
+        return walks.channels, markov.fit(walks, int(kind)).credit
+    game: shapley.Game = "count" if kind == "count" else "rate"
+    member = _counted(walks) > 0
+    return walks.channels, shapley.fit(member, walks.conversions, walks.nulls, game).credit
 
 
 def rake(counts: Array, weight: Array, share: Array, rounds: int = 200) -> Array:
@@ -79,7 +83,9 @@ def _modelled(connection: duckdb.DuckDBPyConnection, method: str, ways: pa.Table
     channels, share = totals(method, ways)
     if not np.isfinite(share).all() or not len(share):
         return tables.CREDITS.empty()
-    worth = rake(*_counts(ways, channels), share)
+    walks = markov.walks(ways["path"], _array(ways, "conversions"), _array(ways, "nulls"))
+    used = walks.conversions > 0
+    worth = rake(_counted(walks)[used], walks.conversions[used], share)
     connection.register("worths", pa.table({"channel": channels, "worth": worth}))
     where = "and is_ad" if method.endswith("_ads") else ""
     # A path on which every channel is worth nothing is shared evenly.
@@ -96,13 +102,10 @@ def _modelled(connection: duckdb.DuckDBPyConnection, method: str, ways: pa.Table
     ).to_arrow_table()
 
 
-def _counts(ways: pa.Table, channels: tuple[str, ...]) -> tuple[Array, Array]:
-    walks = markov.walks(ways["path"], _array(ways, "conversions"), _array(ways, "nulls"))
-    k = len(channels)
+def _counted(walks: markov.Walks) -> Array:
+    k = len(walks.channels)
     row = np.repeat(np.arange(len(walks.length)), walks.length)
-    counts = np.bincount(row * k + walks.code, minlength=len(walks.length) * k).reshape(-1, k)
-    used = walks.conversions > 0
-    return counts[used].astype(float), walks.conversions[used]
+    return np.bincount(row * k + walks.code, minlength=len(walks.length) * k).reshape(-1, k).astype(float)
 
 
 def _array(table: pa.Table, name: str) -> Array:
