@@ -214,7 +214,7 @@ _SEEN = st.lists(
 )
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=6, deadline=None)
 @given(_SEEN, st.randoms(use_true_random=False))
 def test_order_changes_nothing(seen: list[dict[str, Any]], random: Any) -> None:
     first = resolve(seen, most=2)
@@ -226,7 +226,7 @@ def test_order_changes_nothing(seen: list[dict[str, Any]], random: Any) -> None:
     assert again.merged == {}
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=6, deadline=None)
 @given(_SEEN, _SEEN)
 def test_every_identifier_keeps_a_customer_when_more_is_learnt(
     before: list[dict[str, Any]], more: list[dict[str, Any]]

@@ -232,7 +232,7 @@ _ORDER = st.tuples(
 )
 
 
-@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(_ORDER, max_size=10), st.booleans())
 def test_rows_in_are_rows_kept_quarantined_or_duplicates(
     unified: Any, lines: list[tuple[str, ...]], aggregate: bool

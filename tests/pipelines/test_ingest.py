@@ -1,7 +1,10 @@
 """Ingest: one commit or nothing, the same again and again, and the public example."""
 
+import csv
+import hashlib
 import json
 import os
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +16,11 @@ import pipelines
 from nba import settings
 from nba.errors import MissingError, NbaError, SettingsError
 from nba.histories import staging, unify
+from nba.histories.simulated import FOLDER, World
 from nba.history import History
-from pipelines import ingest
+from pipelines import ingest, simulate
 
+SALT = "a salt for tests, long enough"
 DATA = Path(os.environ.get("NBA_DATA", Path(__file__).parents[3] / "shared" / "data"))
 RETAIL = DATA / "online_retail" / "online_retail.parquet"
 EXAMPLE = Path(pipelines.__file__).parent / "workspaces" / "online_retail"
@@ -238,6 +243,46 @@ def test_check_tells_what_sources_would_give_and_writes_nothing(workspace: Path)
     assert rows["shop"]["findings"] == "1 rows: revenue: not a number"
     assert rows["web"]["findings"] == "fine"
     assert {path.name for path in workspace.iterdir()} == {"nba.toml", "sources"}
+
+
+# recovery
+
+
+def test_the_simulated_people_are_found_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NBA_SALT", SALT)
+    workspace = tmp_path / "world"
+    simulate.simulate(workspace, 800, 1, 2)
+    ingest.ingest(workspace)
+    people = World.load(workspace / FOLDER)
+    customer = {
+        (row["identifier_kind"], row["identifier_hash"]): row["customer_id"]
+        for row in History.read(workspace).table("identities").to_pylist()
+    }
+    pairs = []
+    for kind, value in _identifiers(workspace):
+        digest = hashlib.sha256(f"{SALT}|{kind}|{value}".encode()).hexdigest()[:32]
+        if (person := people.true_person(kind, value)) is not None:
+            pairs.append((customer[kind, digest], person))
+    assert len(pairs) > 2000
+    # Nobody is taken for another, and only cookies that never logged in stay apart.
+    assert len({pair[0] for pair in set(pairs)}) == len(set(pairs))
+    assert _n_pairs(Counter(pairs)) > 0.8 * _n_pairs(Counter(person for _, person in pairs))
+
+
+def _identifiers(workspace: Path) -> set[tuple[str, str]]:
+    found = set()
+    for path in (workspace / "sources" / "crm").glob("*.csv"):
+        with path.open(encoding="utf-8") as file:
+            for row in csv.DictReader(file):
+                found |= {("crm_id", row["crm_id"]), ("email", row["email"].strip().lower())}
+    for path in (workspace / "sources" / "web").glob("*.jsonl"):
+        lines = path.read_text(encoding="utf-8").splitlines()
+        found |= {("cookie", row["cookie"]) for row in map(json.loads, lines) if row.get("cookie")}
+    return found
+
+
+def _n_pairs(counts: Counter[Any]) -> int:
+    return sum(n * (n - 1) // 2 for n in counts.values())
 
 
 # reference
