@@ -52,6 +52,7 @@ bench: $(STAMP) ## Run every benchmark and write benchmarks/results
 docs: $(STAMP) ## Print the data dictionary and the settings reference from the code
 	$(BIN)/python -c "from nba.tables import dictionary; print(dictionary(), end='')" > docs/data-dictionary.md
 	$(BIN)/python -c "from nba.settings import reference; print(reference(), end='')" > docs/workspace.md
+	$(BIN)/python -c "from nba.features.table import describe; print(describe(), end='')" > docs/features.md
 
 .PHONY: lock
 lock: ## Update requirements.lock (needs uv)

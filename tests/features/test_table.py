@@ -1,0 +1,191 @@
+import copy
+import math
+from datetime import timedelta
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from nba import tables
+from nba.features import table
+from nba.history import History
+
+# The column by which each table is dated.
+DATED = {
+    "orders": "ordered_at",
+    "events": "occurred_at",
+    "touches": "touched_at",
+    "decisions": "decided_at",
+    "outcomes": "closed_at",
+    "customers": "joined_at",
+}
+
+
+def built(history: History, at, customer_ids=None) -> dict[str, dict[str, float]]:
+    with history.as_of(at) as snapshot:
+        found = table.build(snapshot, customer_ids)
+    tables.FEATURES.check(found)
+    return {row["customer_id"]: row for row in found.to_pylist()}
+
+
+# by hand
+
+
+def test_values_worked_out_by_hand(history_of, small, at):
+    anna = built(history_of(small), at)["anna"]
+    expected = {
+        "f_days_since_order": 20,
+        "f_days_since_first_order": 100,
+        "f_orders_7": 0,
+        "f_orders_28": 1,
+        "f_orders_365": 2,
+        "f_order_gap_days": 80,
+        "f_overdue": 0.25,
+        "f_order_trend": 2 / 2,
+        "f_margin_28": 10,
+        "f_margin_365": 20,
+        "f_revenue_365": 70,
+        "f_margin_per_order": 15,
+        "f_revenue_per_order": 50,
+        "f_last_order_revenue": 60,
+        "f_margin_share": 0.3,
+        "f_items_per_order": 3,
+        "f_return_share": 1 / 3,
+        "f_visits_7": 1,
+        "f_visits_28": 2,
+        "f_days_since_visit": 3,
+        "f_app_share": 0.5,
+        "f_contacts_7": 1,
+        "f_contacts_28": 1,
+        "f_days_since_contact": 6,
+        "f_days_since_click": 29,
+        "f_click_rate_email": (1 + 0.12) / 5,
+        "f_click_rate_sms": 0.03,
+        "f_can_email": 1,
+        "f_can_push": 0,
+        "f_decided_90": 2,
+        "f_decided_response_rate": (1 + 0.2) / 5,
+        "f_tenure_days": 400,
+        "f_a_age": 41,
+        "f_a_tier_gold": 1,
+        "f_a_tier_basic": 0,
+    }
+    assert {name: anna[name] for name in expected} == pytest.approx(expected, abs=1e-6)
+
+
+def test_customer_without_history_has_zeros_and_unknowns(history_of, small, at):
+    ben = built(history_of(small), at)["ben"]
+    assert ben["f_orders_365"] == ben["f_margin_365"] == ben["f_visits_90"] == ben["f_contacts_28"] == 0
+    assert all(math.isnan(ben[name]) for name in ("f_days_since_order", "f_margin_per_order", "f_a_age"))
+    assert ben["f_can_sms"] == 0
+    assert ben["f_a_tier_basic"] == 1
+
+
+def test_only_customers_known_then_sorted_and_restricted(history_of, small, at):
+    history = history_of(small)
+    assert list(built(history, at)) == ["anna", "ben"]
+    assert list(built(history, at + timedelta(days=2))) == ["anna", "ben", "late"]
+    assert list(built(history, at, pa.array(["ben", "nobody"]))) == ["ben"]
+
+
+def test_text_of_many_values_becomes_a_share(history_of, small, at):
+    rows = [dict(small["customers"][0], customer_id=f"c{i}", a_tier=f"zip{i // 2}") for i in range(24)]
+    found = built(history_of({"customers": rows}), at)
+    assert "f_a_tier_zip0" not in found["c0"]
+    assert found["c0"]["f_a_tier_share"] == pytest.approx(2 / 24, abs=1e-6)
+    # a share is of all customers, not of those asked for
+    asked = built(history_of({"customers": rows}), at, pa.array(["c0"]))
+    assert asked["c0"]["f_a_tier_share"] == found["c0"]["f_a_tier_share"]
+
+
+def test_values_that_read_alike_stay_apart(history_of, small, at):
+    rows = [dict(small["customers"][0], customer_id=f"c{i}", a_tier=v) for i, v in enumerate(["A+", "A-"])]
+    found = built(history_of({"customers": rows}), at)
+    flags = [name for name in found["c0"] if name.startswith("f_a_tier")]
+    assert len(flags) == 2
+    assert all(found["c0"][name] + found["c1"][name] == 1 for name in flags)
+
+
+def test_empty_history_of_other_tables(history_of, small, at):
+    found = built(history_of({"customers": small["customers"]}), at)
+    assert found["anna"]["f_orders_365"] == 0
+    assert math.isnan(found["anna"]["f_days_since_order"])
+
+
+def test_every_feature_is_listed_once_with_unit_and_meaning():
+    names = [f.name for f in table.FEATURES]
+    assert len(set(names)) == len(names)
+    assert all(
+        f.name.startswith("f_") and f.unit and f.doc and f.source in table.SOURCES for f in table.FEATURES
+    )
+    assert all(f"`{name}`" in table.describe() for name in names)
+
+
+def test_printed_list_is_in_step():
+    page = Path(__file__).parents[2] / "docs" / "features.md"
+    assert page.read_text(encoding="utf-8") == table.describe(), "run `make docs`"
+
+
+# laws
+
+
+@st.composite
+def futures(draw):
+    """Choose what happens at or after as_of: rows added, changed or left out."""
+    name = draw(st.sampled_from(sorted(DATED)))
+    days = draw(st.floats(0, 60))
+    number = draw(st.floats(-1e6, 1e6))
+    return name, days, number, draw(st.sampled_from(["add", "drop", "change"]))
+
+
+@settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(plans=st.lists(futures(), min_size=2, max_size=8))
+def test_nothing_at_or_after_as_of_changes_a_feature(history_of, small, at, plans):
+    before = built(history_of(small), at)
+    rows = copy.deepcopy(small)
+    for i, (name, days, number, what) in enumerate(plans):
+        _play(rows, at, name, days, number, what, i)
+    after = built(history_of({k: v for k, v in rows.items() if v}), at)
+    assert list(after) == list(before)
+    for customer, row in before.items():
+        np.testing.assert_equal(after[customer], row)
+
+
+def _play(rows, at, name, days, number, what, i):
+    dated, key = DATED[name], tables.BY_NAME[name].key[0]
+    later = [row for row in rows[name] if row[dated] > at or (row[dated] == at and name != "outcomes")]
+    if what == "drop":
+        rows[name] = [row for row in rows[name] if row not in later]
+    elif what == "change":
+        for row in later:
+            row.update({k: number for k in ("revenue", "margin", "reward") if k in row})
+            row.update({"kind": "sent", "cost": abs(number)} if name == "touches" else {})
+            row.update({"a_tier": f"tier{i}"} if name == "customers" else {})
+    else:
+        # an outcome that closes exactly then is known then; all else must have happened before
+        shift = timedelta(days=days, microseconds=1 if name == "outcomes" else 0)
+        new = dict(
+            rows[name][0] if rows[name] else rows_template(name), **{key: f"new{i}", dated: at + shift}
+        )
+        if name == "outcomes":
+            new["decision_id"] = "d2" if all(r["decision_id"] != "d2" for r in rows[name]) else f"new{i}"
+        rows[name].append(new)
+
+
+def rows_template(name):
+    return tables.BY_NAME[name].sample(1, np.random.default_rng(0)).to_pylist()[0]
+
+
+@settings(max_examples=2, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(order=st.permutations(range(4)))
+def test_order_of_rows_does_not_matter(history_of, small, at, order):
+    before = built(history_of(small), at)
+    rows = dict(
+        small, orders=[small["orders"][i] for i in order], touches=[small["touches"][i] for i in order]
+    )
+    after = built(history_of(rows), at)
+    for customer, row in before.items():
+        np.testing.assert_equal(after[customer], row)
