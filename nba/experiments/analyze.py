@@ -11,7 +11,6 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 from scipy import stats as _scipy
-from statsmodels.stats.multitest import multipletests
 
 from nba.experiments.cube import Sums
 from nba.stats import Interval
@@ -114,7 +113,7 @@ def welch(
     n_t: Array, mean_t: Array, var_t: Array, n_c: Array, mean_c: Array, var_c: Array, level: float
 ) -> dict[str, Array]:
     """Give difference, ratio and their intervals from means and variances, elementwise."""
-    with np.errstate(invalid="ignore", divide="ignore"):
+    with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
         part_t, part_c = var_t / n_t, var_c / n_c
         se = np.sqrt(part_t + part_c)
         df = (part_t + part_c) ** 2 / (part_t**2 / (n_t - 1) + part_c**2 / (n_c - 1))
@@ -275,8 +274,16 @@ def correct(p_value: Array, method: str = "holm") -> Corrected:
     out = np.full(p_value.shape, np.nan)
     known = ~np.isnan(p_value)
     if known.any():
-        name = {"holm": "holm", "bh": "fdr_bh"}[method]
-        out[known] = multipletests(p_value[known], method=name)[1]
+        p = p_value[known]
+        order = np.argsort(p)
+        rank = np.arange(1, len(p) + 1)
+        if method == "holm":
+            raised = np.maximum.accumulate(p[order] * (len(p) + 1 - rank))
+        else:
+            raised = np.minimum.accumulate((p[order] * len(p) / rank)[::-1])[::-1]
+        back = np.empty_like(p)
+        back[order] = np.minimum(raised, 1.0)
+        out[known] = back
     return Corrected(out, method)
 
 
