@@ -283,7 +283,8 @@ def _coverage_adaptive() -> list[Row]:
     out = []
     null, gap = np.array([[0.0, 0.0]]), np.array([[0.0, 0.1]])
     text = "Thompson sampling, 25 batches of 100, floor 5%, action 1 against 0; "
-    pair = [adaptive_coverage(truth, 25, 100, 0.05, 4000, seed=9) for truth in (null, gap)]
+    reps = 10_000
+    pair = [adaptive_coverage(truth, 25, 100, 0.05, reps, seed) for truth, seed in ((null, 9), (gap, 19))]
     for name, (value, always) in zip(("no effect", "gap 0.1"), pair):
         slug = name.replace(" ", "_").replace(".", "")
         out.append(
@@ -293,15 +294,17 @@ def _coverage_adaptive() -> list[Row]:
                 "share",
                 (0.94, 0.96),
                 "in",
-                n=4000,
+                n=reps,
                 conditions=text + name,
             )
         )
         out.append(
-            row(f"coverage.monitor_{slug}", always, "share", 0.95, ">=", n=4000, conditions="at all batches")
+            row(f"coverage.monitor_{slug}", always, "share", 0.95, ">=", n=reps, conditions="at all batches")
         )
     both = float(np.mean([value for value, _ in pair]))
-    out.append(row("coverage.adaptive", both, "share", (0.94, 0.96), "in", n=8000, conditions=text + "both"))
+    out.append(
+        row("coverage.adaptive", both, "share", (0.94, 0.96), "in", n=2 * reps, conditions=text + "both")
+    )
     truth = 0.3 * np.array([[0, 1, 2, 3], [3, 2, 1, 0], [1, 3, 0, 2], [2, 0, 3, 1.0]])
     value, always = adaptive_coverage(truth, 30, 400, 0.05, 2500, seed=10)
     text = "4 segments x 4 actions, 30 batches of 400, floor 5%"

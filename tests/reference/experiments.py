@@ -108,7 +108,9 @@ def others() -> dict[str, list]:
         "chi_square": [
             [c, s, float(scipy.stats.chisquare(c, np.array(s) * sum(c)).pvalue)]
             for c, s in (
-                ([510, 490], [0.5, 0.5]), ([90_300, 9_700], [0.9, 0.1]), ([340, 330, 390], [1 / 3, 1 / 3, 1 / 3])
+                ([510, 490], [0.5, 0.5]),
+                ([90_300, 9_700], [0.9, 0.1]),
+                ([340, 330, 390], [1 / 3] * 3),
             )
         ],
         "holm": [p, multipletests(p, method="holm")[1].tolist()],

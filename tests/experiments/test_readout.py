@@ -1,0 +1,284 @@
+"""The readout of a workspace: effects, looks, verdicts, effects of actions."""
+
+from datetime import UTC, datetime, timedelta
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from nba import settings, tables
+from nba.errors import DataError, MissingError
+from nba.experiments import design, facts, readout
+from nba.experiments.actions import action_effects
+from nba.history import History
+from pipelines.analyze import analyze
+
+START = datetime(2026, 1, 1, tzinfo=UTC)
+WEEKS, N = 6, 1500
+TOML = """
+[workspace]
+name = "x"
+[reward]
+window_days = 7
+[experiment]
+segments = ["a_city"]
+[[experiments]]
+experiment_id = "cc"
+control = "champ"
+starts_at = 2026-01-01T00:00:00Z
+ends_at = 2026-02-12T00:00:00Z
+arms = [
+  { name = "champ", share = 0.5, policy = "champion" },
+  { name = "chall", share = 0.5, policy = "challenger" },
+]
+metrics = [
+  { name = "margin", numerator = "margin", role = "primary", planned_effect = 5.0 },
+  { name = "basket", numerator = "revenue", denominator = "orders" },
+  { name = "returns", numerator = "returns", role = "guardrail", is_good = false, margin = 1.0 },
+]
+"""
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory):
+    """A workspace in which every policy doubles orders, and the two of the trial are the same."""
+    folder = tmp_path_factory.mktemp("readout")
+    (folder / "nba.toml").write_text(TOML, encoding="utf-8")
+    config = settings.read(folder)
+    rng = np.random.default_rng(0)
+    ids = [f"c{i}" for i in range(N)]
+    placed = design.place(config, ids, START)
+    treated = placed.standing.arm != "holdout"
+    level = rng.gamma(2, 0.5, N)
+    before, after = rng.poisson(4 * level), rng.poisson(3 * level * (1 + treated))
+    who = np.repeat(np.arange(N), before + after)
+    is_before = np.concatenate([np.arange(b + a) < b for b, a in zip(before, after)])
+    days = np.where(is_before, -rng.integers(1, 200, len(who)), rng.integers(0, 7 * WEEKS, len(who)))
+    revenue = rng.gamma(2, 5, len(who))
+    orders = tables.ORDERS.conform(
+        pa.table(
+            {
+                "order_id": [f"o{i}" for i in range(len(who))],
+                "customer_id": [ids[i] for i in who],
+                "ordered_at": pa.array([START + timedelta(days=int(d), hours=1) for d in days], tables.TIME),
+                "revenue": revenue,
+                "margin": revenue / 2,
+                "n_items": [1] * len(who),
+                "is_return": rng.random(len(who)) < 0.05,
+            }
+        )
+    )
+    customers = tables.CUSTOMERS.build(
+        {
+            "customer_id": c, "joined_at": START - timedelta(days=300), "can_email": True, "can_sms": True,
+            "can_push": True, "can_call": True, "a_city": ("Rome", "Oslo")[i % 2],
+        }
+        for i, c in enumerate(ids)
+    )  # fmt: skip
+    history = History.read(folder).commit(
+        append={
+            "assignments": design.assignments(config, ids, START, {}),
+            "decisions": _decisions(ids, placed),
+            "orders": orders,
+            "customers": customers,
+        }
+    )
+    assert history.version == 1
+    return folder
+
+
+def _decisions(ids, placed):
+    parts = [
+        pa.table(
+            {
+                "decision_id": [f"{c}-{w}" for c in ids],
+                "batch_id": [f"b{w}"] * N,
+                "customer_id": ids,
+                "treatment_id": ["none"] * N,
+                "channel": ["none"] * N,
+                "decided_at": pa.array([START + timedelta(days=7 * w)] * N, tables.TIME),
+                "p_action": [1.0] * N,
+                "policy_id": ["p"] * N,
+                "experiment_id": placed.experiment_id.tolist(),
+                "arm": placed.arm.tolist(),
+                "p_arm": placed.p_arm,
+                "reason": [""] * N,
+                "config_hash": [""] * N,
+                "valid_until": pa.array([START] * N, tables.TIME),
+            }
+        )
+        for w in range(WEEKS)
+    ]
+    return tables.DECISIONS.conform(pa.concat_tables(parts))
+
+
+def verdict(folder, days):
+    analyze(folder, START + timedelta(days=days))
+    rows = History.read(folder).table("readouts").to_pylist()
+    return {row["experiment_id"]: row for row in rows}
+
+
+# by hand
+
+
+def test_a_workspace_without_assignments_is_told_what_to_do(tmp_path):
+    (tmp_path / "nba.toml").write_text(TOML, encoding="utf-8")
+    with pytest.raises(MissingError, match="no assignments yet"):
+        analyze(tmp_path, START)
+
+
+def test_before_a_window_has_closed_nothing_is_read(workspace):
+    found = verdict(workspace, 3)
+    assert {row["verdict"] for row in found.values()} == {"keep running"}
+    assert "No reward window has closed yet" in found["cc"]["reason"]
+    assert History.read(workspace).table("effects").num_rows == 0
+
+
+def test_looks_are_scheduled_by_the_declaration():
+    experiment = settings.Experiment(starts_at=START, ends_at=START + timedelta(days=17), look_days=7)
+    looks = facts.look_times(experiment, START, START + timedelta(days=100))
+    assert [(at - START).days for at in looks] == [7, 14, 17]
+
+
+def test_shares_changed_without_a_phase_cannot_be_read(workspace):
+    config = settings.read(workspace)
+    other = config.experiment.model_copy(
+        update={
+            "arms": (
+                settings.Arm(name="holdout", share=0.2, policy="none"),
+                settings.Arm(name="policy", share=0.8, policy="champion"),
+            )
+        }
+    )
+    with History.read(workspace).as_of(START + timedelta(days=60)) as snapshot:
+        found = readout.read(snapshot, other, 7)
+    row = found.readouts.to_pylist()[0]
+    assert row["verdict"] == "cannot be read"
+    assert "Shares changed without a phase" in row["reason"]
+
+
+def test_customers_decided_in_two_arms_cannot_be_read(workspace, tmp_path):
+    history = History.read(workspace)
+    rows = history.table("decisions").to_pylist()
+    for row in rows[::2]:
+        if (row["batch_id"], row["arm"]) == ("b1", "champ"):
+            row["arm"] = "chall"
+    kept = {name: history.table(name) for name in ("assignments", "orders", "customers")}
+    swapped = History.read(tmp_path).commit(append=kept | {"decisions": tables.DECISIONS.build(rows)})
+    with swapped.as_of(START + timedelta(days=60)) as snapshot:
+        found = readout.read(snapshot, settings.read(workspace).experiments[0], 7)
+    assert "decided in two arms" in found.readouts.to_pylist()[0]["reason"]
+
+
+def test_a_lost_arm_is_a_sample_ratio_mismatch(workspace, tmp_path):
+    history = History.read(workspace)
+    people = history.table("assignments").to_pylist()
+    people = [row for i, row in enumerate(people) if row["arm"] != "chall" or i % 3]
+    kept = {name: history.table(name) for name in ("decisions", "orders", "customers")}
+    less = History.read(tmp_path).commit(append=kept | {"assignments": tables.ASSIGNMENTS.build(people)})
+    with less.as_of(START + timedelta(days=60)) as snapshot:
+        found = readout.read(snapshot, settings.read(workspace).experiments[0], 7)
+    row = found.readouts.to_pylist()[0]
+    assert row["p_srm"] < 0.01
+    assert "do not have the customers that their shares promise" in row["reason"]
+
+
+def test_a_segment_that_does_not_exist_is_named(workspace):
+    experiment = settings.read(workspace).experiment.model_copy(update={"segments": ("a_planet",)})
+    with (
+        History.read(workspace).as_of(START + timedelta(days=60)) as snapshot,
+        pytest.raises(DataError, match="a_planet"),
+    ):
+        readout.read(snapshot, experiment, 7)
+
+
+# laws
+
+
+def test_nothing_later_changes_a_readout(workspace, tmp_path):
+    at = START + timedelta(days=20)
+    history = History.read(workspace)
+    before = analyze(workspace, at)
+    kept = {name: history.table(name) for name in ("assignments", "decisions", "customers")}
+    orders = history.table("orders")
+    early = orders.filter(pa.compute.less(orders["ordered_at"], pa.scalar(at, tables.TIME)))
+    (tmp_path / "nba.toml").write_text(TOML, encoding="utf-8")
+    History.read(tmp_path).commit(append=kept | {"orders": early})
+    assert analyze(tmp_path, at).equals(before)
+
+
+def test_the_tables_keep_their_contracts(workspace):
+    effects = analyze(workspace, START + timedelta(days=60))
+    history = History.read(workspace)
+    for name in ("effects", "readouts", "looks", "action_effects"):
+        tables.BY_NAME[name].check(history.table(name))
+    assert set(effects["segment"].to_pylist()) == {"all", "a_city=Oslo", "a_city=Rome"}
+    assert set(history.table("readouts")["unit"].to_pylist()) == {"customer"}
+    always = [r for r in effects.to_pylist() if r["always_lower"] is not None]
+    assert all(r["always_lower"] < r["lower"] and r["upper"] < r["always_upper"] for r in always)
+
+
+# recovery
+
+
+def test_the_policy_ships_and_two_equal_policies_do_not(workspace):
+    found = verdict(workspace, 60)
+    assert found["policy"]["verdict"] == "ship"
+    assert found["policy"]["is_early"]
+    assert "likely too high" in found["policy"]["reason"]
+    assert found["cc"]["verdict"] in {"stop: no difference worth having", "cannot be read"}
+    margin = next(
+        r
+        for r in History.read(workspace).table("effects").to_pylist()
+        if (r["experiment_id"], r["metric"], r["segment"]) == ("policy", "margin", "all")
+    )
+    # Orders double: three more of them, at a margin of 5 each.
+    se = (margin["upper"] - margin["lower"]) / (2 * 1.96)
+    assert abs(margin["effect"] - 15.0) < 3 * se
+
+
+def test_effects_of_actions_are_found_in_decisions_that_learned(tmp_path):
+    rng = np.random.default_rng(1)
+    n, batches = 400, 5
+    rows, choices, outcomes = [], [], []
+    for b in range(batches):
+        p = np.array([0.3 - 0.04 * b, 0.7 + 0.04 * b])
+        for i in range(n):
+            a = int(rng.random() > p[0])
+            key = f"{b}-{i}"
+            at = START + timedelta(days=7 * b)
+            rows.append(
+                {
+                    "decision_id": key, "batch_id": f"b{b}", "customer_id": f"c{b}-{i}",
+                    "treatment_id": ("none", "mail")[a], "channel": ("none", "email")[a], "decided_at": at,
+                    "p_action": p[a], "policy_id": "p", "reason": "", "config_hash": "", "valid_until": at,
+                }
+            )  # fmt: skip
+            choices += [
+                {
+                    "decision_id": key, "treatment_id": name, "is_eligible": True, "reason": "",
+                    "p_action": p[j], "price": 0.0,
+                }
+                for j, name in enumerate(("none", "mail"))
+            ]  # fmt: skip
+            outcomes.append(
+                {
+                    "decision_id": key, "is_delivered": True, "is_response": False, "is_click": False,
+                    "is_unsubscribe": False, "reward": 0.5 * a + rng.normal() + b, "window_days": 7,
+                    "closed_at": at + timedelta(days=7),
+                }
+            )  # fmt: skip
+    history = History.read(tmp_path).commit(
+        append={
+            "decisions": tables.DECISIONS.build(rows),
+            "choices": tables.CHOICES.build(choices),
+            "outcomes": tables.OUTCOMES.build(outcomes),
+        }
+    )
+    with history.as_of(START + timedelta(days=100)) as snapshot:
+        found = action_effects(snapshot).to_pylist()
+    assert [row["treatment_id"] for row in found] == ["mail"]
+    row = found[0]
+    assert row["lower"] < 0.5 < row["upper"]
+    assert row["always_lower"] < row["lower"]
+    assert row["n"] == n * batches
