@@ -11,13 +11,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.polynomial.legendre import leggauss
 from numpy.typing import NDArray
 from scipy.optimize import minimize
 from scipy.special import digamma, gammaln, roots_jacobi
+from threadpoolctl import ThreadpoolController
 
 Array = NDArray[np.float64]
 Kind = Literal["bg_nbd", "mbg_nbd", "pareto_nbd", "nbd"]
@@ -235,13 +236,12 @@ def fit(rows: Rows, kind: Kind) -> CountModel:
         return CountModel(kind, nan, nan, np.nan, n, False, found)
     unit = float(np.average(rows.age, weights=rows.weight)) / 32 or 1.0
     scaled = rows._replace(recency=rows.recency / unit, age=rows.age / unit)
-    plain = _optimum(scaled, "nbd")
-    best = plain
-    if kind != "nbd":
-        best = _optimum(scaled, kind, plain.log_likelihood)
-        if not best.is_converged and best.log_likelihood < plain.log_likelihood + 0.05:
-            reason = f"no dropout can be seen: {kind} is at its limit, NBD is used"
-            best = CountModel("nbd", plain.params, plain.se, plain.log_likelihood, n, True, reason)
+    with _blas().limit(limits=1, user_api="blas"):  # four parameters: threads would only get in the way
+        plain = _optimum(scaled, "nbd")
+        best = plain if kind == "nbd" else _optimum(scaled, kind, plain.log_likelihood)
+    if kind != "nbd" and not best.is_converged and best.log_likelihood < plain.log_likelihood + 0.05:
+        reason = f"no dropout can be seen: {kind} is at its limit, NBD is used"
+        best = CountModel("nbd", plain.params, plain.se, plain.log_likelihood, n, True, reason)
     size = np.where([name in ("alpha", "beta") for name in NAMES[best.kind]], unit, 1.0)
     jacobian = np.log(unit) * float((rows.weight * rows.n_repeat).sum())  # density per unit of time
     return CountModel(
@@ -340,21 +340,22 @@ def _bg(shift: int) -> Callable[[Array, Rows], tuple[float, Array]]:
         fixed = gammaln(r + x) + gammaln(b + level) - gammaln(a + b + level)
         const = gammaln(a + b) - gammaln(b) - gammaln(r) + r * theta[1]
         mixed, m, gone = _bg_terms(theta, rows, shift)
-        value = counts @ fixed + total * const + weight @ mixed
+        value = _dot(counts, fixed) + total * const + _dot(weight, mixed)
         log_age, log_last = np.log(alpha + rows.age), np.log(alpha + rows.recency)
         out = weight * gone
+        stay, shape = weight - out, r + rows.n_repeat
         slope = np.array(
             [
-                counts @ digamma(r + x)
+                _dot(counts, digamma(r + x))
                 + total * (theta[1] - digamma(r))
-                - (weight - out) @ log_age
-                - out @ log_last,
+                - _dot(stay, log_age)
+                - _dot(out, log_last),
                 total * r / alpha
-                - ((weight - out) * (r + rows.n_repeat)) @ (1 / (alpha + rows.age))
-                - (out * (r + rows.n_repeat)) @ (1 / (alpha + rows.recency)),
-                total * digamma(a + b) - counts @ digamma(a + b + level) + out.sum() / a,
+                - _dot(stay, shape / (alpha + rows.age))
+                - _dot(out, shape / (alpha + rows.recency)),
+                total * digamma(a + b) - _dot(counts, digamma(a + b + level)) + out.sum() / a,
                 total * (digamma(a + b) - digamma(b))
-                + counts @ (digamma(b + level) - digamma(a + b + level))
+                + _dot(counts, digamma(b + level) - digamma(a + b + level))
                 - np.where(m > 0, out / np.where(m > 0, b + m - 1, 1), 0).sum(),
             ]
         )
@@ -367,11 +368,11 @@ def _nbd(theta: Array, rows: Rows) -> tuple[float, Array]:
     r, alpha = np.exp(theta)
     weight, shape = rows.weight, r + rows.n_repeat
     log_age = np.log(alpha + rows.age)
-    value = weight @ (gammaln(shape) - gammaln(r) + r * theta[1] - shape * log_age)
+    value = _dot(weight, gammaln(shape) - gammaln(r) + r * theta[1] - shape * log_age)
     slope = np.array(
         [
-            weight @ (digamma(shape) - digamma(r) + theta[1] - log_age),
-            weight @ (r / alpha - shape / (alpha + rows.age)),
+            _dot(weight, digamma(shape) - digamma(r) + theta[1] - log_age),
+            _dot(weight, r / alpha - shape / (alpha + rows.age)),
         ]
     )
     return float(value), slope * np.exp(theta)
@@ -407,20 +408,22 @@ def _pareto(theta: Array, rows: Rows) -> tuple[float, Array]:
     shape = r + rows.n_repeat
     alive, dead, (part, log_alpha, log_beta) = _pareto_terms(theta, rows)
     both = np.logaddexp(alive, dead)
-    value = counts @ gammaln(r + x) + total * (r * theta[1] + s * theta[3] - gammaln(r)) + weight @ both
+    value = (
+        _dot(counts, gammaln(r + x)) + total * (r * theta[1] + s * theta[3] - gammaln(r)) + _dot(weight, both)
+    )
     out = weight * np.exp(dead - both)
     stay = weight - out
     mean_log_alpha, mean_log_beta = (part * log_alpha).sum(1), (part * log_beta).sum(1)
     mean_alpha, mean_beta = (part * np.exp(-log_alpha)).sum(1), (part * np.exp(-log_beta)).sum(1)
     slope = np.array(
         [
-            counts @ digamma(r + x)
+            _dot(counts, digamma(r + x))
             + total * (theta[1] - digamma(r))
-            - stay @ np.log(alpha + rows.age)
-            - out @ mean_log_alpha,
-            total * r / alpha - (stay * shape) @ (1 / (alpha + rows.age)) - (out * shape) @ mean_alpha,
-            total * theta[3] - stay @ np.log(beta + rows.age) + out.sum() / s - out @ mean_log_beta,
-            total * s / beta - s * (stay @ (1 / (beta + rows.age))) - (s + 1) * (out @ mean_beta),
+            - _dot(stay, np.log(alpha + rows.age))
+            - _dot(out, mean_log_alpha),
+            total * r / alpha - _dot(stay * shape, 1 / (alpha + rows.age)) - _dot(out * shape, mean_alpha),
+            total * theta[3] - _dot(stay, np.log(beta + rows.age)) + out.sum() / s - _dot(out, mean_log_beta),
+            total * s / beta - s * _dot(stay, 1 / (beta + rows.age)) - (s + 1) * _dot(out, mean_beta),
         ]
     )
     return float(value), slope * np.exp(theta)
@@ -434,6 +437,11 @@ _OBJECTIVES: dict[str, Callable[[Array, Rows], tuple[float, Array]]] = {
 }
 
 
+def _dot(a: NDArray[Any], b: NDArray[Any]) -> float:
+    # Not BLAS: its threads cost more than they save at this size, and einsum sums in one fixed order.
+    return float(np.einsum("i,i->", a, b))
+
+
 def _levels(rows: Rows) -> tuple[Array, NDArray[np.int64]]:
     at = rows.n_repeat.astype(np.int64)
     return np.arange(int(at.max()) + 1, dtype=float), at
@@ -441,6 +449,11 @@ def _levels(rows: Rows) -> tuple[Array, NDArray[np.int64]]:
 
 def _none() -> tuple[Array, NDArray[np.int64]]:
     return np.empty(0), np.empty(0, dtype=np.int64)
+
+
+@lru_cache
+def _blas() -> ThreadpoolController:
+    return ThreadpoolController()
 
 
 @lru_cache
