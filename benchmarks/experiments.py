@@ -512,11 +512,12 @@ def cube_speed(n: int = 10_000_000, rounds: int = 5) -> list[Row]:
     with tempfile.TemporaryDirectory() as folder:
         path = f"{folder}/users.duckdb"
         with duckdb.connect(path, config={"threads": 2}) as connection:
+            connection.execute("set enable_progress_bar = false").fetchall()
             connection.execute("select setseed(0.5)").fetchall()
             connection.execute(_USERS.format(n=n)).fetchall()
-        context = multiprocessing.get_context("spawn")
+        context = multiprocessing.get_context("spawn")  # a fork would share this process's memory
         here, there = context.Pipe()
-        child = context.Process(target=_own_worker, args=(path, there))
+        child = context.Process(target=_own_worker, args=(path, there), daemon=True)
         child.start()
         python = os.environ.get("NBA_PEER_TEA", "")
         peer = _Peer(python, path) if python else None
@@ -609,6 +610,7 @@ def cube_day(n: int = 10_000_000, events: int = 1_000_000) -> list[Row]:
     with tempfile.TemporaryDirectory() as folder:
         connection = duckdb.connect(f"{folder}/e.duckdb", config={"threads": 2, "memory_limit": "2GB"})
         run = lambda sql: connection.execute(sql).fetchall()  # noqa: E731
+        run("set enable_progress_bar = false")
         run("select setseed(0.5)")
         run(_USERS.format(n=n))
         run(
