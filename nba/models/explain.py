@@ -65,7 +65,10 @@ def explain(scorer: Scorer, examples: pa.Table) -> Explanation:
     Raises:
         ArithmeticError: when the SHAP values do not add up to the predictions.
     """
-    import shap
+    with warnings.catch_warnings():
+        # Raised by matplotlib where shap makes its colour maps.
+        warnings.filterwarnings("ignore", message="The set_(bad|over|under) function")
+        import shap
 
     rows = examples.slice(0, MAX_ROWS)
     X = inputs.matrix(rows, scorer.names)

@@ -251,7 +251,7 @@ def blend(parts: Array, target: Array, weight: Array) -> tuple[Array, float, dic
     # Fitting the weights itself gains about one unit of noise each; twice that is taken off (AIC).
     clear = gain.sum() - 2 * np.count_nonzero(weights)
     t = clear / max(float(np.sqrt((gain**2).sum())), 1e-12)
-    kept = max(0.0, 1 - 1 / t**2) if t > 0 else 0.0
+    kept = max(0.0, 1 - (len(CANDIDATES) - 2) / t**2) if t > 0 else 0.0
     losses["blend"] = float(weight @ (target - parts @ (kept * weights)) ** 2 / total)
     return kept * weights, kept, losses
 

@@ -1,0 +1,41 @@
+from io import BytesIO
+
+import numpy as np
+import pytest
+
+from nba.models import explain
+
+
+@pytest.fixture(scope="module")
+def explanation(scorer, varied):
+    return explain.explain(scorer, varied.examples.slice(0, 300))
+
+
+# laws
+
+
+def test_contributions_add_up_to_the_prediction(explanation):
+    assert explanation.gap < 1e-6
+    assert explanation.response.shape == explanation.values.shape == (300, len(explanation.names))
+
+
+def test_effect_contributions_are_centred(explanation):
+    np.testing.assert_allclose(explanation.effect.mean(axis=0), 0, atol=1e-9)
+    assert explanation.effect.shape[1] == len(explanation.effect_names)
+
+
+# recovery
+
+
+def test_the_features_that_matter_come_first(explanation):
+    table = explanation.table().to_pandas()
+    response = table[table["model"] == "response"]["feature"].tolist()
+    effect = table[table["model"] == "uplift"]["feature"].tolist()
+    assert response[0] == "f_x0"
+    assert {"f_x2", "f_x3"} < set(effect[:4])
+
+
+def test_beeswarm_draws_without_a_display(explanation):
+    out = BytesIO()
+    explain.beeswarm(explanation, top=5).savefig(out, format="png")
+    assert out.getvalue().startswith(b"\x89PNG")

@@ -1,0 +1,39 @@
+import numpy as np
+import pyarrow as pa
+
+from nba.models.inputs import Coding, feature_names, matrix
+
+# by hand
+
+
+def test_codes_share_actions_and_channels(catalog):
+    coding = Coding.of(catalog)
+    assert coding.names == (
+        "is_treated",
+        "action=sale",
+        "action=advice",
+        "channel=email",
+        "channel=sms",
+        "channel=call",
+    )
+    assert coding.codes().astype(int).tolist() == [
+        [0, 0, 0, 0, 0, 0],
+        [1, 1, 0, 1, 0, 0],
+        [1, 1, 0, 0, 1, 0],
+        [1, 0, 1, 1, 0, 0],
+        [1, 0, 1, 0, 0, 1],
+    ]
+    assert coding.columns(["none", "advice_call", "gone"]).tolist() == [0, 4, -1]
+
+
+def test_parts_that_were_never_seen_are_zeros(catalog):
+    new = Coding(("x_email",), ("x",), ("email",))
+    assert Coding.of(catalog).codes(new)[1].astype(int).tolist() == [1, 0, 0, 1, 0, 0]
+
+
+def test_matrix_by_name():
+    table = pa.table({"f_b": [1, 2], "f_a": [0.5, None], "other": ["x", "y"]})
+    assert feature_names(table) == ("f_b", "f_a")
+    np.testing.assert_array_equal(
+        matrix(table, ["f_a", "f_b", "f_c"]), [[0.5, 1, np.nan], [np.nan, 2, np.nan]]
+    )

@@ -1,0 +1,199 @@
+import json
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from nba import metrics
+from nba.catalog import Action, Catalog, Treatment
+from nba.errors import DataError, MissingError
+from nba.models import scorer as module
+from nba.models.scorer import Scorer
+
+# by hand
+
+
+def test_thinning_keeps_treated_rows_and_total_weight():
+    column = np.array([0] * 900 + [1] * 90 + [-1] * 10)
+    kept = module.thin(column, np.random.default_rng(0), cap=200)
+    assert (column[kept.rows] == 1).sum() == 90
+    assert len(kept.rows) == 200
+    assert kept.weight.sum() == pytest.approx(990)
+    everything = module.thin(column, np.random.default_rng(0))
+    assert len(everything.rows) == 990
+    assert (everything.weight == 1).all()
+
+
+def test_pairing_keeps_the_treated_and_follows_their_shares():
+    column = np.array([0] * 5000 + [1] * 300 + [3] * 100)
+    paired = module.pair(column, 3, np.random.default_rng(0))
+    assert (paired[5000:] == column[5000:]).all()
+    assert np.mean(paired[:5000] == 1) == pytest.approx(0.75, abs=3 * np.sqrt(0.75 * 0.25 / 5000))
+    assert not (paired == 2).any()
+    assert set(module.pair(np.zeros(100, int), 3, np.random.default_rng(0))) == {1, 2, 3}
+
+
+def test_half_life_halves(varied):
+    weight = module.age_weight(varied.examples.slice(0, 3), half_life_days=7)
+    np.testing.assert_allclose(weight, [0.25, 0.5, 1])
+    assert (module.age_weight(varied.examples.slice(0, 3), None) == 1).all()
+
+
+def test_margin_is_shrunk_by_the_number_of_orders():
+    rows = pa.table({"f_margin_per_order": [10.0, np.nan, 40.0], "f_orders_total": [3.0, 0.0, 97.0]})
+    np.testing.assert_allclose(module.shrunk(rows, 20.0), [15.0, 20.0, (97 * 40 + 60) / 100])
+
+
+def test_margin_of_a_response_is_learnt_from_rewards(scorer, varied):
+    # a response earns 30 where an order earns 15; the guard of 20 responses hardly shows
+    assert scorer.margin.population == pytest.approx(15)
+    assert scorer.scores(varied.examples.slice(0, 3)).margin_per_response == pytest.approx(30, rel=0.02)
+
+
+# laws
+
+
+def test_shapes_and_the_column_of_none(scorer, varied, catalog):
+    found = scorer.scores(varied.examples.slice(0, 50), catalog)
+    for matrix in (found.p_response, found.uplift, found.uplift_se):
+        assert matrix.shape == (50, 5)
+    assert (found.uplift[:, 0] == 0).all()
+    assert (found.uplift_se[:, 0] == 0).all()
+    assert (found.uplift_se[:, 1:] > 0).all()
+    assert ((found.p_response > 0) & (found.p_response < 1)).all()
+
+
+def test_scores_do_not_depend_on_the_other_customers(scorer, varied):
+    both = scorer.scores(varied.examples.slice(0, 40)).uplift
+    np.testing.assert_array_equal(scorer.scores(varied.examples.slice(10, 5)).uplift, both[10:15])
+
+
+def test_same_rows_and_seed_give_the_same_model(varied, catalog, quick):
+    few = varied.examples.slice(0, 3000)
+    first, second, third = (Scorer.fit(few, catalog, quick, seed).model_id for seed in (0, 0, 1))
+    assert first == second != third
+
+
+def test_saved_and_loaded_is_the_same(scorer, varied, tmp_path):
+    scorer.save(tmp_path / "model")
+    loaded = Scorer.load(tmp_path / "model")
+    assert loaded.model_id == scorer.model_id
+    rows = varied.examples.slice(0, 100)
+    for name in ("p_response", "uplift", "uplift_se", "margin_per_response"):
+        np.testing.assert_array_equal(getattr(loaded.scores(rows), name), getattr(scorer.scores(rows), name))
+    assert loaded.report.metrics == pytest.approx(scorer.report.metrics, nan_ok=True)
+    assert {k: t.column_names for k, t in loaded.report.tables.items()} == {
+        k: t.column_names for k, t in scorer.report.tables.items()
+    }
+
+
+def test_a_later_catalog_gives_the_columns_and_new_treatments_are_uncertain(scorer, varied, catalog):
+    later = Catalog(
+        (*catalog.actions, Action("club", "sales", "all", "club", margin=1.0)),
+        (
+            Treatment("club_push", "club", "push", 0.0),
+            *catalog.treatments[::-1],
+            Treatment("advice_sms", "advice", "sms", 0.1),
+        ),
+    )
+    rows = varied.examples.slice(0, 100)
+    old, new = scorer.scores(rows, catalog), scorer.scores(rows, later)
+    for j, name in enumerate(later.treatment_ids[2:6], start=2):
+        i = catalog.treatment_ids.index(name)
+        np.testing.assert_allclose(new.uplift[:, j], old.uplift[:, i])
+    assert new.uplift_se[:, 1].mean() > new.uplift_se[:, 6].mean() > old.uplift_se[:, 1:].mean()
+
+
+def test_features_by_name_missing_ones_are_unknown(scorer, varied):
+    rows = varied.examples.slice(0, 20)
+    names = rows.column_names[::-1]
+    np.testing.assert_array_equal(
+        scorer.scores(rows.select(names).append_column("f_new", [np.zeros(20)])).uplift,
+        scorer.scores(rows).uplift,
+    )
+    assert np.isfinite(scorer.scores(rows.drop_columns(["f_x0"])).uplift).all()
+
+
+def test_wide_has_three_columns_per_treatment(scorer, varied):
+    wide = scorer.wide(varied.examples.slice(0, 4))
+    assert wide.num_columns == 3 * 5 + 1
+    assert wide["uplift:none"].to_pylist() == [0.0] * 4
+
+
+def test_too_little_to_learn_from_is_one_clear_error(varied, catalog, quick):
+    with pytest.raises(DataError, match=r"50 examples; expected 100(.|\n)*responses; expected 5"):
+        Scorer.fit(
+            varied.examples.slice(0, 50).set_column(5, "is_response", [[False] * 50]), catalog, quick, 0
+        )
+
+
+def test_a_folder_without_model_or_of_another_format(scorer, tmp_path):
+    with pytest.raises(MissingError, match="expected a saved scorer"):
+        Scorer.load(tmp_path)
+    scorer.save(tmp_path)
+    meta = json.loads((tmp_path / "scorer.json").read_text())
+    (tmp_path / "scorer.json").write_text(json.dumps(meta | {"format": 0}))
+    with pytest.raises(DataError, match="format 0; expected"):
+        Scorer.load(tmp_path)
+
+
+def test_report_tables_have_the_columns_of_the_figures(scorer):
+    expected = {
+        "calibration": ["bin", "n", "predicted", "observed"],
+        "qini": ["share", "qini", "random"],
+        "importance": ["feature", "importance"],
+        "uplift_deciles": ["decile", "n", "predicted", "observed", "lower", "upper"],
+    }
+    assert {name: scorer.report.tables[name].column_names for name in expected} == expected
+
+
+# recovery
+
+
+def test_average_effects_within_three_standard_errors(scorer, varied):
+    effects = scorer.report.tables["effects"].to_pandas()
+    truth = varied.effect.mean(axis=0)[1:]
+    assert (np.abs(effects["effect"] - truth) < 3 * effects["se"]).all()
+    assert (np.abs(scorer.scores(varied.examples).uplift.mean(axis=0)[1:] - truth) < 3 * effects["se"]).all()
+
+
+def test_ranks_effects_better_than_the_response_does(scorer, draw):
+    fresh = draw(6000, seed=99)
+    found = scorer.scores(fresh.examples)
+    by_uplift = np.mean([np.corrcoef(found.uplift[:, j], fresh.effect[:, j])[0, 1] for j in range(1, 5)])
+    by_response = np.mean(
+        [np.corrcoef(found.p_response[:, j], fresh.effect[:, j])[0, 1] for j in range(1, 5)]
+    )
+    assert by_uplift > 0.8 > by_response
+    error = np.sqrt(np.mean((found.uplift - fresh.effect)[:, 1:] ** 2))
+    spread = np.sqrt(np.mean((fresh.effect - fresh.effect.mean(axis=0))[:, 1:] ** 2))
+    assert error < 0.6 * spread
+    assert scorer.report.metrics["qini_lower"] > 0
+
+
+def test_standard_errors_are_of_the_size_of_the_errors(scorer, draw):
+    fresh = draw(4000, seed=98)
+    found = scorer.scores(fresh.examples)
+    z = ((found.uplift - fresh.effect) / np.where(found.uplift_se > 0, found.uplift_se, np.inf))[:, 1:]
+    assert 0.5 < np.sqrt(np.mean(z**2)) < 2.0
+
+
+def test_no_effect_gives_tiny_and_nearly_constant_uplift(draw, catalog, quick):
+    spreads = []
+    for seed in range(4):
+        log = draw(12_000, seed=seed, kind="none")
+        found = Scorer.fit(log.examples, catalog, quick, seed)
+        uplift = found.scores(log.examples).uplift[:, 1:]
+        # 1,500 customers per treatment at a base rate of 0.09: a mean is known to 0.0075
+        assert np.abs(uplift.mean(axis=0)).max() < 3 * 0.0075
+        spreads.append(uplift.std(axis=0).max())
+    assert np.sum(np.array(spreads) < 0.003) >= 3  # what looks like heterogeneity by chance is let through
+    assert max(spreads) < 0.015
+
+
+def test_constant_odds_are_not_taken_for_heterogeneity(draw, catalog, quick):
+    log = draw(12_000, seed=5, kind="constant")
+    uplift = Scorer.fit(log.examples, catalog, quick, 0).scores(log.examples).uplift
+    error = np.sqrt(np.mean((uplift - log.effect)[:, 1:] ** 2))
+    assert error < 0.03
+    assert metrics.gini((log.effect[:, 4] > np.median(log.effect[:, 4])).astype(float), uplift[:, 4]) > 0.3

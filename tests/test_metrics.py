@@ -1,0 +1,140 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.special import expit
+
+from nba import metrics
+
+# scikit-uplift 0.5.1: seed, qini_auc_score, uplift_at_k(strategy="overall", k=0.3); made by
+# tests/reference/qini_reference.py
+SKLIFT = [
+    (0, 0.1460060780947135, 0.16157461809635723),
+    (1, 0.10758174580478108, 0.13888888888888887),
+    (2, 0.022493501094652476, 0.035555555555555535),
+    (3, 0.02697151578581449, 0.13616071428571427),
+]
+
+
+def case(seed, n=400):
+    # The same as in tests/reference/qini_reference.py.
+    rng = np.random.default_rng(seed)
+    x = rng.normal(size=n)
+    treated = (rng.random(n) < 0.4).astype(float)
+    y = (rng.random(n) < 0.2 + 0.15 * treated * (x > 0)).astype(float)
+    return y, np.round(x + rng.normal(size=n), 1), treated
+
+
+# by hand
+
+
+def test_auc_counts_pairs_and_halves_ties():
+    y, score = np.array([0.0, 0.0, 1.0, 1.0]), np.array([0.1, 0.5, 0.5, 0.9])
+    assert metrics.auc(y, score) == pytest.approx((1 + 1 + 0.5 + 1) / 4)
+    assert metrics.gini(y, score) == pytest.approx(0.75)
+
+
+def test_one_class_is_unknown():
+    assert np.isnan(metrics.auc(np.ones(3), np.arange(3.0)))
+    assert np.isnan(metrics.qini(np.ones(3), np.arange(3.0), np.ones(3)))
+    assert np.isnan(metrics.uplift_at(np.ones(3), np.arange(3.0), np.ones(3), 0.5))
+    assert np.isnan(metrics.calibration_slope(np.ones(5), np.linspace(0.1, 0.9, 5)))
+    assert metrics.qini_interval(np.ones(3), np.arange(3.0), np.ones(3), np.random.default_rng(0)).reason
+
+
+def test_log_loss_of_even_odds():
+    assert metrics.log_loss(np.array([1.0, 0.0]), np.array([0.5, 0.5])) == pytest.approx(np.log(2))
+    weighted = metrics.log_loss(np.array([1.0, 0.0]), np.array([0.9, 0.5]), np.array([3.0, 1.0]))
+    assert weighted == pytest.approx(-(3 * np.log(0.9) + np.log(0.5)) / 4)
+
+
+def test_calibration_by_hand():
+    table = metrics.calibration(np.array([0.0, 1.0, 1.0, 1.0]), np.array([0.1, 0.2, 0.8, 0.9]), bins=2)
+    assert table.to_pydict() == {
+        "bin": [1, 2],
+        "n": [2, 2],
+        "predicted": [pytest.approx(0.15), pytest.approx(0.85)],
+        "observed": [0.5, 1.0],
+    }
+    assert metrics.ece(
+        np.array([0.0, 1.0, 1.0, 1.0]), np.array([0.1, 0.2, 0.8, 0.9]), bins=2
+    ) == pytest.approx(0.25)
+
+
+def test_by_decile_puts_the_highest_first():
+    table = metrics.by_decile(np.arange(20.0), np.arange(20.0) * 2, bins=2)
+    assert table["decile"].to_pylist() == [1, 2]
+    assert table["predicted"].to_pylist() == [14.5, 4.5]
+    assert table["observed"].to_pylist() == [29.0, 9.0]
+    assert all(
+        low < o < high
+        for low, o, high in zip(*(table[c].to_pylist() for c in ("lower", "observed", "upper")))
+    )
+    assert metrics.by_decile(np.empty(0), np.empty(0)).num_rows == 0
+
+
+# laws
+
+
+@given(seed=st.integers(0, 1000), shift=st.floats(-3, 3), scale=st.floats(0.5, 5))
+def test_ranking_measures_see_order_only(seed, shift, scale):
+    y, uplift, treated = case(seed, 80)
+    moved = scale * uplift + shift
+    assert metrics.auc(y, moved) == pytest.approx(metrics.auc(y, uplift))
+    assert metrics.qini(y, moved, treated) == pytest.approx(metrics.qini(y, uplift, treated), nan_ok=True)
+
+
+@given(seed=st.integers(0, 1000))
+def test_whole_weights_are_repeats(seed):
+    y, uplift, treated = case(seed, 60)
+    times = np.random.default_rng(seed).integers(1, 4, len(y))
+    repeated = metrics.qini(*(np.repeat(part, times) for part in (y, uplift, treated)))
+    assert metrics.qini(y, uplift, treated, times.astype(float)) == pytest.approx(repeated, nan_ok=True)
+
+
+@given(seed=st.integers(0, 1000))
+def test_constant_ranking_is_worth_nothing_and_the_perfect_one_is_one(seed):
+    y, _, treated = case(seed, 60)
+    if not 0 < treated.sum() < len(y) or not y.any():
+        return
+    assert metrics.qini(y, np.zeros(len(y)), treated) == pytest.approx(0, abs=1e-12, nan_ok=True)
+    assert metrics.qini(y, y * (2 * treated - 1), treated) == pytest.approx(1, nan_ok=True)
+
+
+@given(seed=st.integers(0, 1000), points=st.integers(2, 60))
+def test_curve_for_the_figure_ends_where_chance_ends(seed, points):
+    table = metrics.qini_table(*case(seed, 80), points=points)
+    assert table.num_rows == points + 1
+    assert table["qini"][0].as_py() == table["random"][0].as_py() == 0
+    assert table["qini"][-1].as_py() == pytest.approx(table["random"][-1].as_py())
+
+
+# recovery
+
+
+def test_calibration_slope_finds_overconfidence():
+    rng = np.random.default_rng(0)
+    score = rng.normal(-1, 1, 40_000)
+    y = (rng.random(len(score)) < expit(score)).astype(float)
+    # standard error of a logistic slope at this size is about 0.014
+    assert metrics.calibration_slope(y, expit(score)) == pytest.approx(1, abs=0.042)
+    assert metrics.calibration_slope(y, expit(2 * score)) == pytest.approx(0.5, abs=0.021)
+    assert metrics.ece(y, expit(score)) < 0.01 < metrics.ece(y, expit(2 * score))
+
+
+def test_interval_covers_the_value_and_widens_with_fewer_rows():
+    few = metrics.qini_interval(*case(5, 400), np.random.default_rng(0))
+    many = metrics.qini_interval(*case(5, 6400), np.random.default_rng(0))
+    assert few.lower < few.value < few.upper
+    assert many.upper - many.lower < 0.5 * (few.upper - few.lower)
+
+
+# reference
+
+
+@pytest.mark.parametrize(("seed", "qini", "top"), SKLIFT)
+def test_equal_to_scikit_uplift(seed, qini, top):
+    y, uplift, treated = case(seed)
+    assert metrics.qini(y, uplift, treated) == pytest.approx(qini, abs=1e-12)
+    ordered = uplift + 1e-6 * np.arange(len(y))[::-1]
+    assert metrics.uplift_at(y, ordered, treated, 0.3) == pytest.approx(top, abs=1e-12)
