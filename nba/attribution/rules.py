@@ -5,6 +5,8 @@ only intent channels touched then get no credit at all. `last_ad` is last touch,
 channels where there is any advertising (known as last non-direct click).
 """
 
+import math
+
 import duckdb
 import pyarrow as pa
 
@@ -68,6 +70,29 @@ def credits(  # noqa: A001
                 f" where {_SHARES[short]} > 0"
             )
     return connection.sql(" union all ".join(parts)).to_arrow_table()
+
+
+def totals_query(rules: tuple[str, ...], half_life_days: float) -> str:
+    """Write the query of what each rule (without `_ads`) credits to each channel, over `steps`.
+
+    Time decay needs the sum over an order; one hash aggregate finds it, so that nothing is sorted. It
+    holds for lookbacks up to 1,000 half-lives; `credits` has no such bound.
+    """
+    sums = ", ".join(f"sum({_SHARES[r]}) as {r}, sum({_SHARES[r]} * margin) as {r}_margin" for r in rules)
+    decay = f"exp(s.age_days * {-math.log(2) / half_life_days!r})"
+    each = f"""
+        select s.*, {decay} as decay, o.total_decay
+        from steps s join (select order_id, sum({decay}) as total_decay from steps s where is_conversion
+            group by order_id) o using (order_id)
+        where is_conversion
+    """
+    source = f"({each})" if "time_decay" in rules else "steps"
+    if "last_ad" in rules:
+        source = (
+            "(select *, coalesce(max(if(is_ad, position, null)) over (partition by order_id), n) as last_ad"
+            f" from {source})"
+        )
+    return f"select channel, {sums} from {source} where is_conversion group by channel order by channel"
 
 
 _ADS_ONLY = (

@@ -1,0 +1,347 @@
+"""Attribution: exactness and speed of Markov chains, and the distance of every method from the truth.
+
+ChannelAttribution (GPL) runs in its own environment: NBA_CHANNELATTRIBUTION names its Python.
+"""
+
+import json
+import os
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv as pa_csv
+
+from benchmarks.record import Row, row
+from nba.attribution import incremental, markov, rules, shapley
+from nba.histories import simulated_paths as worlds
+from nba.history import connect
+
+DATA = Path(os.environ.get("NBA_DATA", Path(__file__).parents[2] / "shared" / "data"))
+ADS = len(worlds.ADS)
+N, SEEDS = 100_000, (1, 2, 3)
+
+
+def dense_credit(walks: markov.Walks, order: int) -> np.ndarray:
+    """Compute Markov credit by dense algebra from journeys one by one: slow, and nothing shared."""
+    states: dict[tuple[int, ...], int] = {(): 0}
+    steps: dict[tuple[int, int], float] = {}
+    won: dict[int, float] = {}
+    out: dict[int, float] = {}
+    begin = 0
+    for length, yes, no in zip(walks.length, walks.conversions, walks.nulls):
+        path = walks.code[begin : begin + length].tolist()
+        begin += length
+        here = 0
+        for i in range(length):
+            there = states.setdefault(tuple(path[max(0, i + 1 - order) : i + 1]), len(states))
+            steps[here, there] = steps.get((here, there), 0.0) + yes + no
+            out[here] = out.get(here, 0.0) + yes + no
+            here = there
+        won[here] = won.get(here, 0.0) + yes
+        out[here] = out.get(here, 0.0) + yes + no
+    m = len(states)
+    inner, end = np.zeros((m, m)), np.zeros(m)
+    for (i, j), weight in steps.items():
+        inner[i, j] = weight / out[i]
+    for i, weight in won.items():
+        end[i] = weight / out[i]
+    whole = np.linalg.solve(np.eye(m) - inner, end)[0]
+    newest = np.array([state[-1] if state else -1 for state in states])
+    removal = []
+    for channel in range(len(walks.channels)):
+        keep = newest != channel
+        cut = np.linalg.solve((np.eye(m) - inner)[np.ix_(keep, keep)], end[keep])[0]
+        removal.append(1 - cut / whole)
+    return np.array(removal) / np.sum(removal)
+
+
+def public_paths() -> markov.Walks:
+    """Read the public path data."""
+    table = pa_csv.read_csv(DATA / "attribution_paths" / "paths.csv.gz")
+    conversions, nulls = (table[n].to_numpy().astype(float) for n in ("total_conversions", "total_null"))
+    return markov.walks(table["path"], conversions, nulls)
+
+
+def exact() -> list[Row]:
+    """Compare orders 1-3 on the public paths with dense algebra."""
+    walks = public_paths()
+    worst = max(
+        float(np.abs(markov.fit(walks, order).credit - dense_credit(walks, order)).max())
+        for order in (1, 2, 3)
+    )
+    return [
+        row("mta.markov_error", worst, "share", 1e-8, "<=", n=len(walks.length),
+            conditions="largest difference of a channel's share, orders 1-3, against dense algebra"),
+    ]  # fmt: skip
+
+
+_PEER = """
+import sys, time, json, contextlib, io
+with contextlib.redirect_stdout(io.StringIO()):
+    import pandas as pd, ChannelAttribution as ca
+    d = pd.read_csv(sys.argv[1])
+    def run(order):
+        c, t = time.process_time(), time.perf_counter()
+        ca.markov_model(
+            d, "path", "conversions", var_null="nulls", order=order, sep=">", ncore=1, verbose=False)
+        return time.process_time() - c, time.perf_counter() - t
+    out = [run(int(sys.argv[2])) for _ in range(2)]
+print(json.dumps(out))
+"""
+
+
+def speed() -> list[Row]:
+    """Time orders 1 and 3 on a million journeys over ten channels, A B A B, and weigh the memory."""
+    rng = np.random.default_rng(5)
+    n = 1_000_000
+    length = np.minimum(rng.geometric(1 / 4.5, n), 40)
+    code = rng.choice(10, length.sum(), p=np.arange(10, 0, -1) / 55)
+    names = np.array([f"channel_{i}" for i in range(10)])
+    lists = pa.ListArray.from_arrays(
+        pa.array(np.concatenate([[0], np.cumsum(length)]), pa.int32()), pa.array(names[code])
+    )
+    text = pa.compute.binary_join(lists, ">")
+    won = rng.random(n) < 0.2
+    table = pa.table({"path": text, "conversions": won.astype(int), "nulls": (~won).astype(int)})
+    del lists, text, code
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "paths.csv"
+        pa_csv.write_csv(table, path)
+        result = []
+        for order in (1, 3):
+            mine, theirs = [], []
+            for _ in range(2):
+                mine.append(_own(path, order))
+                theirs += _peer(path, order)
+            ours, peer = float(np.median([m[0] for m in mine])), float(np.median(theirs or [np.nan]))
+            result.append(
+                row(f"mta.markov{order}_vs_channelattribution", peer / ours, "x", 2, ">=", n=n,
+                    peer="ChannelAttribution 2.2.5",
+                    conditions=f"CPU seconds from path text to credit, one thread each, A B A B; "
+                    f"{ours:.1f} s against {peer:.1f} s"),
+            )  # fmt: skip
+            peak = max(m[1] for m in mine)
+    result.append(
+        row("mta.peak_gb_1m", peak, "GB", 1, "<", n=n, conditions="peak resident memory, order 3")
+        | {"direction": "<="}  # type: ignore[operator]
+    )
+    return result
+
+
+_OWN = """
+import sys, time, json, resource
+import pyarrow as pa, pyarrow.csv as c
+from nba.attribution import markov
+t = c.read_csv(sys.argv[1]); pa.set_cpu_count(1)
+a, b = (t[n].to_numpy().astype(float) for n in ("conversions", "nulls"))
+s = time.process_time(); markov.fit(markov.walks(t["path"], a, b, ">"), int(sys.argv[2]))
+print(json.dumps([time.process_time() - s, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6]))
+"""
+
+
+def _own(path: Path, order: int) -> list[float]:
+    import sys
+
+    return json.loads(_run(sys.executable, _OWN, path, order) or "[NaN, NaN]")
+
+
+def _peer(path: Path, order: int) -> list[float]:
+    python = os.environ.get("NBA_CHANNELATTRIBUTION")
+    text = _run(python, _PEER, path, order) if python else ""
+    return [cpu for cpu, _ in json.loads(text)] if text else []
+
+
+def _run(python: str, script: str, path: Path, order: int) -> str:
+    alone = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [python, "-c", script, str(path), str(order)], capture_output=True, text=True, env=alone
+    )
+    if done.returncode:
+        print(done.stderr[-1500:])
+    return done.stdout.strip().splitlines()[-1] if done.returncode == 0 else ""
+
+
+def rule_speed() -> list[Row]:
+    """Time all rules' channel totals on ten million touches against the bare window query."""
+    connection = connect(threads=2)
+    connection.execute(
+        """
+        create table steps as
+        with raw as (select i, (hash(i) % 2500000)::varchar as order_id, hash(i, 1) % 10 as c,
+            (hash(i, 2) % 2592000) / 86400.0 as age_days from range(10000000) t(i))
+        select order_id as journey_id, order_id, 'c' || c as channel, c < 7 as is_ad, age_days, true
+            as is_conversion, 1.0 as margin, row_number() over w as position,
+            count(*) over (partition by order_id) as n from raw window w as (partition by order_id order by
+            age_days desc)
+        """
+    ).fetchall()
+    bare = """select channel, sum(k), sum(m) from (select channel, row_number() over (partition by order_id
+        order by age_days desc) as k, count(*) over (partition by order_id) as m from steps) group by 1"""
+    ours = rules.totals_query(("first", "last", "linear", "time_decay", "position"), 7.0)
+    times: dict[str, list[float]] = {"bare": [], "ours": []}
+    for _ in range(3):
+        for name, query in (("bare", bare), ("ours", ours)):
+            begun = time.perf_counter()
+            connection.execute(query).fetchall()
+            times[name].append(time.perf_counter() - begun)
+    ratio = float(np.median(times["ours"]) / np.median(times["bare"]))
+    return [
+        row("mta.rules_vs_window", ratio, "x", 1.2, "<=", n=10_000_000,
+            conditions=f"five rules by channel, {np.median(times['ours']):.1f} s, A B A B A B"),
+    ]  # fmt: skip
+
+
+def distance(credit: np.ndarray, truth: np.ndarray) -> float:
+    """Total variation between shares; negative credit counts as none."""
+    value = np.maximum(np.nan_to_num(credit), 0)
+    whole = np.concatenate([truth, np.zeros(len(value) - len(truth))])
+    return float(0.5 * np.abs(value / value.sum() - whole / whole.sum()).sum())
+
+
+def watched(world: worlds.World) -> incremental.Days:
+    """Give a world to the hazard model as the platform reads it: an order ends a customer's watch."""
+    who, day, channel = world.touch
+    n = len(world.order_day)
+    has = np.flatnonzero(np.isfinite(world.order_day))
+    order_day = world.order_day[has].astype(np.int64)
+    last = np.full(n, worlds.DAYS - 1)
+    last[has] = order_day
+    is_ad = np.arange(len(worlds.CHANNELS)) < ADS
+    return incremental.Days(
+        n, worlds.DAYS, (who, day.astype(np.int64), channel.astype(np.int64)),
+        (has, order_day, np.ones(len(has))), np.zeros(n, dtype=np.int64), last, is_ad, True,
+    )  # fmt: skip
+
+
+def journeys(world: worlds.World, only_ads: bool) -> markov.Walks:
+    """Give a world's journeys: touches of a customer until the order or the end."""
+    who, day, channel = world.touch
+    keep = (channel < ADS) | (not only_ads)
+    who, day, channel = who[keep], day[keep], channel[keep]
+    order = np.lexsort((day, who))
+    customers, length = np.unique(who[order], return_counts=True)
+    won = np.isfinite(world.order_day)[customers].astype(float)
+    names = worlds.CHANNELS[:ADS] if only_ads else worlds.CHANNELS
+    return markov.Walks(names, channel[order].astype(np.int64), length, won, 1 - won)
+
+
+def ruled(walks: markov.Walks, how: str) -> np.ndarray:
+    """Share conversions by a model or a rule over journeys."""
+    k = len(walks.channels)
+    end = np.cumsum(walks.length)
+    if how == "markov":
+        return markov.fit(walks, 1).credit
+    if how == "shapley":
+        row_of = np.repeat(np.arange(len(end)), walks.length)
+        member = np.bincount(row_of * k + walks.code, minlength=len(end) * k).reshape(-1, k) > 0
+        return shapley.fit(member, walks.conversions, walks.nulls, "rate").credit
+    at = end - 1 if how == "last" else end - walks.length
+    return np.bincount(walks.code[at], walks.conversions, k)
+
+
+def truth_distance() -> list[Row]:
+    """Judge every method in three difficulties, with a 10% holdout and without any experiment."""
+    out = []
+    for difficulty, with_target, without_target in (
+        ("easy", 0.07, 0.07), ("real", 0.09, 0.15), ("hard", 0.14, 0.18),
+    ):  # fmt: skip
+        caused, _, _ = worlds.truth(difficulty, 200_000)
+        truth = caused * N
+        got: dict[str, list[float]] = {}
+        for seed in SEEDS:
+            held = worlds.simulate(difficulty, N, seed, holdout=0.1)
+            whole = worlds.simulate(difficulty, N, seed)
+            seen = incremental.observed(watched(whole))
+            seen_held = _only_ads(incremental.observed(watched(held)))
+            itt = incremental.held_out(np.isfinite(held.order_day).astype(float), held.served)
+            both = incremental.combine(itt, seen_held)
+            served = held.served.mean(axis=0)
+            found = {
+                "combined": distance(both.value, truth * served), "holdout alone": distance(itt.value, truth),
+                "observed": distance(seen.value[:ADS], truth),
+                "level combined": float(both.value.sum() / (truth * served).sum()),
+                "level observed": float(np.nansum(seen.value) / truth.sum()),
+            }  # fmt: skip
+            for only_ads in (False, True):
+                walks = journeys(whole, only_ads)
+                for how in ("first", "last", "markov", "shapley"):
+                    found[f"{how}{'_ads' if only_ads else ''}"] = distance(ruled(walks, how), truth)
+            for name, value in found.items():
+                got.setdefault(name, []).append(value)
+        mean = {name: float(np.mean(values)) for name, values in got.items()}
+        rest = ", ".join(f"{k} {v:.3f}" for k, v in mean.items() if k not in ("combined", "observed"))
+        more = {"n": N, "seeds": len(SEEDS), "conditions": f"mean of seeds; in the same worlds: {rest}"}
+        best = min(mean[name] for name in ("first_ads", "last_ads", "markov_ads", "shapley_ads"))
+        out += [
+            row(f"mta.tv_holdout_{difficulty}", mean["combined"], "TV", with_target, "<=", **more),
+            row(f"mta.tv_observed_{difficulty}", mean["observed"], "TV", without_target, "<=", **more),
+            row(f"mta.level_holdout_{difficulty}", mean["level combined"], "x", (0.85, 1.15), "in", **more),
+            row(f"mta.tv_best_rule_{difficulty}", best, "TV", None, "<=", n=N, seeds=len(SEEDS),
+                conditions="best of advertising-only first, last, Markov 1 and Shapley"),
+        ]  # fmt: skip
+    return out
+
+
+def _only_ads(whole: incremental.Caused) -> incremental.Caused:
+    return incremental.Caused(
+        whole.value[:ADS], whole.se[:ADS], whole.n[:ADS], whole.source, whole.reason[:ADS]
+    )
+
+
+def coverage() -> list[Row]:
+    """Count how often intervals of randomised incremental credit hold the truth, in 200 worlds."""
+    n, n_worlds = 10_000, 200
+    caused, _, _ = worlds.truth("real", 300_000)
+    hits = []
+    for seed in range(n_worlds):
+        world = worlds.simulate("real", n, 1000 + seed, holdout=0.3)
+        found = incremental.held_out(np.isfinite(world.order_day).astype(float), world.served)
+        lower, upper = found.interval()
+        truth = caused * world.served.sum(axis=0)
+        hits.append(((lower <= truth) & (truth <= upper)).mean())
+    return [
+        row("mta.incremental_coverage", float(np.mean(hits)), "", (0.93, 0.97), "in", n=n, seeds=n_worlds,
+            conditions="95% intervals of 7 channels, real difficulty, channel holdouts of 30%"),
+        row("mta.decided_coverage", decided_coverage(), "", (0.93, 0.97), "in", n=4_000, seeds=200,
+            conditions="95% intervals from logged decisions: 2 channels, p_action by customer, AIPW"),
+    ]  # fmt: skip
+
+
+def decided_coverage(n: int = 4_000, n_worlds: int = 200) -> float:
+    """Count the same for logged decisions whose probabilities depend on the customer."""
+    hits = []
+    for seed in range(n_worlds):
+        rng = np.random.default_rng([11, seed])
+        x = rng.standard_normal(n)
+        score = np.exp(np.column_stack([np.zeros(n), 0.8 * x, -0.5 * x + 0.3]))
+        p = score / score.sum(axis=1, keepdims=True)
+        channel = (rng.random((n, 1)) > np.cumsum(p, axis=1)).sum(axis=1) - 1
+        effect = np.column_stack([0.5 + 0.3 * x, np.full(n, 0.2)])
+        y = 1 + x + 0.5 * x**2 + rng.standard_normal(n)
+        y += np.where(channel == 0, effect[:, 0], 0) + np.where(channel == 1, effect[:, 1], 0)
+        found = incremental.decided(y, channel, p[:, 1:], p[:, 0], np.arange(n), x[:, None])
+        lower, upper = found.interval()
+        # What contacts are worth in expectation over the draws: the estimand of the totals.
+        truth = n * np.array([_expected(0), _expected(1)])
+        hits.append(((lower <= truth) & (truth <= upper)).mean())
+    return float(np.mean(hits))
+
+
+def _expected(channel: int) -> float:
+    x, weight = np.polynomial.hermite_e.hermegauss(60)
+    score = np.exp(np.column_stack([np.zeros(60), 0.8 * x, -0.5 * x + 0.3]))
+    p = score / score.sum(axis=1, keepdims=True)
+    effect = 0.5 + 0.3 * x if channel == 0 else np.full(60, 0.2)
+    return float((weight / weight.sum()) @ (p[:, 1 + channel] * effect))
+
+
+BENCHMARKS = {
+    "mta.exact": exact,
+    "mta.speed": speed,
+    "mta.rules": rule_speed,
+    "mta.truth": truth_distance,
+    "mta.coverage": coverage,
+}
