@@ -335,7 +335,9 @@ class Trial(Experiment):
         segments: Attributes of customers by which effects are also shown.
         correction: How claims over segments and secondary metrics are corrected: holm or bh.
         layer: Trials of one layer never share a customer; those of different layers are independent. Only
-            trials of the layer `policy` decide; in others every arm is `outside`.
+            trials of the layer `policy` decide, among customers of standing arms that run the champion; in
+            others every arm is `outside`. A trial of the layer `standing` assigns nobody: its arms are
+            arms of the standing experiment, compared with another control.
         slots: Part of the layer that it takes, as low and high end in 0-1.
         audience: Attribute of customers to the values that take part; empty is everybody.
     """
@@ -353,7 +355,7 @@ class Trial(Experiment):
     def _has_its_place(self) -> "Trial":
         if not self.slots[0] < self.slots[1]:
             raise ValueError(f"slots are {list(self.slots)}; expected a low and a higher end")
-        if self.layer != "policy" and any(arm.policy != "outside" for arm in self.arms):
+        if self.layer not in ("policy", "standing") and any(arm.policy != "outside" for arm in self.arms):
             raise ValueError(f"layer {self.layer!r} decides nothing; its arms must be 'outside'")
         return self
 
@@ -464,12 +466,17 @@ class Settings(_Frozen):
         ids = [e.experiment_id for e in (self.experiment, *self.experiments)]
         if len(set(ids)) < len(ids):
             faults.append(f"experiment ids repeat: {ids}")
-        arms = [arm.name for e in (self.experiment, *self.experiments) for arm in e.arms]
+        own = [e for e in self.experiments if e.layer != "standing"]
+        arms = [arm.name for e in (self.experiment, *own) for arm in e.arms]
+        faults += _not_standing(self.experiment, [e for e in self.experiments if e.layer == "standing"])
+        decides = [e.experiment_id for e in own if e.layer == "policy"]
+        if decides and all(arm.policy != "champion" for arm in self.experiment.arms):
+            faults.append(f"trials {decides} have nobody: no arm of [experiment] runs the champion")
         twice = sorted({name for name in arms if arms.count(name) > 1 and name != "holdout"})
         if twice:
             faults.append(f"arms {twice} stand in two experiments; expected names of their own")
-        for i, one in enumerate(self.experiments):
-            for other in self.experiments[:i]:
+        for i, one in enumerate(own):
+            for other in own[:i]:
                 apart = one.layer != other.layer or not _overlap(one.slots, other.slots)
                 over = bool(one.ends_at and one.ends_at <= other.starts_at) or bool(
                     other.ends_at and other.ends_at <= one.starts_at
@@ -486,6 +493,21 @@ class Settings(_Frozen):
         """Hash of all settings, logged with everything that ran with them."""
         text = json.dumps(self.model_dump(mode="json"), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _not_standing(standing: Experiment, trials: list[Trial]) -> list[str]:
+    shares = {arm.name: arm.share for arm in standing.arms}
+    out = []
+    for trial in trials:
+        total = sum(shares.get(arm.name, 0.0) for arm in trial.arms)
+        wanted = {arm.name: shares[arm.name] / total for arm in trial.arms if arm.name in shares and total}
+        found = {arm.name: arm.share for arm in trial.arms}
+        if wanted.keys() != found.keys() or any(abs(wanted[name] - found[name]) > 1e-9 for name in wanted):
+            text = (
+                f"trial {trial.experiment_id!r} has arms {found}; expected arms of [experiment] in proportion"
+            )
+            out.append(f"{text}, such as {wanted or shares}")
+    return out
 
 
 def _overlap(one: tuple[float, float], other: tuple[float, float]) -> bool:

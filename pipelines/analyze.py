@@ -41,7 +41,7 @@ def analyze(workspace: Path, at: datetime, *, progress: Progress | None = None) 
     found = []
     with history.as_of(at) as snapshot:
         for experiment in experiments:
-            found.append(readout.read(snapshot, experiment, config.reward.window_days))
+            found.append(readout.read(snapshot, experiment, config.reward.window_days, config.experiment))
             advance(1)
         actions = action_effects(snapshot, config.experiment.level)
         advance(1)

@@ -6,8 +6,8 @@ nothing but the words, so that any engine, order or re-run gives the same arms, 
 independent ones. The unit of randomisation is the customer, everywhere.
 
 The standing experiment goes first: its holdout is the global one, persistent, with new customers at the
-same rate. Declared trials (`[[experiments]]`) share out the others: each layer draws anew with salt
-`"layer|" + layer`, and trials of one layer own disjoint slots of that draw.
+same rate. Declared trials (`[[experiments]]`) share out the customers of the arms that run the champion: each
+layer draws anew with salt `"layer|" + layer`, and trials of one layer own disjoint slots of that draw.
 """
 
 from collections.abc import Mapping, Sequence
@@ -26,6 +26,7 @@ from nba.settings import Arm, Experiment, Settings, Trial
 Array = NDArray[np.float64]
 UNIT = "customer"
 DECIDES = "policy"
+STANDING = "standing"
 
 
 class Assigned(NamedTuple):
@@ -120,11 +121,11 @@ def members(
     attributes: Mapping[str, Sequence[object]] | None = None,
     standing: Assigned | None = None,
 ) -> NDArray[np.bool_]:
-    """Say who takes part in a trial, shape (n,): not held out, in its slots, and of its audience."""
+    """Say who takes part in a trial, shape (n,): in a champion's arm, in its slots, and of its audience."""
     standing = standing or assign(config.experiment, customer_ids, at)
-    held_out = np.isin(standing.arm, [a.name for a in config.experiment.arms if a.policy == "none"])
+    open_arms = [arm.name for arm in config.experiment.arms if arm.policy == "champion"]
     slot = draws.uniform(customer_ids, salt=f"layer|{trial.layer}")
-    inside = ~held_out & (slot >= trial.slots[0]) & (slot < trial.slots[1])
+    inside = np.isin(standing.arm, open_arms) & (slot >= trial.slots[0]) & (slot < trial.slots[1])
     for name, values in trial.audience.items():
         if attributes is None or name not in attributes:
             found = sorted(attributes or {})
@@ -171,7 +172,11 @@ def assignments(
     ids = np.asarray(customer_ids, dtype=object)
     parts = [_rows(config.experiment, ids, standing, at, known)]
     for trial in config.experiments:
-        if trial.starts_at <= at and (trial.ends_at is None or at < trial.ends_at):
+        if (
+            trial.layer != STANDING
+            and trial.starts_at <= at
+            and (trial.ends_at is None or at < trial.ends_at)
+        ):
             inside = ids[members(trial, config, customer_ids, at, attributes, standing)]
             parts.append(_rows(trial, inside, assign(trial, inside.tolist(), at), at, known))
     return tables.ASSIGNMENTS.conform(pa.concat_tables(parts))

@@ -15,7 +15,7 @@ from nba.errors import DataError
 from nba.experiments import design
 from nba.experiments.cube import Metric
 from nba.history import Snapshot
-from nba.settings import Experiment, Measured
+from nba.settings import Experiment, Measured, Trial
 
 BEFORE_DAYS = 365
 ALL = "all"
@@ -78,12 +78,20 @@ def matured(snapshot: Snapshot, window_days: int, ends_at: datetime | None = Non
     return Window(row[0], row[1]) if row[0] is not None else None
 
 
-def assigned(snapshot: Snapshot, experiment: Experiment) -> pa.Table:
+def assigned(snapshot: Snapshot, experiment: Experiment, standing: Experiment | None = None) -> pa.Table:
     """Give the customers of an experiment: arm, moment, phase, whether a later phase moved them, segments.
+
+    Args:
+        snapshot: What was known.
+        experiment: Its declaration.
+        standing: The standing experiment, whose assignments a trial of the layer `standing` reads.
 
     Raises:
         DataError: when a segment is not an attribute of customers.
     """
+    names = [arm.name for arm in experiment.arms]
+    source = standing if standing is not None and reads_standing(experiment) else experiment
+    part = 1.0 if source is experiment else sum(arm.share for arm in source.arms if arm.name in names)
     columns = snapshot.sql("from customers limit 0").column_names
     absent = [name for name in experiment.segments if name not in columns]
     if absent:
@@ -93,14 +101,20 @@ def assigned(snapshot: Snapshot, experiment: Experiment) -> pa.Table:
         )
     more = "".join(f', coalesce("{name}"::text, \'unknown\') as "{name}"' for name in experiment.segments)
     rows = snapshot.sql(
-        f"select customer_id, arm, assigned_at, p_arm{more} from assignments"
-        " left join customers using (customer_id) where experiment_id = $id order by customer_id",
-        {"id": experiment.experiment_id},
+        f"select customer_id, arm, assigned_at, p_arm / $part as p_arm{more} from assignments"
+        " left join customers using (customer_id) where experiment_id = $id and ($part = 1 or arm in $arms)"
+        " order by customer_id",
+        {"id": source.experiment_id, "part": part, "arms": names},
     )
     phases = [design.phase(experiment, at) for at in rows["assigned_at"].to_pylist()]
-    moved = design.is_moved(experiment, rows["customer_id"].to_pylist(), snapshot.at)
+    moved = design.is_moved(source, rows["customer_id"].to_pylist(), snapshot.at)
     rows = rows.append_column("phase", pa.array(phases, pa.int64()))
     return rows.append_column("is_moved", pa.array(moved.tolist(), pa.bool_()))
+
+
+def reads_standing(experiment: Experiment) -> bool:
+    """Say whether an experiment compares arms of the standing one rather than assigning its own."""
+    return isinstance(experiment, Trial) and experiment.layer == design.STANDING
 
 
 def totals(

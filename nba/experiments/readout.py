@@ -70,15 +70,18 @@ class Path(NamedTuple):
     always: Array
 
 
-def read(snapshot: Snapshot, experiment: Experiment, window_days: int) -> Readout:
+def read(
+    snapshot: Snapshot, experiment: Experiment, window_days: int, standing: Experiment | None = None
+) -> Readout:
     """Read an experiment as it stood at the snapshot's moment.
 
     Args:
         snapshot: What was known.
         experiment: Its declaration.
         window_days: Length of the reward window.
+        standing: The standing experiment, for a trial that compares its arms.
     """
-    people = facts.assigned(snapshot, experiment)
+    people = facts.assigned(snapshot, experiment, standing)
     window = facts.matured(snapshot, window_days, experiment.ends_at)
     check, fault = mismatch(snapshot, experiment, people)
     if window is None or people.num_rows == 0:

@@ -27,6 +27,7 @@ experiment_id = "cc"
 control = "champ"
 starts_at = 2026-01-01T00:00:00Z
 ends_at = 2026-02-12T00:00:00Z
+slots = [0.0, 0.999]
 arms = [
   { name = "champ", share = 0.5, policy = "champion" },
   { name = "chall", share = 0.5, policy = "challenger" },
@@ -282,3 +283,29 @@ def test_effects_of_actions_are_found_in_decisions_that_learned(tmp_path):
     assert row["lower"] < 0.5 < row["upper"]
     assert row["always_lower"] < row["lower"]
     assert row["n"] == n * batches
+
+
+def test_arms_of_the_standing_experiment_may_have_another_control(workspace, tmp_path):
+    history = History.read(workspace)
+    text = (
+        TOML.split("[[experiments]]", maxsplit=1)[0]
+        + """
+[[experiments]]
+experiment_id = "other_way"
+layer = "standing"
+control = "policy"
+starts_at = 2026-01-01T00:00:00Z
+arms = [
+  { name = "holdout", share = 0.1, policy = "none" },
+  { name = "policy", share = 0.9, policy = "champion" },
+]
+"""
+    )
+    (tmp_path / "nba.toml").write_text(text, encoding="utf-8")
+    kept = {name: history.table(name) for name in ("assignments", "decisions", "orders", "customers")}
+    History.read(tmp_path).commit(append=kept)
+    effects = analyze(tmp_path, START + timedelta(days=60)).to_pylist()
+    found = {
+        r["experiment_id"]: r["effect"] for r in effects if r["metric"] == "margin" and r["segment"] == "all"
+    }
+    assert found["other_way"] == pytest.approx(-found["policy"])

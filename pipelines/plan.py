@@ -1,0 +1,140 @@
+"""Plan the experiments of a workspace from its own history: what they can see, and an A/A check."""
+
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from nba import settings, tables
+from nba.errors import MissingError
+from nba.experiments import cube, design, facts, planning
+from nba.history import History, Snapshot
+from nba.settings import Experiment
+from pipelines.progress import Progress, silent
+
+DAYS = (7, 14, 28, 56)
+SPLITS = 100
+
+
+class Plan(NamedTuple):
+    """What the experiments of a workspace can see.
+
+    Attributes:
+        curve: Smallest visible effect by experiment, metric, arm and days, at 80% power.
+        aa: Share of A/A tests on past customers that saw a difference, by experiment and metric.
+    """
+
+    curve: pa.Table
+    aa: pa.Table
+
+
+def plan(workspace: Path, at: datetime, *, progress: Progress | None = None) -> Plan:
+    """Measure what each experiment's metrics vary by in the history, and test the history against itself.
+
+    Args:
+        workspace: The workspace folder.
+        at: The moment to look back from.
+        progress: Where to report.
+
+    Raises:
+        MissingError: when the workspace has no customers yet.
+    """
+    progress = progress or silent()
+    config = settings.read(workspace)
+    history = History.read(workspace)
+    if not history.has("customers"):
+        raise MissingError(f"{workspace} has no customers yet", "Run `nba ingest` first.")
+    experiments = (config.experiment, *config.experiments)
+    advance = progress.step("looking at past customers", total=len(experiments))
+    curves, checks = [], []
+    with history.as_of(at) as snapshot:
+        for experiment in experiments:
+            reach = 1.0 if experiment is config.experiment else _reach(config, experiment)
+            curves += _curves(snapshot, experiment, reach)
+            checks += _aa(snapshot, experiment)
+            advance(1)
+    return Plan(pa.Table.from_pylist(curves), pa.Table.from_pylist(checks))
+
+
+def _reach(config: settings.Settings, experiment: Experiment) -> float:
+    # The part of customers that a trial can have (audiences are not counted).
+    assert isinstance(experiment, settings.Trial)
+    if facts.reads_standing(experiment):
+        names = {arm.name for arm in experiment.arms}
+        return sum(arm.share for arm in config.experiment.arms if arm.name in names)
+    open_share = sum(arm.share for arm in config.experiment.arms if arm.policy == "champion")
+    return open_share * (experiment.slots[1] - experiment.slots[0])
+
+
+def _past(snapshot: Snapshot, experiment: Experiment, days: int) -> tuple[pa.Table, tuple[cube.Metric, ...]]:
+    """Sum what past customers did in the last days, as if they had been assigned then."""
+    began = snapshot.at - timedelta(days=days)
+    ids = snapshot.connection.sql(
+        "select customer_id from customers where joined_at < $began order by 1", params={"began": began}
+    ).to_arrow_table()
+    n = ids.num_rows
+    people = ids.append_column("assigned_at", pa.array([began] * n, tables.TIME))
+    people = people.append_column("is_moved", pa.array([False] * n, pa.bool_()))
+    window = facts.Window(snapshot.at, snapshot.at)
+    return facts.totals(snapshot, people, experiment.metrics, window)
+
+
+def _curves(snapshot: Snapshot, experiment: Experiment, reach: float) -> list[dict[str, object]]:
+    spreads: dict[str, dict[int, planning.Spread]] = {metric.name: {} for metric in experiment.metrics}
+    for days in DAYS:
+        rows, made = _past(snapshot, experiment, days)
+        if rows.num_rows < 2:
+            continue
+        variables = cube.variables_of(made)
+        sums = cube.Sums.of(_values(rows, variables), np.zeros(rows.num_rows, dtype=np.int64), 1)
+        for metric, columns in zip(experiment.metrics, made):
+            found = planning.spread(sums, columns, variables)
+            if found.sd > 0:
+                spreads[metric.name][days] = found._replace(n=int(found.n * reach))
+    shares = {arm.name: arm.share for arm in experiment.arms}
+    alpha = (1 - experiment.level) / max(len(shares) - 1, 1)
+    out: list[dict[str, object]] = []
+    for name, by_days in spreads.items():
+        for arm, share in shares.items():
+            if arm != experiment.control and min(share, shares[experiment.control]) > 0:
+                rows = planning.curve(by_days, (share, shares[experiment.control]), alpha=alpha)
+                named = {"experiment_id": experiment.experiment_id, "metric": name, "arm": arm}
+                out += [named | row for row in rows.to_pylist()]
+    return out
+
+
+def _aa(snapshot: Snapshot, experiment: Experiment) -> list[dict[str, object]]:
+    rows, made = _past(snapshot, experiment, DAYS[-2])
+    if rows.num_rows < 2:
+        return []
+    ids = rows["customer_id"].to_pylist()
+    variables = cube.variables_of(made)
+    values = _values(rows, variables)
+
+    def split(number: int) -> NDArray[np.int64]:
+        other = experiment.model_copy(update={"salt": f"aa|{number}", "phases": ()})
+        arms = design.assign(other, ids).arm
+        return np.asarray(arms == experiment.control, dtype=np.int64)
+
+    out: list[dict[str, object]] = []
+    for metric, columns in zip(experiment.metrics, made):
+        check = planning.aa_check(values, columns, variables, split, SPLITS, experiment.level)
+        out.append(
+            {
+                "experiment_id": experiment.experiment_id,
+                "metric": metric.name,
+                "n": check.n,
+                "rejected": check.rejected.value,
+                "expected": check.level,
+                "is_fine": check.is_fine,
+                "reason": check.rejected.reason,
+            }
+        )
+    return out
+
+
+def _values(rows: pa.Table, variables: tuple[str, ...]) -> NDArray[np.float64]:
+    return np.stack([rows[name].to_numpy() for name in variables], axis=1)

@@ -1,0 +1,27 @@
+"""Planning from a workspace's own history."""
+
+from datetime import UTC, datetime
+
+import pytest
+
+from nba.errors import MissingError
+from nba.history import History
+from pipelines.plan import plan
+
+
+def test_a_plan_needs_customers(tmp_path):
+    (tmp_path / "nba.toml").write_text('[workspace]\nname = "x"\n', encoding="utf-8")
+    with pytest.raises(MissingError, match="no customers yet"):
+        plan(tmp_path, datetime(2026, 1, 1, tzinfo=UTC))
+
+
+def test_more_days_and_adjustment_see_smaller_relative_effects(small_demo):
+    history = History.read(small_demo)
+    at = max(history.table("decisions")["decided_at"].to_pylist())
+    found = plan(small_demo, at)
+    rows = [r for r in found.curve.to_pylist() if (r["metric"], r["arm"]) == ("margin", "policy")]
+    assert [r["days"] for r in rows] == [7, 14, 28, 56]
+    assert all(r["mde_adjusted"] <= r["mde"] for r in rows)
+    assert rows[-1]["mde_relative"] < rows[0]["mde_relative"]
+    margins = [r for r in found.aa.to_pylist() if r["metric"] == "margin"]
+    assert all(r["is_fine"] for r in margins)
