@@ -74,6 +74,17 @@ def _show(title: str, rows: list[dict[str, Any]]) -> None:
     out.print(shown)
 
 
+def _with_interval(row: dict[str, Any], *names: str) -> dict[str, Any]:
+    """Put `name`, `name from` and `name to` of a row into one cell each."""
+    ends = {f"{name} {end}" for name in names for end in ("from", "to")}
+    out = {key: value for key, value in row.items() if key not in ends}
+    for name in names:
+        low, high = row[f"{name} from"], row[f"{name} to"]
+        if low is not None:
+            out[name] = f"{row[name]:.3g} ({low:.3g} to {high:.3g})"
+    return out
+
+
 def _cell(value: Any) -> str:
     if value is None or (isinstance(value, float) and value != value):
         return "–"
@@ -95,7 +106,8 @@ def demo(
     from pipelines import demo as step
 
     result = _run(lambda progress: step.demo(workspace, customers, batches, seed, progress=progress))
-    _show(f"Incremental value per customer after {batches} weekly batches ({result.currency})", result.rows)
+    rows = [_with_interval(row, "measured", "true") for row in result.rows]
+    _show(f"Incremental value per customer after {batches} weekly batches ({result.currency})", rows)
     out.print(result.note)
     out.print(f"\nOpen the app:      [bold]make app[/]  (or `nba app {workspace}`)")
     out.print(f"Look at the models: `nba mlflow {workspace}`")
@@ -268,9 +280,27 @@ def hillstrom(
         data, "the MineThatData e-mail challenge file (Kevin Hillstrom, 2008), a CSV of 64,000 rows"
     )
     result = _run(lambda progress: step.hillstrom(workspace, given, progress=progress))
-    _show("Per customer of the half that was not learnt from, with 95% intervals", result.rows)
+    rows = [_with_interval(row, "visits", "spend") for row in result.rows]
+    _show("Per customer of the half that was not learnt from, with 95% intervals", rows)
     _show(f"Decided for everyone: batch {result.batch.batch_id}", result.batch.rows)
     out.print(f"Delivered to {result.batch.folder}")
+
+
+@app.command(name="online-retail")
+def online_retail(
+    workspace: Annotated[Path, typer.Argument(help="Folder to make.")] = Path("workspaces/online_retail"),
+    data: Annotated[
+        Path | None, typer.Option("--data", help="The public file, Parquet.", show_default=False)
+    ] = None,
+) -> None:
+    """Run UCI's Online Retail: unify, features at several cut-offs, chance to buy in 30 days, CLV."""
+    from pipelines import online_retail as step
+
+    given = _given(data, "UCI's Online Retail set, saved as Parquet (541,909 rows)")
+    result = _run(lambda progress: step.online_retail(workspace, given, progress=progress))
+    _show("Ingested", result.sources)
+    _show(f"Chance to buy within {step.HORIZON_DAYS} days, judged on the last cut-off", result.purchases)
+    _show("Customer lifetime value", result.lifetime)
 
 
 def _given(data: Path | None, what: str) -> Path:

@@ -119,8 +119,8 @@ def _row(name: str, effect: dict[str, Any] | None, true: stats.Interval) -> dict
     return {
         "who decides": name,
         "measured": measured.get("effect"),
-        "from": measured.get("lower"),
-        "to": measured.get("upper"),
+        "measured from": measured.get("lower"),
+        "measured to": measured.get("upper"),
         "true": true.value,
         "true from": true.lower,
         "true to": true.upper,

@@ -1,6 +1,5 @@
-"""Hillstrom's e-mail test through the whole chain: learn on one half, judge on the other, decide for everyone."""
+"""Hillstrom's e-mail test through the chain: learn on one half, judge on the other, decide for everyone."""
 
-import shutil
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -12,14 +11,16 @@ from numpy.typing import NDArray
 
 from nba import settings, tracking
 from nba.catalog import Catalog
-from nba.errors import DataError
+from nba.errors import MissingError
 from nba.evaluation import offpolicy
+from nba.features import table as features
 from nba.histories import hillstrom as source
 from nba.history import History
 from nba.models.scorer import Scorer
 from nba.policy import arbitrate, explore
-from nba.policy.explore import Policy
+from nba.serving.decide import strategy
 from pipelines import decide, train
+from pipelines.example import make_example
 from pipelines.progress import Progress, silent
 
 EXAMPLE = Path(__file__).parent / "workspaces" / "hillstrom"
@@ -56,9 +57,12 @@ def hillstrom(workspace: Path, data: Path, *, progress: Progress | None = None) 
     make_example(EXAMPLE, workspace)
     halves = [source.history(frame, 0), source.history(frame, 1)]
     history = History.read(workspace)
-    if not history.has("customers"):
+    if not history.has("features"):
         step = progress.step("the learning half becomes a history", total=1)
-        history.commit(append=halves[0])
+        history = history.commit(replace=halves[0])
+        with history.as_of(source.SENT_AT) as snapshot:
+            seen = features.build(snapshot, halves[0]["decisions"]["customer_id"].combine_chunks())
+        history.commit(append={"features": seen})
         step(1)
     config = settings.read(workspace)
     if not has_model(workspace, config):
@@ -70,55 +74,45 @@ def hillstrom(workspace: Path, data: Path, *, progress: Progress | None = None) 
     return HillstromResult(rows, batch)
 
 
-def make_example(example: Path, workspace: Path) -> None:
-    """Copy the settings and catalog of an example into a workspace that has none yet.
-
-    Raises:
-        DataError: when the folder holds something else.
-    """
-    if (workspace / settings.FILE).is_file():
-        if settings.read(workspace).workspace.name != settings.read(example).workspace.name:
-            raise DataError(f"{workspace} is another workspace", "Name another folder.")
-        return
-    if workspace.exists() and any(workspace.iterdir()):
-        raise DataError(f"{workspace} exists and is not empty", "Name another folder, or remove it.")
-    shutil.copytree(example, workspace, dirs_exist_ok=True)
-
-
 def has_model(workspace: Path, config: settings.Settings) -> bool:
     """Say whether the workspace has a champion."""
     tracking.setup(config, workspace)
-    return tracking.has_policy(tracking.policy_name(config, workspace))
+    try:
+        tracking.find(tracking.policy_name(config), tracking.CHAMPION)
+    except MissingError:
+        return False
+    return True
 
 
 def judge(workspace: Path, config: settings.Settings, half: dict[str, pa.Table]) -> list[dict[str, Any]]:
     """Estimate visits and spend per customer of policies on the half that was not learnt from.
 
     Args:
-        workspace: With a trained champion, and the features that the batch was decided on.
+        workspace: With a trained champion.
         config: Its settings.
         half: Tables of the judging half.
     """
     catalog = settings.read_catalog(workspace, config)
     decisions, outcomes = half["decisions"], half["outcomes"]
-    features = History.read(workspace).table("features")
-    wanted = pa.table({"customer_id": decisions["customer_id"]})
-    features = features.join(wanted, "customer_id", join_type="inner").sort_by("customer_id")
+    with History.read(workspace).as_of(source.SENT_AT) as snapshot:
+        seen = features.build(snapshot, decisions["customer_id"].combine_chunks())
     tracking.setup(config, workspace)
-    folder, _ = tracking.load_policy(tracking.policy_name(config, workspace), "champion")
-    found = Scorer.load(folder).scores(features, catalog)
+    folder, _ = tracking.load_policy(tracking.policy_name(config), tracking.CHAMPION)
+    found = Scorer.load(folder).scores(seen, catalog)
     n, k = found.uplift.shape
     believed = arbitrate.estimate(
         found.uplift, found.uplift_se, found.margin_per_response, catalog, np.zeros(k)
     )
     policies = _fixed(catalog, n) | {
         "personalised": explore.Greedy().probabilities(believed, np.ones((n, k), dtype=bool)),
-        "personalised, exploring": _strategy(config).probabilities(believed, np.ones((n, k), dtype=bool)),
+        "personalised, exploring": strategy(config.policy).probabilities(
+            believed, np.ones((n, k), dtype=bool)
+        ),
     }
     column = catalog.columns(decisions["treatment_id"].to_pylist())
     p_logged = np.full((n, k), 1 / 3)
-    names = [name for name in features.column_names if name.startswith("f_")]
-    X = np.column_stack([features[name].to_numpy() for name in names])
+    names = [name for name in seen.column_names if name.startswith("f_")]
+    X = np.column_stack([seen[name].to_numpy() for name in names])
     measured = {
         "visits": outcomes["is_response"].to_numpy().astype(float),
         "spend": outcomes["reward"].to_numpy(),
@@ -133,12 +127,6 @@ def judge(workspace: Path, config: settings.Settings, half: dict[str, pa.Table])
             row |= {what: value.value, f"{what} from": value.lower, f"{what} to": value.upper}
         out.append(row)
     return out
-
-
-def _strategy(config: settings.Settings) -> Policy:
-    from nba.serving.decide import strategy
-
-    return strategy(config.policy)
 
 
 def _fixed(catalog: Catalog, n: int) -> dict[str, NDArray[np.float64]]:

@@ -152,6 +152,14 @@ max_contacts = {max_contacts}
 [limits.capacity]
 {limits}
 
+[policy]
+strategy = "softmax"
+temperature = 0.05
+floor = 0.03
+
+[models]
+folds = 3
+
 [[experiment.arms]]
 name = "holdout"
 share = 0.10

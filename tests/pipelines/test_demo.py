@@ -54,7 +54,7 @@ def test_the_result_sets_measured_beside_true(small_demo: Path) -> None:
         true[a].value for a in ("random", "response")
     )
     for name in ("the policy", "random eligible", "response-greedy"):
-        assert rows[name]["from"] < rows[name]["measured"] < rows[name]["to"]
+        assert rows[name]["measured from"] < rows[name]["measured"] < rows[name]["measured to"]
 
 
 # laws

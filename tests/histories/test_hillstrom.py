@@ -1,0 +1,85 @@
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pytest
+
+from nba.errors import DataError, MissingError
+from nba.histories import hillstrom
+
+# A frozen extract: the columns of the public file, rows made up, so that the reader is tested everywhere.
+ROWS = """recency,history_segment,history,mens,womens,zip_code,newbie,channel,segment,visit,conversion,spend
+10,2) $100 - $200,142.44,1,0,Surburban,0,Phone,Womens E-Mail,0,0,0
+6,3) $200 - $350,329.08,1,1,Rural,1,Web,No E-Mail,1,0,0
+7,2) $100 - $200,180.65,0,1,Urban,1,Multichannel,Mens E-Mail,1,1,29.99
+"""
+
+
+def _file(folder: Path, text: str) -> Path:
+    path = folder / "hillstrom.csv"
+    path.write_text(text)
+    return path
+
+
+# by hand
+
+
+def test_arms_become_decisions_of_known_probability(tmp_path: Path) -> None:
+    frame = hillstrom.read(_file(tmp_path, ROWS))
+    halves = [hillstrom.history(frame, half) for half in (0, 1)]
+    decisions = pa.concat_tables([half["decisions"] for half in halves]).to_pandas().set_index("customer_id")
+    assert decisions.loc["h000000", "treatment_id"] == "womens_email"
+    assert decisions.loc["h000001", "treatment_id"] == "none"
+    assert (decisions["p_action"] == 1 / 3).all()
+    outcomes = pa.concat_tables([half["outcomes"] for half in halves]).to_pandas()
+    bought = outcomes.set_index("decision_id").filter(like="h000002", axis=0).iloc[0]
+    assert bought["is_response"]
+    assert bought["reward"] == pytest.approx(29.98)
+
+
+def test_the_halves_are_one_whole(tmp_path: Path) -> None:
+    frame = pd.concat([hillstrom.read(_file(tmp_path, ROWS))] * 400, ignore_index=True)
+    ids = [set(hillstrom.history(frame, half)["decisions"]["customer_id"].to_pylist()) for half in (0, 1)]
+    assert not ids[0] & ids[1]
+    assert len(ids[0] | ids[1]) == len(frame)
+    assert abs(len(ids[0]) / len(frame) - 0.5) < 0.05
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("", "cannot be read"),
+        (ROWS.splitlines()[0] + "\n", "no rows"),
+        (ROWS.replace("recency", "age"), "missing columns"),
+        (ROWS.replace("Womens E-Mail", "SMS"), "segment has values"),
+        (ROWS.replace("329.08", ""), "rows have unknown values"),
+        (ROWS.replace("329.08", "much"), "not numbers"),
+    ],
+)
+def test_another_file_is_refused_in_words(tmp_path: Path, text: str, named: str) -> None:
+    with pytest.raises(DataError, match=named):
+        hillstrom.read(_file(tmp_path, text))
+
+
+def test_an_absent_file_says_what_is_missing(tmp_path: Path) -> None:
+    with pytest.raises(MissingError, match="does not exist"):
+        hillstrom.read(tmp_path / "nothing.csv")
+
+
+# reference: facts of the public file
+
+
+@pytest.mark.data
+def test_the_public_file_has_its_known_facts(data: Path) -> None:
+    frame = hillstrom.read(data / "hillstrom" / "hillstrom.csv")
+    assert frame["segment"].value_counts().to_dict() == {
+        "Womens E-Mail": 21_387,
+        "Mens E-Mail": 21_307,
+        "No E-Mail": 21_306,
+    }
+    visits = frame.groupby("segment")["visit"].mean()
+    assert np.allclose(
+        visits[["Mens E-Mail", "Womens E-Mail", "No E-Mail"]], [0.1828, 0.1514, 0.1062], atol=5e-5
+    )
+    assert frame["spend"].mean() == pytest.approx(1.0509, abs=5e-5)

@@ -1,0 +1,117 @@
+"""The example workspaces, on the public files where they are, and on an extract of our own everywhere."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from nba.errors import MissingError
+from nba.history import History
+from nba.serving import delivery
+from pipelines.hillstrom import hillstrom
+from pipelines.online_retail import online_retail
+
+# by hand
+
+
+def _mailing(n: int, rng: np.random.Generator) -> pd.DataFrame:
+    """A file like Hillstrom's, with an effect of the women's e-mail on those who bought women's things."""
+    womens = rng.integers(0, 2, n)
+    segment = rng.choice(["Mens E-Mail", "Womens E-Mail", "No E-Mail"], n)
+    p = 0.10 + 0.15 * (womens & (segment == "Womens E-Mail")) + 0.02 * (segment == "Mens E-Mail")
+    visit = (rng.random(n) < p).astype(int)
+    return pd.DataFrame(
+        {
+            "recency": rng.integers(1, 13, n),
+            "history_segment": "1) $0 - $100",
+            "history": rng.gamma(2, 100, n).round(2),
+            "mens": 1 - womens,
+            "womens": womens,
+            "zip_code": rng.choice(["Urban", "Rural"], n),
+            "newbie": rng.integers(0, 2, n),
+            "channel": rng.choice(["Web", "Phone"], n),
+            "segment": segment,
+            "visit": visit,
+            "conversion": 0,
+            "spend": 7.0 * visit,
+        }
+    )
+
+
+def test_the_mailing_chain_finds_what_was_put_in(tmp_path: Path) -> None:
+    path = tmp_path / "mailing.csv"
+    _mailing(12_000, np.random.default_rng(1)).to_csv(path, index=False)
+    workspace = tmp_path / "workspace"
+    result = hillstrom(workspace, path)
+    visits = {row["policy"]: row["visits"] for row in result.rows}
+    assert visits["personalised"] > max(visits["mens_email to all"], visits["nobody"]) + 0.02
+    delivery.verify(result.batch.folder)
+    history = History.read(workspace)
+    assert history.broken_laws() == []
+    again = hillstrom(workspace, path)
+    assert not again.batch.is_new
+    assert History.read(workspace).version == history.version
+
+
+def test_the_shop_chain_runs_on_an_extract(tmp_path: Path) -> None:
+    rng = np.random.default_rng(2)
+    n = 12_000
+    customer = rng.zipf(1.4, n) % 700
+    day = pd.Timestamp("2010-12-01") + pd.to_timedelta(rng.integers(0, 370 * 24 * 60, n), unit="min")
+    lines = pd.DataFrame(
+        {
+            "InvoiceNo": [f"{536365 + i // 3}" for i in range(n)],
+            "StockCode": rng.choice(["85123A", "71053"], n),
+            "Description": "WHITE METAL LANTERN",
+            "Quantity": rng.integers(1, 12, n),
+            "InvoiceDate": day,
+            "UnitPrice": rng.gamma(2, 2, n).round(2) + 0.1,
+            "CustomerID": customer + 12_000.0,
+            "Country": "United Kingdom",
+        }
+    ).sort_values("InvoiceDate")
+    path = tmp_path / "retail.parquet"
+    public = pq.read_schema(_schema_of()) if _schema_of() else None
+    table = pa.Table.from_pandas(lines, preserve_index=False)
+    pq.write_table(table.cast(public) if public and public.names == table.schema.names else table, path)
+    result = online_retail(tmp_path / "workspace", path)
+    assert result.sources[0]["rows_in"] == n
+    measures = {row["measure"]: row["value"] for row in result.purchases}
+    assert 0 < measures["base_rate"] < 1
+    assert result.lifetime[0]["customers"] > 500
+
+
+def _schema_of() -> Path | None:
+    path = Path(__file__).parents[3] / "shared" / "data" / "online_retail" / "online_retail.parquet"
+    return path if path.is_file() else None
+
+
+def test_an_absent_file_is_named_and_nothing_is_made(tmp_path: Path) -> None:
+    for run in (hillstrom, online_retail):
+        with pytest.raises(MissingError, match="does not exist"):
+            run(tmp_path / "workspace", tmp_path / "absent")
+    assert not (tmp_path / "workspace").exists()
+
+
+# reference
+
+
+@pytest.mark.data
+def test_on_hillstrom_the_policy_is_worth_what_the_test_says(tmp_path: Path, data: Path) -> None:
+    result = hillstrom(tmp_path / "w", data / "hillstrom" / "hillstrom.csv")
+    rows = {row["policy"]: row for row in result.rows}
+    assert rows["mens_email to all"]["visits"] == pytest.approx(0.1828, abs=0.004)
+    assert rows["personalised"]["visits"] > rows["at random"]["visits to"] - 0.01
+    assert rows["personalised"]["visits"] > rows["nobody"]["visits to"]
+
+
+@pytest.mark.data
+def test_on_online_retail_purchases_are_foreseen(tmp_path: Path, data: Path) -> None:
+    result = online_retail(tmp_path / "w", data / "online_retail" / "online_retail.parquet")
+    measures = {row["measure"]: row["value"] for row in result.purchases}
+    assert measures["auc"] > 0.7
+    assert measures["log_loss"] < measures["log_loss_constant"]
+    assert result.lifetime[0]["customers"] == 4372
