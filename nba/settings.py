@@ -525,7 +525,7 @@ def read(workspace: Path) -> Settings:
     if not path.is_file():
         raise MissingError(
             f"{path} does not exist; expected the configuration of a workspace",
-            "Name a workspace folder that holds nba.toml, or make one with `nba init` or `nba simulate`.",
+            "Name a workspace folder that holds nba.toml, or make one with `nba simulate`.",
         )
     try:
         raw = tomllib.loads(path.read_text(encoding="utf-8"))

@@ -13,6 +13,7 @@ from typing import Annotated, Any, TypeVar
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from nba.errors import NbaError
@@ -335,7 +336,7 @@ def main() -> None:
     try:
         app(standalone_mode=False)
     except NbaError as error:
-        console.print(f"[bold red]Error:[/] {error}", highlight=False, markup=True)
+        console.print(f"[bold red]Error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
         sys.exit(1)
     except (KeyboardInterrupt, typer.Abort):
         console.print("Interrupted. Nothing is half-written; run the same command again to go on.")

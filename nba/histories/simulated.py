@@ -177,6 +177,9 @@ class World:
         made = workspace.with_name(f".{workspace.name}.{uuid.uuid4().hex[:8]}")
         try:
             (made / "catalog").mkdir(parents=True)
+            # Nobody's data: a salt from the seed, so that the same world gives the same customer ids.
+            secret = hashlib.sha256(f"simulated|{self.options.seed}".encode()).hexdigest()
+            (made / ".salt").write_text(secret, encoding="utf-8")
             (made / "nba.toml").write_text(
                 settings_text(self.options.n_customers, self.options.seed), encoding="utf-8"
             )
