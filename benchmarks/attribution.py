@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.csv as pa_csv
 
 from benchmarks.record import Row, row
@@ -100,13 +101,12 @@ def speed() -> list[Row]:
     length = np.minimum(rng.geometric(1 / 4.5, n), 40)
     code = rng.choice(10, length.sum(), p=np.arange(10, 0, -1) / 55)
     names = np.array([f"channel_{i}" for i in range(10)])
-    lists = pa.ListArray.from_arrays(
-        pa.array(np.concatenate([[0], np.cumsum(length)]), pa.int32()), pa.array(names[code])
-    )
-    text = pa.compute.binary_join(lists, ">")
+    values = pa.DictionaryArray.from_arrays(pa.array(code.astype(np.int32)), pa.array(names.tolist()))
+    begin = pa.array(np.concatenate([[0], np.cumsum(length)]), pa.int32())
+    text = pc.binary_join(pa.ListArray.from_arrays(begin, values.cast(pa.string())), ">")
     won = rng.random(n) < 0.2
     table = pa.table({"path": text, "conversions": won.astype(int), "nulls": (~won).astype(int)})
-    del lists, text, code
+    del values, text, code
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "paths.csv"
         pa_csv.write_csv(table, path)

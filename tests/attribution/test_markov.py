@@ -1,0 +1,162 @@
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from nba.attribution import markov, shapley
+from nba.attribution.markov import walks
+
+# by hand
+
+
+def test_removal_of_one_of_two_channels() -> None:
+    # a -> b converts; b alone fails. Without a nothing converts, nor without b.
+    chain = markov.fit(walks(pa.array(["a > b", "b"]), np.array([1.0, 0]), np.array([0.0, 1])))
+    assert chain.p_conversion == pytest.approx(0.5)
+    np.testing.assert_allclose(chain.removal, [0.5, 1.0])
+
+
+def test_a_loop_changes_nothing() -> None:
+    loop, plain = (
+        markov.fit(walks(pa.array(paths), np.array([1.0, 1]), np.array([1.0, 0])))
+        for paths in (["a > a > a > b", "b"], ["a > b", "b"])
+    )
+    np.testing.assert_allclose(loop.credit, plain.credit)
+
+
+def test_a_channel_in_every_path_is_worth_everything_that_is_removed() -> None:
+    chain = markov.fit(walks(pa.array(["a", "a > b"]), np.array([1.0, 2]), np.array([3.0, 1])))
+    assert chain.removal[0] == pytest.approx(1.0)
+
+
+def test_no_conversions_are_unknown_with_a_reason() -> None:
+    chain = markov.fit(walks(pa.array(["a", "b"]), np.zeros(2), np.ones(2)))
+    assert np.isnan(chain.credit).all()
+    assert chain.reason == "no journey ends with an order"
+
+
+def test_everybody_converts() -> None:
+    chain = markov.fit(walks(pa.array(["a", "a > b"]), np.ones(2), np.zeros(2)))
+    assert chain.p_conversion == pytest.approx(1.0)
+    np.testing.assert_allclose(chain.removal, [1.0, 0.5])
+
+
+def test_the_transition_table_can_be_inspected() -> None:
+    table = markov.fit(walks(pa.array(["a > b", "b"]), np.array([1.0, 0]), np.array([0.0, 2])), 2).table()
+    rows = {(r["from_state"], r["to_state"]): r["probability"] for r in table.to_pylist()}
+    assert rows == {
+        ("(start)", "a"): pytest.approx(1 / 3), ("(start)", "b"): pytest.approx(2 / 3), ("a", "a > b"): 1.0,
+        ("a > b", "(conversion)"): 1.0, ("b", "(null)"): 1.0,
+    }  # fmt: skip
+
+
+def test_an_empty_history_of_paths() -> None:
+    chain = markov.fit(walks(pa.array([], pa.list_(pa.string())), np.empty(0), np.empty(0)))
+    assert chain.reason == "no journey ends with an order"
+
+
+def test_shapley_by_hand() -> None:
+    # v(a) = 0, v(b) = 1/2, v(ab) = 2/4
+    member = np.array([[True, False], [False, True], [True, True]])
+    game = shapley.fit(member, np.array([0.0, 1.0, 1.0]), np.array([0.0, 1.0, 1.0]), "rate")
+    np.testing.assert_allclose(game.value, [0.0, 0.5])
+
+
+# laws
+
+journeys = st.lists(
+    st.tuples(
+        st.lists(st.sampled_from("abcd"), min_size=1, max_size=6), st.integers(0, 3), st.integers(0, 3)
+    ),
+    min_size=1,
+    max_size=12,
+)
+
+
+def dense(
+    paths: list[list[str]], won: np.ndarray, lost: np.ndarray, order: int, channel: str | None
+) -> float:
+    steps: dict[tuple[str, ...], dict[object, float]] = {}
+    for path, yes, no in zip(paths, won, lost):
+        here: tuple[str, ...] = ()
+        for i in range(len(path)):
+            there = tuple(path[max(0, i + 1 - order) : i + 1])
+            steps.setdefault(here, {})[there] = steps.get(here, {}).get(there, 0) + yes + no
+            here = there
+        for end, weight in (("won", yes), ("lost", no)):
+            steps.setdefault(here, {})[end] = steps.get(here, {}).get(end, 0) + weight
+    states = [s for s, out in steps.items() if sum(out.values()) > 0 and (not s or s[-1] != channel)]
+    place = {s: i for i, s in enumerate(states)}
+    matrix, end = np.eye(len(states)), np.zeros(len(states))
+    for s in states:
+        total = sum(steps[s].values())
+        for target, weight in steps[s].items():
+            if target == "won":
+                end[place[s]] += weight / total
+            elif target in place:
+                matrix[place[s], place[target]] -= weight / total
+    return float(np.linalg.solve(matrix, end)[place[()]]) if () in place else 0.0
+
+
+@settings(max_examples=60, deadline=None)
+@given(journeys, st.sampled_from([1, 2, 3]))
+def test_chains_equal_dense_algebra(rows: list[tuple[list[str], int, int]], order: int) -> None:
+    paths = [r[0] for r in rows]
+    won, lost = (np.array([float(r[i]) for r in rows]) for i in (1, 2))
+    given_ = walks(pa.array(paths), won, lost)
+    chain = markov.fit(given_, order)
+    if won.sum() == 0:
+        assert np.isnan(chain.credit).all()
+        return
+    whole = dense(paths, won, lost, order, None)
+    assert chain.p_conversion == pytest.approx(whole, abs=1e-10)
+    for i, name in enumerate(given_.channels):
+        cut = dense(paths, won, lost, order, name)
+        assert chain.removal[i] == pytest.approx(1 - cut / whole, abs=1e-8)
+    assert (chain.removal > -1e-9).all()
+    assert chain.credit.sum() == pytest.approx(1)
+
+
+@settings(max_examples=40, deadline=None)
+@given(journeys, st.sampled_from(["count", "rate"]))
+def test_shapley_is_never_negative_and_efficient(rows: list[tuple[list[str], int, int]], game: str) -> None:
+    member = np.array([[c in r[0] for c in "abcd"] for r in rows])
+    won, lost = (np.array([float(r[i]) for r in rows]) for i in (1, 2))
+    found = shapley.fit(member, won, lost, game)  # type: ignore[arg-type]
+    if won.sum() == 0:
+        assert found.reason
+        return
+    assert (found.value >= -1e-12).all()
+    assert found.credit.sum() == pytest.approx(1)
+    if game == "count":
+        assert found.value.sum() == pytest.approx(won.sum())
+
+
+def test_drawn_shapley_agrees_with_exact() -> None:
+    rng = np.random.default_rng(3)
+    member = rng.random((400, 6)) < 0.4
+    won = rng.poisson(0.3 + member @ np.arange(6) / 6).astype(float)
+    exact = shapley.fit(member, won, np.full(400, 2.0), "rate")
+    value, se = shapley._drawn(member, won, np.full(400, 2.0), 4_000, 0)
+    # Drawn games see only the sets on their way, so their best rate is at most a little lower.
+    assert np.abs(value - exact.value).max() < 5 * se.max() + 0.02
+
+
+# reference
+
+
+@pytest.mark.data
+def test_public_paths_conserve_conversions_and_match_dense_credit(data: object) -> None:
+    import pyarrow.csv as pa_csv
+
+    table = pa_csv.read_csv(str(data) + "/attribution_paths/paths.csv.gz")
+    won, lost = (table[n].to_numpy().astype(float) for n in ("total_conversions", "total_null"))
+    assert (won.sum(), lost.sum()) == (19_785, 68_602)
+    given_ = walks(table["path"], won, lost)
+    chain = markov.fit(given_, 1)
+    assert len(given_.channels) == 12
+    paths = [p.split(" > ") for p in table["path"].to_pylist()]
+    whole = dense(paths, won, lost, 1, None)
+    removal = [1 - dense(paths, won, lost, 1, c) / whole for c in given_.channels]
+    np.testing.assert_allclose(chain.removal, removal, atol=1e-8)

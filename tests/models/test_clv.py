@@ -1,0 +1,167 @@
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from nba import tables
+from nba.errors import MissingError
+from nba.history import History
+from nba.models import clv, clv_ml, clv_score
+from nba.models.clv_ml import Log
+from pipelines import clv as step
+from pipelines.progress import silent
+
+AT = datetime(2026, 1, 1, tzinfo=UTC)
+DAY = float(AT.timestamp() // 86400)
+
+
+def play(n: int, seed: int, days: int = 360) -> Log:
+    rng = np.random.default_rng(seed)
+    begin = rng.uniform(0, days - 60, n)
+    gone = begin + rng.exponential(1, n) / rng.gamma(1.0, 1 / 90, n)
+    count = rng.poisson(rng.gamma(0.8, 1 / 40, n) * np.minimum(gone - begin, days - begin))
+    who = np.concatenate([np.arange(n), np.repeat(np.arange(n), count)])
+    span = np.minimum(gone, days) - begin
+    moment = np.concatenate([begin, begin[who[n:]] + rng.random(len(who) - n) * span[who[n:]]])
+    who, day = np.unique(np.stack([who, np.floor(moment)]), axis=1).astype(np.int64)
+    margin = rng.gamma(3, 10 * rng.gamma(4, 0.25, n)[who])
+    return Log(who, day + DAY - days, margin, n)
+
+
+def forecast(log: Log, horizon: int = 180) -> pa.Table:
+    choice = clv.choose(log, DAY, float(horizon))
+    model = clv.fit(log, DAY, float(horizon), choice)
+    ids = pa.array([f"c{i:05d}" for i in range(log.n)])
+    return clv.forecast(ids, log, AT, model, horizon_days=horizon, annual_discount=0.1)
+
+
+def write(root: Path, orders: list[dict[str, object]], customers: list[str]) -> None:
+    root.mkdir(exist_ok=True)
+    (root / "nba.toml").write_text('[workspace]\nname = "t"\n')
+    start = datetime(2025, 1, 1, tzinfo=UTC)
+    people = [
+        {"customer_id": c, "joined_at": start} | {f"can_{k}": True for k in tables.CHANNELS}
+        for c in customers
+    ]
+    History.read(root).commit(
+        append={"customers": tables.CUSTOMERS.build(people), "orders": tables.ORDERS.build(orders)}
+    )
+
+
+def order(i: int, customer: str, day: datetime, margin: float = 10.0) -> dict[str, object]:
+    return {
+        "order_id": f"o{i}", "customer_id": customer, "ordered_at": day, "revenue": margin * 2,
+        "margin": margin, "n_items": 1, "is_return": margin < 0,
+    }  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def played() -> tuple[Log, pa.Table]:
+    log = play(900, 1)
+    return log, forecast(log)
+
+
+# by hand
+
+
+def test_a_look_back_by_hand() -> None:
+    log = Log(np.array([0, 0, 0, 1]), np.array([0.0, 4, 9, 2]), np.array([5.0, 7, 9, 1]), 3)
+    seen = clv_ml.look(log, 8.0)
+    assert seen.customer.tolist() == [0, 1]
+    assert seen.n_repeat.tolist() == [1, 0]
+    assert seen.age.tolist() == [8, 6]
+    assert seen.mean.tolist() == [6, 1]
+    count, margin = clv_ml.follow(log, seen, 8.0, 20.0)
+    assert (count.tolist(), margin.tolist()) == ([1, 0], [9, 0])
+
+
+def test_one_purchase_each_is_unknown_with_a_reason() -> None:
+    n = 300
+    log = Log(np.arange(n), DAY - 1 - np.arange(n) % 200, np.full(n, 10.0), n)
+    table = forecast(log)
+    assert table["clv"].null_count == n
+    assert set(table["reason"].to_pylist()) == {
+        "0 of 300 customers bought again; 10 are needed; all margins per purchase are equal"
+    }
+
+
+def test_returns_lower_the_margin_and_are_no_purchase(tmp_path: Path) -> None:
+    day = [datetime(2025, 6, d, 12, tzinfo=UTC) for d in (1, 5, 9)]
+    write(
+        tmp_path,
+        [order(1, "a", day[0], 30), order(2, "a", day[1], -10), order(3, "b", day[2], -5)],
+        ["a", "b", "c"],
+    )
+    with History.read(tmp_path).as_of(AT) as snapshot:
+        ids, log, _ = clv.read(snapshot)
+    assert ids.to_pylist() == ["a", "b", "c"]
+    assert log.customer.tolist() == [0]
+    assert log.margin.tolist() == [20]
+
+
+def test_orders_after_the_moment_and_customers_born_later_do_not_count(tmp_path: Path) -> None:
+    write(
+        tmp_path,
+        [order(1, "a", datetime(2025, 6, 1, tzinfo=UTC)), order(2, "a", datetime(2026, 6, 1, tzinfo=UTC))],
+        ["a"],
+    )
+    table = step.clv(tmp_path, AT, progress=silent())
+    assert table["n_repeat"].to_pylist() == [0]
+    before = step.clv(tmp_path, datetime(2024, 1, 1, tzinfo=UTC), progress=silent())
+    assert before.num_rows == 0
+
+
+def test_without_orders_the_step_says_what_is_missing(tmp_path: Path) -> None:
+    (tmp_path / "nba.toml").write_text('[workspace]\nname = "t"\n')
+    with pytest.raises(MissingError, match="orders"):
+        step.clv(tmp_path, AT, progress=silent())
+
+
+# laws
+
+
+def test_the_table_keeps_its_contract_and_its_sense(played: tuple[Log, pa.Table]) -> None:
+    table = played[1]
+    tables.CLV.check(table)
+    orders, low, high = (table[c].to_numpy() for c in ("expected_orders", "orders_lower", "orders_upper"))
+    assert (low <= high).all()
+    assert ((low <= orders + 1) & (orders <= high + 1)).mean() > 0.99
+    assert (table["clv"].to_numpy() <= orders * table["expected_margin"].to_numpy() * (1 + 1e-9)).all()
+    later = [t for t in table["next_order_at"].to_pylist() if t is not None]
+    assert min(later) >= AT
+
+
+def test_reruns_are_bit_equal_and_the_future_changes_nothing(played: tuple[Log, pa.Table]) -> None:
+    log, table = played
+    more = Log(
+        np.append(log.customer, log.n - 1), np.append(log.day, DAY + 3), np.append(log.margin, 1e6), log.n
+    )
+    assert forecast(more).equals(table)
+
+
+# recovery
+
+
+def test_totals_of_an_unseen_period_are_near() -> None:
+    log = play(4_000, 4, days=540)
+    cut = DAY - 180
+    model = clv.fit(log, cut, 180.0, clv.choose(log, cut, 180.0))
+    seen = clv_ml.look(log, cut)
+    count, margin = clv_ml.follow(log, seen, cut, DAY)
+    got = clv_score.score(count, model.orders(seen, 180.0))
+    assert 0.85 < got.ratio < 1.15
+    assert got.ngini > 0.6
+    assert clv_score.score(margin, model.value(seen, 180.0)).ngini > 0.6
+
+
+def test_a_candidate_must_win_by_more_than_noise() -> None:
+    rng = np.random.default_rng(0)
+    base = rng.random(400)
+    rows: list[tuple[str, str, float, float, float]] = []
+    losses = {"default": base, "luckier": base - rng.normal(0.001, 0.1, 400), "better": base - 0.05}
+    assert (
+        clv._departs({k: losses[k] for k in ("default", "luckier")}, "default", "orders", rows) == "default"
+    )
+    assert clv._departs(losses, "default", "orders", rows) == "better"
