@@ -7,7 +7,6 @@ peer if `NBA_PEER_TEA` names the Python of an environment with tea-tasting 1.14.
 import json
 import multiprocessing
 import os
-import resource
 import subprocess
 import sys
 import tempfile
@@ -492,19 +491,23 @@ def _own_worker(path: str, pipe: "multiprocessing.connection.Connection") -> Non
     made = None
     while (command := pipe.recv()) != "stop":
         if command == "own":
-            begun = time.perf_counter()
+            begun = time.perf_counter(), time.process_time()
             made = cube.build(connection, "users", ["variant", "segment"], METRICS)
             page(made)
-            pipe.send(time.perf_counter() - begun)
+            pipe.send((time.perf_counter() - begun[0], time.process_time() - begun[1]))
         elif command == "scan":
-            pipe.send(_clocked(lambda: connection.execute(scan).fetchall()))
+            begun = time.perf_counter(), time.process_time()
+            connection.execute(scan).fetchall()
+            pipe.send((time.perf_counter() - begun[0], time.process_time() - begun[1]))
         elif command == "page":
             assert made is not None
             pipe.send(min(_clocked(partial(page, made)) for _ in range(20)))
         elif command == "effects":
             assert made is not None
             pipe.send(page(made).effect.tolist())
-    pipe.send(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6)
+    # ru_maxrss would carry the parent's peak over.
+    peak = next(line for line in Path("/proc/self/status").read_text().splitlines() if "VmHWM" in line)
+    pipe.send(int(peak.split()[1]) / 1e6)
 
 
 def cube_speed(n: int = 10_000_000, rounds: int = 5) -> list[Row]:
@@ -521,7 +524,8 @@ def cube_speed(n: int = 10_000_000, rounds: int = 5) -> list[Row]:
         child.start()
         python = os.environ.get("NBA_PEER_TEA", "")
         peer = _Peer(python, path) if python else None
-        times: dict[str, list[float]] = {"own": [], "scan": [], "composite": [], "loop": []}
+        names = ("own", "scan", "composite", "loop")
+        times: dict[str, list[float]] = {f"{name}{of}": [] for name in names for of in ("", " (CPU)")}
         for number in range(rounds + 1):
             now = {}
             for name in ("own", "scan"):
@@ -529,10 +533,11 @@ def cube_speed(n: int = 10_000_000, rounds: int = 5) -> list[Row]:
                 now[name] = here.recv()
             if peer is not None:
                 now["composite"] = peer.ask("composite")
-                now["loop"] = peer.ask("loop") if number < 3 else np.nan
+                now["loop"] = peer.ask("loop") if number < 3 else (np.nan, np.nan)
             if number:  # the first round warms up
-                for name, value in now.items():
-                    times[name].append(value)
+                for name, (wall, cpu) in now.items():
+                    times[name].append(wall)
+                    times[f"{name} (CPU)"].append(cpu)
         here.send("page")
         page_seconds = here.recv()
         if peer is not None:
@@ -569,8 +574,9 @@ class _Peer:
             [python, str(PEER), path], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
 
-    def ask(self, command: str) -> float:
-        return float(self._send(command))
+    def ask(self, command: str) -> tuple[float, float]:
+        wall, cpu = json.loads(self._send(command))
+        return wall, cpu
 
     def effects(self) -> list[list[float]]:
         out: list[list[float]] = json.loads(self._send("effects"))

@@ -153,7 +153,7 @@ def build(
     if absent:
         raise DataError(f"columns {absent} do not exist; found {found}", "Mend the metrics or segments.")
     shift = shift_of(connection, query, variables)
-    value = dict(zip(variables, (f'"{v}" - {s!r}::double' for v, s in zip(variables, shift.tolist()))))
+    value = {v: _shifted(f'"{v}"', s) for v, s in zip(variables, shift.tolist())}
     pairs = pairs_of(metrics, variables)
     parts = [f"count(v{i}) as k{i}" for i in range(len(variables))]
     parts += [f"sum(v{i}) as s{i}" for i in range(len(variables))]
@@ -167,10 +167,16 @@ def build(
 
 
 def shift_of(connection: duckdb.DuckDBPyConnection, query: str, variables: Sequence[str]) -> Array:
-    """Give a number near the mean of each variable, from the first rows; 0 where there are none."""
-    averages = ", ".join(f'coalesce(avg("{v}"), 0)::double' for v in variables)
-    sql = f"select {averages} from (from {_source(query)} limit {_SAMPLE})"
-    return np.array(connection.execute(sql).fetchall()[0], dtype=np.float64)
+    """Give a number near the mean of each variable, from the first rows; 0 where none is needed.
+
+    Up to ten standard deviations between mean and 0, plain sums lose nothing that matters, and are faster.
+    """
+    parts = ", ".join(f'avg("{v}")::double, stddev_pop("{v}")::double' for v in variables)
+    sql = f"select {parts} from (from {_source(query)} limit {_SAMPLE})"
+    row = connection.execute(sql).fetchall()[0]
+    found = np.array([np.nan if x is None else x for x in row], dtype=np.float64).reshape(-1, 2)
+    mean, sd = found[:, 0], found[:, 1]
+    return np.where(np.abs(mean) > 10 * sd, mean, 0.0)
 
 
 def pairs_of(metrics: Sequence[Metric], variables: Sequence[str]) -> list[tuple[int, int]]:
@@ -182,6 +188,10 @@ def pairs_of(metrics: Sequence[Metric], variables: Sequence[str]) -> list[tuple[
 
 def _source(query: str) -> str:
     return f"({query})" if " " in query.strip() else query
+
+
+def _shifted(column: str, shift: float) -> str:
+    return f"{column} - {shift!r}::double" if shift else column
 
 
 def _whole(query: str) -> str:
@@ -232,7 +242,7 @@ def advance(
     gained = ", ".join(f'd."{v}" as "d_{v}"' for v in outcomes)
     joined = f"select t.*, {gained} from ({_whole(changes)}) d join {totals} t using (unit)"
     connection.execute(f"create or replace temp table active_units as {joined}").fetchall()
-    value = [f'"{v}" - {s!r}::double as v{i}' for i, (v, s) in enumerate(zip(variables, shift.tolist()))]
+    value = [_shifted(f'"{v}"', s) + f" as v{i}" for i, (v, s) in enumerate(zip(variables, shift.tolist()))]
     gain = [(f'"d_{v}"' if v in outcomes else "0") + f" as d{i}" for i, v in enumerate(variables)]
     parts = [f"count(v{i}) as k{i}" for i in range(len(variables))]
     parts += [f"sum(d{i}) as s{i}" for i in range(len(variables))]
