@@ -41,18 +41,18 @@ from orders where not is_return
 """
 _NEXT = """
 create temp table placed as
-select t.* exclude (decision_id), o.order_id, o.ordered, o.margin, o.revenue
+select t.*, o.order_id, o.ordered, o.margin, o.revenue
 from contacts t asof left join conversions o on t.customer_id = o.customer_id and t.moment <= o.ordered
 """
 _EACH = """
 create temp table placed as
 with hit as (
-    select t.* exclude (decision_id), o.order_id, o.ordered, o.margin, o.revenue
+    select t.*, o.order_id, o.ordered, o.margin, o.revenue
     from contacts t join conversions o
     on t.customer_id = o.customer_id and t.moment <= o.ordered and t.moment > o.ordered - {lookback}
 )
 from hit union all by name
-select * exclude (decision_id) from contacts anti join hit using (touch_id)
+from contacts anti join hit using (touch_id)
 """
 # The last position of an order is its last touch; ties in time are broken by the touch's id.
 _STEPS = """

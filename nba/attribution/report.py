@@ -1,6 +1,7 @@
 """Credited against caused: the `attribution` table, and credit calibrated to what was caused."""
 
 from datetime import UTC, datetime
+from typing import Any
 
 import duckdb
 import numpy as np
@@ -83,6 +84,8 @@ def caused(
     for measure in ("margin", "orders"):
         whole = _first_known(held.get(measure), randomised.get((WHOLE, measure)), len(channels))
         seen = incremental.observed(_days(connection, given, channels, at, measure))
+        if not held and randomised:
+            seen = _scaled(seen, connection, channels)
         out[WHOLE, measure] = incremental.combine(whole, seen) if np.isfinite(whole.value).any() else seen
         out |= {key: value for key, value in randomised.items() if key[0] != WHOLE and key[1] == measure}
         total = _total(connection, measure)
@@ -107,7 +110,8 @@ def build(
 
     Returns:
         The `attribution` table, and rows of calibrated credit for the `credits` table: shares of the
-        method named in the settings, credit scaled so that each channel's total is what it caused.
+        method named in the settings, credit of a channel times what it caused over what it was credited,
+        both on the touches that the estimate speaks of.
     """
     connection.register("credited", credits)
     channels = tuple(
@@ -115,39 +119,57 @@ def build(
     )
     estimates = caused(connection, given, channels, at)
     sums = connection.execute(_CREDITED).fetchall()
-    costs = {(c, p): v for c, p, v in connection.execute(_COSTS).fetchall()}
-    rows = []
-    for method, channel, period, conversions, credit in sums:
+    costs = {(c, p): (v, ours) for c, p, v, ours in connection.execute(_COSTS).fetchall()}
+    is_scoped = bool(connection.execute("select count(*) from decisions").fetchall()[0][0])
+    rows: list[dict[str, Any]] = []
+    for method, channel, period, conversions, credit, ours in sums:
+        is_all = not is_scoped or channel in given.holdouts
+        cost = costs.get((channel, period), (None, None))
+        compared = credit if is_all else ours
         rows.append(
             {"method": method, "channel": channel, "period": period, "conversions": conversions,
-             "credited": credit, "is_advertising": channel not in given.intent_channels,
-             "cost": costs.get((channel, period))}
-            | _against(estimates, channels, channel, period, credit, given.level)
+             "credited": credit, "is_advertising": channel not in given.intent_channels, "cost": cost[0],
+             "compared": compared, "_spent": cost[0 if is_all else 1]}
+            | _against(estimates, channels, channel, period, compared, given.level)
         )  # fmt: skip
     for method in dict.fromkeys(credits["method"].to_pylist()):
         own = [r for r in rows if r["method"] == method and r["period"] == WHOLE and r["is_advertising"]]
-        credit = sum(r["credited"] for r in own)
-        cost = sum(r["cost"] or 0.0 for r in own)
+        sums_of = {name: sum(r[name] or 0.0 for r in own) for name in ("credited", "conversions", "cost")}
+        compared, spent = (sum(r[name] or 0.0 for r in own) for name in ("compared", "_spent"))
         rows.append(
-            {"method": method, "channel": WHOLE, "period": WHOLE, "is_advertising": True, "cost": cost,
-             "conversions": sum(r["conversions"] for r in own), "credited": credit}
-            | _against(estimates, (WHOLE,), WHOLE, "total", credit, given.level)
+            {"method": method, "channel": WHOLE, "period": WHOLE, "is_advertising": True,
+             "compared": compared, "_spent": spent}
+            | sums_of | _against(estimates, (WHOLE,), WHOLE, "total", compared, given.level)
         )  # fmt: skip
     for row in rows:
         row |= _worth(row)
-    return tables.ATTRIBUTION.build(rows), _calibrated(connection, given, estimates, channels)
+        del row["_spent"]
+    return tables.ATTRIBUTION.build(rows), _calibrated(connection, given, estimates, channels, rows)
 
 
+# Months are those of the touches; `compared` is credit of touches that decisions caused, the only ones
+# that randomised estimates speak of.
 _CREDITED = """
-with dated as (select c.*, strftime(o.ordered_at, '%Y-%m') as month
-    from credited c join orders o using (order_id))
-select method, channel, 'all' as period, sum(share), sum(credit) from dated group by all
-union all select method, channel, month, sum(share), sum(credit) from dated group by all
+with dated as (
+    select c.method, c.channel, c.share, c.credit, strftime(t.touched_at, '%Y-%m') as month,
+        t.decision_id is not null as is_ours
+    from credited c join (select distinct on (touch_id) * from touches) t using (touch_id)
+)
+select method, channel, 'all' as period, sum(share), sum(credit),
+    coalesce(sum(credit) filter (is_ours), 0) from dated group by all
+union all
+select method, channel, month, sum(share), sum(credit),
+    coalesce(sum(credit) filter (is_ours), 0) from dated group by all
 order by 1, 2, 3
 """
 _COSTS = """
-select channel, 'all' as period, sum(cost) as cost from touches group by all
-union all select channel, strftime(touched_at, '%Y-%m'), sum(cost) from touches group by all
+select channel, 'all' as period, sum(cost) as cost, coalesce(sum(cost) filter (decision_id is not null), 0)
+from touches group by all
+union all select channel, strftime(touched_at, '%Y-%m'), sum(cost),
+    coalesce(sum(cost) filter (decision_id is not null), 0) from touches group by all
+"""
+_OURS = """
+select channel, avg((decision_id is not null)::int)::double from contacts group by 1
 """
 
 
@@ -183,7 +205,7 @@ def _against(
 
 
 def _worth(row: dict[str, object]) -> dict[str, object]:
-    cost, money, orders = row.get("cost"), row.get("incremental"), row.get("incremental_conversions")
+    cost, money, orders = row.get("_spent"), row.get("incremental"), row.get("incremental_conversions")
     known = isinstance(cost, float) and cost > 0
     return {
         "roas": money / cost if known and isinstance(money, float) else None,  # type: ignore[operator]
@@ -193,20 +215,24 @@ def _worth(row: dict[str, object]) -> dict[str, object]:
 
 def _calibrated(
     connection: duckdb.DuckDBPyConnection, given: Attribution,
-    estimates: dict[tuple[str, str], Caused], channels: tuple[str, ...],
+    estimates: dict[tuple[str, str], Caused], channels: tuple[str, ...], rows: list[dict[str, Any]],
 ) -> pa.Table:  # fmt: skip
     whole = estimates[WHOLE, "margin"]
     if given.calibrate is None or whole.source == "observed" or not np.isfinite(whole.value).any():
         return tables.CREDITS.empty()
-    connection.register("causes", pa.table({"channel": channels, "caused": np.nan_to_num(whole.value)}))
+    own = {r["channel"]: r for r in rows if r["method"] == given.calibrate and r["period"] == WHOLE}
+    factor = [
+        float(whole.value[i]) / own[c]["compared"]
+        if c in own and own[c]["compared"] and np.isfinite(whole.value[i])
+        else 0.0
+        for i, c in enumerate(channels)
+    ]
+    connection.register("scales", pa.table({"channel": channels, "factor": factor}))
     return connection.sql(
         f"""
-        with base as (from credited where method = '{given.calibrate}'),
-        scale as (select channel, any_value(caused) / nullif(sum(credit), 0) as factor
-            from base join causes using (channel) group by channel)
         select method || '_calibrated' as method, order_id, touch_id, customer_id, channel, treatment_id,
             share, credit * coalesce(factor, 0) as credit
-        from base left join scale using (channel)
+        from credited left join scales using (channel) where method = '{given.calibrate}'
         """
     ).to_arrow_table()
 
@@ -274,6 +300,13 @@ def _total(connection: duckdb.DuckDBPyConnection, measure: str) -> Caused | None
         return None
     held = rows["is_held"].to_numpy(zero_copy_only=False).astype(bool)
     return incremental.held_out(rows[measure].to_numpy().astype(float), ~held[:, None])
+
+
+def _scaled(seen: Caused, connection: duckdb.DuckDBPyConnection, channels: tuple[str, ...]) -> Caused:
+    # Observed totals speak of all touches; only those of decisions compare with randomised ones.
+    part = dict(connection.execute(_OURS).fetchall())
+    share = np.array([part.get(name, 0.0) for name in channels])
+    return Caused(seen.value * share, seen.se * share, seen.n, seen.source, seen.reason)
 
 
 def _first_known(first: Caused | None, second: Caused | None, k: int) -> Caused:
