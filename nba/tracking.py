@@ -31,7 +31,7 @@ CHECKOUT = Path(__file__).resolve().parent.parent
 
 _SQLITE = "sqlite:///"
 _ID_FILE = ".tracking-id"
-_ROWS = 10_000  # of a data set whose digest is logged
+_ROWS = 2_000  # of a data set whose digest is logged
 _SCRIPT = """\
 from mlflow.models import set_model
 
