@@ -113,7 +113,9 @@ def decided(
     p_none: Array,
     customer: Codes,
     features: Array | None = None,
+    *,
     min_none: int = 30,
+    min_p: float = 0.02,
 ) -> Caused:
     """Estimate what the contacts of each channel caused, from decisions with logged probabilities.
 
@@ -128,16 +130,18 @@ def decided(
         customer: Number of the customer, for errors that allow for repeats, shape (n,).
         features: What was known before, shape (n, d), for m; absent, m is the weighted mean.
         min_none: Fewer decisions without contact where the channel was possible make it unknown.
+        min_p: Decisions where no contact was less likely are left out: the few of them without contact
+            would stand for too many (Crump, Hotz, Imbens and Mitnik 2009).
 
     Returns:
-        Totals over the decisions on which both the channel and no contact were possible.
+        Totals over the decisions on which both the channel and no contact were possible enough.
     """
     n, k = p_channel.shape
     value, se, count = np.full(k, np.nan), np.full(k, np.nan), np.zeros(k, dtype=np.int64)
     reason = []
     is_none = channel == -1
     for c in range(k):
-        able = (p_channel[:, c] > 0) & (p_none > 0)
+        able = (p_channel[:, c] > 0) & (p_none >= max(min_p, 1e-12))
         alone = is_none & able
         count[c] = int(able.sum())
         lost = (channel == c) & ~able
@@ -154,9 +158,7 @@ def decided(
         by_customer = np.bincount(customer, score).astype(np.float64)
         size = int(np.count_nonzero(np.bincount(customer, able)))
         value[c], se[c] = score.sum(), np.sqrt(_cluster_variance(by_customer, size))
-        reason.append(
-            f"{int(lost.sum())} contacts had no chance of none and are left out" if lost.any() else ""
-        )
+        reason.append(f"{int(lost.sum())} contacts had too little chance of none" if lost.any() else "")
     return Caused(value, se, count, "randomised", tuple(reason))
 
 

@@ -122,13 +122,14 @@ def walks(
     length = pc.fill_null(pc.list_value_length(path), 0).to_numpy(zero_copy_only=False).astype(np.int64)
     encoded = path.flatten().dictionary_encode()
     names = encoded.dictionary.to_pylist()
-    rank = np.argsort(np.argsort(names)) if names else np.empty(0, dtype=np.int64)
-    code = rank[encoded.indices.to_numpy(zero_copy_only=False)] if names else np.empty(0, dtype=np.int64)
+    code = encoded.indices.to_numpy(zero_copy_only=False)
+    if names != sorted(names):
+        code = np.argsort(np.argsort(names))[code]
+    won, lost = np.asarray(conversions, dtype=float), np.asarray(nulls, dtype=float)
     has = length > 0
-    return Walks(
-        tuple(sorted(names)), code.astype(np.int64), length[has],
-        np.asarray(conversions, dtype=float)[has], np.asarray(nulls, dtype=float)[has],
-    )  # fmt: skip
+    if not has.all():
+        length, won, lost = length[has], won[has], lost[has]
+    return Walks(tuple(sorted(names)), code.astype(np.int64), length, won, lost)
 
 
 def fit(given: Walks, order: int = 1) -> Chain:
@@ -140,29 +141,29 @@ def fit(given: Walks, order: int = 1) -> Chain:
     """
     k = len(given.channels)
     base = k + 1
-    keep = base**order
-    state = np.zeros(len(given.code), dtype=np.int64)
     begin = np.cumsum(given.length) - given.length
-    place = np.arange(len(given.code)) - np.repeat(begin, given.length)
-    for back in range(order - 1, -1, -1):
-        moved = np.zeros(len(state), dtype=np.int64)
-        moved[back:] = given.code[: len(state) - back] + 1
-        state = state * base + np.where(place >= back, moved, 0)
+    state = given.code + 1
+    for back in range(1, order):
+        older = np.zeros(len(state), dtype=np.int64)
+        older[back:] = given.code[:-back] + 1
+        for place in range(back):  # nothing stands before a journey's first touches
+            older[begin[given.length > place] + place] = 0
+        state += older * base**back
     both = given.conversions + given.nulls
-    last = begin + given.length - 1
-    previous = np.empty(len(state), dtype=np.int64)
-    previous[1:] = state[:-1]
-    previous[begin] = 0
-    weight = np.repeat(both, given.length)
-    seen = np.flatnonzero(np.bincount(state, minlength=keep))
-    states = np.concatenate([[0], seen])
-    where = np.zeros(keep, dtype=np.int64)
-    where[seen] = np.arange(1, len(states))
+    pair = np.empty(len(state), dtype=np.int64)
+    pair[1:] = state[:-1] * base**order
+    pair[begin] = 0
+    pair += state
+    alike = len(both) > 0 and bool((both == both[0]).all())
+    weight = None if alike else np.repeat(both, given.length)
+    steps = _sum_by(pair, weight, base ** (2 * order))
+    if alike:
+        steps = (steps[0], steps[1] * both[0])
+    source, target = np.divmod(steps[0], base**order)
+    last = state[begin + given.length - 1]
+    states = np.unique(np.concatenate([[0], target, last]))
     m = len(states)
-    pair = where[previous] * m + where[state]
-    steps = _sum_by(pair, weight, m * m)
-    rows, columns = np.divmod(steps[0], m)
-    ends = where[state[last]]
+    rows, columns, ends = (np.searchsorted(states, codes) for codes in (source, target, last))
     won = np.bincount(ends, given.conversions, m)
     lost = np.bincount(ends, given.nulls, m)
     out = (np.bincount(rows, steps[1], m) + won + lost).astype(np.float64)
@@ -176,7 +177,7 @@ def fit(given: Walks, order: int = 1) -> Chain:
     )  # fmt: skip
 
 
-def _sum_by(key: Codes, weight: Array, size: int) -> tuple[Codes, Array]:
+def _sum_by(key: Codes, weight: Array | None, size: int) -> tuple[Codes, Array]:
     if size <= 1 << 24:
         total = np.bincount(key, weight, size).astype(np.float64)
         found = np.flatnonzero(total).astype(np.int64)
