@@ -17,6 +17,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from nba.errors import NbaError
+from nba.history import History
 from pipelines.progress import Progress, terminal
 
 T = TypeVar("T")
@@ -207,19 +208,30 @@ def analyze(workspace: WorkspaceArg, at: AtOption = None) -> None:
     from pipelines import analyze as step
 
     effects = _run(lambda progress: step.analyze(workspace, _moment(at), progress=progress))
-    columns = [
-        "metric",
-        "arm",
-        "control",
-        "n",
-        "n_control",
-        "mean_control",
-        "effect",
-        "lower",
-        "upper",
-        "reason",
+    columns = ["experiment_id", "metric", "arm", "control", "n", "n_control", "mean_control", "effect"]
+    whole = [row for row in effects.to_pylist() if row["segment"] == "all"]
+    shown = [
+        {name: row[name] for name in columns}
+        | {"effect from": row["lower"], "effect to": row["upper"], "reason": row["reason"]}
+        for row in whole
     ]
-    _show("Effects per customer", effects.select(columns).to_pylist())
+    _show("Effects per customer", [_with_interval(row, "effect") for row in shown])
+    verdicts = (
+        History.read(workspace)
+        .table("readouts")
+        .select(["experiment_id", "arm", "control", "verdict", "reason", "n_looks", "p_srm"])
+    )
+    _show("Verdicts, by the rule fixed before the start", verdicts.to_pylist())
+
+
+@app.command()
+def plan(workspace: WorkspaceArg, at: AtOption = None) -> None:
+    """Plan the experiments from the history: the smallest visible effects, and an A/A check."""
+    from pipelines import plan as step
+
+    found = _run(lambda progress: step.plan(workspace, _moment(at), progress=progress))
+    _show("Smallest effect seen in 8 of 10 cases, per customer", found.curve.to_pylist())
+    _show("Past customers against themselves", found.aa.to_pylist())
 
 
 @app.command()

@@ -96,10 +96,12 @@ def _result(workspace: Path, batches: int, progress: Progress) -> DemoResult:
     step(1)
     oracle = oracle_value(workspace)
     step(1)
+    standing = settings.read(workspace).experiment.experiment_id
+    headline = (standing, "margin", "all")
     effects = {
         row["arm"]: row
         for row in History.read(workspace).table("effects").to_pylist()
-        if row["metric"] == "margin" and row["segment"] == "all"
+        if (row["experiment_id"], row["metric"], row["segment"]) == headline
     }
     names = {"policy": "the policy", "random": "random eligible", "response": "response-greedy"}
     rows = [_row(names[arm], effects.get(arm), true[arm]) for arm in names if arm in true]

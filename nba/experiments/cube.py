@@ -62,7 +62,8 @@ class Sums(NamedTuple):
             >>> Sums.of(np.array([[1.0], [3.0]]), np.array([0, 0]), 1).covariance().tolist()
             [[[2.0]]]
         """
-        shift = values[:_SAMPLE].mean(axis=0) if len(values) else np.zeros(values.shape[1])
+        sample = values[:_SAMPLE] if len(values) else np.zeros((1, values.shape[1]))
+        shift = _near(sample.mean(axis=0), sample.std(axis=0))
         x = values - shift
         m = values.shape[1]
         first = np.zeros((n_cells, m))
@@ -82,7 +83,10 @@ class Sums(NamedTuple):
         """Sample covariances, shape (c, m, m); NaN in a cell of fewer than 2 units."""
         with np.errstate(invalid="ignore", divide="ignore"):
             outer = self.first[:, :, None] * self.first[:, None, :] / self.n[:, None, None]
-            out: Array = (self.second - outer) / np.where(self.n > 1, self.n - 1, np.nan)[:, None, None]
+            left = self.second - outer
+            # What rounding leaves of equal values is no variance.
+            left = np.where(np.abs(left) <= 1e-14 * np.abs(self.second), 0.0, left)
+            out: Array = left / np.where(self.n > 1, self.n - 1, np.nan)[:, None, None]
             return out
 
     def gather(self, groups: NDArray[np.int64], n_groups: int) -> "Sums":
@@ -176,7 +180,11 @@ def shift_of(connection: duckdb.DuckDBPyConnection, query: str, variables: Seque
     row = connection.execute(sql).fetchall()[0]
     found = np.array([np.nan if x is None else x for x in row], dtype=np.float64).reshape(-1, 2)
     mean, sd = found[:, 0], found[:, 1]
-    return np.where(np.abs(mean) > 10 * sd, mean, 0.0)
+    return _near(mean, sd)
+
+
+def _near(mean: Array, sd: Array) -> Array:
+    return np.asarray(np.where(np.abs(mean) > 10 * sd, mean, 0.0), dtype=np.float64)
 
 
 def pairs_of(metrics: Sequence[Metric], variables: Sequence[str]) -> list[tuple[int, int]]:

@@ -181,7 +181,7 @@ class World:
             secret = hashlib.sha256(f"simulated|{self.options.seed}".encode()).hexdigest()
             (made / ".salt").write_text(secret, encoding="utf-8")
             (made / "nba.toml").write_text(
-                settings_text(self.options.n_customers, self.options.seed), encoding="utf-8"
+                settings_text(self.options.n_customers, self.options.seed, self.start), encoding="utf-8"
             )
             for name, table in zip(("actions", "treatments"), t.CATALOG.to_tables()):
                 csv.write_csv(table, made / "catalog" / f"{name}.csv")

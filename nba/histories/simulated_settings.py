@@ -1,5 +1,7 @@
 """The workspace of the simulated company: its limits, and the mapping of its raw files."""
 
+from datetime import datetime
+
 from nba.histories.simulated_play import UNSUBSCRIBE_COST
 
 CAPACITY_SHARE = {"email": 0.12, "push": 0.08, "sms": 0.05, "call": 0.012}
@@ -13,7 +15,7 @@ def default_limits(n_customers: int) -> tuple[dict[str, int], float]:
     return capacity, round(BUDGET_EACH * n_customers, 2)
 
 
-def settings_text(n_customers: int, seed: int) -> str:
+def settings_text(n_customers: int, seed: int, start: datetime) -> str:
     """Write the workspace's `nba.toml`: sources and their mapping, limits, reward and experiment."""
     capacity, budget = default_limits(n_customers)
     limits = "\n".join(f"{channel} = {n}" for channel, n in capacity.items())
@@ -24,6 +26,7 @@ def settings_text(n_customers: int, seed: int) -> str:
         contact_days=CONTACT_DAYS,
         max_contacts=MAX_CONTACTS,
         unsubscribe_cost=UNSUBSCRIBE_COST,
+        start=start.isoformat(),
     )
 
 
@@ -179,4 +182,20 @@ policy = "random"
 name = "response"
 share = 0.10
 policy = "response_greedy"
+
+# Is choosing by effect better than choosing by chance of response? The same customers, another control.
+[[experiments]]
+experiment_id = "effect_or_response"
+layer = "standing"
+control = "response"
+starts_at = {start}
+arms = [
+    {{ name = "policy", share = 0.875, policy = "champion" }},
+    {{ name = "response", share = 0.125, policy = "response_greedy" }},
+]
+metrics = [
+    {{ name = "margin", numerator = "margin", role = "primary", planned_effect = 0.1 }},
+    {{ name = "basket", numerator = "revenue", denominator = "orders" }},
+    {{ name = "opt_outs", numerator = "unsubscribes", role = "guardrail", is_good = false, margin = 0.02, is_adjusted = false }},
+]
 """

@@ -73,6 +73,17 @@ def test_what_cannot_be_known_is_nan_with_its_reason(values, cell, reason):
     assert np.isnan([found.lower[0, 0], found.upper[0, 0], found.p_value[0, 0], found.se[0, 0]]).all()
 
 
+@pytest.mark.parametrize("same", [0.0, 0.1, 1e6 / 3])
+def test_equal_values_leave_no_variance_by_rounding(same):
+    values = np.concatenate([np.full(77, same), np.full(50, same)])
+    found = compared({"y": values}, Metric("y"), [0] * 77 + [1] * 50)
+    assert reasons(found) == ["no variance in either arm"]
+    rare = np.concatenate([np.zeros(208), np.zeros(1380), np.ones(4)])
+    found = compared({"y": rare}, Metric("y"), [0] * 208 + [1] * 1384)
+    assert found.mean_control[0, 0] == 0.0
+    assert found.lower[0, 0] > 1e-5
+
+
 def test_all_conversions_in_one_arm_still_have_an_interval():
     found = compared({"y": np.array([0.0] * 50 + [1.0, 0.0] * 25)}, Metric("y"), [0] * 50 + [1] * 50)
     assert found.lower[0, 0] > 0
