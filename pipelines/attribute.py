@@ -4,9 +4,12 @@ from datetime import datetime
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.csv as pa_csv
+import pyarrow.parquet as pq
 
 from nba import settings, tables
-from nba.attribution import credit, paths, report
+from nba.attribution import aggregated, credit, markov, paths, report
+from nba.errors import DataError, MissingError
 from nba.history import History
 from pipelines.progress import Progress
 
@@ -35,3 +38,29 @@ def attribute(workspace: Path, at: datetime, *, progress: Progress) -> pa.Table:
         done(1)
     history.commit(replace={"credits": table, "attribution": channels, "path_statistics": statistics})
     return table
+
+
+def attribute_paths(source: Path, target: Path) -> pa.Table:
+    """Credit a CSV of path counts (path, total_conversions, total_conversion_value, total_null).
+
+    Args:
+        source: One row per path, channels separated by ` > `; value and nulls may be absent.
+        target: Parquet file to write: method, channel, conversions, value, reason.
+
+    Raises:
+        MissingError: when the file is absent.
+        DataError: when it has no paths or conversions.
+    """
+    if not source.is_file():
+        raise MissingError(f"{source} does not exist; expected a CSV of path counts", "Name the file.")
+    table = pa_csv.read_csv(source)
+    absent = [n for n in ("path", "total_conversions") if n not in table.column_names]
+    if absent:
+        raise DataError(f"{source} lacks {absent}; found {table.column_names}", "Rename its columns.")
+    given = {n: table[n].to_numpy().astype(float) for n in table.column_names if n.startswith("total_")}
+    won = given["total_conversions"]
+    walks = markov.walks(table["path"], won, given.get("total_null", 0 * won))
+    out = aggregated.credits(walks, given.get("total_conversion_value"))
+    target.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(out, target)
+    return out

@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -6,6 +8,8 @@ from hypothesis import strategies as st
 
 from nba.attribution import markov, shapley
 from nba.attribution.markov import walks
+from nba.errors import DataError
+from pipelines import attribute
 
 # by hand
 
@@ -160,3 +164,19 @@ def test_public_paths_conserve_conversions_and_match_dense_credit(data: object) 
     whole = dense(paths, won, lost, 1, None)
     removal = [1 - dense(paths, won, lost, 1, c) / whole for c in given_.channels]
     np.testing.assert_allclose(chain.removal, removal, atol=1e-8)
+
+
+@pytest.mark.data
+def test_public_paths_are_credited_in_full_by_every_method(data: Path, tmp_path: Path) -> None:
+    table = attribute.attribute_paths(data / "attribution_paths" / "paths.csv.gz", tmp_path / "out.parquet")
+    sums = table.group_by("method").aggregate([("conversions", "sum"), ("value", "sum")]).to_pylist()
+    assert len(sums) == 9
+    for row in sums:
+        assert row["conversions_sum"] == pytest.approx(19_785)
+        assert row["value_sum"] == pytest.approx(74_802.97, abs=0.01)
+
+
+def test_a_file_without_paths_says_what_it_lacks(tmp_path: Path) -> None:
+    (tmp_path / "x.csv").write_text("route,n\na,1\n")
+    with pytest.raises(DataError, match=r"lacks \['path', 'total_conversions'\]"):
+        attribute.attribute_paths(tmp_path / "x.csv", tmp_path / "y.parquet")
