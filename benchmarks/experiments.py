@@ -548,9 +548,8 @@ def cube_speed(n: int = 10_000_000, rounds: int = 5) -> list[Row]:
         peak = here.recv()
         child.join()
 
-    def against(name: str) -> float:
-        own = np.array(times["own"])
-        other = np.array(times[name]) if times[name] else np.full(len(own), np.nan)
+    def against(name: str, of: str = "") -> float:
+        own, other = np.array(times[f"own{of}"]), np.array(times[f"{name}{of}"])
         return float(np.nanmedian(other / own)) if np.isfinite(other).any() else float("nan")
 
     shown = {name: [round(x, 2) for x in values] for name, values in times.items()}
@@ -561,6 +560,11 @@ def cube_speed(n: int = 10_000_000, rounds: int = 5) -> list[Row]:
         row("cube.vs_tea_composite", against("composite"), "ratio", 1.8, ">=", peer=tea, **more),
         row("cube.vs_tea_loop", against("loop"), "ratio", 12, ">=", peer=tea, **more),
         row("cube.vs_scan", 1 / against("scan"), "ratio", 2, "<=", peer="sums of the same columns", **more),
+        row(
+            "cube.vs_tea_composite_cpu", against("composite", " (CPU)"), "ratio", None, ">=", peer=tea, **more
+        ),
+        row("cube.vs_tea_loop_cpu", against("loop", " (CPU)"), "ratio", None, ">=", peer=tea, **more),
+        row("cube.vs_scan_cpu", 1 / against("scan", " (CPU)"), "ratio", None, "<=", **more),
         row("cube.peak_gb", peak, "GB", 0.6, "<=", **more),
         row("cube.page_ms", 1000 * page_seconds, "ms", 20, "<=", **more),
     ]

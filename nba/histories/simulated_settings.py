@@ -196,6 +196,6 @@ arms = [
 metrics = [
     {{ name = "margin", numerator = "margin", role = "primary", planned_effect = 0.1 }},
     {{ name = "basket", numerator = "revenue", denominator = "orders" }},
-    {{ name = "opt_outs", numerator = "unsubscribes", role = "guardrail", is_good = false, margin = 0.02, is_adjusted = false }},
+    {{ name = "opt_outs", numerator = "unsubscribes", role = "guardrail", is_good = false, margin = 0.02 }},
 ]
 """
