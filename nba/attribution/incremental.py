@@ -173,6 +173,10 @@ def observed(days: Days, ridge: float = 1e-6) -> Caused:
         Totals over the days watched, by channel; NaN for channels that only follow intent.
     """
     k, ads = len(days.is_ad), np.flatnonzero(days.is_ad)
+    missing = "no touches" if not len(days.touch[0]) else "no orders" if not len(days.order[0]) else ""
+    if missing or not len(ads):
+        nan, why = np.full(k, np.nan), missing or "no advertising channels"
+        return Caused(nan, nan, np.zeros(k, dtype=np.int64), "observed", (why,) * k)
     rows = _Rows(days, ads)
     beta, cov = rows.solve(ridge)
     value, se = np.full(k, np.nan), np.full(k, np.nan)
@@ -263,7 +267,8 @@ class _Rows:
         self.k = len(days.is_ad)
         self.memories = len(TAUS) * len(ads)
         watched = float((days.last - days.first + 1).clip(0).sum())
-        self.rate = float(days.order[2].sum()) / max(watched, 1.0)
+        # Only a scale for the weights, so margins that are negative in sum do no harm.
+        self.rate = float(np.abs(days.order[2]).sum()) / max(watched, 1.0) or 1.0
         self.keep = min(1.0, min(MOST_ROWS, 20 * len(days.order[0]) + 20_000) / max(watched, 1.0))
         self.total = np.zeros(self.memories)
         self.x, self.y, self.weight = self._gather()

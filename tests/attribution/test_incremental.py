@@ -76,6 +76,24 @@ def test_precise_experiments_overrule_and_vague_ones_yield() -> None:
     np.testing.assert_allclose(combine(vague, seen).value, 100, rtol=0.25)
 
 
+def test_nothing_to_observe_is_unknown_with_a_reason() -> None:
+    none = np.empty(0, dtype=np.int64)
+    one = np.zeros(1, dtype=np.int64)
+    is_ad = np.array([True])
+    empty = incremental.Days(
+        3, 5, (none, none, none), (one, one, np.ones(1)), one.repeat(3), one.repeat(3), is_ad
+    )
+    assert observed(empty).reason == ("no touches",)
+    unsold = incremental.Days(
+        3, 5, (one, one, one), (none, none, np.empty(0)), one.repeat(3), one.repeat(3) + 4, is_ad
+    )
+    assert observed(unsold).reason == ("no orders",)
+    intent = incremental.Days(
+        3, 5, (one, one, one), (one, one, np.ones(1)), one.repeat(3), one.repeat(3) + 4, np.array([False])
+    )
+    assert observed(intent).reason == ("no advertising channels",)
+
+
 # recovery
 
 
