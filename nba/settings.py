@@ -373,7 +373,7 @@ class Models(_Frozen):
         annual_discount: Yearly discount rate of customer lifetime value.
     """
 
-    folds: int = Field(default=5, ge=2, le=20)
+    folds: int = Field(default=4, ge=2, le=20)
     trees: int = Field(default=80, ge=1)
     leaves: int = Field(default=15, ge=2)
     learning_rate: Annotated[float, Field(gt=0, le=1)] = 0.1

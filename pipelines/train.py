@@ -298,7 +298,7 @@ def _report(scorer: Scorer, registered: tracking.Registered, alias: str, *, is_n
         "qini": "Qini coefficient",
         "qini_lower": "Qini, lower 95%",
         "qini_upper": "Qini, upper 95%",
-        "heterogeneity_kept": "heterogeneity kept (0-1)",
+        "uplift_spread": "spread of the uplift (standard deviation)",
     }
     rows = [{"measure": text, "value": scorer.report.metrics.get(name)} for name, text in wanted.items()]
     rows.append({"measure": "alias", "value": alias})

@@ -319,7 +319,8 @@ def judge(
     tables = {"calibration": metrics.calibration(y, crossed.p_own)}
     found |= {f"loss_{name}": value for name, value in learnt.losses.items()}
     found |= {f"weight_{n}": float(w) for n, w in zip(uplift.CANDIDATES, scorer.effect.weights)}
-    found |= {"heterogeneity_kept": learnt.kept, "margin_factor": scorer.margin.factor}
+    spread = float(learnt.effect[treated].std()) if treated.any() else np.nan
+    found |= {"uplift_spread": spread, "margin_factor": scorer.margin.factor}
     interval = metrics.qini_interval(
         y, learnt.effect, treated.astype(float), np.random.default_rng(seed), weight, repeats=50
     )

@@ -9,17 +9,18 @@ How it is learnt (rows are decisions; `none` rows tell the baseline, treated row
    1/p_action, whose variance with ten treatments would drown effects of a few points. What the baseline
    misses is mended from the `none` rows within the effect model, as the R-learner does (Nie, Wager 2021).
 2. Candidates: one number of points per treatment (shrunk to its action and channel); one odds ratio per
-   treatment; the Bayesian hierarchy of log-odds over features (`nba.models.hierarchy`); LightGBM grown
-   on top of it; the response model's own difference.
-3. A blend with non-negative weights, fitted to out-of-fold residuals and shrunk to the constant effects
-   as far as the gain of the loss is not clear of its noise (positive-part James-Stein).
+   treatment; the Bayesian hierarchy of log-odds over features (`nba.models.hierarchy`); small LightGBM
+   trees on the residuals; the response model's own difference.
+3. A blend: constants plus the candidates' deviations from them, with non-negative weights fitted to
+   out-of-fold residuals. The weights have a normal prior, so that few data neither ignore what the
+   candidates have found nor take it at its word, and data without heterogeneity drive them to zero.
 
 The standard error is the hierarchy's posterior, widened by how far the blended candidates disagree: it is
 in closed form, and large for treatments that were rarely or never tried on such customers.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import lightgbm as lgb
@@ -37,6 +38,9 @@ Array = NDArray[np.float64]
 Whole = NDArray[np.int64]
 
 CANDIDATES = ("odds", "hierarchy", "trees", "response")
+PRIOR_WEIGHTS = (0.0, 0.25, 0.25, 0.25)
+_PRIOR_SD = 0.5
+_FOLDS = 3  # of the effect models; those of the baseline may be more
 _TREES = 60
 _ODDS_SCALE = 0.5  # a treatment that nothing is known of changes the odds by a factor of about e^±0.5
 
@@ -80,7 +84,7 @@ class Uplift:
         constant: Effects in points that do not depend on x.
         odds: Effects in log-odds that do not depend on x.
         linear: Effects in log-odds that depend on x.
-        trees: LightGBM on what the linear model leaves; None where there was too little to learn from.
+        trees: LightGBM on what the constants leave; None where there was too little to learn from.
         weights: Of the candidates' deviations from the constants, in the order of `CANDIDATES`.
         response_mean: Mean of the response model's difference by treatment, shape (T,).
     """
@@ -118,7 +122,7 @@ class Uplift:
             [
                 expit(offset + odds) - p_none - base,
                 expit(offset + linear) - p_none - base,
-                expit(offset + linear + self._grown(X, p_response[:, 0], treatments)) - p_none - base,
+                self._grown(X, p_response[:, 0], treatments),
                 p_response[:, 1:] - p_response[:, :1] - mean,
             ]
         )
@@ -153,14 +157,12 @@ class Learnt:
             bias, of the effect of the row's own treatment.
         effect: Predicted effect of the treatment that the row got or, for `none`, was paired with, (n,).
         losses: Weighted loss of treated rows by candidate, of `constant` and of the `blend`.
-        kept: Part of the heterogeneity that the blend keeps, 0 to 1.
     """
 
     model: Uplift
     residual: Array
     effect: Array
     losses: Mapping[str, float]
-    kept: float
 
 
 @dataclass(frozen=True)
@@ -195,6 +197,7 @@ def fit(rows: Rows, crossed: "response.CrossFitted", coding: Coding, settings: M
         settings: Capacity of the trees.
         seed: Of the trees.
     """
+    rows = replace(rows, fold=rows.fold % _FOLDS)
     split = rows.column, rows.paired, rows.fold, coding
     scaling = Scaling.of(rows.X, crossed.p_none)
     x = scaling.apply(rows.X, crossed.p_none)
@@ -207,7 +210,8 @@ def fit(rows: Rows, crossed: "response.CrossFitted", coding: Coding, settings: M
     precision = _precision(residual, crossed.p_own, rows.weight)
     scale = float(np.clip(0.5 * np.average(rows.y, weights=rows.weight), 0.005, 0.05))
     constant = hierarchy.cross_fit(ones, residual, precision, *split, scale)
-    trees, grown = _grow(rows, crossed.p_none, offset + linear.effect, coding, settings, seed)
+    left = residual - constant.effect
+    trees, grown = _grow(rows, crossed.p_none, left, precision, coding, settings, seed)
 
     p_none, base = expit(offset), constant.effect
     difference = crossed.p_paired - crossed.p_none
@@ -216,18 +220,21 @@ def fit(rows: Rows, crossed: "response.CrossFitted", coding: Coding, settings: M
         [
             expit(offset + odds.effect) - p_none - base,
             expit(offset + linear.effect) - p_none - base,
-            expit(offset + linear.effect + grown) - p_none - base,
+            grown,
             difference - response_mean[rows.paired - 1],
         ]
     )
     treated = rows.column > 0
-    weights, kept, losses = blend(parts[treated], (residual - base)[treated], precision[treated])
+    weights, losses = blend(parts[treated], left[treated], precision[treated])
     model = Uplift(coding, scaling, constant.model, odds.model, linear.model, trees, weights, response_mean)
-    return Learnt(model, residual, base + parts @ weights, losses, kept)
+    return Learnt(model, residual, base + parts @ weights, losses)
 
 
-def blend(parts: Array, target: Array, weight: Array) -> tuple[Array, float, dict[str, float]]:
+def blend(parts: Array, target: Array, weight: Array) -> tuple[Array, dict[str, float]]:
     """Weigh candidate deviations from the constant effect by their out-of-fold loss.
+
+    The weights are the non-negative maximum of the posterior under a normal prior with mean
+    `PRIOR_WEIGHTS` and standard deviation 0.5; the noise of the target has variance 1 / weight.
 
     Args:
         parts: Deviations by candidate, shape (n, m).
@@ -235,25 +242,22 @@ def blend(parts: Array, target: Array, weight: Array) -> tuple[Array, float, dic
         weight: Inverse variances of the target, shape (n,).
 
     Returns:
-        Weights (m,), the part that the shrinkage keeps (0 to 1), and the mean loss of each candidate,
-        of `constant` and of `blend`.
+        Weights (m,), and the mean loss of each candidate, of `constant` and of `blend`.
     """
-    names = CANDIDATES[: parts.shape[1]]
+    m = parts.shape[1]
     if not len(target) or not parts.any():
-        return np.zeros(parts.shape[1]), 0.0, {}
+        return np.zeros(m), {}
+    root = np.sqrt(weight)[:, None]
+    prior = np.array(PRIOR_WEIGHTS[:m])
+    design = np.vstack([parts * root, np.eye(m) / _PRIOR_SD])
+    weights, _ = nnls(design, np.concatenate([target * root[:, 0], prior / _PRIOR_SD]))
+    weights *= min(1.0, 1.25 / max(weights.sum(), 1e-12))
     total = weight.sum()
     losses = {"constant": float(weight @ target**2 / total)}
-    losses |= {name: float(weight @ (target - parts[:, j]) ** 2 / total) for j, name in enumerate(names)}
-    root = np.sqrt(weight)[:, None]
-    weights, _ = nnls(parts * root, target * root[:, 0])
-    weights *= min(1.0, 1.25 / max(weights.sum(), 1e-12))
-    gain = weight * (target**2 - (target - parts @ weights) ** 2)
-    # Fitting the weights itself gains about one unit of noise each; twice that is taken off (AIC).
-    clear = gain.sum() - 2 * np.count_nonzero(weights)
-    t = clear / max(float(np.sqrt((gain**2).sum())), 1e-12)
-    kept = max(0.0, 1 - (len(CANDIDATES) - 2) / t**2) if t > 0 else 0.0
-    losses["blend"] = float(weight @ (target - parts @ (kept * weights)) ** 2 / total)
-    return kept * weights, kept, losses
+    for j, name in enumerate(CANDIDATES[:m]):
+        losses[name] = float(weight @ (target - parts[:, j]) ** 2 / total)
+    losses["blend"] = float(weight @ (target - parts @ weights) ** 2 / total)
+    return weights, losses
 
 
 def _precision(residual: Array, p_own: Array, weight: Array) -> Array:
@@ -264,13 +268,14 @@ def _precision(residual: Array, p_own: Array, weight: Array) -> Array:
 
 
 def _grow(
-    rows: Rows, p_none: Array, start: Array, coding: Coding, settings: Models, seed: int
+    rows: Rows, p_none: Array, left: Array, precision: Array, coding: Coding, settings: Models, seed: int
 ) -> tuple[lgb.Booster | None, Array]:
     treated = rows.column > 0
     if treated.sum() < 1000 or rows.y[treated].sum() < 20:
         return None, np.zeros(len(rows.y))
     full = np.column_stack([rows.X, p_none, coding.codes()[rows.paired]])
-    plan = response.Plan(full, rows.y, rows.weight, tree_parameters(settings, seed), _TREES, start)
+    weight = precision / precision.mean()
+    plan = response.Plan(full, left, weight, tree_parameters(settings, seed), _TREES)
 
     def fit_predict(known: Whole, new: Whole) -> Array:
         return response.raw(plan.grow(known[treated[known]]), full[new])
@@ -284,6 +289,7 @@ def tree_parameters(settings: Models, seed: int) -> dict[str, Any]:
     return response.parameters(
         settings,
         seed,
+        objective="regression",
         boost_from_average=False,
         num_leaves=min(settings.leaves, 8),
         learning_rate=0.05,

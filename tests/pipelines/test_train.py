@@ -1,0 +1,99 @@
+import shutil
+from datetime import timedelta
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pytest
+
+from nba import settings, tables, tracking
+from nba.errors import DataError, MissingError
+from nba.history import History
+from pipelines import train
+
+pytestmark = pytest.mark.xdist_group("mlflow")
+
+
+@pytest.fixture
+def workspace(small_demo, tmp_path):
+    """A copy of the small world in which nothing has been trained yet."""
+    folder = tmp_path / "copy"
+    shutil.copytree(small_demo, folder, ignore=shutil.ignore_patterns(".tracking-id"))
+    return folder
+
+
+@pytest.fixture
+def end(small_demo):
+    """The moment by which every outcome of the small world has closed."""
+    return pc.max(History.read(small_demo).table("outcomes")["closed_at"]).as_py() + timedelta(days=1)
+
+
+# by hand
+
+
+def test_examples_are_closed_decisions_with_features_of_their_moment(small_demo, end):
+    history = History.read(small_demo)
+    rows = train.examples(history, end)
+    tables.EXAMPLES.check(rows)
+    assert rows.num_rows == history.table("outcomes").num_rows
+    logged = history.table("features").to_pandas().set_index(["customer_id", "as_of"])
+    given = history.table("decisions").to_pandas().set_index("decision_id")
+    frame = rows.to_pandas()
+    assert (frame["as_of"].array == given.loc[frame["decision_id"], "decided_at"].array).all()
+    assert (frame["treatment_id"].array == given.loc[frame["decision_id"], "treatment_id"].array).all()
+    names = [name for name in rows.column_names if name.startswith("f_")]
+    then = logged.loc[list(zip(frame["customer_id"], frame["as_of"])), names]
+    np.testing.assert_array_equal(frame[names].to_numpy(), then.to_numpy())
+
+
+def test_only_outcomes_closed_by_then_are_examples(small_demo, end):
+    history = History.read(small_demo)
+    closed = history.table("outcomes")["closed_at"]
+    middle = pc.min(closed).as_py()
+    rows = train.examples(history, middle)
+    assert rows.num_rows == pc.sum(pc.less_equal(closed, middle)).as_py() < closed.length()
+
+
+def test_nothing_closed_yet_is_a_clear_error(tmp_path, end):
+    with pytest.raises(MissingError, match="has no table 'decisions'"):
+        train.examples(History.read(tmp_path), end)
+
+
+# laws
+
+
+def test_train_registers_once_and_names_champion_and_challenger(workspace, end):
+    first = train.train(workspace, end)
+    config = settings.read(workspace)
+    tracking.setup(config, workspace)
+    name = tracking.policy_name(config)
+    assert (first.policy_id, first.alias, first.is_new) == (f"{name}@1", "champion", True)
+    again = train.train(workspace, end)
+    assert (again.policy_id, again.is_new, again.model_id) == (first.policy_id, False, first.model_id)
+    toml = workspace / settings.FILE
+    toml.write_text(toml.read_text() + "\n" * 2)
+    earlier = end - timedelta(days=8)
+    second = train.train(workspace, earlier, promote=False)
+    assert (second.alias, second.policy_id) == ("challenger", f"{name}@2")
+    assert tracking.find(name, "champion")[0].version == 1
+    assert tracking.find(name, "challenger")[0].version == 2
+    third = train.train(workspace, earlier)
+    assert tracking.find(name, "champion")[0].version == int(third.policy_id.split("@")[1])
+    assert {row["measure"] for row in third.rows} >= {"examples", "AUC", "Qini coefficient"}
+
+
+def test_snapshot_model_scores_everyone_and_is_judged_on_the_last_month(workspace):
+    found = train.train_snapshot(workspace, horizon_days=21, cutoffs=3)
+    assert len(found.cutoffs) == 3
+    assert found.metrics["auc"] > 0.6
+    written = History.read(workspace).table("purchase_scores")
+    assert written.equals(found.scores)
+    customers = History.read(workspace).table("customers")
+    assert written.num_rows <= customers.num_rows
+    assert pa.types.is_floating(written["p_response"].type)
+    assert 0 <= pc.min(written["p_response"]).as_py() <= pc.max(written["p_response"]).as_py() <= 1
+
+
+def test_too_short_a_history_says_what_it_needs(workspace):
+    with pytest.raises(DataError, match="4 snapshots of 300 days need"):
+        train.train_snapshot(workspace, horizon_days=300)
