@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from threadpoolctl import threadpool_limits
 
 from nba import plots, settings, tables, tracking
 from nba.errors import DataError, MissingError
@@ -113,7 +114,9 @@ def train(
     step(1)
     seed = config.workspace.seed
     models, tuned = tuning.tuned(rows, catalog, config.models, seed, workspace / "tuning.db")
-    scorer = Scorer.fit(rows, catalog, models, seed)
+    # Many small factorisations: threads of the linear algebra would only wait for each other.
+    with threadpool_limits(limits=1, user_api="blas"):
+        scorer = Scorer.fit(rows, catalog, models, seed)
     step(2)
     known = _registered(config)
     if known is not None and known[1].get("model_id") == scorer.model_id and alias is None:
