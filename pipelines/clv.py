@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from nba import settings
+from nba import settings, tracking
 from nba.history import History
 from nba.models import clv as model
+from nba.models import clv_counts
 from pipelines.progress import Progress
 
 
@@ -29,15 +30,38 @@ def clv(workspace: Path, at: datetime, *, progress: Progress) -> pa.Table:
     choice = model.choose(log, day, horizon)
     done(1)
     done = progress.step(f"forecasting {len(ids):,} customers", total=1)
+    fitted = model.fit(log, day, horizon, choice)
     table = model.forecast(
         ids,
         log,
         at,
-        model.fit(log, day, horizon, choice),
+        fitted,
         horizon_days=horizon,
         annual_discount=given.models.annual_discount,
         seed=given.workspace.seed,
     )
     done(1)
     history.commit(replace={"clv": table, "clv_backtest": choice.backtest})
+    tracking.setup(given, workspace)
+    names = clv_counts.NAMES[fitted.counts.kind]
+    tracking.log_run(
+        "clv",
+        params={
+            "model_id": fitted.model_id,
+            "counts": fitted.counts.kind,
+            "spend": choice.spend,
+            "value": choice.value,
+            "trees": choice.trees,
+            "horizon_days": horizon,
+            "at": at.isoformat(),
+            "config_hash": given.config_hash,
+            "reason": fitted.reason,
+        },
+        metrics={
+            "log_likelihood": fitted.counts.log_likelihood,
+            **dict(zip(names, fitted.counts.params)),
+            **{f"{row['part']}.{row['candidate']}".replace("+", "_"): row["loss"]
+               for row in choice.backtest.to_pylist()},
+        },
+    )  # fmt: skip
     return table
