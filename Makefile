@@ -57,7 +57,7 @@ docs: $(STAMP) ## Print the data dictionary and the settings reference from the 
 .PHONY: lock
 lock: ## Update requirements.lock (needs uv)
 	uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 --generate-hashes \
-	  --no-emit-index-url --no-emit-find-links --no-annotate --no-header -o requirements.lock
+	  --no-emit-index-url --no-emit-find-links --no-annotate --no-header --quiet -o requirements.lock
 
 .PHONY: clean
 clean: ## Remove the environment and what was made (workspaces stay)
