@@ -19,7 +19,8 @@ def test_more_days_and_adjustment_see_smaller_relative_effects(small_demo):
     history = History.read(small_demo)
     at = max(history.table("decisions")["decided_at"].to_pylist())
     found = plan(small_demo, at)
-    rows = [r for r in found.curve.to_pylist() if (r["metric"], r["arm"]) == ("margin", "policy")]
+    named = ("policy", "margin", "policy")
+    rows = [r for r in found.curve.to_pylist() if (r["experiment_id"], r["metric"], r["arm"]) == named]
     assert [r["days"] for r in rows] == [7, 14, 28, 56]
     assert all(r["mde_adjusted"] <= r["mde"] for r in rows)
     assert rows[-1]["mde_relative"] < rows[0]["mde_relative"]
