@@ -116,6 +116,9 @@ def follow(looks: Sequence[Decision]) -> Decision:
 
 
 def _undecided(primary: Shown, pending: list[Shown], *, is_over: bool) -> Decision:
+    if primary.lower > 0 and is_over:
+        reason = f"{primary.name} rose, but {_names(pending)} could not be shown to be within its margin"
+        return Decision(Verdict.UNREADABLE, f"{reason} by the planned end.")
     if primary.lower > 0:
         reason = f"{primary.name} rose, but {_names(pending)} is not yet shown to be within its margin."
         return Decision(Verdict.RUNNING, reason)

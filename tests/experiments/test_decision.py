@@ -24,7 +24,8 @@ def primary(lower, upper, worth=0.5):
     ("shown", "guards", "is_over", "verdict"),
     [
         (primary(0.1, 0.9), (HELD,), False, Verdict.SHIP),
-        (primary(0.1, 0.9), (OPEN,), True, Verdict.RUNNING),
+        (primary(0.1, 0.9), (OPEN,), False, Verdict.RUNNING),
+        (primary(0.1, 0.9), (OPEN,), True, Verdict.UNREADABLE),
         (primary(0.1, 0.9), (HURT,), False, Verdict.HARM),
         (primary(-0.9, -0.1), (HELD,), False, Verdict.HARM),
         (primary(-0.2, 0.4), (HELD,), False, Verdict.NO_DIFFERENCE),
