@@ -22,7 +22,7 @@ from nba.history import connect
 
 DATA = Path(os.environ.get("NBA_DATA", Path(__file__).parents[2] / "shared" / "data"))
 ADS = len(worlds.ADS)
-N, SEEDS = 100_000, (1, 2, 3)
+N, SEEDS = 100_000, (11, 12, 13)  # not those that the method was developed on
 
 
 def dense_credit(walks: markov.Walks, order: int) -> np.ndarray:
