@@ -48,6 +48,16 @@ fix: $(STAMP) ## Format, and mend what the linter can
 bench: $(STAMP) ## Run every benchmark and write benchmarks/results
 	$(BIN)/python -m benchmarks all
 
+PEERS := $(patsubst benchmarks/peers/%.txt,.peers/%/.ready,$(wildcard benchmarks/peers/*.txt))
+
+.PHONY: peers
+peers: $(PEERS) ## Make the environments of the peers that benchmarks compare with
+
+.peers/%/.ready: benchmarks/peers/%.txt
+	$(PYTHON) -m venv .peers/$*
+	.peers/$*/bin/pip install --quiet --disable-pip-version-check -r $<
+	@touch $@
+
 .PHONY: docs
 docs: $(STAMP) ## Print the data dictionary and the settings reference from the code
 	$(BIN)/python -c "from nba.tables import dictionary; print(dictionary(), end='')" > docs/data-dictionary.md

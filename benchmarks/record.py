@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal, TypedDict
 
 RESULTS = Path(__file__).parent / "results"
+PEERS = Path(__file__).parents[1] / ".peers"
 
 Direction = Literal["<=", ">=", "in", "="]
 
@@ -40,6 +41,12 @@ def row(id: str, value: float, unit: str, target: Any, direction: Direction, **m
     }  # fmt: skip
     out.update(more)  # type: ignore[typeddict-item]
     return out
+
+
+def peer_python(name: str) -> str | None:
+    """Give the Python of a peer's own environment, made by `make peers`; None where it is not there."""
+    path = PEERS / name / "bin" / "python"
+    return str(path) if path.is_file() else None
 
 
 def reached(result: Row) -> bool | None:
