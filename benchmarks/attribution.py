@@ -1,6 +1,6 @@
 """Attribution: exactness and speed of Markov chains, and the distance of every method from the truth.
 
-ChannelAttribution (GPL) runs in its own environment: NBA_CHANNELATTRIBUTION names its Python.
+ChannelAttribution (GPL) runs in its own environment, which `make peers` makes.
 """
 
 import json
@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv as pa_csv
 
-from benchmarks.record import Row, row
+from benchmarks.record import Row, peer_python, row
 from nba.attribution import incremental, markov, rules, shapley
 from nba.histories import simulated_paths as worlds
 from nba.history import connect
@@ -149,7 +149,7 @@ def _own(path: Path, order: int) -> list[float]:
 
 
 def _peer(path: Path, order: int) -> list[float]:
-    python = os.environ.get("NBA_CHANNELATTRIBUTION")
+    python = peer_python("channelattribution")
     text = _run(python, _PEER, path, order) if python else ""
     return [cpu for cpu, _ in json.loads(text)] if text else []
 

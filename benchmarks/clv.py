@@ -1,7 +1,7 @@
 """Customer lifetime value on CDNOW and Online Retail, against the peers' measured bests.
 
-Peers run in their own environments: NBA_LIFETIMES and NBA_PYMC name the Python of an environment with
-`lifetimes==0.11.3` or `pymc-marketing==0.19.2`; without it the comparison is unknown.
+Peers run in their own environments, which `make peers` makes (lifetimes 0.11.3, pymc-marketing 0.19.2);
+without them the comparison is unknown.
 """
 
 import json
@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from benchmarks.record import Row, row
+from benchmarks.record import Row, peer_python, row
 from nba.models import clv, clv_counts, clv_ml, clv_spend
 from nba.models.clv_score import normalised_gini, score
 
@@ -194,9 +194,9 @@ def speed() -> list[Row]:
             return float(np.median(best))
 
         a = [ours()]
-        lifetimes = _peer("NBA_LIFETIMES", _LIFETIMES, path, 5)
+        lifetimes = _peer("lifetimes", _LIFETIMES, path, 5)
         a.append(ours())
-        pymc = _peer("NBA_PYMC", _PYMC, path, 3)
+        pymc = _peer("pymc", _PYMC, path, 3)
         a.append(ours())
     said = "compress and fit, full CDNOW log, medians of CPU seconds in one run, A B A B"
     mine = float(np.median(a))
@@ -209,8 +209,8 @@ def speed() -> list[Row]:
     ]  # fmt: skip
 
 
-def _peer(variable: str, script: str, path: Path, times: int) -> float:
-    python = os.environ.get(variable)
+def _peer(name: str, script: str, path: Path, times: int) -> float:
+    python = peer_python(name)
     if not python:
         return float("nan")
     alone = os.environ | {"OMP_NUM_THREADS": "1"}

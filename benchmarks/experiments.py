@@ -1,12 +1,11 @@
 """Can the readout be fooled, does it cover, and how fast is it: simulations and speed of experiments.
 
 Heavy ones on one idle core: peek about 60 s, coverage 90 s, decision 60 s, cube 4 minutes (10M users, and the
-peer if `NBA_PEER_TEA` names the Python of an environment with tea-tasting 1.14.0 and DuckDB).
+peer tea-tasting 1.14.0 in the environment that `make peers` makes).
 """
 
 import json
 import multiprocessing
-import os
 import subprocess
 import sys
 import tempfile
@@ -21,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import special
 
-from benchmarks.record import Row, row
+from benchmarks.record import Row, peer_python, row
 from nba import settings
 from nba.experiments import adaptive, analyze, cube, planning, readout, sequential, srm
 from nba.experiments.cube import Metric, Sums
@@ -522,7 +521,7 @@ def cube_speed(n: int = 10_000_000, rounds: int = 5) -> list[Row]:
         here, there = context.Pipe()
         child = context.Process(target=_own_worker, args=(path, there), daemon=True)
         child.start()
-        python = os.environ.get("NBA_PEER_TEA", "")
+        python = peer_python("tea")
         peer = _Peer(python, path) if python else None
         names = ("own", "scan", "composite", "loop")
         times: dict[str, list[float]] = {f"{name}{of}": [] for name in names for of in ("", " (CPU)")}

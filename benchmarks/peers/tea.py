@@ -1,7 +1,6 @@
 """tea-tasting's side of the cube benchmark; runs in its own environment, never in the project's.
 
-Make it with ``pip install tea-tasting==1.14.0 "ibis-framework[duckdb]==12.0.0" duckdb==2.0.0``, and name its
-Python in the variable `NBA_PEER_TEA`.
+`make peers` makes it from `tea.txt`.
 
 Reads commands from standard input (composite, loop, effects) and answers each with one line.
 """
