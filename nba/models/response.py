@@ -98,7 +98,6 @@ class Plan:
         weight: Shape (n,).
         params: LightGBM's parameters.
         trees: Number of trees.
-        start: Log-odds to begin from, shape (n,); the base rate if None.
     """
 
     def __init__(
@@ -108,9 +107,8 @@ class Plan:
         weight: Array,
         params: Mapping[str, Any],
         trees: int,
-        start: Array | None = None,
     ) -> None:
-        self._rows = X, y, weight, start
+        self._rows = X, y, weight
         self._params = {**params, "feature_pre_filter": False}
         self._trees = trees
         self._bins = self._data(np.arange(len(y)), None).construct()
@@ -123,12 +121,9 @@ class Plan:
         return lgb.train({**self._params, "min_data_in_leaf": least}, data, self._trees)
 
     def _data(self, rows: Whole, bins: lgb.Dataset | None) -> lgb.Dataset:
-        # Not `Dataset.subset`: on sparse columns it corrupts memory (LightGBM 4.7, seen as crashes).
-        X, y, weight, start = self._rows
-        begin = None if start is None else start[rows]
-        return lgb.Dataset(
-            X[rows], y[rows], weight=weight[rows], init_score=begin, reference=bins, params=self._params
-        )
+        # Not `Dataset.subset`: training on subsets crashed inside LightGBM 4.7 on a large log.
+        X, y, weight = self._rows
+        return lgb.Dataset(X[rows], y[rows], weight=weight[rows], reference=bins, params=self._params)
 
 
 def calibrate(score: Array, y: Array, weight: Array) -> tuple[float, float]:
