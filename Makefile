@@ -39,6 +39,10 @@ test: $(STAMP) ## Lint, types, import contracts, doctests, tests, notebooks (wha
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/pytest -n 2 --dist loadgroup
 
+.PHONY: notebooks
+notebooks: $(STAMP) ## Run every notebook, those included that simulate for a minute
+	NBA_SLOW=1 $(BIN)/pytest tests/notebooks
+
 .PHONY: fix
 fix: $(STAMP) ## Format, and mend what the linter can
 	$(BIN)/ruff check --quiet --fix .

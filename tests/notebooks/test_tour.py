@@ -8,6 +8,7 @@ import pytest
 from nbclient import NotebookClient
 
 FOLDER = Path(__file__).parents[2] / "notebooks"
+SLOW = {"20_attribution"}
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
 
 
@@ -25,12 +26,15 @@ def demo(request: pytest.FixtureRequest) -> Path:
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_notebook_runs(path: Path, demo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if path.stem in SLOW and not os.environ.get("NBA_SLOW"):
+        pytest.skip(f"{path.stem} simulates for a minute; `make notebooks` runs it")
     monkeypatch.setenv("NBA_WORKSPACE", str(demo))
     notebook = nbformat.read(path, as_version=4)
-    NotebookClient(notebook, timeout=120, resources={"metadata": {"path": str(FOLDER)}}).execute()
+    NotebookClient(notebook, timeout=600, resources={"metadata": {"path": str(FOLDER)}}).execute()
     shown = [cell for cell in notebook.cells if cell.cell_type == "code" and cell.outputs]
-    assert len(shown) >= 10
-    assert notebook.cells[-1].outputs[0]["data"]["text/plain"] == "[]", "the workspace breaks a law"
+    assert len(shown) >= (10 if path.stem == "00_tour" else 2)
+    if path.stem == "00_tour":
+        assert notebook.cells[-1].outputs[0]["data"]["text/plain"] == "[]", "the workspace breaks a law"
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
