@@ -11,12 +11,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.compute as pc
 
 from nba import settings, tracking
 from nba.errors import DataError, MissingError
 from nba.features import table as features
-from nba.history import History
+from nba.history import History, Snapshot
 from nba.models.scorer import Scorer
 from nba.serving import decide as serving
 from nba.serving import delivery
@@ -70,6 +71,7 @@ def decide(
     config = settings.read(workspace)
     history = History.read(workspace)
     batch_id = batch_id or batch_name(at)
+    delivery.check_name(batch_id)
     root = workspace / config.delivery.path
     if not history.has("customers"):
         raise MissingError(f"{workspace} has no customers yet", "Run `nba ingest` first.")
@@ -78,7 +80,7 @@ def decide(
     step = progress.step(f"deciding {batch_id}", total=4)
     catalog = settings.read_catalog(workspace, config)
     with history.as_of(at) as snapshot:
-        seen = features.build(snapshot)
+        seen = features.build(snapshot, _reachable(snapshot))
         step(1)
         models = _models(workspace, config)
         batch = serving.decide(snapshot, seen, catalog, config, models, batch_id)
@@ -97,6 +99,17 @@ def decide(
     folder = delivery.publish(staged)
     step(1)
     return _report(history, batch_id, folder, batch.notes, is_new=True)
+
+
+def _reachable(snapshot: Snapshot) -> pa.Array:
+    # Visitors whom orchestration cannot name are nobody's to decide for, and would only dilute every mean.
+    known = snapshot.sql("select customer_id from customers where external_id is not null order by 1")
+    if not known.num_rows:
+        raise MissingError(
+            f"no customer known at {snapshot.at.isoformat()} has an id that orchestration knows",
+            "Map the identifier that [identity] external names, or decide at a later moment.",
+        )
+    return known["customer_id"].combine_chunks()
 
 
 def _models(workspace: Path, config: settings.Settings) -> Mapping[str, Scorer]:

@@ -51,7 +51,9 @@ def run_loop(workspace: Path, customers: int, batches: int, seed: int, *, progre
         step = progress.step(f"batch {number + 1} of {batches}, {at:%Y-%m-%d}", total=5)
         ingest.ingest(workspace, progress=silent())
         step(1)
-        if feedback.feedback(workspace, at, progress=silent()).n_closed:
+        feedback.feedback(workspace, at, progress=silent())
+        # Not only when this run closed something: an interrupted one may have, and not come to train.
+        if History.read(workspace).has("outcomes"):
             train.train(workspace, at, progress=silent())
         step(2)
         decide.decide(workspace, at, batch_id, progress=silent())
@@ -110,7 +112,8 @@ def _result(workspace: Path, batches: int, progress: Progress) -> DemoResult:
     note = (
         f"Measured: margin less contact cost per customer against the holdout over {batches} weeks, "
         "with its 95% interval. "
-        f"True: what the world knows it was worth. The policy earned {share:.0%} of the oracle's value, "
+        "True: what the world knows it was worth, later purchases and the cost of opt-outs included. "
+        f"The policy earned {share:.0%} of the oracle's value, "
         "the weeks included in which it had no data and chose at random."
     )
     return DemoResult(rows, settings.read(workspace).workspace.currency, note)

@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 from nba import settings
 from nba.errors import DataError, MissingError
 from nba.histories.simulated import FOLDER, World
+from nba.serving import delivery
 from pipelines.progress import Progress, silent
 
 MANIFEST = "manifest.json"
@@ -102,6 +103,7 @@ def respond(workspace: Path, batch_id: str, *, progress: Progress | None = None)
         DataError: when its files cannot be read, or it is not of the world's next week.
     """
     progress = progress or silent()
+    delivery.check_name(batch_id)
     advance = progress.step(f"the world answers batch {batch_id}", total=3)
     world = World.load(workspace / FOLDER)
     decisions = _delivered(_folder(workspace, batch_id))

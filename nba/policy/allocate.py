@@ -335,7 +335,7 @@ def _fitting(p: Array, use: Array, available: Array) -> Array:
 
 def _thin(p: Array, kept: Array) -> Array:
     out = p * kept
-    out[:, 0] += (p - out).sum(axis=1)
+    out[:, 0] = np.maximum(out[:, 0] + (p - out).sum(axis=1), 0.0)
     return out
 
 

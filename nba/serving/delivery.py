@@ -7,6 +7,7 @@ renamed (`publish`). Delivering the same batch again changes nothing.
 import hashlib
 import json
 import os
+import re
 import shutil
 from datetime import datetime
 from pathlib import Path
@@ -24,6 +25,19 @@ from nba.serving.decide import Batch
 SCHEMA = "nba.decisions/1"
 MANIFEST = "manifest.json"
 PART = "part-00000"
+
+
+def check_name(batch_id: str) -> None:
+    """Check that a batch's name can be part of a folder's name.
+
+    Raises:
+        DataError: when it holds other than letters, digits, dots, dashes and underscores.
+    """
+    if not re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9._-]*", batch_id):
+        raise DataError(
+            f"batch {batch_id!r} cannot name a folder; expected letters, digits, dots, dashes, underscores",
+            "Name it for example week-12.",
+        )
 
 
 def folder_of(root: Path, batch_id: str) -> Path:

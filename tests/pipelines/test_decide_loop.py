@@ -95,6 +95,7 @@ def workspace(tmp_path, monkeypatch):
 
     for step in (decide, evaluate):
         monkeypatch.setattr(step.tracking, "setup", lambda *_: None)
+        monkeypatch.setattr(step.tracking, "policy_name", lambda config: f"{config.workspace.name}-policy")
         monkeypatch.setattr(step.tracking, "find", find)
         monkeypatch.setattr(step.tracking, "load_policy", lambda *_: (tmp_path, 1))
         monkeypatch.setattr(step.Scorer, "load", lambda _folder: registered.model)
