@@ -76,8 +76,14 @@ class History:
         path = root / FOLDER / INDEX
         if not path.is_file():
             return cls(root, 0, {})
-        index = json.loads(path.read_text(encoding="utf-8"))
-        return cls(root, index["version"], {k: tuple(v) for k, v in index["tables"].items()})
+        try:
+            index = json.loads(path.read_text(encoding="utf-8"))
+            return cls(root, index["version"], {k: tuple(v) for k, v in index["tables"].items()})
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise DataError(
+                f"{path} cannot be read: {error}",
+                "The list of tables is damaged: restore it, or remove the tables folder and ingest again.",
+            ) from None
 
     def has(self, name: str) -> bool:
         """Say whether a table has been written."""
@@ -112,6 +118,19 @@ class History:
                     f"The file is damaged: run the step that writes {name} again, or restore the file.",
                 ) from None
         return pa.concat_tables(parts, promote_options="permissive")
+
+    def check_before(self, name: str, column: str, at: datetime) -> None:
+        """Check that not all of a table lies at a moment or later, so that no result is made of nothing.
+
+        Raises:
+            MissingError: when no step has written the table yet.
+            DataError: when all of it lies at the moment or later.
+        """
+        self.paths(name)
+        first = self.sql(f'select min("{column}") as first from "{name}"')["first"][0].as_py()
+        if first is not None and first >= at:
+            found = f"the first is of {first.isoformat()}"
+            raise DataError(f"nothing in {name} lies before {at.isoformat()}: {found}", "Name a later --at.")
 
     def commit(
         self,
@@ -169,7 +188,7 @@ class History:
         """Open DuckDB with one view per table, whole: for readers of what happened, not for features."""
         connection = connect()
         for name in self.files:
-            connection.execute(f'create view "{name}" as from {_scan(self, name)}').fetchall()
+            _view(connection, name, self, name)
         return connection
 
     def sql(self, query: str, parameters: Mapping[str, Any] | None = None) -> pa.Table:
@@ -202,7 +221,7 @@ class Snapshot:
         moment = f"timestamptz '{self.at:%Y-%m-%d %H:%M:%S.%f}+00'"
         for name, visible in _VISIBLE.items():
             if history.has(name):
-                self.connection.execute(f"create view {name}_all as from {_scan(history, name)}").fetchall()
+                _view(self.connection, f"{name}_all", history, name)
             else:
                 self.connection.register(f"{name}_all", tables.BY_NAME[name].empty())
             condition = visible.replace("$at", moment)
@@ -236,6 +255,16 @@ def replace_text(path: Path, text: str) -> None:
         file.flush()
         os.fsync(file.fileno())
     temporary.replace(path)
+
+
+def _view(connection: duckdb.DuckDBPyConnection, view: str, history: History, name: str) -> None:
+    try:
+        connection.execute(f'create view "{view}" as from {_scan(history, name)}').fetchall()
+    except duckdb.Error as error:
+        raise DataError(
+            f"the table {name} cannot be read: {str(error).splitlines()[0]}",
+            f"A file is damaged: run the step that writes {name} again, or restore the file.",
+        ) from None
 
 
 def _scan(history: History, name: str) -> str:

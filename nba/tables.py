@@ -390,7 +390,7 @@ OUTCOMES = Table(
         _id("decision_id", "the decision"),
         _flag("is_delivered", "whether it reached the customer; true for `none`"),
         _flag("is_response", "whether the customer bought within the window"),
-        _flag("is_click", "whether the customer clicked within the window"),
+        _flag("is_click", "whether the customer clicked within the window", nullable=True),
         _flag("is_unsubscribe", "whether the customer opted out within the window"),
         _money("reward", "margin within the window, net of the contact's cost"),
         _time("closed_at", "when the window closed"),

@@ -36,6 +36,7 @@ def analyze(workspace: Path, at: datetime, *, progress: Progress | None = None) 
     history = History.read(workspace)
     if not history.has("assignments"):
         raise MissingError(f"{workspace} has no assignments yet", "Run `nba decide` first.")
+    history.check_before("assignments", "assigned_at", at)
     experiments = (config.experiment, *config.experiments)
     advance = progress.step("comparing the arms", total=len(experiments) + 1)
     found = []

@@ -24,6 +24,7 @@ def attribute(workspace: Path, at: datetime, *, progress: Progress) -> pa.Table:
     history = History.read(workspace)
     history.paths("orders")
     history.paths("touches")
+    history.check_before("orders", "ordered_at", at)
     with history.as_of(at) as snapshot:
         done = progress.step("following customers to their orders", total=1)
         paths.build(snapshot.connection, given, at)

@@ -30,10 +30,10 @@ app = typer.Typer(
     help=(
         "Next-best-action experimentation platform.\n\n"
         "A *workspace* is a folder with `nba.toml`. In the order of the flow: `simulate` makes a world to "
-        "try things on, `ingest` reads raw sources into one history, `train` builds models and registers "
-        "the policy, `decide` chooses and delivers a batch, `respond` lets the simulated world answer, "
-        "`feedback` gathers outcomes; `analyze`, `attribute`, `clv` and `evaluate` read what happened; "
-        "`app` shows it. `demo` runs all of it."
+        "try things on, `ingest` reads raw sources into one history, `decide` chooses and delivers a batch, "
+        "`respond` lets the simulated world answer, `feedback` gathers outcomes, `train` builds models from "
+        "them and registers the policy; `analyze`, `attribute`, `clv` and `evaluate` read what happened; "
+        "`overview` gathers it for the `app`. `demo` runs all of it."
     ),
 )
 WorkspaceArg = Annotated[Path, typer.Argument(help="Folder of the workspace.", show_default=False)]
@@ -44,8 +44,10 @@ AtOption = Annotated[
 DataOption = Annotated[
     Path | None, typer.Option("--data", help="File or folder that `{data}` in the sources stands for.")
 ]
+_INTERRUPTED = "Interrupted. Nothing is half-written; run the same command again to go on."
 console = Console(stderr=True)
-out = Console()
+# Tables in a file or a pipe are not squeezed into the 80 columns of a terminal that is not there.
+out = Console(width=None if sys.stdout.isatty() else 140)
 
 
 def _run(work: Callable[[Progress], T]) -> T:
@@ -143,15 +145,8 @@ def ingest(
         return
     report = _run(lambda progress: step.ingest(workspace, data=data, progress=progress))
     _show("Ingested", report.rows)
-
-
-@app.command()
-def train(workspace: WorkspaceArg, at: AtOption = None) -> None:
-    """Train response and uplift models from closed outcomes and register the policy in MLflow."""
-    from pipelines import train as step
-
-    report = _run(lambda progress: step.train(workspace, _moment(at), progress=progress))
-    _show(f"Trained {report.policy_id}", report.rows)
+    if reasons := step.refused(workspace):
+        _show("In quarantine, and why (table quarantine has the rows)", reasons)
 
 
 @app.command()
@@ -200,6 +195,15 @@ def feedback(workspace: WorkspaceArg, at: AtOption = None) -> None:
 
     report = _run(lambda progress: step.feedback(workspace, _moment(at), progress=progress))
     _show("Outcomes", report.rows)
+
+
+@app.command()
+def train(workspace: WorkspaceArg, at: AtOption = None) -> None:
+    """Train response and uplift models from closed outcomes and register the policy in MLflow."""
+    from pipelines import train as step
+
+    report = _run(lambda progress: step.train(workspace, _moment(at), progress=progress))
+    _show(f"Trained {report.policy_id}", report.rows)
 
 
 @app.command()
@@ -346,15 +350,20 @@ def open_app(
 def main() -> None:
     """Run the command; the user's own mistakes end in one clear message, not a traceback."""
     try:
-        app(standalone_mode=False)
+        # Typer turns Ctrl-C into the number 130, which it returns.
+        if app(standalone_mode=False) == 130:
+            raise KeyboardInterrupt
     except NbaError as error:
         console.print(f"[bold red]Error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
         sys.exit(1)
     except (KeyboardInterrupt, typer.Abort):
-        console.print("Interrupted. Nothing is half-written; run the same command again to go on.")
+        console.print(_INTERRUPTED)
         sys.exit(130)
     except Exception as error:
         if type(error).__module__.startswith(("click", "typer")) and hasattr(error, "show"):
             error.show()
             sys.exit(getattr(error, "exit_code", 2))
+        if str(error) == "Query interrupted":  # DuckDB's word for Ctrl-C
+            console.print(_INTERRUPTED)
+            sys.exit(130)
         raise

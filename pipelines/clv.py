@@ -21,6 +21,7 @@ def clv(workspace: Path, at: datetime, *, progress: Progress) -> pa.Table:
     given = settings.read(workspace)
     history = History.read(workspace)
     history.paths("orders")
+    history.check_before("orders", "ordered_at", at)
     done = progress.step("reading purchases", total=1)
     with history.as_of(at) as snapshot:
         ids, log, day = model.read(snapshot)

@@ -14,7 +14,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from nba import settings, tracking
+from nba import settings, tables, tracking
 from nba.errors import DataError, MissingError
 from nba.features import table as features
 from nba.history import History, Snapshot
@@ -95,10 +95,22 @@ def decide(
     }
     if batch.assignments.num_rows:
         logged["assignments"] = batch.assignments
-    history = history.commit(append=logged)
+    current = dict(zip(("actions", "treatments"), catalog.to_tables()))
+    offered = {name: _with_retired(history, name, table) for name, table in current.items()}
+    history = history.commit(append=logged, replace=offered)
     folder = delivery.publish(staged)
     step(1)
     return _report(history, batch_id, folder, batch.notes, is_new=True)
+
+
+def _with_retired(history: History, name: str, current: pa.Table) -> pa.Table:
+    # What was ever decided stays explained, also when the catalog no longer offers it.
+    if not history.has(name):
+        return current
+    key = tables.BY_NAME[name].key[0]
+    return pa.concat_tables(
+        [current, history.table(name).join(current.select([key]), key, join_type="left anti")]
+    )
 
 
 def _reachable(snapshot: Snapshot) -> pa.Array:

@@ -71,6 +71,7 @@ def evaluate(workspace: Path, at: datetime, *, progress: Progress | None = None)
         raise MissingError(
             f"{workspace} has no outcomes yet", "Run `nba feedback` once a reward window has closed."
         )
+    history.check_before("outcomes", "closed_at", at)
     closed = history.sql(_CLOSED, {"at": at})
     champion = _champion(workspace, history, config, at)
     batches = _unseen(closed, champion.trained_at) if champion else []

@@ -162,3 +162,17 @@ def _timed(seconds: dict[str, float], part: str) -> Iterator[None]:
     start = time.perf_counter()
     yield
     seconds[part] = time.perf_counter() - start
+
+
+def refused(workspace: Path, most: int = 10) -> list[dict[str, Any]]:
+    """Count the rows in quarantine by source and reason, most frequent first.
+
+    Args:
+        workspace: Folder of the workspace.
+        most: Reasons to give at most.
+    """
+    history = History.read(workspace)
+    if not history.has("quarantine"):
+        return []
+    counted = "select source, reason, count(*) as rows from quarantine group by 1, 2"
+    return list(history.sql(f"{counted} order by 3 desc, 1, 2 limit $most", {"most": most}).to_pylist())

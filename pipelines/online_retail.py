@@ -1,5 +1,6 @@
 """Online Retail through the chain: unify, features at several cut-offs, chance to buy, lifetime value."""
 
+import shutil
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -48,8 +49,14 @@ def online_retail(workspace: Path, data: Path, *, progress: Progress | None = No
             f"{data} does not exist; expected the Online Retail file",
             "Fetch UCI's Online Retail set, save it as Parquet, and name it with --data.",
         )
+    was_there = workspace.exists()
     make_example(EXAMPLE, workspace)
-    report = ingest.ingest(workspace, data=data, progress=progress)
+    try:
+        report = ingest.ingest(workspace, data=data, progress=progress)
+    except BaseException:
+        if not was_there:  # a wrong file leaves nothing behind
+            shutil.rmtree(workspace)
+        raise
     found = train.train_snapshot(workspace, horizon_days=HORIZON_DAYS, cutoffs=CUTOFFS, progress=progress)
     orders = History.read(workspace).sql("select max(ordered_at) as last from orders")
     end = orders["last"][0].as_py() + timedelta(seconds=1)

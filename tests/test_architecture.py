@@ -39,6 +39,7 @@ PLANTED = [
     ("nba/models/response.py", "import optuna", "nba.models.response -> optuna"),
     ("nba/models/scorer.py", "import shap", "nba.models.scorer -> shap"),
     ("app/Home.py", "import pipelines.cli", "app.Home -> pipelines.cli"),
+    ("pipelines/train.py", "import nba.histories.simulated", "pipelines.train -> nba.histories.simulated"),
 ]
 
 

@@ -89,7 +89,7 @@ def history(frame: pd.DataFrame, half: Literal[0, 1]) -> dict[str, pa.Table]:
     }  # fmt: skip
     outcomes = {
         "decision_id": decision_ids, "is_delivered": [True] * n, "is_response": rows["visit"] == 1,
-        "is_click": rows["visit"] == 1, "is_unsubscribe": [False] * n,
+        "is_click": pa.nulls(n, pa.bool_()), "is_unsubscribe": [False] * n,
         "reward": rows["spend"].to_numpy(float) - _COST * sent,
         "closed_at": _times(SENT_AT + timedelta(days=WINDOW_DAYS), n), "window_days": [WINDOW_DAYS] * n,
     }  # fmt: skip

@@ -294,8 +294,11 @@ class World:
         path = folder / INDEX
         if not path.is_file():
             raise MissingError(f"{path} does not exist; expected a saved world", "Run `nba simulate` first.")
-        index = json.loads(path.read_text(encoding="utf-8"))
-        part = folder / index["state"]
+        try:
+            index = json.loads(path.read_text(encoding="utf-8"))
+            part = folder / index["state"]
+        except (ValueError, KeyError) as error:
+            raise DataError(f"{path} cannot be read: {error}", "Simulate the world again.") from None
         with np.load(part / "state.npz") as saved:
             state = State(
                 first=int(saved["first"]),

@@ -1,7 +1,9 @@
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from datetime import timedelta
 from pathlib import Path
 
@@ -12,7 +14,7 @@ import pytest
 from nba.histories.simulated import World
 from nba.history import History
 from nba.serving import delivery
-from pipelines import decide, demo, ingest, simulate
+from pipelines import decide, demo, feedback, ingest, simulate, train
 
 # by hand
 
@@ -70,6 +72,8 @@ def test_the_hidden_truth_changes_no_decision(small_demo: Path, tmp_path: Path) 
         folder = workspace / simulate.FOLDER
         World.load(folder).with_truth(factor).save(folder)
         ingest.ingest(workspace)
+        feedback.feedback(workspace, at)
+        train.train(workspace, at)
         decide.decide(workspace, at, "next")
         decisions = History.read(workspace).table("decisions")
         found.append(decisions.filter(pc.equal(decisions["batch_id"], "next")).sort_by("decision_id"))
@@ -78,7 +82,13 @@ def test_the_hidden_truth_changes_no_decision(small_demo: Path, tmp_path: Path) 
     assert any(name != "none" for name in found[0]["treatment_id"].to_pylist())
 
 
-def test_stopped_anywhere_the_loop_goes_on_to_the_same_decisions(small_demo: Path, tmp_path: Path) -> None:
+def _interrupted(*_: object, **__: object) -> None:
+    raise KeyboardInterrupt
+
+
+def test_stopped_anywhere_the_loop_goes_on_to_the_same_decisions(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Ctrl-C at several steps of a small loop: running it again ends where an undisturbed run ends."""
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
     from pipelines.progress import silent
@@ -95,11 +105,15 @@ def test_stopped_anywhere_the_loop_goes_on_to_the_same_decisions(small_demo: Pat
             if self.left == 0:
                 raise KeyboardInterrupt
 
-    demo.run_loop(whole, 600, 2, 5, progress=silent())
-    for after in (1, 4, 6, 7):
+    demo.run_loop(whole, 900, 3, 5, progress=silent())
+    monkeypatch.setattr(train, "train", _interrupted)  # after feedback has closed windows, before training
+    with pytest.raises(KeyboardInterrupt):
+        demo.run_loop(stopped, 900, 3, 5, progress=silent())
+    monkeypatch.undo()
+    for after in (3, 5):
         with pytest.raises(KeyboardInterrupt):
-            demo.run_loop(stopped, 600, 2, 5, progress=Stops(after))
-    demo.run_loop(stopped, 600, 2, 5, progress=silent())
+            demo.run_loop(stopped, 900, 3, 5, progress=Stops(after))
+    demo.run_loop(stopped, 900, 3, 5, progress=silent())
     columns = ["decision_id", "treatment_id", "p_action", "reason"]
     one, two = (
         History.read(folder).table("decisions").select(columns).sort_by("decision_id")
@@ -125,10 +139,47 @@ def test_mistakes_end_in_one_message_and_a_code(tmp_path: Path) -> None:
     assert _nba("bogus").returncode == 2
 
 
+def test_ctrl_c_ends_in_one_message_and_130(tmp_path: Path) -> None:
+    command = [
+        str(Path(sys.executable).with_name("nba")),
+        "simulate",
+        str(tmp_path / "w"),
+        "--customers",
+        "20000",
+    ]
+    running = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 60
+    while not list(tmp_path.glob(".w.*")) and time.monotonic() < deadline and running.poll() is None:
+        time.sleep(0.05)
+    running.send_signal(signal.SIGINT)
+    _, shown = running.communicate(timeout=60)
+    assert running.returncode == 130
+    assert "Interrupted" in shown
+    assert "Traceback" not in shown
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_damaged_tables_and_moments_without_data_are_named(small_demo: Path, tmp_path: Path) -> None:
+    workspace = tmp_path / "w"
+    shutil.copytree(small_demo, workspace)
+    before = History.read(workspace).version
+    for step in ("analyze", "clv", "evaluate", "attribute"):
+        found = _nba(step, str(workspace), "--at", "2019-01-01")
+        assert found.returncode == 1
+        assert "lies before 2019" in found.stderr
+    assert History.read(workspace).version == before
+    assert _nba("decide", str(workspace), "--batch", "../out").returncode == 1
+    (workspace / "tables" / "history.json").write_text('{"version": 1, "tab')
+    found = _nba("analyze", str(workspace))
+    assert found.returncode == 1
+    assert "history.json cannot be read" in found.stderr
+    assert "Traceback" not in found.stderr
+
+
 def test_help_names_the_steps_in_order() -> None:
     text = _nba("--help").stdout
     places = [
-        text.index(f"│ {name} ") for name in ("simulate", "ingest", "train", "decide", "feedback", "analyze")
+        text.index(f"│ {name} ") for name in ("simulate", "ingest", "decide", "feedback", "train", "analyze")
     ]
     assert places == sorted(places)
 
