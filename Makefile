@@ -37,7 +37,7 @@ test: $(STAMP) ## Lint, types, import contracts, doctests, tests, notebooks (wha
 	$(BIN)/ruff format --quiet --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
-	$(BIN)/pytest -n 2 --dist loadgroup
+	$(BIN)/pytest -n 2 --dist loadfile
 
 .PHONY: notebooks
 notebooks: $(STAMP) ## Run every notebook, those included that simulate for a minute
