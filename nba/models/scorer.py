@@ -310,9 +310,9 @@ def judge(
 ) -> Report:
     """Measure the model on out-of-fold predictions.
 
-    Qini ranks (customer, treatment) pairs, treated against not; rows are weighted by the chance of the
-    other group given x (overlap weights; Li, Morgan and Zaslavsky 2018), so that groups chosen by a
-    policy are comparable.
+    Qini ranks (customer, treatment) pairs, treated against not; rows are weighted for sampling and age
+    only. Where a policy chose whom to treat, the groups differ beyond the ranking: the number then
+    describes, and the off-policy estimate judges.
     """
     treated = column > 0
     found = metrics.classification(y, crossed.p_own)
