@@ -45,7 +45,7 @@ def connect(threads: int = 2, memory_gb: float | None = None) -> duckdb.DuckDBPy
     if memory_gb is not None:
         config["memory_limit"] = f"{memory_gb}GB"
     connection = duckdb.connect(config=config)
-    connection.execute("set TimeZone = 'UTC'; set enable_progress_bar = false").fetchall()
+    connection.execute("set TimeZone = 'UTC'").fetchall()
     return connection
 
 
