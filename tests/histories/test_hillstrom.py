@@ -8,7 +8,7 @@ import pytest
 from nba.errors import DataError, MissingError
 from nba.histories import hillstrom
 
-# A frozen extract: the columns of the public file, rows made up, so that the reader is tested everywhere.
+# The columns of the public file, rows made up.
 ROWS = """recency,history_segment,history,mens,womens,zip_code,newbie,channel,segment,visit,conversion,spend
 10,2) $100 - $200,142.44,1,0,Surburban,0,Phone,Womens E-Mail,0,0,0
 6,3) $200 - $350,329.08,1,1,Rural,1,Web,No E-Mail,1,0,0
