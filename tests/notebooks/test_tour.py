@@ -18,10 +18,8 @@ def demo(request: pytest.FixtureRequest) -> Path:
     given = os.environ.get("NBA_WORKSPACE")
     if given:
         return Path(given).absolute()
-    try:
-        return request.getfixturevalue("small_demo")
-    except pytest.FixtureLookupError:
-        pytest.skip("NBA_WORKSPACE names no workspace to tour, and there is no small demo")
+    demo: Path = request.getfixturevalue("small_demo")
+    return demo
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)

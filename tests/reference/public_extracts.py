@@ -4,8 +4,8 @@
 
 - `mailing.csv`, twelve columns as Hillstrom's: the world's customers are sent one of two e-mails or none at
   random, and live on for two weeks. `mens` and `womens` say who searched for shoes or dresses before.
-- `invoices.parquet`, eight columns as Online Retail's: a year of the world's orders, one row per line, returns
-  as invoices that begin with C, a share of the lines without a customer.
+- `invoices.parquet`, eight columns as Online Retail's: a year of the world's orders, one row per line,
+  returns as invoices that begin with C, a share of the lines without a customer.
 """
 
 import sys
@@ -35,7 +35,8 @@ select c.customer_id, c.external_id, c.a_acquisition, c.a_region, c.joined_at,
 from customers c where c.external_id is not null and can_email order by c.external_id"""
 _AFTER = """
 select c.customer_id,
-  exists (from events e where e.customer_id = c.customer_id and kind = 'visit' and occurred_at >= $at) as visit,
+  exists (from events e where e.customer_id = c.customer_id and kind = 'visit'
+          and occurred_at >= $at) as visit,
   (select coalesce(sum(revenue), 0) from orders o
    where o.customer_id = c.customer_id and ordered_at >= $at and not is_return) as spend
 from customers c"""
@@ -90,7 +91,8 @@ def _as_public(known: pd.DataFrame, arm: np.ndarray, after: pd.DataFrame) -> pd.
 
 def invoices(workspace: Path) -> pa.Table:
     """Live a year without contact and write the orders as lines of invoices."""
-    World.create(900, seed=22, weeks_before=53, start=datetime(2011, 12, 9, tzinfo=UTC)).write_workspace(workspace)
+    world = World.create(900, seed=22, weeks_before=53, start=datetime(2011, 12, 9, tzinfo=UTC))
+    world.write_workspace(workspace)
     ingest.ingest(workspace)
     orders = History.read(workspace).sql("select * from orders order by ordered_at, order_id").to_pandas()
     number = orders["customer_id"].astype("category").cat.codes + 12_346.0
