@@ -126,10 +126,13 @@ class Reward(_Frozen):
     Attributes:
         window_days: Days after the decision in which orders count.
         unsubscribe_cost: Money that an opt-out is worth, subtracted from the value of contact.
+        clv_actions: Retention actions: a response to them is worth its margin and the lifetime value that it
+            saves (`clv_at_risk` of the `clv` table).
     """
 
     window_days: int = Field(default=14, ge=1, le=365)
     unsubscribe_cost: Money = 0.0
+    clv_actions: tuple[str, ...] = ()
 
 
 class Limits(_Frozen):

@@ -656,6 +656,7 @@ CLV = Table(
         _number("orders_upper", "upper end of their 90% interval", "orders", low=0.0, nullable=True),
         _money("expected_margin", "margin per purchase", nullable=True),
         _money("clv", "expected discounted margin over the horizon", nullable=True),
+        _money("clv_at_risk", "worth if surely still a customer, less clv", low=0.0, nullable=True),
         _time("next_order_at", "median of the next purchase, if one comes by the horizon", nullable=True),
         _count("horizon_days", "the horizon", "days", low=1),
         _id("model_id", "the model that forecasts"),

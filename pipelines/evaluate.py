@@ -106,7 +106,7 @@ def _champion(
     policy_id = f"{policy.policy_id}@{scorer.model_id}"
     trained_at = datetime.fromisoformat(tags["at"]) if "at" in tags else at
     limited = limits_of(catalog, config.limits)
-    return _Champion(scorer, policy, policy_id, trained_at, catalog, limited, nuisance)
+    return _Champion(scorer, policy, policy_id, trained_at, catalog, limited, nuisance, config.reward)
 
 
 def _unseen(closed: pa.Table, trained_at: datetime) -> list[str]:
@@ -146,6 +146,7 @@ class _Champion(NamedTuple):
     catalog: Catalog
     limited: Limited
     nuisance: Array
+    reward: settings.Reward
 
 
 def _replay(history: History, champion: _Champion, batch_id: str, at: datetime) -> _Replay:
@@ -169,7 +170,11 @@ def _replay(history: History, champion: _Champion, batch_id: str, at: datetime) 
     is_eligible[cell] = choices["is_eligible"].to_numpy()[row >= 0]
     p_logged[cell] = choices["p_action"].to_numpy()[row >= 0]
     k = len(catalog.treatment_ids)
-    believed = belief(champion.scorer.scores(features, catalog), catalog, champion.nuisance)
+    saved = None
+    if champion.reward.clv_actions:
+        with history.as_of(at) as snapshot:
+            saved = arbitrate.saved(snapshot, catalog, champion.reward, features["customer_id"])
+    believed = belief(champion.scorer.scores(features, catalog), catalog, champion.nuisance, saved)
     limited = scaled(champion.limited, len(ids) / max(n_all, 1))
     found = allocate(champion.policy, believed, is_eligible[:, :k], limited.use, limited.available)
     p_target = np.hstack([found.final, np.zeros((len(ids), len(names) - k))])

@@ -235,7 +235,8 @@ def forecast(
             out[seen.customer] = values
         return pa.array(out, from_pandas=True)
 
-    names = ("p_alive", "expected_orders", "orders_lower", "orders_upper", "expected_margin", "clv")
+    names = ("p_alive", "expected_orders", "orders_lower", "orders_upper", "expected_margin", "clv",
+             "clv_at_risk")  # fmt: skip
     repeats = np.zeros(n, dtype=np.int64)
     repeats[seen.customer] = seen.n_repeat.astype(np.int64)
     return tables.CLV.conform(
@@ -280,13 +281,18 @@ def _by_customer(model: Forecaster, seen: Seen, horizon: float, rate: float, see
     )
     margin = model.margin(seen)
     orders = whole[rows.inverse] * factor
+    p_alive = model.counts.p_alive(*like)[rows.inverse]
+    value = model.value(seen, horizon) * kept[rows.inverse]
+    # Certainly alive, a customer would be worth value / p_alive; the rest of that is at risk.
+    odds = np.divide(1 - p_alive, p_alive, out=np.zeros_like(p_alive), where=p_alive > 0)
     return {
-        "p_alive": model.counts.p_alive(*like)[rows.inverse],
+        "p_alive": p_alive,
         "expected_orders": orders,
         "orders_lower": draws[:, int(0.05 * n_draws)].astype(float)[rows.inverse],
         "orders_upper": draws[:, int(0.95 * n_draws) - 1].astype(float)[rows.inverse],
         "expected_margin": margin,
-        "clv": model.value(seen, horizon) * kept[rows.inverse],
+        "clv": value,
+        "clv_at_risk": np.maximum(value, 0.0) * odds,
         "next_days": _median_days(within, np.concatenate([[0.0], grid]))[rows.inverse],
     }
 

@@ -232,9 +232,11 @@ def strategy(chosen: settings.PolicySettings) -> Policy:
             return explore.Uniform()
 
 
-def belief(scores: Scores, catalog: Catalog, nuisance: Array) -> Estimate:
+def belief(scores: Scores, catalog: Catalog, nuisance: Array, saved: Array | None = None) -> Estimate:
     """Put the scores of a model into money."""
-    return arbitrate.estimate(scores.uplift, scores.uplift_se, scores.margin_per_response, catalog, nuisance)
+    return arbitrate.estimate(
+        scores.uplift, scores.uplift_se, scores.margin_per_response, catalog, nuisance, saved
+    )
 
 
 def _deciders(
@@ -248,7 +250,8 @@ def _deciders(
     scores = {alias: model.scores(features, catalog) for alias, model in models.items()}
     model_ids = {alias: model.model_id for alias, model in models.items()}
     unknown = arbitrate.unknown(features.num_rows, len(catalog.treatment_ids))
-    beliefs = {alias: belief(found, catalog, nuisance) for alias, found in scores.items()}
+    saved = arbitrate.saved(snapshot, catalog, config.reward, features["customer_id"])
+    beliefs = {alias: belief(found, catalog, nuisance, saved) for alias, found in scores.items()}
     champion = beliefs.get("champion", unknown)
     out = {}
     for arm in design.arms(config, snapshot.at):

@@ -1,11 +1,14 @@
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import numpy as np
+import pyarrow as pa
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nba import tables
 from nba.catalog import Action, Catalog, Treatment
+from nba.errors import SettingsError
 from nba.history import History
 from nba.policy import arbitrate
 from nba.settings import Reward
@@ -52,6 +55,29 @@ def test_the_nuisance_of_a_channel_is_its_optouts_shrunk(tmp_path):
     expected = [0, 10 * (9 + 200 * overall) / 1100, 10 * (0 + 200 * overall) / 300]
     np.testing.assert_allclose(found, expected)
     assert (free == 0).all()
+
+
+def test_a_retention_treatment_is_worth_the_value_it_saves(tmp_path):
+    rows = [
+        {"customer_id": c, "as_of": day, "n_repeat": 1, "horizon_days": 365, "model_id": "m", "reason": "",
+         "clv_at_risk": risk}
+        for c, day, risk in (
+            ("a", AT - timedelta(days=9), 70.0), ("a", AT - timedelta(days=2), 40.0),
+            ("a", AT + timedelta(days=1), 999.0), ("b", AT - timedelta(days=2), None),
+        )
+    ]  # fmt: skip
+    history = History.read(tmp_path).commit(append={"clv": tables.CLV.build(rows)})
+    ids = pa.array(["b", "a", "c"])
+    with history.as_of(AT) as snapshot:
+        found = arbitrate.saved(snapshot, shop(), Reward(clv_actions=("club",)), ids)
+        assert arbitrate.saved(snapshot, shop(), Reward(), ids) is None
+        with pytest.raises(SettingsError, match=r"names \['clubs'\]; the catalog has \['club', 'sale'\]"):
+            arbitrate.saved(snapshot, shop(), Reward(clv_actions=("clubs",)), ids)
+    assert found is not None
+    np.testing.assert_array_equal(found, [[0, 0, 0], [0, 0, 40], [0, 0, 0]])
+    uplift = np.tile([0.0, 0.1, 0.1], (3, 1))
+    value = arbitrate.estimate(uplift, 0 * uplift, np.full(3, 20.0), shop(), None, found)
+    np.testing.assert_allclose(value.mean[1], [0, 2 - 0.1, (20 + 40) * 0.1 - 0.5])
 
 
 # laws
