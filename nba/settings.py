@@ -125,7 +125,11 @@ class Reward(_Frozen):
 
     Attributes:
         window_days: Days after the decision in which orders count.
-        unsubscribe_cost: Money that an opt-out is worth, subtracted from the value of contact.
+        unsubscribe_cost: Money that an opt-out is worth, subtracted from the reward and the value of contact.
+        margin_share: Part of the margin that counts; 0 leaves only the values below.
+        response_value: Money that a purchase is worth beside its margin.
+        click_value: Money that a click is worth.
+        correction_days: Days after its window within which what arrives late still corrects an outcome.
         clv_actions: Retention actions: a response to them is worth its margin and the lifetime value that it
             saves (`clv_at_risk` of the `clv` table).
     """
@@ -133,6 +137,10 @@ class Reward(_Frozen):
     window_days: int = Field(default=14, ge=1, le=365)
     unsubscribe_cost: Money = 0.0
     clv_actions: tuple[str, ...] = ()
+    margin_share: Share = 1.0
+    response_value: Money = 0.0
+    click_value: Money = 0.0
+    correction_days: int = Field(default=30, ge=0, le=365)
 
 
 class Limits(_Frozen):

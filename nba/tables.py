@@ -392,11 +392,32 @@ OUTCOMES = Table(
         _flag("is_response", "whether the customer bought within the window"),
         _flag("is_click", "whether the customer clicked within the window", nullable=True),
         _flag("is_unsubscribe", "whether the customer opted out within the window"),
-        _money("reward", "margin within the window, net of the contact's cost"),
+        _money("reward", "what counts within the window ([reward] says how much), net of the contact's cost"),
+        _money("margin", "of purchases within the window, returns subtracted", nullable=True),
+        _money("cost", "spent on the contact", nullable=True, low=0.0),
         _time("closed_at", "when the window closed"),
         _count("window_days", "length of the window", "days", low=1),
     ),
     laws=("closed_at is no earlier than decided_at + window_days",),
+)
+CORRECTIONS = Table(
+    "corrections",
+    "Outcomes that late data have changed since they were closed: the latest row counts from its moment on.",
+    ("decision_id", "corrected_at"),
+    (*OUTCOMES.fields, _time("corrected_at", "when the correction became known")),
+)
+FEEDBACK_FAULTS = Table(
+    "feedback_faults",
+    "Touches that name a decision but count for no outcome, with the reason.",
+    ("touch_id",),
+    (
+        _id("touch_id", "the touch"),
+        _id("decision_id", "the decision that it names"),
+        _CUSTOMER,
+        _time("touched_at", "when it happened"),
+        _text("kind", "what happened"),
+        _text("reason", "why it does not count"),
+    ),
 )
 QUARANTINE = Table(
     "quarantine",
@@ -429,6 +450,7 @@ EXAMPLES = Table(
         _TREATMENT,
         _p("p_action", "logged chance of the treatment"),
         _flag("is_response", "whether the customer bought within the window"),
+        _flag("is_click", "whether the customer clicked within the window", nullable=True),
         _money("reward", "net of the contact's cost"),
     ),
     open_prefix="f_",
@@ -829,6 +851,8 @@ ALL: tuple[Table, ...] = (
     DECISIONS,
     CHOICES,
     OUTCOMES,
+    CORRECTIONS,
+    FEEDBACK_FAULTS,
     QUARANTINE,
     QUALITY,
     FEATURES,

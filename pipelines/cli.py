@@ -195,6 +195,10 @@ def feedback(workspace: WorkspaceArg, at: AtOption = None) -> None:
 
     report = _run(lambda progress: step.feedback(workspace, _moment(at), progress=progress))
     _show("Outcomes", report.rows)
+    if report.n_corrected:
+        out.print(f"{report.n_corrected} earlier outcomes were corrected by what arrived late.")
+    if report.faults:
+        _show("Touches that count for nothing (table feedback_faults has them)", report.faults)
 
 
 @app.command()

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from nba import draws, settings, tables, tracking
+from nba import draws, feedback, settings, tables, tracking
 from nba.catalog import Catalog
 from nba.errors import MissingError
 from nba.evaluation import offpolicy
@@ -29,12 +29,12 @@ MAX_CUSTOMERS = 10_000
 
 _CLOSED = """
     select d.batch_id, coalesce(d.arm, 'policy') as arm, d.customer_id, o.reward, o.closed_at
-    from decisions d join outcomes o using (decision_id) where o.closed_at <= $at
+    from decisions d join ({settled}) o using (decision_id)
     order by d.batch_id, d.customer_id
 """
 _LOGGED = """
     select d.customer_id, d.decision_id, coalesce(d.arm, 'policy') as arm, d.treatment_id, o.reward
-    from decisions d join outcomes o using (decision_id)
+    from decisions d join ({settled}) o using (decision_id)
     where d.batch_id = $batch and o.closed_at > $after and o.closed_at <= $at order by d.customer_id
 """
 _FEATURES = """
@@ -72,7 +72,7 @@ def evaluate(workspace: Path, at: datetime, *, progress: Progress | None = None)
             f"{workspace} has no outcomes yet", "Run `nba feedback` once a reward window has closed."
         )
     history.check_before("outcomes", "closed_at", at)
-    closed = history.sql(_CLOSED, {"at": at})
+    closed = history.sql(_CLOSED.format(settled=_settled(history)), {"at": at})
     champion = _champion(workspace, history, config, at)
     batches = _unseen(closed, champion.trained_at) if champion else []
     step = progress.step("judging policies", total=len(batches) + 1)
@@ -87,6 +87,10 @@ def evaluate(workspace: Path, at: datetime, *, progress: Progress | None = None)
     values = tables.POLICY_VALUES.build(rows)
     history.commit(replace={"policy_values": values})
     return values
+
+
+def _settled(history: History) -> str:
+    return feedback.settled(is_corrected=history.has("corrections"))
 
 
 def _champion(
@@ -152,7 +156,7 @@ class _Champion(NamedTuple):
 def _replay(history: History, champion: _Champion, batch_id: str, at: datetime) -> _Replay:
     catalog = champion.catalog
     asked = {"batch": batch_id, "at": at, "after": champion.trained_at}
-    logged = history.sql(_LOGGED, asked)
+    logged = history.sql(_LOGGED.format(settled=_settled(history)), asked)
     n_all = logged.num_rows
     kept = draws.uniform(logged["customer_id"].to_pylist(), "evaluate") < MAX_CUSTOMERS / max(n_all, 1)
     logged = logged.filter(pa.array(kept))

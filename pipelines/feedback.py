@@ -19,15 +19,22 @@ class FeedbackReport:
 
     Attributes:
         n_closed: Outcomes added by this run.
+        n_corrected: Earlier outcomes that late data changed.
+        faults: Touches that count for nothing, by reason.
         rows: One per arm: outcomes added, and their means.
     """
 
     n_closed: int
+    n_corrected: int
+    faults: list[dict[str, Any]]
     rows: list[dict[str, Any]]
 
 
 def feedback(workspace: Path, at: datetime, *, progress: Progress | None = None) -> FeedbackReport:
     """Append the outcomes of decisions whose window has closed by a moment; again changes nothing.
+
+    Outcomes that late data have changed get a row in `corrections`; touches that name a decision and yet
+    count for nothing are listed in `feedback_faults`.
 
     Args:
         workspace: Folder of the workspace.
@@ -41,11 +48,19 @@ def feedback(workspace: Path, at: datetime, *, progress: Progress | None = None)
     step = progress.step("closing reward windows", total=1)
     with history.as_of(at) as snapshot:
         found = closing.outcomes(snapshot, catalog, config.reward)
+        corrected = closing.corrections(snapshot, catalog, config.reward)
+        faults = closing.refused(snapshot, config.reward)
         rows = _summary(snapshot.connection, found)
-    if found.num_rows:
-        history.commit(append={"outcomes": found})
+    appended = {"outcomes": found, "corrections": corrected}
+    appended = {name: table for name, table in appended.items() if table.num_rows}
+    known = history.table("feedback_faults") if history.has("feedback_faults") else faults.slice(0, 0)
+    replaced = {} if faults.equals(known) else {"feedback_faults": faults}
+    if appended or replaced:
+        history.commit(append=appended, replace=replaced)
     step(1)
-    return FeedbackReport(found.num_rows, rows)
+    reasons = faults.group_by("reason").aggregate([("touch_id", "count")]).to_pylist()
+    shown = [{"reason": row["reason"], "touches": row["touch_id_count"]} for row in reasons]
+    return FeedbackReport(found.num_rows, corrected.num_rows, shown, rows)
 
 
 def _summary(connection: Any, found: pa.Table) -> list[dict[str, Any]]:

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from threadpoolctl import threadpool_limits
 
-from nba import plots, settings, tables, tracking
+from nba import feedback, plots, settings, tables, tracking
 from nba.errors import DataError, MissingError
 from nba.features import table as features
 from nba.history import History
@@ -24,11 +24,11 @@ from pipelines.progress import Progress, silent
 # What was decided, what was known then, and what came of it.
 _EXAMPLES = """
     select d.decision_id, d.customer_id, d.decided_at as as_of, d.treatment_id, d.p_action,
-        o.is_response, o.reward, f.* exclude (customer_id, as_of)
+        o.is_response, o.is_click, o.reward, f.* exclude (customer_id, as_of)
     from decisions d
-    join outcomes o using (decision_id)
+    join ({settled}) o using (decision_id)
     join features f on f.customer_id = d.customer_id and f.as_of = d.decided_at
-    where o.closed_at <= $at and d.decided_at < $at
+    where d.decided_at < $at and d.policy_id <> 'outside'
     order by d.decided_at, d.decision_id
 """
 _LOADER = "nba.models.scorer:Scorer"
@@ -77,7 +77,8 @@ def examples(history: History, at: datetime) -> pa.Table:
     """
     for name in ("decisions", "outcomes", "features"):
         history.paths(name)
-    return tables.EXAMPLES.conform(history.sql(_EXAMPLES, {"at": at}))
+    outcomes = feedback.settled(is_corrected=history.has("corrections"))
+    return tables.EXAMPLES.conform(history.sql(_EXAMPLES.format(settled=outcomes), {"at": at}))
 
 
 def train(

@@ -4,7 +4,7 @@ import pytest
 
 from nba import tables
 from nba.catalog import Action, Catalog, Treatment
-from nba.feedback import outcomes
+from nba.feedback import corrections, outcomes, refused, settled
 from nba.history import History
 from nba.settings import Reward
 
@@ -114,3 +114,91 @@ def test_what_happens_after_the_window_changes_nothing(history):
     before = closed(history, 14)
     later = tables.ORDERS.build([order("silent", 14, 99.0), order("buyer", 16, 99.0)])
     assert closed(history.commit(append={"orders": later}), 30)["silent"] == before["silent"]
+
+
+def with_touches(history: History, *rows: dict) -> History:
+    return history.commit(append={"touches": tables.TOUCHES.build(rows)})
+
+
+def test_a_touch_without_an_id_joins_the_last_decision_on_its_channel(history):
+    mine = {"decision_id": None}
+    after = with_touches(
+        history,
+        touch("silent", 2, "clicked") | mine,  # its channel, within the window: joined
+        touch("later", 4, "clicked") | mine | {"channel": "sms"},  # another channel
+        touch("buyer", 2, "seen") | mine,  # the decision has touches of its own id
+        touch("nobody", 2, "seen") | mine,  # nothing was sent
+        touch("leaver", 2, "clicked") | mine | {"treatment_id": "other"},
+    )
+    clicked = {name for name, row in closed(after, 17).items() if row["is_click"]}
+    assert clicked == {"buyer", "silent"}
+    twice = with_touches(after, touch("later", 6, "clicked") | mine)
+    again = twice.commit(
+        append={"decisions": tables.DECISIONS.build([decision("later2", at=5) | {"customer_id": "later"}])}
+    )
+    found = closed(again, 30)
+    assert (found["later"]["is_click"], found["later2"]["is_click"]) == (False, True)
+
+
+def test_touches_that_cannot_be_are_refused_with_a_reason(history):
+    after = with_touches(
+        history,
+        touch("silent", -1, "clicked"),
+        touch("silent", 15, "clicked"),
+        touch("ghost", 1, "clicked"),
+        touch("silent", 3, "clicked") | {"customer_id": "buyer"},
+        touch("buyer", 1, "clicked") | {"touch_id": "zz again", "cost": 9.0},
+    )
+    with after.as_of(day(20)) as snapshot:
+        found = {row["touch_id"]: row["reason"] for row in refused(snapshot, REWARD).to_pylist()}
+    assert found == {
+        "silent-1clicked": "it lies before its decision",
+        "silent15clicked": "it lies after the window of its decision",
+        "ghost1clicked": "its decision is not known",
+        "silent3clicked": "its decision is another customer's",
+        "zz again": "it is a duplicate",
+        "free15clicked": "it lies after the window of its decision",
+    }
+    outcome = closed(after, 20)
+    assert not outcome["silent"]["is_click"]
+    assert outcome["buyer"]["cost"] == pytest.approx(0.3)
+
+
+def test_rewards_weigh_what_the_settings_say(history):
+    reward = Reward(unsubscribe_cost=2.0, margin_share=0.0, response_value=1.0, click_value=0.5)
+    with history.as_of(day(14)) as snapshot:
+        rows = {row["decision_id"][2:]: row for row in outcomes(snapshot, SHOP, reward).to_pylist()}
+    assert rows["buyer"]["reward"] == pytest.approx(1.0 + 0.5 - 0.3)
+    assert rows["leaver"]["reward"] == pytest.approx(-2.0)
+    assert (rows["buyer"]["margin"], rows["buyer"]["cost"]) == pytest.approx((6.0, 0.3))
+
+
+def test_what_arrives_late_corrects_an_outcome_from_then_on(history):
+    def now(history: History, at: float) -> dict[str, float]:
+        with history.as_of(day(at)) as snapshot:
+            added = corrections(snapshot, SHOP, REWARD)
+            rows = snapshot.sql(settled(), {"at": day(at)}).to_pylist()
+        assert added.num_rows == 0  # all that is known is corrected already
+        return {row["decision_id"][2:]: row["reward"] for row in rows}
+
+    with history.as_of(day(14)) as snapshot:
+        history = history.commit(append={"outcomes": outcomes(snapshot, SHOP, REWARD)})
+        assert corrections(snapshot, SHOP, REWARD).num_rows == 0
+    late = history.commit(
+        append={"orders": tables.ORDERS.build([order("silent", 6, 5.0), order("buyer", 15, 1.0)])}
+    )
+    with late.as_of(day(20)) as snapshot:
+        found = corrections(snapshot, SHOP, REWARD)
+    assert [(row["decision_id"], row["reward"]) for row in found.to_pylist()] == [("d-silent", 5.0)]
+    late = late.commit(append={"corrections": found})
+    assert now(late, 20)["silent"] == 5.0
+    with late.as_of(day(19)) as snapshot:  # before it was known nothing had changed
+        snapshot.connection.register("corrections", late.table("corrections"))
+        before = {
+            row["decision_id"]: row["reward"] for row in snapshot.sql(settled(), {"at": day(19)}).to_pylist()
+        }
+    assert before["d-silent"] == 0.0
+    with late.as_of(day(60)) as snapshot:  # long after, outcomes are final
+        again = late.commit(append={"orders": tables.ORDERS.build([order("free", 6, 5.0)])})
+    with again.as_of(day(60)) as snapshot:
+        assert corrections(snapshot, SHOP, REWARD).num_rows == 0
