@@ -7,6 +7,7 @@ purchases from snapshots of the past (`fit_snapshot`).
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import lightgbm as lgb
@@ -17,7 +18,8 @@ from scipy.optimize import minimize
 from scipy.special import expit
 
 from nba import metrics
-from nba.models import crossfit, inputs
+from nba.models import crossfit, inputs, traverse
+from nba.models.traverse import Forest
 from nba.settings import Models
 
 Array = NDArray[np.float64]
@@ -49,13 +51,12 @@ class Response:
         Returns:
             Shape (n, k), probabilities.
         """
-        out = np.empty((len(X), len(codes)))
-        full = np.empty((len(X), X.shape[1] + codes.shape[1]))
-        full[:, : X.shape[1]] = X
-        for j, code in enumerate(codes):
-            full[:, X.shape[1] :] = code
-            out[:, j] = self.calibrated(raw(self.booster, full))
-        return out
+        return self.calibrated(traverse.raw(self.booster, self.forest, X, codes))
+
+    @cached_property
+    def forest(self) -> Forest | None:
+        """The trees as one walk per customer reads them; None where only LightGBM can."""
+        return Forest.of(self.booster)
 
     def predict_own(self, X: Array, codes: Array) -> Array:
         """Give the chance of each row under its own treatment: X (n, p), codes (n, m) to shape (n,)."""

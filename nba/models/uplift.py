@@ -21,6 +21,7 @@ in closed form, and large for treatments that were rarely or never tried on such
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import lightgbm as lgb
@@ -29,9 +30,10 @@ from numpy.typing import NDArray
 from scipy.optimize import nnls
 from scipy.special import expit, logit
 
-from nba.models import crossfit, hierarchy, response
+from nba.models import crossfit, hierarchy, response, traverse
 from nba.models.hierarchy import Hierarchy
 from nba.models.inputs import Coding
+from nba.models.traverse import Forest
 from nba.settings import Models
 
 Array = NDArray[np.float64]
@@ -138,13 +140,13 @@ class Uplift:
         out = np.zeros((len(X), len(treatments.treatment_ids)))
         if self.trees is not None and self.weights[2] > 0:
             codes = self.coding.codes(treatments)[1:]
-            full = np.empty((len(X), X.shape[1] + 1 + codes.shape[1]))
-            full[:, : X.shape[1]] = X
-            full[:, X.shape[1]] = p_none
-            for t, code in enumerate(codes):
-                full[:, X.shape[1] + 1 :] = code
-                out[:, t] = response.raw(self.trees, full)
+            return traverse.raw(self.trees, self.forest, np.column_stack([X, p_none]), codes)
         return out
+
+    @cached_property
+    def forest(self) -> Forest | None:
+        """The trees as one walk per customer reads them; None where there are none to walk."""
+        return None if self.trees is None else Forest.of(self.trees)
 
 
 @dataclass(frozen=True)
