@@ -205,6 +205,9 @@ def _lowest_bit(_context: Any, _value: Any) -> Any:
     return types.uint64(types.uint64), generate
 
 
+lowest_bit: Any = _lowest_bit  # called with one argument: numba gives it the other
+
+
 @numba.njit(nogil=True, cache=True)
 def _walk(  # noqa: C901
     X: Any, roots: Any, feature: Any, threshold: Any, child: Any, nan_left: Any, zero_left: Any,
@@ -216,7 +219,7 @@ def _walk(  # noqa: C901
     every = np.uint64(0xFFFFFFFFFFFFFFFF) if k == 64 else (np.uint64(1) << np.uint64(k)) - np.uint64(1)
     nothing, one = np.uint64(0), np.uint64(1)
     todo, todo_mask = np.empty(len(feature) + 1, np.uint32), np.empty(len(feature) + 1, np.uint64)
-    total = np.empty((_ROWS, k))
+    total: Any = np.empty((_ROWS, k))
     for begin in range(0, n, _ROWS):
         size = min(_ROWS, n - begin)
         total[:size] = 0.0
@@ -251,7 +254,7 @@ def _walk(  # noqa: C901
                             total[r, j] += value
                     else:
                         while mask != nothing:
-                            total[r, np.int64(_lowest_bit(mask))] += value
+                            total[r, np.int64(lowest_bit(mask))] += value
                             mask &= mask - one
                     if depth == 0:
                         break
