@@ -5,21 +5,21 @@ peer tea-tasting 1.14.0 in the environment that `make peers` makes).
 """
 
 import json
-import multiprocessing
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
-from functools import partial
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import numpy as np
 from numpy.typing import NDArray
 from scipy import special
 
+from benchmarks.own_cube import METRICS
 from benchmarks.record import Row, peer_python, row
 from nba import settings
 from nba.experiments import adaptive, analyze, cube, planning, readout, sequential, srm
@@ -446,7 +446,6 @@ def decisions() -> list[Row]:
     return [row("decision.wrong_ship", worst, "share", 0.05, "<=", n=reps, conditions=text), *out]
 
 
-METRICS = (*(Metric(f"y{i}", None, f"x{i}") for i in (1, 2, 3, 4)), Metric("num", "den", "wn", "wd"))
 _USERS = """create table users as
 with b as (select i, random() a, random() b, random() c, random() d, random() e, random() f, random() g
     from range({n}) t(i))
@@ -457,58 +456,6 @@ select i as unit, (hash(i) % 2)::utinyint as variant, (hash(i * 7 + 3) % 20)::ut
 from b"""
 
 
-def _clocked(work: Callable[[], object]) -> float:
-    begun = time.perf_counter()
-    work()
-    return time.perf_counter() - begun
-
-
-def page(made: cube.Cube) -> analyze.Effects:
-    """Compute all of a page from a cube of variant x segment: 5 metrics x (all + 20 segments)."""
-    segment = np.array(made.keys["segment"].to_pylist())
-    variant = np.array(made.keys["variant"].to_pylist())
-    parts = int(segment.max()) + 1
-    by_arm = made.sums.gather(variant, 2)
-    whole = Sums(
-        *(np.concatenate([a, b]) if i != 1 else a for i, (a, b) in enumerate(zip(made.sums, by_arm)))
-    )
-    place = {(v, s): i for i, (v, s) in enumerate(zip(variant.tolist(), segment.tolist()))}
-    treated = np.array([len(segment) + 1, *(place[1, s] for s in range(parts))])
-    control = np.array([len(segment), *(place[0, s] for s in range(parts))])
-    found = analyze.compare(whole, cube.columns_of(METRICS, made.variables), treated, control)
-    analyze.correct(found.p_value[:, 1:], "holm")
-    for i in range(len(METRICS)):
-        analyze.heterogeneity(found.effect[i, 1:], found.se[i, 1:])
-    return found
-
-
-def _own_worker(path: str, pipe: "multiprocessing.connection.Connection") -> None:
-    # A process of its own, so that its peak memory is its own.
-    connection = duckdb.connect(path, read_only=True, config={"threads": 2, "memory_limit": "300MB"})
-    variables = cube.variables_of(METRICS)
-    scan = f"select variant, segment, {', '.join(f'sum({v})' for v in variables)} from users group by 1, 2"
-    made = None
-    while (command := pipe.recv()) != "stop":
-        if command == "own":
-            begun = time.perf_counter(), time.process_time()
-            made = cube.build(connection, "users", ["variant", "segment"], METRICS)
-            page(made)
-            pipe.send((time.perf_counter() - begun[0], time.process_time() - begun[1]))
-        elif command == "scan":
-            begun = time.perf_counter(), time.process_time()
-            connection.execute(scan).fetchall()
-            pipe.send((time.perf_counter() - begun[0], time.process_time() - begun[1]))
-        elif command == "page":
-            assert made is not None
-            pipe.send(min(_clocked(partial(page, made)) for _ in range(20)))
-        elif command == "effects":
-            assert made is not None
-            pipe.send(page(made).effect.tolist())
-    # ru_maxrss would carry the parent's peak over.
-    peak = next(line for line in Path("/proc/self/status").read_text().splitlines() if "VmHWM" in line)
-    pipe.send(int(peak.split()[1]) / 1e6)
-
-
 def cube_speed(n: int = 10_000_000, rounds: int = 5) -> list[Row]:
     """Time the cube against a scan and tea-tasting on one DuckDB file, interleaved; about 3 minutes."""
     with tempfile.TemporaryDirectory() as folder:
@@ -517,19 +464,13 @@ def cube_speed(n: int = 10_000_000, rounds: int = 5) -> list[Row]:
             connection.execute("set enable_progress_bar = false").fetchall()
             connection.execute("select setseed(0.5)").fetchall()
             connection.execute(_USERS.format(n=n)).fetchall()
-        context = multiprocessing.get_context("spawn")  # a fork would share this process's memory
-        here, there = context.Pipe()
-        child = context.Process(target=_own_worker, args=(path, there), daemon=True)
-        child.start()
+        own = _Worker([sys.executable, "-m", "benchmarks.own_cube", path])
         python = peer_python("tea")
-        peer = _Peer(python, path) if python else None
+        peer = _Worker([python, str(PEER), path]) if python else None
         names = ("own", "scan", "composite", "loop")
         times: dict[str, list[float]] = {f"{name}{of}": [] for name in names for of in ("", " (CPU)")}
         for number in range(rounds + 1):
-            now = {}
-            for name in ("own", "scan"):
-                here.send(name)
-                now[name] = here.recv()
+            now = {name: own.ask(name) for name in ("own", "scan")}
             if peer is not None:
                 now["composite"] = peer.ask("composite")
                 now["loop"] = peer.ask("loop") if number < 3 else (np.nan, np.nan)
@@ -537,15 +478,12 @@ def cube_speed(n: int = 10_000_000, rounds: int = 5) -> list[Row]:
                 for name, (wall, cpu) in now.items():
                     times[name].append(wall)
                     times[f"{name} (CPU)"].append(cpu)
-        here.send("page")
-        page_seconds = here.recv()
+        page_seconds = own.ask("page")
         if peer is not None:
-            here.send("effects")
-            assert np.allclose(np.array(here.recv()), np.array(peer.effects()), rtol=1e-7)
+            assert np.allclose(np.array(own.ask("effects")), np.array(peer.ask("effects")), rtol=1e-7)
             peer.stop()
-        here.send("stop")
-        peak = here.recv()
-        child.join()
+        peak = own.ask("peak")
+        own.stop()
 
     def against(name: str, of: str = "") -> float:
         own, other = np.array(times[f"own{of}"]), np.array(times[f"{name}{of}"])
@@ -569,35 +507,27 @@ def cube_speed(n: int = 10_000_000, rounds: int = 5) -> list[Row]:
     ]
 
 
-class _Peer:
-    """tea-tasting in its own environment, asked over pipes."""
+class _Worker:
+    """A process that answers commands over pipes: this project's cube, or a peer in its own environment."""
 
-    def __init__(self, python: str, path: str) -> None:
+    def __init__(self, command: list[str]) -> None:
         self._process = subprocess.Popen(
-            [python, str(PEER), path], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[1]
         )
 
-    def ask(self, command: str) -> tuple[float, float]:
-        wall, cpu = json.loads(self._send(command))
-        return wall, cpu
-
-    def effects(self) -> list[list[float]]:
-        out: list[list[float]] = json.loads(self._send("effects"))
-        return out
-
-    def stop(self) -> None:
-        assert self._process.stdin is not None
-        self._process.stdin.close()
-        self._process.wait()
-
-    def _send(self, command: str) -> str:
+    def ask(self, command: str) -> Any:
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         print(command, file=self._process.stdin, flush=True)
         line = self._process.stdout.readline()
         if not line:
-            raise RuntimeError(f"the peer ended during {command!r}")
-        return line
+            raise RuntimeError(f"the worker ended during {command!r}")
+        return json.loads(line)
+
+    def stop(self) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        self._process.wait()
 
 
 def precision(n: int = 2_000_000) -> list[Row]:

@@ -4,6 +4,7 @@ Every stage takes the part that concerns it; nothing else reads the file. Errors
 found and what is allowed, all faults at once.
 """
 
+import csv as text_csv
 import hashlib
 import inspect
 import json
@@ -20,6 +21,8 @@ from nba.catalog import Catalog
 from nba.errors import MissingError, SettingsError
 
 FILE = "nba.toml"
+# Experiments may also be declared here, beside or instead of `[[experiments]]`.
+DECLARED = "experiments"
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Money = Annotated[float, Field(ge=0.0)]
 # What experiments can count or sum per customer; pipelines/analyze.py says how.
@@ -542,6 +545,9 @@ def read(workspace: Path) -> Settings:
         raw = tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise SettingsError(f"{path} is not valid TOML: {error}", "Mend the line it names.") from None
+    declared = read_declared(workspace / DECLARED)
+    if declared:
+        raw["experiments"] = [*raw.get("experiments", []), *declared]
     try:
         return Settings.model_validate(raw)
     except ValidationError as error:
@@ -549,6 +555,115 @@ def read(workspace: Path) -> Settings:
         raise SettingsError(
             "\n".join([f"{path} cannot be used:", *lines]), "Mend these keys; docs/workspace.md lists all."
         ) from None
+
+
+def read_declared(folder: Path) -> list[dict[str, Any]]:
+    """Read the experiments that business people declare in CSV files, as `[[experiments]]` entries.
+
+    `experiments.csv` has one row per experiment, `arms.csv`, `metrics.csv` and `phases.csv` (one row per
+    phase and arm: starts_at, arm, share) name theirs by `experiment_id`. Columns are the keys of
+    `[[experiments]]`; an empty cell is the default. Several segments are separated by `;`, slots are
+    written as `0-0.5`, an audience as `a_country=ES|FR; can_email=true`.
+
+    Args:
+        folder: Where the files are; without `experiments.csv` nothing is declared.
+
+    Raises:
+        SettingsError: naming every file, row and column that cannot be read.
+    """
+    if not (folder / "experiments.csv").is_file():
+        return []
+    faults: list[str] = []
+    parts = {name: _rows_of(folder / f"{name}.csv", faults) for name in _DECLARED_COLUMNS}
+    known = {row.get("experiment_id") for row in parts["experiments"]}
+    for name in ("arms", "metrics", "phases"):
+        for number, row in enumerate(parts[name], 2):
+            if row.get("experiment_id") not in known:
+                text = f"{name}.csv line {number}: experiment {row.get('experiment_id')!r}"
+                faults.append(f"{text}; experiments.csv has {sorted(map(str, known))}")
+    out = []
+    for number, row in enumerate(parts["experiments"], 2):
+        own = {
+            name: [
+                {k: v for k, v in part.items() if k != "experiment_id"}
+                for part in parts[name]
+                if part.get("experiment_id") == row.get("experiment_id")
+            ]
+            for name in ("arms", "metrics", "phases")
+        }
+        entry: dict[str, Any] = dict(row)
+        try:
+            entry |= _spelled_out(row)
+        except ValueError as error:
+            faults.append(f"experiments.csv line {number}: {error}")
+        phases: dict[str, dict[str, Any]] = {}
+        for part in own["phases"]:
+            phase = phases.setdefault(
+                part.get("starts_at", ""), {"starts_at": part.get("starts_at"), "shares": {}}
+            )
+            phase["shares"][part.get("arm", "")] = part.get("share")
+        out.append(entry | {"arms": own["arms"], "metrics": own["metrics"], "phases": list(phases.values())})
+    if faults:
+        raise SettingsError(
+            "\n".join([f"{folder} cannot be used:", *(f"- {fault}" for fault in faults)]),
+            "Mend these lines; docs/experiments-formulas.md lists the columns.",
+        )
+    return out
+
+
+_DECLARED_COLUMNS = {
+    "experiments": (
+        *("experiment_id", "salt", "control", "level", "starts_at", "ends_at", "look_days", "segments"),
+        *("correction", "layer", "slots", "audience"),
+    ),
+    "arms": ("experiment_id", "name", "share", "policy"),
+    "metrics": ("experiment_id", *Measured.model_fields),
+    "phases": ("experiment_id", "starts_at", "arm", "share"),
+}
+
+
+def _rows_of(path: Path, faults: list[str]) -> list[dict[str, str]]:
+    if not path.is_file():
+        return []
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            lines = text_csv.DictReader(file, strict=True)
+            rows = list(lines)
+    except (UnicodeDecodeError, text_csv.Error) as error:
+        faults.append(f"{path.name} is not CSV in UTF-8: {error}")
+        return []
+    allowed = _DECLARED_COLUMNS[path.stem]
+    unknown = [name for name in lines.fieldnames or () if name not in allowed]
+    if unknown:
+        faults.append(f"{path.name}: unknown columns {unknown}; known are {list(allowed)}")
+    out = []
+    for number, row in enumerate(rows, 2):
+        if None in row or None in row.values():
+            faults.append(f"{path.name} line {number}: as many cells as columns are expected")
+            continue
+        out.append({k: v.strip() for k, v in row.items() if v.strip() and k in allowed})
+    return out
+
+
+def _spelled_out(row: dict[str, str]) -> dict[str, Any]:
+    # Cells that hold more than one value.
+    out: dict[str, Any] = {}
+    if "segments" in row:
+        out["segments"] = [part.strip() for part in row["segments"].split(";")]
+    if "slots" in row:
+        ends = row["slots"].split("-")
+        if len(ends) != 2:
+            raise ValueError(f"slots is {row['slots']!r}; expected two numbers, such as 0-0.5")
+        out["slots"] = ends
+    if "audience" in row:
+        out["audience"] = {}
+        for part in row["audience"].split(";"):
+            name, mark, values = part.partition("=")
+            if not mark:
+                raise ValueError(f"audience is {row['audience']!r}; expected such as a_country=ES|FR")
+            spelled = {"true": True, "false": False}
+            out["audience"][name.strip()] = [spelled.get(v.strip(), v.strip()) for v in values.split("|")]
+    return out
 
 
 def reference() -> str:

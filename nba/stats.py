@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats as _scipy
+from scipy import special
 
 Array = NDArray[np.float64]
 
@@ -49,7 +49,7 @@ def mean(values: Array, level: float = 0.95) -> Interval:
         return Interval.unknown(f"{n} values; an interval needs 2 or more", n)
     se = float(np.std(values, ddof=1) / np.sqrt(n))
     value = float(np.mean(values))
-    half = float(_scipy.t.ppf((1 + level) / 2, n - 1)) * se
+    half = float(special.stdtrit(n - 1, (1 + level) / 2)) * se
     return Interval(value, se, value - half, value + half, n)
 
 
@@ -76,7 +76,7 @@ def difference(treated: Array, control: Array, level: float = 0.95) -> Interval:
         return Interval(value, np.nan, np.nan, np.nan, n, "no variance in either group")
     sizes = np.array([len(treated), len(control)]) - 1
     freedom = parts.sum() ** 2 / (parts**2 / sizes).sum()
-    half = float(_scipy.t.ppf((1 + level) / 2, freedom)) * se
+    half = float(special.stdtrit(freedom, (1 + level) / 2)) * se
     return Interval(value, se, value - half, value + half, n)
 
 
@@ -94,7 +94,7 @@ def wilson(successes: float, n: int, level: float = 0.95) -> Interval:
     """
     if n < 1:
         return Interval.unknown("0 values; a share needs 1 or more")
-    z = float(_scipy.norm.ppf((1 + level) / 2))
+    z = float(special.ndtri((1 + level) / 2))
     share = successes / n
     middle = (share + z**2 / (2 * n)) / (1 + z**2 / n)
     half = z / (1 + z**2 / n) * float(np.sqrt(share * (1 - share) / n + z**2 / (4 * n**2)))
@@ -106,4 +106,4 @@ def p_value(estimate: Interval) -> float:
     """Give the two-sided p-value of an estimate against zero (normal approximation)."""
     if not estimate.se > 0:
         return float("nan")
-    return float(2 * _scipy.norm.sf(abs(estimate.value) / estimate.se))
+    return float(2 * special.ndtr(-abs(estimate.value) / estimate.se))

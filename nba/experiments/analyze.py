@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats as _scipy
+from scipy import special
 
 from nba.experiments.cube import Sums
 from nba.stats import Interval
@@ -118,13 +118,13 @@ def welch(
         se = np.sqrt(part_t + part_c)
         df = (part_t + part_c) ** 2 / (part_t**2 / (n_t - 1) + part_c**2 / (n_c - 1))
         effect = mean_t - mean_c
-        half = _scipy.t.ppf((1 + level) / 2, df) * se
-        p_value = 2 * _scipy.t.sf(np.abs(effect) / se, df)
+        half = special.stdtrit(df, (1 + level) / 2) * se
+        p_value = 2 * special.stdtr(df, -np.abs(effect) / se)
         positive = (mean_t > 0) & (mean_c > 0)
         scale = np.where(positive, mean_t / mean_c, np.nan)
         rel_t, rel_c = part_t / mean_t**2, part_c / mean_c**2
         rel_df = (rel_t + rel_c) ** 2 / (rel_t**2 / (n_t - 1) + rel_c**2 / (n_c - 1))
-        spread = _scipy.t.ppf((1 + level) / 2, rel_df) * np.sqrt(rel_t + rel_c)
+        spread = special.stdtrit(rel_df, (1 + level) / 2) * np.sqrt(rel_t + rel_c)
         return {
             "effect": effect, "se": se, "df": df, "lower": effect - half, "upper": effect + half,
             "relative_effect": scale - 1, "relative_lower": scale * np.exp(-spread) - 1,
@@ -300,7 +300,7 @@ def heterogeneity(effect: Array, se: Array) -> float:
     weight = 1 / se[known] ** 2
     middle = (weight @ effect[known]) / weight.sum()
     q = float(weight @ (effect[known] - middle) ** 2)
-    return float(_scipy.chi2.sf(q, int(known.sum()) - 1))
+    return float(special.chdtrc(int(known.sum()) - 1, q))
 
 
 def quantile_effect(
@@ -328,7 +328,10 @@ def quantile_effect(
     def gap(x: Array, y: Array, axis: int = -1) -> Array:
         return np.asarray(np.quantile(x, quantile, axis=axis) - np.quantile(y, quantile, axis=axis))
 
-    found = _scipy.bootstrap(
+    # Here alone, since importing it takes longer and more memory than a whole page.
+    from scipy.stats import bootstrap
+
+    found = bootstrap(
         (treated, control), gap, n_resamples=n_resamples, batch=50, vectorized=True,
         confidence_level=level, method="percentile", rng=rng,
     )  # fmt: skip

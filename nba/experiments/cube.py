@@ -16,7 +16,7 @@ from nba.errors import DataError
 
 Array = NDArray[np.float64]
 
-_SAMPLE = 10_000
+_SAMPLE = 2048
 
 
 class Metric(NamedTuple):

@@ -10,7 +10,6 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 from scipy import special
-from scipy import stats as _scipy
 
 from nba.errors import DataError
 
@@ -61,7 +60,7 @@ def chi_square(counts: Array, shares: Array, alarm: float = ALARM) -> Mismatch:
         reason = f"an arm is promised {expected[used].min():.1f} customers; the check needs {_LEAST:g}"
         return Mismatch(np.nan, False, expected.sum(axis=0), reason)
     statistic = ((counts[used] - expected[used]) ** 2 / expected[used]).sum()
-    p_value = float(_scipy.chi2.sf(statistic, freedom))
+    p_value = float(special.chdtrc(freedom, statistic))
     return Mismatch(p_value, p_value < alarm, expected.sum(axis=0))
 
 
@@ -125,7 +124,7 @@ def logged(chosen: NDArray[np.int64], p_action: Array, alarm: float = ALARM) -> 
         return Mismatch(np.nan, False, expected, "no candidate was chosen at random often enough")
     gap = (counts - expected)[enough]
     statistic = gap @ np.linalg.pinv(covariance[np.ix_(enough, enough)], hermitian=True) @ gap
-    p_value = float(_scipy.chi2.sf(statistic, freedom))
+    p_value = float(special.chdtrc(freedom, statistic))
     impossible = bool((p_action[np.arange(n), chosen] <= 0).any())
     if impossible:
         return Mismatch(0.0, True, expected, "a treatment of probability 0 was chosen")
