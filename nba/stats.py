@@ -107,3 +107,25 @@ def p_value(estimate: Interval) -> float:
     if not estimate.se > 0:
         return float("nan")
     return float(2 * special.ndtr(-abs(estimate.value) / estimate.se))
+
+
+def sequence_bound(n: Array, planned: float, alpha: float = 0.05) -> Array:
+    """Give the critical values of the asymptotic confidence sequence.
+
+    Args:
+        n: Units so far, of both arms together; any looks, as many as wanted.
+        planned: Units at which the interval is narrowest; fixed before the start, it never costs validity.
+        alpha: Two-sided error over all looks together.
+
+    Returns:
+        Critical values of |estimate| / se, shape of `n`; infinite below 2 units.
+
+    Example:
+        >>> sequence_bound(np.array([1000.0, 10_000.0]), planned=10_000).round(2).tolist()
+        [3.86, 3.04]
+    """
+    n = np.asarray(n, dtype=np.float64)
+    scale = (-2 * np.log(alpha) + np.log(1 - 2 * np.log(alpha))) / planned
+    mixed = np.where(n >= 2, n, np.nan) * scale
+    out = np.sqrt((1 + 1 / mixed) * np.log((mixed + 1) / alpha**2))
+    return np.asarray(np.where(np.isnan(out), np.inf, out), dtype=np.float64)

@@ -8,6 +8,10 @@ from scipy import stats as scipy_stats
 
 Array = NDArray[np.float64]
 
+# Where a finding is no longer ok; the first three are also where estimates refuse.
+MISSING, ESS, MEAN_Z = 0.01, 50.0, 5.0
+LARGEST, HEAVY, P_VALUE = 200.0, 0.5, 1e-4
+
 
 class Calibration(NamedTuple):
     """Logged probabilities against realised counts.
@@ -58,3 +62,60 @@ def calibration(column: NDArray[np.int64], p: Array) -> Calibration:
     chi_square = float(gap @ inverse @ gap)
     p_value = float(scipy_stats.chi2.sf(chi_square, freedom))
     return Calibration(expected, observed, z, chi_square, freedom, p_value)
+
+
+class Finding(NamedTuple):
+    """One property of a log that an off-policy estimate rests on.
+
+    Attributes:
+        check: What was looked at.
+        status: ok, warning, or refused: no estimate may rest on it.
+        value, limit: What was found, and from where on it is not ok.
+        note: In words.
+    """
+
+    check: str
+    status: str
+    value: float
+    limit: float
+    note: str
+
+
+def examine(column: NDArray[np.int64], p_logged: Array, p_target: Array) -> list[Finding]:
+    """Look at what an off-policy estimate rests on: support, weights, tails, calibration.
+
+    Args:
+        column: Treatment given, shape (n,).
+        p_logged: Logged probabilities, shape (n, k).
+        p_target: Probabilities of the judged policy, shape (n, k).
+    """
+    n = len(column)
+    every = np.arange(n)
+    weight = p_target[every, column] / p_logged[every, column]
+    missing = float(np.where(p_logged > 0, 0.0, p_target).sum(axis=1).mean())
+    total = float((weight**2).sum())
+    ess = float(weight.sum() ** 2 / total) if total > 0 else 0.0
+    error = float(weight.std() / np.sqrt(n))
+    z = abs(float(weight.mean()) - 1) / error if error > 0 else 0.0
+    heavy = float(np.sort(weight)[::-1][: max(n // 100, 1)].sum() / max(weight.sum(), 1e-300))
+    fit = calibration(column, p_logged)
+    return [
+        _finding("support", missing, MISSING, f"{missing:.2%} of the choices judged could not be logged", 0),
+        _finding("effective sample size", ess, ESS, f"{ess:,.0f} of {n:,} decisions", 1),
+        _finding("mean weight", z, MEAN_Z, f"the weights average {weight.mean():.3f}, expected 1", 0),
+        _finding("largest weight", float(weight.max(initial=0.0)), LARGEST, "of one decision", None),
+        _finding("weight tails", heavy, HEAVY, f"{heavy:.0%} of the weight is on 1% of decisions", None),
+        _finding(
+            "logged probabilities", fit.p_value, P_VALUE,
+            f"chi-square {fit.chi_square:.1f} of counts against them, {fit.freedom} degrees of freedom", 1,
+        ),
+    ]  # fmt: skip
+
+
+def _finding(check: str, value: float, limit: float, note: str, above: int | None) -> Finding:
+    # `above`: 1 where the value must reach the limit, 0 where it must not pass it, None where it only warns.
+    if np.isnan(value):
+        return Finding(check, "ok", value, limit, "nothing in the log is random")
+    good = value >= limit if above == 1 else value <= limit
+    bad = "warning" if above is None else "refused"
+    return Finding(check, "ok" if good else bad, float(value), limit, note)

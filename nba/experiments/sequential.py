@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from scipy import optimize, special
 
 from nba.errors import DataError
+from nba.stats import sequence_bound as sequence_bound
 
 Array = NDArray[np.float64]
 _NEVER = 40.0  # a bound in standard errors that nothing reaches
@@ -73,28 +74,6 @@ def spending_bounds(fraction: Array, alpha: float = 0.05, information: Array | N
             nodes, weights = _continue(nodes, weights, spread, bound * np.sqrt(now), np.sqrt(now), least)
         before = now
     return out
-
-
-def sequence_bound(n: Array, planned: float, alpha: float = 0.05) -> Array:
-    """Give the critical values of the asymptotic confidence sequence.
-
-    Args:
-        n: Units so far, of both arms together; any looks, as many as wanted.
-        planned: Units at which the interval is narrowest; fixed before the start, it never costs validity.
-        alpha: Two-sided error over all looks together.
-
-    Returns:
-        Critical values of |estimate| / se, shape of `n`; infinite below 2 units.
-
-    Example:
-        >>> sequence_bound(np.array([1000.0, 10_000.0]), planned=10_000).round(2).tolist()
-        [3.86, 3.04]
-    """
-    n = np.asarray(n, dtype=np.float64)
-    scale = (-2 * np.log(alpha) + np.log(1 - 2 * np.log(alpha))) / planned
-    mixed = np.where(n >= 2, n, np.nan) * scale
-    out = np.sqrt((1 + 1 / mixed) * np.log((mixed + 1) / alpha**2))
-    return np.asarray(np.where(np.isnan(out), np.inf, out), dtype=np.float64)
 
 
 def zero_events(n: Array, n_control: Array, alpha: float = 0.05) -> tuple[Array, Array]:

@@ -3,7 +3,7 @@ import pytest
 from scipy import stats
 
 from nba import draws
-from nba.evaluation.diagnostics import calibration
+from nba.evaluation.diagnostics import calibration, examine
 
 # by hand
 
@@ -33,3 +33,21 @@ def test_p_values_are_uniform_where_the_log_is_true_and_tiny_where_it_is_not():
     assert stats.kstest(found, "uniform").pvalue > 1e-3
     wrong = 0.8 * p + 0.2 * np.array([1.0, 0, 0, 0])
     assert calibration(draws.pick(wrong, draws.uniform(ids, "x")), p).p_value < 1e-6
+
+
+def test_what_an_estimate_rests_on_is_named():
+    rng = np.random.default_rng(1)
+    p = np.tile([0.5, 0.3, 0.2], (3000, 1))
+    column = rng.choice(3, 3000, p=p[0])
+    status = {f.check: f.status for f in examine(column, p, p)}
+    assert set(status.values()) == {"ok"}
+    never = np.tile([0.6, 0.4, 0.0], (3000, 1))
+    found = {f.check: f for f in examine(np.minimum(column, 1), never, p)}
+    assert found["support"].status == "refused"
+    assert found["support"].value == pytest.approx(0.2)
+    assert found["logged probabilities"].status == "refused"  # 0.5 of column 1 came, 0.4 were logged
+    rare = np.tile([0.998, 0.001, 0.001], (3000, 1))
+    drawn = rng.choice(3, 3000, p=rare[0])
+    found = {f.check: f for f in examine(drawn, rare, p)}
+    assert found["effective sample size"].status == "refused"
+    assert found["largest weight"].status == "warning"

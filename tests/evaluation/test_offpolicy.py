@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nba.evaluation import offpolicy
+from nba.evaluation import intervals, offpolicy
 from nba.evaluation.offpolicy import Log
 
 ESTIMATORS = ["ips", "snips", "dr", "sndr"]
@@ -147,3 +147,91 @@ def test_a_model_of_the_reward_makes_the_estimate_sharper():
     log, p_target, X, _ = play(4000, 7)
     q = offpolicy.outcome_model(X, log)
     assert offpolicy.sndr(log, p_target, q).se < 0.8 * offpolicy.snips(log, p_target).se
+
+
+# shrinking and paired estimators
+
+SHRINKING = ["clipped_ips", "switch_dr", "dros"]
+
+
+@pytest.mark.parametrize("name", ["dm", *SHRINKING])
+def test_the_logging_policy_is_worth_what_it_got_however_shrunk(name):
+    log, _target, X, _ = play(3000, 1)
+    q = offpolicy.outcome_model(X, log)
+    found = getattr(offpolicy, name)(log, log.p_logged, *(() if name == "clipped_ips" else (q,)))
+    assert ("no interval" in found.reason) == (name == "dm")
+    assert found.value == pytest.approx(log.reward.mean(), abs=3 * log.reward.std() / np.sqrt(3000))
+
+
+def test_shrinkage_follows_its_formula():
+    log, p_target, X, _ = play(2000, 5)
+    q = offpolicy.outcome_model(X, log, p_target)
+    weight = offpolicy.weights(log, p_target)
+    direct, residual = (p_target * q).sum(axis=1), log.reward - q[np.arange(2000), log.column]
+    tried = [float((direct + t * weight / (weight**2 + t) * residual).mean()) for t in offpolicy._SHRINKAGE]
+    found = offpolicy.dros(log, p_target, q)
+    assert min(abs(found.value - value) for value in tried) < 1e-12
+    assert offpolicy.clipped_ips(log, p_target, most=1e9).value == pytest.approx(
+        offpolicy.ips(log, p_target).value
+    )
+    assert offpolicy.dm(log, p_target, q).value == pytest.approx(direct.mean())
+
+
+def test_too_few_give_a_value_without_an_interval_and_no_support_gives_none():
+    log, p_target, X, _ = play(60, 0)
+    q = offpolicy.outcome_model(X, log)
+    found = offpolicy.dros(log, p_target, q)
+    assert "effective sample size" in found.reason
+    assert np.isfinite(found.value)
+    assert np.isnan(found.lower)
+    never = log._replace(p_logged=np.where(np.arange(4) == 3, 0.0, log.p_logged), column=log.column % 3)
+    assert np.isnan(offpolicy.dros(never, p_target, q).value)
+
+
+def test_a_policy_differs_from_itself_by_nothing_and_pairs_are_sharper_than_two_intervals():
+    log, p_target, X, _ = play(4000, 6)
+    q = offpolicy.outcome_model(X, log, p_target)
+    same = offpolicy.difference(log, p_target, p_target, q)
+    assert (same.value, same.se) == (0.0, 0.0)
+    near = 0.9 * p_target + 0.1 * log.p_logged
+    found = offpolicy.difference(log, p_target, near, q)
+    apart = [offpolicy.sndr(log, p, q) for p in (p_target, near)]
+    assert found.value == pytest.approx(apart[0].value - apart[1].value)
+    assert found.se < 0.3 * apart[0].se
+
+
+def test_differences_are_recovered_and_covered():
+    found, truth = [], np.mean([play(20_000, 1000 + seed)[3] for seed in range(20)])
+    base = np.mean([play(20_000, 1000 + seed)[0].reward.mean() for seed in range(20)])
+    for seed in range(100):
+        log, p_target, X, _ = play(1200, seed)
+        q = offpolicy.outcome_model(X, log, p_target)
+        found.append(offpolicy.difference(log, p_target, log.p_logged, q))
+    values = np.array([x.value for x in found])
+    assert abs(values.mean() - (truth - base)) < 3 * values.std(ddof=1) / 10 + 0.01
+    assert np.mean([x.lower <= truth - base <= x.upper for x in found]) > 0.95 - 3 * 0.022
+
+
+# intervals
+
+
+def test_the_bootstrap_by_customer_agrees_with_the_delta_method():
+    log, p_target, X, _ = play(2000, 9)
+    log = log._replace(unit=np.arange(2000) // 2)
+    q = offpolicy.outcome_model(X, log, p_target)
+    found = offpolicy.sndr(log, p_target, q)
+    lower, upper = intervals.bootstrap(log, p_target, q, np.random.default_rng(0), repeats=800)
+    assert (lower, upper) == pytest.approx((found.lower, found.upper), abs=0.25 * (found.upper - found.lower))
+    gap = intervals.bootstrap(log, p_target, q, np.random.default_rng(0), repeats=50, p_base=p_target)
+    assert gap == (0.0, 0.0)
+
+
+def test_the_sequence_holds_at_all_looks_together():
+    missed = 0
+    for seed in range(200):
+        rng = np.random.default_rng(seed)
+        score = rng.exponential(size=600) - 1
+        looks = intervals.sequence(score, score, np.arange(600) // 30, np.arange(600), planned=600)
+        assert [look.n for look in looks][:2] == [30, 60]
+        missed += any(not look.lower <= 0 <= look.upper for look in looks)
+    assert missed / 200 < 0.05 + 3 * 0.0154
