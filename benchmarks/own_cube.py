@@ -40,6 +40,7 @@ def page(made: cube.Cube) -> analyze.Effects:
 def main(path: str) -> None:
     """Answer commands on a DuckDB file until there are no more."""
     connection = duckdb.connect(path, read_only=True, config={"threads": 2, "memory_limit": MEMORY})
+    connection.execute("set enable_progress_bar = false").fetchall()  # it would print among the answers
     variables = cube.variables_of(METRICS)
     scan = f"select variant, segment, {', '.join(f'sum({v})' for v in variables)} from users group by 1, 2"
     made = None

@@ -207,6 +207,8 @@ class Measured(_Frozen):
         is_adjusted: Whether the same measure before the assignment takes variance away (CUPED).
         cap: Totals above this are cut to it, before and after the assignment (winsorising); declared
             here, before the start, or not at all.
+        quantile: Compares this quantile of the totals, 0 to 1, instead of their mean, by bootstrap, for
+            one reading; only of secondary metrics without denominator.
     """
 
     name: str
@@ -218,6 +220,7 @@ class Measured(_Frozen):
     margin: Annotated[float, Field(ge=0)] = 0.0
     is_adjusted: bool = True
     cap: Annotated[float, Field(gt=0)] | None = None
+    quantile: Annotated[float, Field(gt=0, lt=1)] | None = None
 
     @model_validator(mode="after")
     def _counts_something_known(self) -> "Measured":
@@ -225,6 +228,10 @@ class Measured(_Frozen):
         if unknown:
             raise ValueError(
                 f"metric {self.name!r} counts {sorted(map(str, unknown))}; known are {list(MEASURES)}"
+            )
+        if self.quantile is not None and (self.role != "secondary" or self.denominator):
+            raise ValueError(
+                f"metric {self.name!r} has a quantile; expected a secondary metric without denominator"
             )
         return self
 

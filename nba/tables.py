@@ -563,8 +563,12 @@ READOUTS = Table(
         _flag("is_early", "whether it came before the planned end: the estimate is then likely too high"),
         _count("n_looks", "looks taken so far", low=0),
         _p("p_srm", "chance of counts this uneven if assignment works; valid at any look", nullable=True),
+        _p("p_traffic", "chance of treatments this uneven against their logged probabilities", nullable=True),
         _time("matured_at", "last matured moment: what the readout rests on", nullable=True),
         _time("ends_at", "planned end", nullable=True),
+        _number(
+            "days_left", "from the last matured moment to the planned end", "days", low=0.0, nullable=True
+        ),
         _text("rule", "how the looks are corrected"),
         _text("estimand", "what the numbers are estimates of"),
     ),
@@ -584,6 +588,59 @@ LOOKS = Table(
         _number("lower", "lower end of the interval", "the metric's"),
         _number("upper", "upper end of the interval", "the metric's"),
         _number("scale", "what brings the look to the whole horizon, for margins", "factor", low=0.0),
+    ),
+)
+_PARTS = {"y": "numerator", "d": "denominator", "x": "numerator before", "w": "denominator before"}
+_PAIRS = [a + b for i, a in enumerate(_PARTS) for b in list(_PARTS)[i:]]
+CUBE = Table(
+    "cube",
+    "Sufficient statistics of experiments, from which everything of a readout is computed.",
+    ("experiment_id", "until", "arm", "phase", "segment", "metric"),
+    (
+        _id("experiment_id", "the experiment"),
+        _time("until", "the day: facts before it count"),
+        _text("arm", "the arm"),
+        _count("phase", "phase of entry", low=0),
+        _text("segment", "`all`, or the part of the customers"),
+        _text("metric", "what was measured, per customer"),
+        _count("n", "customers", low=0),
+        _number("exposure_days", "since their assignment, summed over customers", "days", low=0.0),
+        *(
+            _number(f"shift_{k}", f"subtracted from the {v}", "the metric's", nullable=True)
+            for k, v in _PARTS.items()
+        ),
+        *(
+            _number(f"sum_{k}", f"sum of the {v}, shifted", "the metric's", nullable=True)
+            for k, v in _PARTS.items()
+        ),
+        *(
+            _number(f"sum_{k}", f"sum of products of {k[0]} and {k[1]}, shifted", "squared", nullable=True)
+            for k in _PAIRS
+        ),
+    ),
+)
+CUBE_UNITS = Table(
+    "cube_units",
+    "Totals of each customer as of the cube's last day, which the next day starts from.",
+    ("experiment_id", "customer_id", "metric"),
+    (
+        _id("experiment_id", "the experiment"),
+        _CUSTOMER,
+        _text("metric", "what is measured"),
+        *(_number(k, f"{v}, not capped", "the metric's") for k, v in _PARTS.items()),
+    ),
+)
+CUBE_STATES = Table(
+    "cube_states",
+    "What the cube of an experiment was made from: where a mark changed, it is built anew.",
+    ("experiment_id",),
+    (
+        _id("experiment_id", "the experiment"),
+        _time("until", "the cube's last day"),
+        _time("entered", "customers assigned by then are in it"),
+        _text("declared", "mark of the declaration"),
+        _text("people", "mark of the customers"),
+        _text("facts", "mark of the facts before the last day"),
     ),
 )
 ACTION_EFFECTS = Table(
@@ -864,6 +921,9 @@ ALL: tuple[Table, ...] = (
     EFFECTS,
     READOUTS,
     LOOKS,
+    CUBE,
+    CUBE_UNITS,
+    CUBE_STATES,
     ACTION_EFFECTS,
     CREDITS,
     ATTRIBUTION,

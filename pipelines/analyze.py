@@ -4,10 +4,11 @@ from datetime import datetime
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from nba import settings
+from nba import settings, tables
 from nba.errors import MissingError
-from nba.experiments import readout
+from nba.experiments import readout, store
 from nba.experiments.actions import action_effects
 from nba.history import History
 from pipelines.progress import Progress, silent
@@ -26,7 +27,7 @@ def analyze(workspace: Path, at: datetime, *, progress: Progress | None = None) 
         progress: Where to report.
 
     Returns:
-        The `effects` table; `readouts`, `looks` and `action_effects` are kept beside it.
+        The `effects` table; `readouts`, `looks`, `action_effects` and the cube are kept beside it.
 
     Raises:
         MissingError: when no batch was decided yet.
@@ -42,7 +43,9 @@ def analyze(workspace: Path, at: datetime, *, progress: Progress | None = None) 
     found = []
     with history.as_of(at) as snapshot:
         for experiment in experiments:
-            found.append(readout.read(snapshot, experiment, config.reward.window_days, config.experiment))
+            stored = _stored(history, experiment.experiment_id)
+            window = config.reward.window_days
+            found.append(readout.read(snapshot, experiment, window, config.experiment, stored))
             advance(1)
         actions = action_effects(snapshot, config.experiment.level)
         advance(1)
@@ -53,5 +56,17 @@ def analyze(workspace: Path, at: datetime, *, progress: Progress | None = None) 
         "looks": pa.concat_tables([part.looks for part in found]),
         "action_effects": actions,
     }
+    for name in store.Stored._fields:
+        kept[name] = pa.concat_tables([getattr(part.stored, name) for part in found])
     history.commit(replace=kept)
     return effects
+
+
+def _stored(history: History, experiment_id: str) -> store.Stored:
+    # What an earlier run kept of this experiment.
+    parts = []
+    for name in store.Stored._fields:
+        empty = tables.BY_NAME[name].empty().replace_schema_metadata(None)
+        table = history.table(name) if history.has(name) else empty
+        parts.append(table.filter(pc.equal(table["experiment_id"], experiment_id)))
+    return store.Stored(*parts)

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from nba import tables
 from nba.catalog import NONE
-from nba.experiments import adaptive
+from nba.experiments import adaptive, srm
 from nba.history import Snapshot
 from nba.stats import Interval
 
@@ -50,8 +50,43 @@ def action_effects(snapshot: Snapshot, level: float = 0.95) -> pa.Table:
     reward = rows["reward"].to_numpy()
     model = adaptive.lagged_means(reward, chosen, order, len(names))
     log = adaptive.Log(reward, chosen, p_action, order, model, customer)
+    check = srm.logged(chosen, p_action)
+    if check.is_alarm:
+        fault = f"treatments were not chosen as their logged probabilities say (p = {check.p_value:.2g})"
+        return tables.ACTION_EFFECTS.build(
+            _unknown(name, len(reward), int((chosen == names.index(name)).sum()), level, fault)
+            for name in names
+            if name != NONE
+        )
     found = [_row(log, names, name, level) for name in names if name != NONE]
     return tables.ACTION_EFFECTS.build(found)
+
+
+def traffic(snapshot: Snapshot, arm: str) -> srm.Mismatch:
+    """Check the treatments of an arm's decisions against their logged probabilities, whatever it learned.
+
+    Args:
+        snapshot: What was known.
+        arm: The arm.
+    """
+    rows = snapshot.sql("select decision_id, treatment_id from decisions where arm = $arm", {"arm": arm})
+    snapshot.connection.register("of_arm", rows)
+    pairs = snapshot.sql(
+        "select decision_id, c.treatment_id, p_action from choices c semi join of_arm using (decision_id)"
+        " where p_action > 0"
+    )
+    names = sorted(set(pairs["treatment_id"].to_pylist()) | set(rows["treatment_id"].to_pylist()))
+    p_action = _matrix(rows, pairs, names)
+    if rows.num_rows == 0 or (np.abs(p_action.sum(axis=1) - 1) > 1e-6).any():
+        return srm.Mismatch(np.nan, False, p_action.sum(axis=0), "probabilities were not logged")
+    return srm.logged(_codes(rows["treatment_id"], names), p_action)
+
+
+def _unknown(name: str, n: int, n_chosen: int, level: float, reason: str) -> dict[str, Any]:
+    return {
+        "treatment_id": name, "n": n, "n_chosen": n_chosen, "level": level, "method": "not computed",
+        "estimand": ESTIMAND, "reason": reason,
+    }  # fmt: skip
 
 
 def _row(log: adaptive.Log, names: list[str], name: str, level: float) -> dict[str, Any]:

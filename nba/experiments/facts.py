@@ -131,7 +131,7 @@ def totals(
     Returns:
         One row per customer that counts, and the columns of each metric in it.
     """
-    made = tuple(_columns(i, metric) for i, metric in enumerate(metrics))
+    made = tuple(columns(i, metric) for i, metric in enumerate(metrics))
     names = _measures(metrics)
     after = ", ".join(f'sum("{m}") filter (happened_at >= assigned_at) as "after_{m}"' for m in names)
     before = ", ".join(f'sum("{m}") filter (happened_at < assigned_at) as "before_{m}"' for m in names)
@@ -146,6 +146,42 @@ def totals(
         select {keys}, {parts} from a left join t using (customer_id) order by customer_id"""
     snapshot.connection.register("people", people)
     return snapshot.sql(sql, {"entered": window.entered, "until": window.until}), made
+
+
+def gained(
+    snapshot: Snapshot, people: pa.Table, metrics: Sequence[Measured], since: datetime, until: datetime
+) -> pa.Table:
+    """Sum what customers did in a stretch of time, reading the facts of that stretch alone.
+
+    Args:
+        snapshot: What was known.
+        people: Customers, assigned before the stretch.
+        metrics: What is measured, without caps.
+        since: Begin of the stretch.
+        until: Its end, left out.
+
+    Returns:
+        One row per customer with facts: customer_id, y and d by number of the metric.
+    """
+    names = _measures(metrics)
+    parts = ", ".join(
+        f'sum("{measure}") as {part}{i}'
+        for i, metric in enumerate(metrics)
+        for part, measure in (("y", metric.numerator), ("d", metric.denominator))
+        if measure
+    )
+    sql = f"""
+        select customer_id, {parts} from ({_facts(names)}) semi join active_people using (customer_id)
+        where happened_at >= $since and happened_at < $until group by customer_id order by customer_id"""
+    snapshot.connection.register("active_people", people.select(["customer_id"]))
+    return snapshot.sql(sql, {"since": since, "until": until})
+
+
+def mark(snapshot: Snapshot, metrics: Sequence[Measured], until: datetime) -> str:
+    """Give a short text that changes when any fact before a moment changes (one linear pass, no join)."""
+    source = f"({_facts(_measures(metrics))}) facts"
+    sql = f"select count(*), sum(hash(facts)) from {source} where happened_at < $until"
+    return str(snapshot.connection.execute(sql, {"until": until}).fetchall()[0])
 
 
 def matured_by(at: datetime, window_days: int) -> Window:
@@ -175,7 +211,8 @@ def _measures(metrics: Sequence[Measured]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(wanted))
 
 
-def _columns(i: int, metric: Measured) -> Metric:
+def columns(i: int, metric: Measured) -> Metric:
+    """Name the columns of metric number i: y and its denominator d, before the assignment x and w."""
     ratio = metric.denominator is not None
     covariate = f"x{i}" if metric.is_adjusted else None
     return Metric(f"y{i}", f"d{i}" if ratio else None, covariate, f"w{i}" if ratio and covariate else None)

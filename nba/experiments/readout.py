@@ -18,11 +18,11 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from nba import tables
-from nba.experiments import analyze, cube, decision, design, facts, sequential, srm
-from nba.experiments.cube import Metric, Sums
+from nba.experiments import actions, analyze, cube, decision, design, facts, sequential, srm, store
 from nba.experiments.decision import Decision, Shown, Verdict
 from nba.history import Snapshot
 from nba.settings import Experiment, Measured
+from nba.stats import Interval
 
 Array = NDArray[np.float64]
 ESTIMAND = (
@@ -43,11 +43,13 @@ class Readout(NamedTuple):
 
     Attributes:
         effects, readouts, looks: The tables of those names.
+        stored: The cube that they were computed from, to go on from next time.
     """
 
     effects: pa.Table
     readouts: pa.Table
     looks: pa.Table
+    stored: store.Stored
 
 
 class Path(NamedTuple):
@@ -71,7 +73,11 @@ class Path(NamedTuple):
 
 
 def read(
-    snapshot: Snapshot, experiment: Experiment, window_days: int, standing: Experiment | None = None
+    snapshot: Snapshot,
+    experiment: Experiment,
+    window_days: int,
+    standing: Experiment | None = None,
+    stored: store.Stored | None = None,
 ) -> Readout:
     """Read an experiment as it stood at the snapshot's moment.
 
@@ -80,7 +86,12 @@ def read(
         experiment: Its declaration.
         window_days: Length of the reward window.
         standing: The standing experiment, for a trial that compares its arms.
+        stored: The cube that an earlier readout left.
     """
+    stored = stored or store.Stored.empty()
+    quantiles = [metric for metric in experiment.metrics if metric.quantile is not None]
+    of_means = tuple(metric for metric in experiment.metrics if metric.quantile is None)
+    experiment = experiment.model_copy(update={"metrics": of_means})
     people = facts.assigned(snapshot, experiment, standing)
     window = facts.matured(snapshot, window_days, experiment.ends_at)
     check, fault = mismatch(snapshot, experiment, people)
@@ -89,18 +100,24 @@ def read(
         waiting = Decision(Verdict.RUNNING, reason)
         rows = [_verdict_row(experiment, arm, waiting, check, 0, None) for arm in treated_arms(experiment)]
         readouts = tables.READOUTS.build(rows)
-        return Readout(tables.EFFECTS.empty(), readouts, tables.LOOKS.empty())
+        return Readout(tables.EFFECTS.empty(), readouts, tables.LOOKS.empty(), stored)
     first = min(people["assigned_at"].to_pylist())
     looks = facts.look_times(experiment, first, window.until)
-    paths = _paths(snapshot, experiment, people, looks, window_days)
-    effects = _effect_rows(snapshot, experiment, people, window, paths)
+    windows = {at: facts.matured_by(at, window_days) for at in looks} | {window.until: window}
+    in_order = [windows[at] for at in sorted(windows)]
+    days, stored = store.days(snapshot, experiment, people, in_order, stored)
+    on = {day.until: day for day in days}
+    paths = _paths(experiment, [on[at] for at in looks])
+    effects = _effect_rows(experiment, on[window.until], window, paths)
+    effects += _quantile_rows(snapshot, experiment, people, quantiles, window)
     readout_rows, look_rows = [], []
     for arm, path in paths.items():
         verdict = judge(experiment, path, looks, fault)
-        readout_rows.append(_verdict_row(experiment, arm, verdict, check, len(looks), window))
+        row = _verdict_row(experiment, arm, verdict, check, len(looks), window)
+        readout_rows.append(row | {"p_traffic": _known(actions.traffic(snapshot, arm).p_value)})
         look_rows += _look_rows(experiment, arm, path, looks)
     tabled = tables.READOUTS.build(readout_rows), tables.LOOKS.build(look_rows)
-    return Readout(tables.EFFECTS.build(effects), *tabled)
+    return Readout(tables.EFFECTS.build(effects), *tabled, stored)
 
 
 def treated_arms(experiment: Experiment) -> list[str]:
@@ -176,25 +193,24 @@ def _shown(metric: Measured, path: Path, i: int) -> list[Shown]:
     return [Shown(metric.name, float(a), float(b), margin) for a, b in zip(lower, upper)]
 
 
-def _paths(
-    snapshot: Snapshot, experiment: Experiment, people: pa.Table, looks: list[datetime], window_days: int
-) -> dict[str, Path]:
+def _paths(experiment: Experiment, days: Sequence[store.Day]) -> dict[str, Path]:
     arms = treated_arms(experiment)
-    shape = (len(experiment.metrics), len(arms), len(looks))
+    shape = (len(experiment.metrics), len(arms), len(days))
     effect, se, n, n_control, seen = (np.full(shape, np.nan) for _ in range(5))
-    exposure = np.full(len(looks), np.nan)
-    for number, at in enumerate(looks):
-        rows, made = facts.totals(snapshot, people, experiment.metrics, facts.matured_by(at, window_days))
-        if rows.num_rows == 0:
+    exposure = np.full(len(days), np.nan)
+    whole = (len(experiment.phases) + 1) * len(experiment.arms)
+    for number, day in enumerate(days):
+        there = day.sums.n[:whole].sum()
+        if there == 0:
             continue
-        found, _ = _compare(experiment, rows, made, arms)
+        found, _ = _compare(experiment, day, arms)
         effect[:, :, number], se[:, :, number] = found.effect, found.se
         n[:, :, number], n_control[:, :, number] = found.n, found.n_control
         seen[:, :, number] = np.abs(found.mean) + np.abs(found.mean_control)
-        since = rows["assigned_at"].cast(pa.int64()).to_numpy().mean() / 1e6
-        exposure[number] = (at.timestamp() - since) / 86_400
+        exposure[number] = day.exposure[:whole].sum() / there
     ratio = np.array([m.denominator is not None for m in experiment.metrics])
     scale = np.where(ratio[:, None], 1.0, horizon_days(experiment) / exposure[None, :])
+    looks = [day.until for day in days]
     return {
         arm: _path(experiment, looks, scale, effect[:, j], se[:, j], n[:, j], n_control[:, j], seen[:, j])
         for j, arm in enumerate(arms)
@@ -253,44 +269,73 @@ def planned_looks(experiment: Experiment) -> float:
 
 
 def _compare(
-    experiment: Experiment, rows: pa.Table, made: tuple[Metric, ...], arms: Sequence[str], segment: str = ""
+    experiment: Experiment, day: store.Day, arms: Sequence[str], segment: str = ""
 ) -> tuple[analyze.Effects, list[str]]:
-    # Cells are arm x phase of entry (strata) x value of the segment; the last cell has nobody.
+    # Cells are value of the segment x phase of entry (strata) x arm.
     names = [arm.name for arm in experiment.arms]
     n_phases = len(experiment.phases) + 1
-    values = sorted(set(rows[segment].to_pylist())) if segment else [facts.ALL]
-    place = {value: i for i, value in enumerate(values)}
-    arm = np.array([names.index(a) for a in rows["arm"].to_pylist()], dtype=np.int64)
-    part = np.array([place[v] for v in rows[segment].to_pylist()], dtype=np.int64) if segment else 0 * arm
-    cell = (part * n_phases + rows["phase"].to_numpy()) * len(names) + arm
-    variables = cube.variables_of(made)
-    data = (
-        np.stack([rows[v].to_numpy() for v in variables], axis=1)
-        if rows.num_rows
-        else np.zeros((0, len(variables)))
-    )
-    sums = Sums.of(data, cell, len(values) * n_phases * len(names))
-    base = (np.arange(len(values))[:, None, None] * n_phases + np.arange(n_phases)) * len(names)
+    by_label = day.sums.n.reshape(len(day.labels), -1).sum(axis=1)
+    parts = [
+        i
+        for i, label in enumerate(day.labels)
+        if (label.startswith(f"{segment}=") and by_label[i] > 0 if segment else label == facts.ALL)
+    ]
+    base = (np.array(parts, dtype=np.int64)[:, None, None] * n_phases + np.arange(n_phases)) * len(names)
     treated = base + np.array([names.index(a) for a in arms])[None, :, None]
     control = np.broadcast_to(base + names.index(experiment.control), treated.shape)
-    flat = (len(values) * len(arms), n_phases)
-    columns = cube.columns_of(made, variables)
-    found = analyze.compare(sums, columns, treated.reshape(flat), control.reshape(flat), experiment.level)
-    return found, values
+    flat = (len(parts) * len(arms), n_phases)
+    made = store.metrics_of(experiment)
+    columns = cube.columns_of(made, cube.variables_of(made))
+    found = analyze.compare(day.sums, columns, treated.reshape(flat), control.reshape(flat), experiment.level)
+    return found, [day.labels[i] for i in parts]
 
 
-def _effect_rows(
+def _quantile_rows(
     snapshot: Snapshot,
     experiment: Experiment,
     people: pa.Table,
+    metrics: Sequence[Measured],
     window: facts.Window,
-    paths: dict[str, Path],
 ) -> list[dict[str, Any]]:
-    rows, made = facts.totals(snapshot, people, experiment.metrics, window)
+    # Quantiles do not follow from sums: these metrics alone go back to the customers.
+    if not metrics:
+        return []
+    rows, _ = facts.totals(snapshot, people, metrics, window)
+    in_arm = np.array(rows["arm"].to_pylist(), dtype=str)
+    out = []
+    for i, metric in enumerate(metrics):
+        assert metric.quantile is not None
+        values = rows[f"y{i}"].to_numpy()
+        control = values[in_arm == experiment.control]
+        for arm in treated_arms(experiment):
+            treated = values[in_arm == arm]
+            rng = np.random.default_rng(list(f"{experiment.experiment_id}|{metric.name}|{arm}".encode()))
+            if experiment.phases:
+                found = Interval.unknown("quantiles are not compared across phases", len(treated))
+            else:
+                found = analyze.quantile_effect(treated, control, metric.quantile, rng, experiment.level)
+            at = [np.quantile(x, metric.quantile) if len(x) else np.nan for x in (treated, control)]
+            out.append(
+                {
+                    "experiment_id": experiment.experiment_id, "metric": metric.name, "arm": arm,
+                    "control": experiment.control, "segment": facts.ALL, "n": len(treated),
+                    "n_control": len(control), "mean": _known(at[0]), "mean_control": _known(at[1]),
+                    "effect": _known(found.value), "lower": _known(found.lower),
+                    "upper": _known(found.upper), "level": experiment.level, "reason": found.reason,
+                    "method": f"quantile {metric.quantile:g} of the totals, percentile bootstrap",
+                    "estimand": ESTIMAND.format(until=f"{window.until:%Y-%m-%d %H:%M}"),
+                }
+            )  # fmt: skip
+    return out
+
+
+def _effect_rows(
+    experiment: Experiment, day: store.Day, window: facts.Window, paths: dict[str, Path]
+) -> list[dict[str, Any]]:
     arms = list(paths)
     out = []
     for segment in ("", *experiment.segments):
-        found, values = _compare(experiment, rows, made, arms, segment)
+        found, values = _compare(experiment, day, arms, segment)
         for i, metric in enumerate(experiment.metrics):
             if segment and metric.role == "guardrail":
                 continue
@@ -299,8 +344,7 @@ def _effect_rows(
                 spread = (
                     analyze.heterogeneity(found.effect[i, same], found.se[i, same]) if segment else np.nan
                 )
-                for v, value in enumerate(values):
-                    name = f"{segment}={value}" if segment else facts.ALL
+                for v, name in enumerate(values):
                     row = _effect_row(experiment, metric, arm, found, (i, v * len(arms) + j), window)
                     row |= {"segment": name, "p_heterogeneity": _known(spread)}
                     if not segment:
@@ -374,9 +418,16 @@ def _verdict_row(
         "unit": design.UNIT, "metric": next(m.name for m in experiment.metrics if m.role == "primary"),
         "verdict": verdict.verdict.value, "reason": verdict.reason, "is_early": verdict.is_early,
         "n_looks": n_looks, "p_srm": _known(p_srm), "matured_at": window.until if window else None,
-        "ends_at": experiment.ends_at, "rule": f"{planned}; guardrails: any look, confidence sequence",
+        "ends_at": experiment.ends_at, "days_left": _days_left(experiment, window),
+        "rule": f"{planned}; guardrails: any look, confidence sequence",
         "estimand": ESTIMAND.format(until=until),
     }  # fmt: skip
+
+
+def _days_left(experiment: Experiment, window: facts.Window | None) -> float | None:
+    if experiment.ends_at is None or window is None:
+        return None
+    return max((experiment.ends_at - window.until).total_seconds() / 86_400, 0.0)
 
 
 def _look_rows(

@@ -9,7 +9,7 @@ import pytest
 from nba import settings, tables
 from nba.errors import DataError, MissingError
 from nba.experiments import design, facts, readout
-from nba.experiments.actions import action_effects
+from nba.experiments.actions import action_effects, traffic
 from nba.history import History
 from pipelines.analyze import analyze
 
@@ -219,6 +219,78 @@ def test_the_tables_keep_their_contracts(workspace):
     assert all(r["always_lower"] < r["lower"] and r["upper"] < r["always_upper"] for r in always)
 
 
+def copied(workspace, folder, text=TOML, **changed):
+    history = History.read(workspace)
+    folder.mkdir()
+    (folder / "nba.toml").write_text(text, encoding="utf-8")
+    names = ("assignments", "decisions", "orders", "customers")
+    History.read(folder).commit(append={name: changed.get(name, history.table(name)) for name in names})
+    return folder
+
+
+def numbers(folder):
+    history = History.read(folder)
+    rows = []
+    for name in ("effects", "looks", "readouts"):
+        table = history.table(name)
+        rows += table.sort_by([(key, "ascending") for key in tables.BY_NAME[name].key]).to_pylist()
+    return rows
+
+
+def same(one, two):
+    assert len(one) == len(two) > 0
+    for a, b in zip(one, two):
+        for key, value in a.items():
+            expected = pytest.approx(b[key], rel=1e-8, abs=1e-9) if isinstance(value, float) else b[key]
+            assert value == expected, key
+
+
+def test_days_one_by_one_give_the_readout_of_a_rebuild(workspace, tmp_path, monkeypatch):
+    text = TOML.replace(
+        'role = "primary", planned_effect = 5.0', 'role = "primary", planned_effect = 5.0, cap = 40'
+    )
+    stepwise, whole = (copied(workspace, tmp_path / name, text) for name in ("stepwise", "whole"))
+    read = []
+    totals = facts.totals
+    monkeypatch.setattr(
+        facts, "totals", lambda s, people, *rest: read.append(people.num_rows) or totals(s, people, *rest)
+    )
+    for day in (9, 15, 22, 23, 44, 60):
+        analyze(stepwise, START + timedelta(days=day))
+    # Each customer's past was read once by each of the two experiments; later days read their own facts.
+    assert sum(read) == History.read(stepwise).table("assignments").num_rows
+    analyze(whole, START + timedelta(days=60))
+    same(numbers(stepwise), numbers(whole))
+    before = len(read)
+    analyze(stepwise, START + timedelta(days=60))
+    assert len(read) == before
+    for name in ("cube", "cube_units", "cube_states"):
+        tables.BY_NAME[name].check(History.read(stepwise).table(name))
+
+
+def test_a_late_row_an_earlier_moment_and_another_declaration_build_the_cube_anew(workspace, tmp_path):
+    orders = History.read(workspace).table("orders")
+    some = orders.filter(pa.array(np.arange(orders.num_rows) % 50 != 0))
+    late = copied(workspace, tmp_path / "late", orders=some)
+    analyze(late, START + timedelta(days=30))
+    before = numbers(late)
+    History.read(late).commit(replace={"orders": orders})
+    analyze(late, START + timedelta(days=30))
+    right = copied(workspace, tmp_path / "right")
+    analyze(right, START + timedelta(days=30))
+    same(numbers(late), numbers(right))
+    assert before != numbers(right)
+    analyze(late, START + timedelta(days=60))
+    analyze(late, START + timedelta(days=30))
+    same(numbers(late), numbers(right))
+    capped = TOML.replace('numerator = "margin", role', 'numerator = "margin", cap = 20, role')
+    (late / "nba.toml").write_text(capped, encoding="utf-8")
+    analyze(late, START + timedelta(days=30))
+    again = copied(workspace, tmp_path / "again", capped)
+    analyze(again, START + timedelta(days=30))
+    same(numbers(late), numbers(again))
+
+
 # recovery
 
 
@@ -283,6 +355,60 @@ def test_effects_of_actions_are_found_in_decisions_that_learned(tmp_path):
     assert row["lower"] < 0.5 < row["upper"]
     assert row["always_lower"] < row["lower"]
     assert row["n"] == n * batches
+
+
+def test_a_quantile_is_compared_and_says_how(workspace, tmp_path):
+    more = '  { name = "median", numerator = "revenue", quantile = 0.5 },\n]\n'
+    folder = copied(workspace, tmp_path / "w", TOML.rstrip()[:-1] + more)
+    effects = analyze(folder, START + timedelta(days=60)).to_pylist()
+    (row,) = [r for r in effects if r["metric"] == "median"]
+    assert row["method"].startswith("quantile 0.5")
+    assert row["lower"] <= row["effect"] <= row["upper"]
+    assert row["effect"] == pytest.approx(row["mean"] - row["mean_control"])
+    assert row["p_value"] is None
+    with pytest.raises(ValueError, match="expected a secondary metric"):
+        settings.Measured(name="m", numerator="margin", role="primary", quantile=0.5)
+
+
+def test_traffic_that_learned_is_held_against_its_logged_probabilities(tmp_path):
+    rng = np.random.default_rng(2)
+    for wrong in (False, True):
+        rows, choices, outcomes = [], [], []
+        for i in range(1200):
+            p = np.array([0.2, 0.8]) if i % 3 else np.array([0.6, 0.4])
+            a = int(rng.random() > (0.5 if wrong else p[0]))
+            at = START + timedelta(days=7 * (i % 3))
+            rows.append(
+                {
+                    "decision_id": str(i), "batch_id": f"b{i % 3}", "customer_id": f"c{i}",
+                    "treatment_id": ("none", "mail")[a], "channel": ("none", "email")[a], "decided_at": at,
+                    "p_action": p[a], "policy_id": "p", "reason": "", "config_hash": "", "valid_until": at,
+                    "arm": "policy",
+                }
+            )  # fmt: skip
+            choices += [
+                {
+                    "decision_id": str(i), "treatment_id": name, "is_eligible": True, "reason": "",
+                    "p_action": p[j], "price": 0.0,
+                }
+                for j, name in enumerate(("none", "mail"))
+            ]  # fmt: skip
+            outcomes.append(
+                {
+                    "decision_id": str(i), "is_delivered": True, "is_response": False, "is_click": False,
+                    "is_unsubscribe": False, "reward": rng.normal(), "window_days": 7,
+                    "closed_at": at + timedelta(days=7),
+                }
+            )  # fmt: skip
+        made = {"decisions": tables.DECISIONS.build(rows), "choices": tables.CHOICES.build(choices)}
+        made["outcomes"] = tables.OUTCOMES.build(outcomes)
+        history = History.read(tmp_path / str(wrong)).commit(append=made)
+        with history.as_of(START + timedelta(days=100)) as snapshot:
+            found, effects = traffic(snapshot, "policy"), action_effects(snapshot).to_pylist()
+            assert np.isnan(traffic(snapshot, "nobody").p_value)
+        assert found.is_alarm == wrong
+        assert ("logged probabilities" in effects[0]["reason"]) == wrong
+        assert (effects[0]["effect"] is None) == wrong
 
 
 def test_arms_of_the_standing_experiment_may_have_another_control(workspace, tmp_path):
