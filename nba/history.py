@@ -12,26 +12,43 @@ import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import duckdb
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from nba import tables
-from nba.errors import DataError, MissingError
+from nba.errors import DataError, MissingError, listed
 
 FOLDER = "tables"
 INDEX = "history.json"
 
-# What was known at a moment: rows that had happened before it, outcomes that had closed by then.
+# What was known at a moment: rows that had happened and arrived before it, outcomes that had closed by then.
+_ARRIVED = "(known_at is null or known_at < $at)"
+# Tables of ingestion, whose rows follow a customer that went into another.
+_MOVED = ("identities", "orders", "events", "touches")
+# What was decided for a customer that went into another since: decisions count for the other; of two
+# assignments to one experiment the surviving id's stands, by which it is also decided.
+_FOLLOWING = {
+    "decisions": """select d.* replace (coalesce(a.customer_id, d.customer_id) as customer_id)
+        from decisions_raw d left join aliases_all a on a.alias_id = d.customer_id""",
+    "assignments": """select * exclude (is_moved) from (
+            select s.* replace (coalesce(a.customer_id, s.customer_id) as customer_id),
+                a.alias_id is not null as is_moved
+            from assignments_raw s left join aliases_all a on a.alias_id = s.customer_id)
+        qualify row_number() over (
+            partition by experiment_id, customer_id order by is_moved, assigned_at, arm) = 1""",
+}
 _VISIBLE = {
     "customers": "joined_at < $at",
     "identities": "first_seen_at < $at",
-    "orders": "ordered_at < $at",
-    "events": "occurred_at < $at",
-    "touches": "touched_at < $at",
+    "orders": f"ordered_at < $at and {_ARRIVED}",
+    "events": f"occurred_at < $at and {_ARRIVED}",
+    "touches": f"touched_at < $at and {_ARRIVED}",
     "decisions": "decided_at < $at",
     "outcomes": "closed_at <= $at",
     "assignments": "assigned_at < $at",
@@ -40,11 +57,21 @@ _VISIBLE = {
 }
 
 
-def connect(threads: int = 2, memory_gb: float | None = None) -> duckdb.DuckDBPyConnection:
-    """Open an in-memory DuckDB connection in UTC."""
+def connect(
+    threads: int = 2, memory_gb: float | None = None, spill: Path | None = None
+) -> duckdb.DuckDBPyConnection:
+    """Open an in-memory DuckDB connection in UTC.
+
+    Args:
+        threads: Threads it may use.
+        memory_gb: Memory it may use; beyond it, it spills.
+        spill: Folder to spill to; DuckDB removes what it wrote there.
+    """
     config: dict[str, Any] = {"threads": threads}
     if memory_gb is not None:
         config["memory_limit"] = f"{memory_gb}GB"
+    if spill is not None:
+        config["temp_directory"] = str(spill)
     connection = duckdb.connect(config=config)
     connection.execute("set TimeZone = 'UTC'").fetchall()
     return connection
@@ -110,6 +137,8 @@ class History:
             MissingError: when no step has written it yet.
         """
         parts = []
+        if name in _MOVED and self.has_pending_aliases:
+            return self.sql(f'from "{name}"')
         for path in self.paths(name):
             try:
                 parts.append(pq.ParquetFile(path).read().replace_schema_metadata(None))
@@ -119,6 +148,26 @@ class History:
                     f"The file is damaged: run the step that writes {name} again, or restore the file.",
                 ) from None
         return pa.concat_tables(parts, promote_options="permissive")
+
+    def scan(self, name: str) -> str:
+        """Give what stands after `from` in DuckDB for a whole table, as readers see it.
+
+        Raises:
+            MissingError: when no step has written it yet.
+        """
+        return _scan(self, name)
+
+    def n_rows(self, name: str) -> int:
+        """Count the rows of a table, from its files' metadata."""
+        return sum(pq.ParquetFile(path).metadata.num_rows for path in self.paths(name))
+
+    @cached_property
+    def has_pending_aliases(self) -> bool:
+        """Whether rows on disk still carry customer ids that went into others; readers see the others."""
+        return self.has("aliases") and any(
+            pc.any(pq.ParquetFile(path).read(["is_pending"])["is_pending"]).as_py()
+            for path in self.paths("aliases")
+        )
 
     def check_before(self, name: str, column: str, at: datetime) -> None:
         """Check that not all of a table lies at a moment or later, so that no result is made of nothing.
@@ -136,13 +185,13 @@ class History:
     def commit(
         self,
         *,
-        append: Mapping[str, pa.Table] | None = None,
-        replace: Mapping[str, pa.Table] | None = None,
+        append: Mapping[str, pa.Table | Path] | None = None,
+        replace: Mapping[str, pa.Table | Path] | None = None,
     ) -> "History":
         """Write tables and make them count, all or none.
 
         Args:
-            append: Tables whose rows are added.
+            append: Tables whose rows are added; a path is a Parquet file, which is moved into the history.
             replace: Tables that take the place of what was there.
 
         Returns:
@@ -156,9 +205,14 @@ class History:
         written: dict[str, str] = {}
         for name, table in (*append.items(), *replace.items()):
             contract = tables.BY_NAME.get(name)
-            checked = contract.conform(table) if contract else table
             written[name] = f"{name}/{self.version + 1:06d}-{uuid.uuid4().hex[:8]}.parquet"
-            _write(checked, folder / written[name])
+            if isinstance(table, Path):
+                if contract:
+                    check_file(contract, table)
+                (folder / written[name]).parent.mkdir(parents=True, exist_ok=True)
+                table.replace(folder / written[name])
+            else:
+                _write(contract.conform(table) if contract else table, folder / written[name])
         files = dict(self.files)
         for name in append:
             files[name] = (*files.get(name, ()), written[name])
@@ -220,8 +274,14 @@ class Snapshot:
         self.at = at.astimezone(UTC)
         self.connection = connect()
         moment = f"timestamptz '{self.at:%Y-%m-%d %H:%M:%S.%f}+00'"
+        follows = history.has("aliases")
+        if follows:
+            _view(self.connection, "aliases_all", history, "aliases")
         for name, visible in _VISIBLE.items():
-            if history.has(name):
+            if history.has(name) and follows and name in _FOLLOWING:
+                _view(self.connection, f"{name}_raw", history, name)
+                self.connection.execute(f"create view {name}_all as {_FOLLOWING[name]}").fetchall()
+            elif history.has(name):
                 _view(self.connection, f"{name}_all", history, name)
             else:
                 self.connection.register(f"{name}_all", tables.BY_NAME[name].empty())
@@ -247,6 +307,55 @@ class Snapshot:
         self.close()
 
 
+def check_file(contract: tables.Table, path: Path) -> None:
+    """Check the columns and values of a Parquet file in one pass, without reading it into memory.
+
+    Whether its key is unique is the writer's to warrant.
+
+    Raises:
+        DataError: naming every fault.
+    """
+    found = pq.read_schema(path)
+    types = {field.name: field.type for field in found}
+    faults = [
+        f"{spec.name}: type {types.get(spec.name)}; expected {spec.type}"
+        for spec in contract.fields
+        if types.get(spec.name) != spec.type
+    ]
+    extra = [
+        name
+        for name in types
+        if name not in contract.columns
+        and not (contract.open_prefix and name.startswith(contract.open_prefix))
+    ]
+    if extra:
+        faults.append(f"unexpected columns {extra}")
+    rules = [] if faults else [rule for spec in contract.fields for rule in _rules(spec)]
+    if rules:
+        counted = ", ".join(f"count(*) filter ({broken})" for _, broken in rules)
+        with connect() as connection:
+            source = "'" + str(path).replace("'", "''") + "'"
+            row = connection.execute(f"select {counted} from read_parquet({source})").fetchall()[0]
+        faults += [f"{what}: {n} values" for (what, _), n in zip(rules, row) if n]
+    if faults:
+        raise listed(faults, f"{contract.name} breaks its contract")
+
+
+def _rules(spec: tables.Field) -> list[tuple[str, str]]:
+    name, out = f'"{spec.name}"', []
+    if not spec.nullable:
+        unknown = f"{name} is null" + (f" or isnan({name})" if spec.kind == "number" else "")
+        out.append((f"{spec.name} unknown", unknown))
+    if spec.low is not None:
+        out.append((f"{spec.name} below {spec.low:g}", f"{name} < {spec.low}"))
+    if spec.high is not None:
+        out.append((f"{spec.name} above {spec.high:g}", f"{name} > {spec.high}"))
+    if spec.values:
+        known = ", ".join("'" + value.replace("'", "''") + "'" for value in spec.values)
+        out.append((f"{spec.name} not among {list(spec.values)}", f"{name} not in ({known})"))
+    return out
+
+
 def replace_text(path: Path, text: str) -> None:
     """Write a small file so that readers see the old or the new text, never half of it."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -270,7 +379,16 @@ def _view(connection: duckdb.DuckDBPyConnection, view: str, history: History, na
 
 def _scan(history: History, name: str) -> str:
     files = ", ".join("'" + path.replace("'", "''") + "'" for path in history.paths(name))
-    return f"read_parquet([{files}], union_by_name = true)"
+    rows = f"read_parquet([{files}], union_by_name = true)"
+    if name in _MOVED and history.has_pending_aliases:
+        pending = (
+            f"(select alias_id, customer_id as now_id from {_scan(history, 'aliases')} where is_pending)"
+        )
+        return (
+            f"(select r.* replace (coalesce(a.now_id, r.customer_id) as customer_id)"
+            f" from {rows} r left join {pending} a on a.alias_id = r.customer_id)"
+        )
+    return rows
 
 
 def _write(table: pa.Table, path: Path) -> None:

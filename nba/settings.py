@@ -45,6 +45,7 @@ class Workspace(_Frozen):
         timezone: IANA zone of source times that carry none.
         seed: Seed of all randomness that is not hashed by key.
         tracking: MLflow tracking URI; absent, `mlruns/` of the checkout. MLflow's own variables win.
+        memory_gb: Memory that reading sources may take; what does not fit is spilled to disk.
     """
 
     name: str
@@ -52,6 +53,7 @@ class Workspace(_Frozen):
     timezone: str = "UTC"
     seed: int = 0
     tracking: str | None = None
+    memory_gb: Annotated[float, Field(ge=0.5)] = 4.0
 
 
 class Source(_Frozen):
@@ -62,7 +64,10 @@ class Source(_Frozen):
         table: customers, orders, events or touches.
         path: Files, relative to the workspace; may hold `*`. `{data}` stands for the folder or file
             that the user gives with `--data`.
-        format: csv, jsonl or parquet.
+        format: csv, jsonl or parquet; sql for a table or query of a database.
+        url: Of the database (sql), such as `postgresql://reader:${DB_PASSWORD}@host/shop`; `${NAME}` stands
+            for an environment variable.
+        query: Name of the table, or the whole query (sql).
         encoding, delimiter, decimal: How a text file is written.
         identifiers: Identifier kind to source column (crm_id, email, phone, cookie, device, ...).
         columns: Contract field to source column.
@@ -72,7 +77,10 @@ class Source(_Frozen):
         margin_share: Margin as a share of revenue, where no column gives the margin.
         aggregate: Rows with the same key are lines of one thing: numbers are summed, the first time and
             otherwise the last known value count. Without it they are duplicates, and the last one counts.
-        time_format: How times are written where not ISO or epoch, as of `strptime` (`%d/%m/%Y %H:%M`).
+        time_format: How times are written where not ISO or epoch, as of `strptime` (`%d/%m/%Y %H:%M`); of
+            several, the first that fits counts, and `iso` stands for ISO or epoch.
+        known_after_hours: Hours after which a row is known, where no column is mapped to `known_at`; a
+            look back from a moment does not see what was not known by then.
         timezone: IANA zone of times without offset; the workspace's if absent.
         country: Two-letter country of phone numbers without prefix.
         max_bad_share: More unusable rows than this stop the run.
@@ -81,8 +89,10 @@ class Source(_Frozen):
 
     name: str
     table: Literal["customers", "orders", "events", "touches"]
-    path: str
-    format: Literal["csv", "jsonl", "parquet"] = "csv"
+    path: str = ""
+    format: Literal["csv", "jsonl", "parquet", "sql"] = "csv"
+    url: str | None = None
+    query: str | None = None
     encoding: str = "utf-8"
     delimiter: str = ","
     decimal: str = "."
@@ -93,11 +103,20 @@ class Source(_Frozen):
     values: dict[str, dict[str, str | float | bool]] = {}
     margin_share: Annotated[float, Field(ge=-1.0, le=1.0)] | None = None
     aggregate: bool = False
-    time_format: str | None = None
+    time_format: str | tuple[str, ...] | None = None
+    known_after_hours: Annotated[float, Field(ge=0)] = 0.0
     timezone: str | None = None
     country: str = "ES"
     max_bad_share: Share = 0.5
     optional: bool = False
+
+    @model_validator(mode="after")
+    def _is_somewhere(self) -> "Source":
+        wanted = ("url", "query") if self.format == "sql" else ("path",)
+        absent = [name for name in wanted if not getattr(self, name)]
+        if absent:
+            raise ValueError(f"{' and '.join(absent)} missing; format is {self.format!r}")
+        return self
 
 
 class Identity(_Frozen):
@@ -106,10 +125,20 @@ class Identity(_Frozen):
     Attributes:
         max_customers: An identifier shared by more CRM ids than this links nobody.
         external: Identifier kind by which orchestration knows customers.
+        exclusive: Kinds of which a customer has one identifier at most: of links that would join two, the
+            older one stands. Add the external kind if the CRM holds nobody twice.
+        weak: Kinds that several people may share; they never join two customers with external ids.
+        email_ignore_case: Whether the case of mailboxes does not count (that of domains never does).
+        email_ignore_dots, email_ignore_tags: Domains in whose mailboxes dots, or +tags, do not count.
     """
 
     max_customers: int = Field(default=3, ge=1)
     external: str = "crm_id"
+    exclusive: tuple[str, ...] = ("loyalty_card",)
+    weak: tuple[str, ...] = ("cookie", "device")
+    email_ignore_case: bool = True
+    email_ignore_dots: tuple[str, ...] = ("gmail.com", "googlemail.com")
+    email_ignore_tags: tuple[str, ...] = ("gmail.com", "googlemail.com")
 
 
 class CatalogFiles(_Frozen):

@@ -242,6 +242,7 @@ def _money(name: str, doc: str, **more: Any) -> Field:
 
 _CUSTOMER = _id("customer_id", "the unified customer")
 _TREATMENT = _id("treatment_id", "what is sent; `none` is doing nothing")
+_KNOWN = _time("known_at", "when it became known to us; unknown is when it happened", nullable=True)
 CHANNELS = ("email", "sms", "push", "call")
 
 ACTIONS = Table(
@@ -296,6 +297,28 @@ IDENTITIES = Table(
         _time("first_seen_at", "when it was first seen"),
     ),
 )
+ALIASES = Table(
+    "aliases",
+    "Customer ids that went into older ones when two customers turned out to be one person.",
+    ("alias_id",),
+    (
+        _id("alias_id", "the id that went"),
+        _CUSTOMER,
+        _flag("is_pending", "whether rows of orders, events, touches and identities still carry it on disk"),
+    ),
+)
+INGESTED = Table(
+    "ingested",
+    "Which raw files the history was made of.",
+    ("source", "file"),
+    (
+        _text("source", "name of the source"),
+        _text("file", "file within the source, or the table of a database"),
+        _id("content_hash", "hash of its content and of all settings that its rows depend on"),
+        _count("n_rows", "rows in it", low=0),
+        _count("n_quarantined", "of these, rows that cannot be used", low=0),
+    ),
+)
 ORDERS = Table(
     "orders",
     "Purchases and returns.",
@@ -308,6 +331,7 @@ ORDERS = Table(
         _money("margin", "revenue less cost of goods; negative for a return"),
         _count("n_items", "pieces in the order", low=0),
         _flag("is_return", "whether goods came back"),
+        _KNOWN,
     ),
 )
 EVENTS = Table(
@@ -321,6 +345,7 @@ EVENTS = Table(
         _text("kind", "visit, view, cart, search, ticket, complaint, ..."),
         _text("channel", "web, app, store, service, ...", nullable=True),
         _text("detail", "free detail, as the source gives it", nullable=True),
+        _KNOWN,
     ),
 )
 TOUCHES = Table(
@@ -340,6 +365,7 @@ TOUCHES = Table(
         _id("treatment_id", "what was sent; unknown where it was not ours", nullable=True),
         _id("decision_id", "the decision that caused it, where known", nullable=True),
         _money("cost", "spent on it", low=0.0),
+        _KNOWN,
     ),
 )
 DECISIONS = Table(
@@ -902,6 +928,8 @@ ALL: tuple[Table, ...] = (
     TREATMENTS,
     CUSTOMERS,
     IDENTITIES,
+    ALIASES,
+    INGESTED,
     ORDERS,
     EVENTS,
     TOUCHES,

@@ -1,7 +1,11 @@
 """Ingest: raw sources to one history, in one commit."""
 
+import hashlib
+import shutil
+import tempfile
 import time
-from collections.abc import Iterator
+import uuid
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,10 +13,12 @@ from typing import Any
 
 import pyarrow as pa
 
-from nba import settings
+from nba import settings, tables
 from nba.errors import SettingsError
-from nba.histories import identity, quality, staging, unify
+from nba.histories import identifiers, identity, quality, staging, unify
+from nba.histories.staging import StagedSource
 from nba.history import FOLDER, History, connect
+from nba.settings import Settings
 from pipelines.progress import Progress, silent
 
 CACHE = ".cache"
@@ -60,31 +66,63 @@ def ingest(workspace: Path, *, data: Path | None = None, progress: Progress | No
     progress = progress or silent()
     config = settings.read(workspace)
     history = History.read(workspace)
-    secret = identity.salt(workspace)
-    known = unify.Known(
-        *(history.table(name) if history.has(name) else None for name in ("identities", "quality"))
-    )
-    _refuse_other_salt(known, secret)
+    secret = identifiers.salt(workspace)
+    known = _known(history)
+    _refuse_other_salt(history, known, secret)
     seconds: dict[str, float] = {}
-    cache = workspace / FOLDER / CACHE
-    with _ctrl_c(), connect() as connection:
-        identity.use_salt(connection, secret)
-        with _timed(seconds, "read"):
-            advance = progress.step("reading sources", total=len(config.sources))
-            staged, faults = staging.stage(
-                connection, config, workspace, data=data, cache=cache, advance=advance
-            )
-            staging.refuse(faults)
-        with _timed(seconds, "unify"):
-            step = progress.step("unifying customers", total=len(unify.NAMES))
-            found = unify.unify(connection, staged, config, known, advance=lambda _: step(1))
-    with _timed(seconds, "write"):
-        progress.step("writing the history")
-        is_changed = not _is_same(history, found)
-        if is_changed:
-            history = history.commit(replace=found)
-        staging.sweep(cache, staged)
-    return IngestReport(history.version, is_changed, found["quality"], seconds)
+    folder = workspace / FOLDER
+    cache, new = folder / CACHE, folder / f".new-{uuid.uuid4().hex}"
+    try:
+        with _ctrl_c(), connect(memory_gb=config.workspace.memory_gb, spill=new / "spill") as connection:
+            identifiers.use_salt(connection, secret)
+            with _timed(seconds, "read"):
+                advance = progress.step("reading sources", total=len(config.sources))
+                staged, faults = staging.stage(
+                    connection, config, workspace, data=data, cache=cache, advance=advance
+                )
+                staging.refuse(faults)
+            ingested = _ingested(staged, config)
+            if history.has("ingested") and history.table("ingested").equals(ingested):
+                staging.sweep(cache, staged)
+                return IngestReport(history.version, False, history.table("quality"), seconds)
+            with _timed(seconds, "unify"):
+                step = progress.step("unifying customers", total=unify.N_PARTS)
+                found = unify.unify(connection, staged, config, new, known, advance=lambda _: step(1))
+        with _timed(seconds, "write"):
+            progress.step("writing the history")
+            history = history.commit(replace={**found.files, "ingested": ingested})
+            staging.sweep(cache, staged)
+    finally:
+        shutil.rmtree(new, ignore_errors=True)
+    return IngestReport(history.version, True, found.quality, seconds)
+
+
+def _known(history: History) -> unify.Known:
+    return unify.Known(
+        history.scan("identities") if history.has("identities") else None,
+        history.table("quality") if history.has("quality") else None,
+        history.table("aliases") if history.has("aliases") else None,
+    )
+
+
+_CODE = b"".join(Path(module.__file__ or "").read_bytes() for module in (identity, unify))
+
+
+def _ingested(staged: Sequence[StagedSource], config: Settings) -> pa.Table:
+    # Which raw files there are, by content; with other settings or other code they count as others.
+    rules = hashlib.sha256(config.identity.model_dump_json().encode() + _CODE).hexdigest()[:16]
+    rows = [
+        {
+            "source": one.source.name,
+            "file": file.name,
+            "content_hash": f"{file.key}-{rules}",
+            "n_rows": file.n_rows,
+            "n_quarantined": file.n_bad,
+        }
+        for one in staged
+        for file in one.files
+    ]
+    return tables.INGESTED.build(rows)
 
 
 def check(workspace: Path, *, data: Path | None = None) -> pa.Table:
@@ -95,9 +133,12 @@ def check(workspace: Path, *, data: Path | None = None) -> pa.Table:
         the most frequent reasons for quarantine).
     """
     config = settings.read(workspace)
-    with connect() as connection:
-        identity.use_salt(connection, _CHECK_SALT)
-        staged, faults = staging.stage(connection, config, workspace, data=data)
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        connect(memory_gb=config.workspace.memory_gb, spill=Path(folder) / "spill") as connection,
+    ):
+        identifiers.use_salt(connection, _CHECK_SALT)
+        staged, faults = staging.stage(connection, config, workspace, data=data, cache=Path(folder))
     rows = []
     for one in staged:
         wrong = faults.get(one.source.name, [])
@@ -127,23 +168,17 @@ _CHECKED = pa.schema(
 )
 
 
-def _refuse_other_salt(known: unify.Known, secret: str) -> None:
-    if known.quality is None or known.identities is None or not known.identities.num_rows:
+def _refuse_other_salt(history: History, known: unify.Known, secret: str) -> None:
+    if known.quality is None or not history.has("identities") or not history.n_rows("identities"):
         return
     rows = {
         row["measure"]: row["note"] for row in known.quality.to_pylist() if row["source"] == quality.IDENTITY
     }
-    if rows.get(quality.SALT, identity.fingerprint(secret)) != identity.fingerprint(secret):
+    if rows.get(quality.SALT, identifiers.fingerprint(secret)) != identifiers.fingerprint(secret):
         raise SettingsError(
             "the salt is another one than that of the workspace's identities, so nobody would be recognised",
-            f"Restore {identity.SALT_FILE} or {identity.SALT_VARIABLE}; to begin anew, remove tables/.",
+            f"Restore {identifiers.SALT_FILE} or {identifiers.SALT_VARIABLE}; to begin anew, remove tables/.",
         )
-
-
-def _is_same(history: History, found: dict[str, pa.Table]) -> bool:
-    if not all(history.has(name) for name in found):
-        return False
-    return all(history.table(name).equals(table) for name, table in found.items())
 
 
 @contextmanager

@@ -1,207 +1,66 @@
-"""Who is who: identifiers become salted hashes, and hashes that were seen together become one customer.
+"""Who is who: identifiers that were seen together become one customer.
 
-Resolution is deterministic. Identifiers are normalised (an e-mail is trimmed and lower-cased, a phone
-number is written as E.164), junk is dropped, the rest is hashed with the workspace's secret salt; only
-hashes are kept. Identifiers of one row belong together, save those that too many customers share; the
-connected components of that graph are the customers.
+Resolution is deterministic. Identifiers of one row belong together; the connected components of that
+graph are the customers. Three guards keep people apart: an identifier that too many customers share is
+cut, and links nobody; a customer has at most one identifier of an exclusive kind (a loyalty card); and a
+weak identifier (a cookie, a device) never joins two customers who both have a CRM id. Where a link is
+refused, the older one stands.
 """
 
-import hashlib
-import os
-import re
-import secrets
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
-from pathlib import Path
 
 import duckdb
 import numpy as np
-import phonenumbers
 import pyarrow as pa
-from phonenumbers.phonemetadata import PhoneMetadata
+from numpy.typing import NDArray
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from nba import tables
-from nba.errors import SettingsError
-from nba.histories.sources import among
+from nba.histories.identifiers import fingerprint
 from nba.settings import Identity
 
-SALT_FILE = ".salt"
-SALT_VARIABLE = "NBA_SALT"
-_STRENGTH = ("loyalty_card", "email", "phone", "device", "cookie")
-_HASH_DIGITS = 32
-_JUNK = (
-    "null", "none", "nan", "nil", "na", "n/a", "undefined", "unknown", "anonymous", "test", "todo", "false",
-)  # fmt: skip
-_JUNK_MAILBOXES = (
-    "null", "none", "nan", "na", "n/a", "undefined", "unknown", "anonymous", "nobody", "test", "noreply",
-    "no-reply", "no_reply", "no.reply", "donotreply", "do-not-reply", "do_not_reply", "noemail", "no-email",
-    "sinemail", "sincorreo",
-)  # fmt: skip
-
-
-def salt(workspace: Path) -> str:
-    """Give the secret salt of a workspace: `NBA_SALT`, else its `.salt` file, made on first use.
-
-    Raises:
-        SettingsError: when the salt is too short to keep anything secret.
-    """
-    found = os.environ.get(SALT_VARIABLE, "")
-    path = workspace / SALT_FILE
-    if not found and not path.exists():
-        found = secrets.token_hex(32)
-        try:
-            with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-                file.write(found)
-        except FileExistsError:  # another run was faster
-            found = ""
-    found = found or path.read_text(encoding="utf-8").strip()
-    if len(found) < 16:
-        where = SALT_VARIABLE if os.environ.get(SALT_VARIABLE) else str(path)
-        raise SettingsError(
-            f"the salt in {where} has {len(found)} characters; expected 16 or more",
-            "Restore the workspace's .salt file, or set NBA_SALT to a long random text and keep it.",
-        )
-    return found
-
-
-def fingerprint(secret: str) -> str:
-    """Name a salt without telling it, so that another salt is noticed before every id changes."""
-    return hashlib.sha256(b"fingerprint|" + secret.encode()).hexdigest()[:8]
-
-
-def use_salt(connection: duckdb.DuckDBPyConnection, secret: str) -> None:
-    """Give a connection the salt with which it hashes identifiers."""
-    _run(connection, "set variable salt = '" + secret.replace("'", "''") + "'")
-
-
-def ranked(kinds: Iterable[str], external: str) -> list[str]:
-    """Order identifier kinds from the strongest to the weakest.
-
-    Example:
-        >>> ranked(["cookie", "app_login", "email", "crm_id"], "crm_id")
-        ['crm_id', 'email', 'app_login', 'cookie']
-    """
-    order = [external, *(kind for kind in _STRENGTH if kind != external)]
-    between = order.index("device") - 0.5 if "device" in order else len(order)
-    place = {kind: float(i) for i, kind in enumerate(order)}
-    return sorted(set(kinds), key=lambda kind: (place.get(kind, between), kind))
-
-
-def normalised(kind: str, text: str, external: str) -> str:
-    """Give the SQL that normalises an identifier and makes junk null.
-
-    A phone number needs `phones` instead.
-
-    Args:
-        kind: Identifier kind.
-        text: SQL of the identifier's text, trimmed.
-        external: The kind whose values may be short.
-    """
-    if kind == "email":
-        is_junk = among(f"split_part(lower({text}), '@', 1)", _JUNK_MAILBOXES)
-        return (
-            f"case when regexp_full_match({text}, '[^@\\s,;<>]+@[^@\\s,;<>]+\\.[^@\\s.,;<>]{{2,}}')"
-            f" and not {is_junk} then lower({text}) end"
-        )
-    clean = {"loyalty_card": f"upper(regexp_replace({text}, '[\\s-]', '', 'g'))", "device": f"lower({text})"}
-    value = clean.get(kind, text)
-    junk = f"(strlen({value}) < 10 and {among(f'lower({value})', _JUNK)}) or ltrim({value}, '0-_. ') = ''"
-    if kind != external:
-        junk += f" or strlen({value}) < 4 or ltrim({value}, left({value}, 1) || '-') = ''"
-    return f"case when not ({junk}) then {value} end"
-
-
-def hashed(kind: str, value: str) -> str:
-    """Give the SQL of the salted hash of a normalised identifier (variable `salt` of the connection)."""
-    return f"left(sha256(getvariable('salt') || '|{kind}|' || {value}), {_HASH_DIGITS})"
-
-
-def phones(texts: Sequence[str], country: str) -> list[str | None]:
-    """Write phone numbers as E.164; None where it is no valid number.
-
-    Numbers in the plain forms of the country are recognised by its published patterns (15 times faster);
-    all others go through `phonenumbers`, with the same result.
-
-    Args:
-        texts: Distinct texts.
-        country: Two-letter country of numbers without prefix.
-
-    Example:
-        >>> phones(["600 123 456", "+34-600123456", "0034 600.123.456", "000000", "12345"], "ES")
-        ['+34600123456', '+34600123456', '+34600123456', None, None]
-    """
-    quick = _plain_numbers(country.upper())
-    return [quick(text) or _slow_number(text, country.upper()) for text in texts]
-
-
-@cache
-def _plain_numbers(country: str) -> Callable[[str], str | None]:
-    meta = PhoneMetadata.metadata_for_region(country, None)
-    if meta is None:
-        return lambda _text: None
-    kinds = [
-        k.national_number_pattern for k in (meta.mobile, meta.fixed_line) if k and k.national_number_pattern
-    ]
-    prefixes = [f"\\+{meta.country_code}"]
-    if meta.international_prefix == "00":
-        prefixes.append(f"00{meta.country_code}")
-    if meta.national_prefix is None and meta.national_prefix_for_parsing is None:
-        prefixes.append("")
-    lengths = set(meta.general_desc.possible_length) if meta.general_desc else set()
-    plain = re.compile(f"(?:{'|'.join(prefixes)})({'|'.join(f'(?:{kind})' for kind in kinds)})")
-    strip = str.maketrans("", "", " .-()")
-
-    def quick(text: str) -> str | None:
-        match = plain.fullmatch(text.translate(strip)) if text.isascii() else None
-        if match is None or len(match[1]) not in lengths:
-            return None
-        return f"+{meta.country_code}{match[1]}"
-
-    return quick
-
-
-def _slow_number(text: str, country: str) -> str | None:
-    try:
-        number = phonenumbers.parse(text, country)
-    except phonenumbers.NumberParseException:
-        return None
-    if not phonenumbers.is_valid_number(number):
-        return None
-    number.extension = None
-    return phonenumbers.format_number(number, phonenumbers.PhoneNumberFormat.E164)
+Ints = NDArray[np.int64]
+Bools = NDArray[np.bool_]
+_MERGED = pa.schema([("old", pa.string()), ("new", pa.string())])
+_LARGEST = 5
 
 
 @dataclass(frozen=True)
 class Resolution:
     """Which identifiers belong to which customer.
 
+    The rows stay in the connection: `identity` (the contract's table, and `node`: null for an earlier
+    identifier that was not seen again), `combo_customer` (combo, customer_id; null where every identifier
+    of the combination is cut).
+
     Attributes:
-        identities: The contract's table: what was seen now, and earlier identifiers not seen again.
         cut: Identifiers that link nobody: identifier_kind, identifier_hash, n_customers (CRM ids).
         merged: Earlier customer id to the older one that it was merged into.
         n_split: Earlier customers whose identifiers no longer hang together.
-        n_largest: Identifiers of the largest customer.
+        n_refused: Links that were not followed, since they would join two people.
+        largest: Identifiers of the largest customers, largest first.
         n_found: Identifiers by kind.
+        n_known: Of these, identifiers of a customer with an external id.
         salt: Fingerprint of the salt of the hashes.
     """
 
-    identities: pa.Table
     cut: pa.Table
     merged: Mapping[str, str]
     n_split: int
-    n_largest: int
+    n_refused: int
+    largest: tuple[int, ...]
     n_found: Mapping[str, int]
+    n_known: Mapping[str, int]
     salt: str
 
 
 def resolve(
     connection: duckdb.DuckDBPyConnection,
     kinds: Sequence[str],
+    sources: Sequence[str],
     settings: Identity,
-    known: pa.Table | None = None,
+    known: str | None = None,
 ) -> Resolution:
     """Make customers of the identifiers that were seen together.
 
@@ -209,80 +68,189 @@ def resolve(
     one stronger identifier between (a shared computer, on which many known e-mails log in).
 
     Args:
-        connection: Holds a table `seen`, one row per combination of identifiers: their hashes as
-            `i_<kind>` (null where absent), `seen_at` (first time) and `source`.
+        connection: Holds a table `seen`, one row per combination of identifiers: its number `combo`, the
+            hashes as `i_<kind>` (null where absent), `seen_at` (first time) and `source` (a place in
+            `sources`).
         kinds: Identifier kinds, the strongest first; the first is the external one.
-        settings: From how many CRM ids on an identifier links nobody.
-        known: The identities table of earlier; its customers keep their ids.
+        sources: Names of the sources.
+        settings: The guards.
+        known: What stands after `from` for the identities of earlier; their customers keep their ids.
 
     Returns:
         The same whatever the order of rows.
     """
-    _identifiers(connection, kinds)
+    _identifiers(connection, kinds, sources)
     _cut(connection, settings.max_customers)
-    component = _components(connection)
-    connection.register(
-        "node_component", pa.table({"node": np.arange(len(component)), "component": component})
-    )
-    connection.register("known", known if known is not None else tables.IDENTITIES.empty())
+    component, n_refused = _components(connection, kinds, settings)
+    nodes = {"node": np.arange(len(component)), "component": component}
+    connection.register("node_component", pa.table(nodes))
+    empty = "(select ''::varchar as identifier_kind, ''::varchar as identifier_hash,"
+    empty += " ''::varchar as customer_id, '' as source, now() as first_seen_at limit 0)"
+    _run(connection, f"create or replace temp view known as select * from {known or empty}")
     _run(
         connection,
         """create or replace temp table member as
-        select i.*, c.component from identifiers i join node_component c using (node)
-        anti join cut using (identifier_kind, identifier_hash)""",
+        select i.node, i.strength, c.component,
+            (i.strength << 54) + epoch_us(i.first_seen_at) + (1::bigint << 52) as turn from identifiers i
+        join node_component c using (node) anti join cut using (node)""",
     )
-    names, merged, n_split = _names(connection)
-    connection.register("component_customer", names)
+    merged, n_split = _names(connection)
     connection.register("merged", pa.table({"old": [*merged], "new": [*merged.values()]}, schema=_MERGED))
-    identities = connection.sql(
-        """select identifier_kind, identifier_hash, customer_id, source, first_seen_at
-        from member join component_customer using (component)
-        union all
-        select identifier_kind, identifier_hash, coalesce(new, customer_id), source, first_seen_at
-        from known anti join identifiers using (identifier_kind, identifier_hash)
-        left join merged on old = customer_id
-        order by 1, 2"""
-    ).to_arrow_table()
-    found = connection.execute("select kind, count(*) from identifiers group by 1 order by 1").fetchall()
-    largest = connection.execute(
-        "select max(n) from (select count(*) n from member group by component)"
-    ).fetchall()
+    _identity(connection, has_known=known is not None)
+    _run(
+        connection,
+        """create or replace temp table combo_customer as
+        select combo, customer_id from (select distinct combo from pairs)
+        left join (select combo, min(node) as node from pairs anti join cut using (node) group by combo)
+            using (combo)
+        left join member using (node) left join component_customer using (component)""",
+    )
     return Resolution(
-        tables.IDENTITIES.conform(identities),
-        connection.sql("select * from cut order by 1, 2").to_arrow_table(),
+        connection.sql(
+            f"""select identifier_kind, {_hex("hash")} as identifier_hash, n_customers
+            from cut join identifiers using (node) order by 1, 2"""
+        ).to_arrow_table(),
         merged,
         n_split,
-        largest[0][0] or 0,
-        dict(found),
+        n_refused,
+        _largest(connection),
+        *_counts(connection),
         fingerprint(connection.execute("select getvariable('salt')").fetchall()[0][0]),
     )
 
 
-_MERGED = pa.schema([("old", pa.string()), ("new", pa.string())])
+def components(n: int, a: Ints, b: Ints) -> Ints:
+    """Give the connected components of a graph.
+
+    Args:
+        n: Number of nodes.
+        a: One end of each edge, shape (m,).
+        b: The other end, shape (m,).
+
+    Returns:
+        Number of the component of each node, shape (n,).
+
+    Example:
+        >>> components(4, np.array([0, 1]), np.array([1, 2])).tolist()
+        [0, 0, 0, 1]
+    """
+    if not n:
+        return np.zeros(0, np.int64)
+    graph = coo_array((np.ones(len(a), dtype=np.int8), (a, b)), shape=(n, n))
+    return connected_components(graph, directed=False)[1].astype(np.int64)
+
+
+def settle(edges: tuple[Ints, Ints, Ints], weak: Bools, exclusive: Ints, external: int) -> tuple[Ints, int]:
+    """Give the components of a graph in which some links must not be followed; older links come first.
+
+    Args:
+        edges: Two ends, and the time since which they were seen together, each of shape (m,).
+        weak: Whether a node is of a weak kind, shape (n,). Links between strong nodes come first.
+        exclusive: Kind of which a component may hold one node at most, shape (n,); -1 for none.
+        external: The kind of which links with a weak node may not join two.
+
+    Returns:
+        Component of each node, shape (n,), and the number of links that were not followed.
+
+    Example:
+        A cookie (node 2) seen first with customer 0, and later with customer 1:
+
+        >>> labels, refused = settle((np.array([0, 1]), np.array([2, 2]), np.array([5, 9])),
+        ...     np.array([False, False, True]), np.array([0, 0, -1]), external=0)
+        >>> labels.tolist(), refused
+        ([0, 1, 0], 1)
+    """
+    a, b, since = edges
+    n = len(weak)
+    label = components(n, a, b)
+    is_weak = weak[a] | weak[b]
+    strong = components(n, a[~is_weak], b[~is_weak])
+    doubtful = _several(label, strong, exclusive == external)
+    for kind in np.unique(exclusive[(exclusive >= 0) & (exclusive != external)]).tolist():
+        nodes = np.where(exclusive == kind, np.arange(n), -1)
+        doubtful |= _several(label, nodes, exclusive == kind)
+    at = np.flatnonzero(doubtful[label[a]] if n else np.zeros(0, bool))
+    if not len(at):
+        return label, 0
+    at = at[np.lexsort((b[at], a[at], since[at], is_weak[at]))]
+    parent, refused = _joined(a[at], b[at], is_weak[at], exclusive, external)
+    out = label.copy()
+    for node in np.flatnonzero(doubtful[label]).tolist():
+        out[node] = n + _root(parent, node)
+    return np.unique(out, return_inverse=True)[1].astype(np.int64), refused
+
+
+def _several(label: Ints, part: Ints, where: Bools) -> Bools:
+    # Whether a component holds more than one different part, among the nodes where it matters.
+    pairs = np.unique(np.stack([label[where], part[where]]), axis=1)
+    return np.bincount(pairs[0], minlength=int(label.max(initial=-1)) + 1) > 1
+
+
+def _root(parent: dict[int, int], node: int) -> int:
+    root = node
+    while parent.get(root, root) != root:
+        root = parent[root]
+    while parent.get(node, node) != root:
+        parent[node], node = root, parent[node]
+    return root
+
+
+def _joined(a: Ints, b: Ints, is_weak: Bools, exclusive: Ints, external: int) -> tuple[dict[int, int], int]:
+    # Kruskal's algorithm; a component remembers its one node of each exclusive kind.
+    parent: dict[int, int] = {}
+    holds: dict[int, dict[int, int]] = {}
+    refused = 0
+    for one, other, weak in zip(a.tolist(), b.tolist(), is_weak.tolist()):
+        for node in (one, other):
+            if node not in parent:
+                parent[node] = node
+                holds[node] = {int(exclusive[node]): node} if exclusive[node] >= 0 else {}
+        left, right = _root(parent, one), _root(parent, other)
+        if left == right:
+            continue
+        both = [kind for kind in holds[left] if kind in holds[right] and (weak or kind != external)]
+        if both:
+            refused += 1
+            continue
+        left, right = min(left, right), max(left, right)
+        parent[right] = left
+        holds[left] = {**holds.pop(right), **holds[left]}
+    return parent, refused
 
 
 def _run(connection: duckdb.DuckDBPyConnection, query: str) -> None:
     connection.execute(query).fetchall()
 
 
-def _identifiers(connection: duckdb.DuckDBPyConnection, kinds: Sequence[str]) -> None:
+def _hex(name: str) -> str:
+    return f"replace({name}::varchar, '-', '')"
+
+
+def _identifiers(connection: duckdb.DuckDBPyConnection, kinds: Sequence[str], sources: Sequence[str]) -> None:
+    # Nodes in order of strength; time and source of the first sight are packed into one number.
     parts = " union all ".join(
-        f"select combo, '{kind}' as kind, {rank} as strength, i_{kind} as hash, seen_at, source from numbered"
-        f" where i_{kind} is not null"
+        f"select combo, {rank}::bigint as strength, i_{kind} as hash,"
+        f" epoch_us(seen_at) * 1024 + source as sight from seen where i_{kind} is not null"
         for rank, kind in enumerate(kinds)
     )
+    places = pa.table({"place": range(len(sources)), "source": pa.array(sources, pa.string())})
+    ranks = pa.table({"strength": range(len(kinds)), "identifier_kind": list(kinds)})
+    connection.register("source_place", places)
+    connection.register("kind_strength", ranks)
     _run(
         connection,
-        "create or replace temp table pairs as with numbered as materialized"
-        f" (select row_number() over () as combo, * from seen) {parts}",
+        f"""create or replace temp table identifiers as
+        select i.* exclude (sight), identifier_kind, sight % 1024 as place,
+            make_timestamp(sight >> 10)::timestamptz as first_seen_at
+        from (select row_number() over (order by strength, hash) - 1 as node, *
+            from (select strength, hash, min(sight) as sight from ({parts}) group by 1, 2)) i
+        join kind_strength using (strength)""",
     )
     _run(
         connection,
-        """create or replace temp table identifiers as
-        select kind, strength, hash, kind as identifier_kind, hash as identifier_hash,
-            min(seen_at) as first_seen_at, arg_min(source, (seen_at, source)) as source,
-            row_number() over (order by strength, hash) - 1 as node
-        from pairs group by kind, strength, hash""",
+        f"""create or replace temp table pairs as
+        select combo, node, p.strength, sight >> 10 as since from ({parts}) p
+        join identifiers i on p.strength = i.strength and p.hash = i.hash""",
     )
 
 
@@ -290,80 +258,152 @@ def _cut(connection: duckdb.DuckDBPyConnection, most: int) -> None:
     _run(
         connection,
         """create or replace temp table owners as
-        select distinct p.strength, p.hash, e.hash as owner
+        select distinct p.node, e.node as owner
         from pairs p join pairs e on p.combo = e.combo and e.strength = 0 where p.strength > 0""",
     )
     _run(
         connection,
         f"""create or replace temp table cut as
-        with direct as (select strength, hash, count(*) as n from owners group by all having n > {most}),
+        with direct as (select node, count(*) as n from owners group by all having n > {most}),
         beside as (
-            select distinct p.strength, p.hash, q.strength as by_strength, q.hash as by_hash
+            select distinct p.node, q.node as by_node
             from pairs p join pairs q on p.combo = q.combo and 0 < q.strength and q.strength < p.strength
-            anti join direct on q.strength = direct.strength and q.hash = direct.hash),
+            anti join direct on q.node = direct.node),
         through as (
-            select b.strength, b.hash, o.owner from beside b
-            join owners o on o.strength = b.by_strength and o.hash = b.by_hash
+            select b.node, o.owner from beside b join owners o on o.node = b.by_node
             union select * from owners)
-        select identifier_kind, identifier_hash, n as n_customers
-        from (select strength, hash, count(*) as n from through group by all having n > {most})
-        join identifiers using (strength, hash)""",
+        select node, count(*) as n_customers from through group by node having count(*) > {most}""",
     )
 
 
-def _components(connection: duckdb.DuckDBPyConnection) -> np.ndarray:
+def _components(
+    connection: duckdb.DuckDBPyConnection, kinds: Sequence[str], settings: Identity
+) -> tuple[Ints, int]:
     # Each row links its strongest identifier that is not cut with its others.
-    edges = connection.execute(
-        """with linking as (
-            select combo, node from pairs join identifiers using (strength, hash)
-            anti join cut using (identifier_kind, identifier_hash)),
-        centre as (select combo, min(node) as centre from linking group by combo)
-        select distinct centre, node from linking join centre using (combo) where node <> centre"""
+    found = connection.execute(
+        """with linking as (from pairs anti join cut using (node)),
+        centre as (select combo, min(node) as centre from linking group by combo having count(*) > 1)
+        select centre, node, min(since) as since from linking join centre using (combo)
+        where node <> centre group by 1, 2"""
     ).fetchnumpy()
-    n = connection.execute("select count(*) from identifiers").fetchall()[0][0]
-    a, b = np.asarray(edges["centre"], dtype=np.int64), np.asarray(edges["node"], dtype=np.int64)
-    graph = coo_array((np.ones(len(a), dtype=np.int8), (a, b)), shape=(n, n))
-    return connected_components(graph, directed=False)[1].astype(np.int64) if n else np.zeros(0, np.int64)
+    strength = connection.execute("select strength from identifiers order by node").fetchnumpy()["strength"]
+    strength = np.asarray(strength, np.int64)
+    rank = {kind: i for i, kind in enumerate(kinds)}
+    weak = np.isin(strength, [rank[kind] for kind in settings.weak if kind in rank])
+    alone = [0, *(rank[kind] for kind in settings.exclusive if kind in rank)]
+    exclusive = np.where(np.isin(strength, alone), strength, -1)
+    # External ids may be joined by strong links, unless they are exclusive themselves.
+    external = -2 if kinds[0] in settings.exclusive else 0
+    edges = tuple(np.asarray(found[name], np.int64) for name in ("centre", "node", "since"))
+    return settle((edges[0], edges[1], edges[2]), weak, exclusive, external)
 
 
-def _names(connection: duckdb.DuckDBPyConnection) -> tuple[pa.Table, dict[str, str], int]:
-    # An earlier customer lives on where its strongest, oldest identifier is now; of several that meet,
-    # the older one gives the id.
+def _names(connection: duckdb.DuckDBPyConnection) -> tuple[dict[str, str], int]:
+    # An earlier customer lives on where its strongest, oldest identifier is now. Of several that meet, the
+    # one of the strongest identifier gives the id, and of those the oldest: who has a CRM id was decided
+    # for, and keeps arm and decisions. A new customer is named after its strongest, oldest identifier.
+    _run(
+        connection,
+        f"""create or replace temp table known_member as
+        select component, k.customer_id, node,
+            (m.strength << 54) + epoch_us(k.first_seen_at) + (1::bigint << 52) as turn
+        from known k join identifiers i using (identifier_kind) join member m using (node)
+        where k.identifier_hash = {_hex("i.hash")}""",
+    )
+    _run(
+        connection,
+        """create or replace temp table known_home as
+        select customer_id, any_value(component) as component from known_member join (
+            select customer_id, min(node) as node from known_member join (
+                select customer_id, min(turn) as turn from known_member group by 1) using (customer_id, turn)
+            group by 1) using (customer_id, node) group by 1""",
+    )
     claims = connection.execute(
-        """with claim as (
-            select component, k.customer_id, m.strength, k.first_seen_at, m.hash,
-                count(distinct component) over (partition by k.customer_id) as n_places
-            from known k join member m using (identifier_kind, identifier_hash)),
-        home as (
-            select * from claim
-            qualify row_number() over (
-                partition by customer_id order by strength, first_seen_at, hash) = 1),
-        age as (select customer_id, min(first_seen_at) as since from known group by 1)
+        """with places as (
+            select customer_id, count(distinct component) as n_places from known_member group by 1),
+        home as (from known_home),
+        age as (select customer_id, min(turn) as since from known_member group by 1),
+        doubtful as (select component from home group by 1 having count(*) > 1)
         select component, customer_id, n_places from home join age using (customer_id)
+        join places using (customer_id)
+        where n_places > 1 or component in (from doubtful)
         order by component, since, customer_id"""
     ).fetchall()
-    names: dict[int, str] = {}
+    first: dict[int, str] = {}
     merged: dict[str, str] = {}
     for component, customer_id, _ in claims:
-        if names.setdefault(component, customer_id) != customer_id:
-            merged[customer_id] = names[component]
-    fresh = connection.execute(
-        """select component, hash from member
-        qualify row_number() over (partition by component order by strength, first_seen_at, hash) = 1
-        order by component"""
-    ).fetchnumpy()
-    used = {row[0] for row in connection.execute("select distinct customer_id from known").fetchall()}
-    ids = []
-    for component, digest in zip(fresh["component"].tolist(), fresh["hash"].tolist()):
-        name = names.get(component)
-        if name is None:
-            name, turn = f"c{digest[:20]}", 1
-            while name in used:
-                turn += 1
-                name = f"c{digest[:20]}-{turn}"
-            used.add(name)
-        ids.append(name)
-    table = pa.table(
-        {"component": pa.array(fresh["component"], pa.int64()), "customer_id": pa.array(ids, pa.string())}
+        if first.setdefault(component, customer_id) != customer_id:
+            merged[customer_id] = first[component]
+    gone = pa.table({"customer_id": pa.array([*merged], pa.string())})
+    connection.register("merged_away", gone)
+    _run(
+        connection,
+        f"""create or replace temp table component_customer as
+        with home as (from known_home anti join merged_away using (customer_id)),
+        best as (
+            select component, min(node) as node from member join (
+                select component, min(turn) as turn from member group by 1) using (component, turn)
+            group by 1)
+        select component, coalesce(customer_id, 'c' || left({_hex("hash")}, 20)) as customer_id,
+            customer_id is null as is_new, node
+        from best join identifiers using (node) left join home using (component)""",
     )
-    return table, merged, sum(n_places > 1 for _, _, n_places in claims)
+    _apart(connection)
+    return merged, sum(n_places > 1 for _, _, n_places in claims)
+
+
+def _apart(connection: duckdb.DuckDBPyConnection) -> None:
+    # Two new customers, or a new and an earlier one, may get the same name: then -2, -3, ... follows.
+    clashes = connection.execute(
+        """select component, customer_id from component_customer where is_new and customer_id in (
+            select customer_id from (
+                select customer_id from component_customer union all select distinct customer_id from known
+                where customer_id not in (select customer_id from component_customer where not is_new))
+            group by 1 having count(*) > 1)
+        order by node"""
+    ).fetchall()
+    if not clashes:
+        return
+    used = {row[0] for row in connection.execute("select distinct customer_id from known").fetchall()}
+    for component, base in clashes:
+        name, turn = base, 1
+        while name in used:
+            turn += 1
+            name = f"{base}-{turn}"
+        used.add(name)
+        connection.execute(
+            "update component_customer set customer_id = $name where component = $component",
+            {"name": name, "component": component},
+        ).fetchall()
+
+
+def _identity(connection: duckdb.DuckDBPyConnection, *, has_known: bool) -> None:
+    earlier = """union all by name
+        select null::bigint as node, k.identifier_kind, k.identifier_hash,
+            coalesce(new, customer_id) as customer_id, k.source, k.first_seen_at
+        from known k anti join (select identifier_kind, replace(hash::varchar, '-', '') as identifier_hash
+            from identifiers) using (identifier_kind, identifier_hash)
+        left join merged on old = customer_id"""
+    _run(
+        connection,
+        f"""create or replace temp table identity as
+        select node, identifier_kind, {_hex("hash")} as identifier_hash, customer_id, source, i.first_seen_at
+        from member join identifiers i using (node) join component_customer using (component)
+        join source_place using (place) {earlier if has_known else ""}""",
+    )
+
+
+def _largest(connection: duckdb.DuckDBPyConnection) -> tuple[int, ...]:
+    rows = connection.execute(
+        f"select count(*) as n from member group by component order by 1 desc limit {_LARGEST}"
+    ).fetchall()
+    return tuple(n for (n,) in rows)
+
+
+def _counts(connection: duckdb.DuckDBPyConnection) -> tuple[dict[str, int], dict[str, int]]:
+    rows = connection.execute(
+        """select identifier_kind, count(*), count(*) filter (component in (
+            select component from member where strength = 0))
+        from identifiers left join member using (node) group by 1 order by 1"""
+    ).fetchall()
+    return {kind: n for kind, n, _ in rows}, {kind: n for kind, _, n in rows}

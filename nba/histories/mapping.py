@@ -2,8 +2,9 @@
 
 A row is used or it goes to quarantine with every reason; identifiers leave this module only as salted
 hashes, and raw text only without them. What the staged rows of a source hold: `row_number`, `key`
-(order_id, event_id, touch_id; for customers a hash of the content), the fields, `i_<kind>` (identifier
-hashes) and `external` (the CRM id in clear, by which orchestration knows the customer).
+(order_id, event_id, touch_id; for customers a hash of the content), the fields, `combo`, and `reason` and
+`raw` where the row cannot be used. Each combination of identifiers stands once, under its number `combo`,
+with `i_<kind>` (hashes) and `external` (the CRM id in clear, by which orchestration knows the customer).
 
 Times without offset are local to the source's zone. In the hour that clocks skip in spring they count as
 if clocks had not changed yet (02:30 becomes 03:30); in the hour that comes twice in autumn, as the second.
@@ -18,9 +19,9 @@ from zoneinfo import available_timezones
 import pyarrow as pa
 
 from nba import tables
-from nba.histories import identity
+from nba.histories import identifiers
 from nba.histories.sources import among, literal
-from nba.settings import Source
+from nba.settings import Identity, Source
 
 KEYS = {"customers": "key", "orders": "order_id", "events": "event_id", "touches": "touch_id"}
 TIMES = {"customers": "joined_at", "orders": "ordered_at", "events": "occurred_at", "touches": "touched_at"}
@@ -43,14 +44,19 @@ class Plan:
         fields: Contract fields (and `updated_at`, `a_*`) that the source gives.
         wanted: Source columns to read, in the order c0, c1, ...
         zone: IANA zone of times without offset.
-        external: Identifier kind by which orchestration knows customers.
+        identity: How identifiers are normalised; by its `external` kind orchestration knows customers.
     """
 
     source: Source
     fields: tuple[tables.Field, ...]
     wanted: tuple[str, ...]
     zone: str
-    external: str
+    identity: Identity
+
+    @property
+    def external(self) -> str:
+        """The identifier kind by which orchestration knows customers."""
+        return self.identity.external
 
 
 def faults(source: Source, zone: str, external: str) -> list[str]:
@@ -95,13 +101,51 @@ def _identifier_faults(source: Source, external: str) -> list[str]:
     return out
 
 
-def plan(source: Source, zone: str, external: str) -> Plan:
+def plan(source: Source, zone: str, identity: Identity) -> Plan:
     """Say how a source without faults is read."""
     given = {*source.columns, *source.products, *source.constants}
     fields = tuple(f for f in _possible(source) if f.name in given)
     columns = [*source.identifiers.values(), *source.columns.values()]
     columns += [column for group in source.products.values() for column in group]
-    return Plan(source, fields, tuple(dict.fromkeys(columns)), zone, external)
+    return Plan(source, fields, tuple(dict.fromkeys(columns)), zone, identity)
+
+
+def combos(plan: Plan, types: Sequence[pa.DataType], rows: str, after: int = 0) -> str:
+    """Write the query that numbers the combinations of identifiers in a file and hashes them.
+
+    Args:
+        plan: How the source is read.
+        types: Arrow types of the wanted columns.
+        rows: `from` clause of the raw rows; a table `phone_number(raw, e164)` must hold phone numbers.
+        after: The highest number that is taken.
+
+    Returns:
+        SQL giving `combo`, the texts `k_<kind>`, `i_<kind>`, `junk_<kind>` (an identifier was there, but
+        is junk), `external`, and whether it `names` anybody.
+    """
+    kinds = list(plan.source.identifiers)
+    texts = ", ".join(f"{identifier_texts(plan, types, kind)} as k_{kind}" for kind in kinds)
+    clean, made = [], []
+    for kind in kinds:
+        value = (
+            "phone_number.e164"
+            if kind == "phone"
+            else identifiers.normalised(kind, f"k_{kind}", plan.identity)
+        )
+        clean.append(f"{value} as n_{kind}")
+        made += [
+            f"{identifiers.hashed(kind, f'n_{kind}')} as i_{kind}",
+            f"(k_{kind} is not null and n_{kind} is null) as junk_{kind}",
+        ]
+    external = f"n_{plan.external}" if plan.external in kinds else "null::varchar"
+    phones = " left join phone_number on phone_number.raw = k_phone" if "phone" in kinds else ""
+    some = " or ".join(f"n_{kind} is not null" for kind in kinds)
+    return (
+        f"with told as (select distinct {texts} from {rows}),\n"
+        f"clean as (select told.*, {', '.join(clean)} from told{phones})\n"
+        f"select row_number() over () + {after} as combo, {', '.join(f'k_{kind}' for kind in kinds)},"
+        f" {', '.join(made)}, {external} as external, ({some}) as names from clean"
+    )
 
 
 def query(plan: Plan, types: Sequence[pa.DataType], rows: str) -> str:
@@ -110,11 +154,10 @@ def query(plan: Plan, types: Sequence[pa.DataType], rows: str) -> str:
     Args:
         plan: How the source is read.
         types: Arrow types of the wanted columns.
-        rows: `from` clause of the raw rows; a table `phone_number(raw, e164)` must hold phone numbers.
+        rows: `from` clause of the raw rows; a table `combo_now` must hold what `combos` gives.
 
     Returns:
-        SQL giving the staged columns, `junk_<kind>` (an identifier was there, but is junk), and `reason`
-        and `raw` where the row cannot be used.
+        SQL giving the staged columns; `reason` and `raw` are null where the row can be used.
     """
     source = plan.source
     trimmed = [f"{_text(f'c{i}', kind)} as t{i}" for i, kind in enumerate(types)]
@@ -150,23 +193,21 @@ def query(plan: Plan, types: Sequence[pa.DataType], rows: str) -> str:
             filled = f"coalesce({filled}, {_constant(spec, source.constants[spec.name])})"
         third.append(f"{filled} as v_{spec.name}")
         reasons += _reasons(spec, source)
-    for kind in source.identifiers:
-        value = (
-            "phone_number.e164" if kind == "phone" else identity.normalised(kind, f"k_{kind}", plan.external)
-        )
-        second.append(f"{value} as n_{kind}")
-        third.append(f"{identity.hashed(kind, f'n_{kind}')} as i_{kind}")
-    none = " and ".join(f"n_{kind} is null" for kind in source.identifiers)
-    reasons.append(f"case when is_row and {none} then 'no identifier' end")
-    phones = " left join phone_number on phone_number.raw = k_phone" if "phone" in source.identifiers else ""
-    raw = f"case when reason <> '' then {_raw(plan, texts)} end"
+    reasons.append("case when is_row and not names then 'no identifier' end")
+    hashes = ", ".join(f"i_{kind}" for kind in source.identifiers)
+    same = " and ".join(
+        f"texts.k_{kind} is not distinct from combo_now.k_{kind}" for kind in source.identifiers
+    )
+    told = "nullif(concat_ws('; ', " + ", ".join(reasons) + "), '')"
+    raw = f"case when reason is not null then {_raw(plan, texts)} end"
     return (
         f"with trimmed as (select *, {', '.join(trimmed)} from {rows}),\n"
         f"texts as (select *, {', '.join(first)} from trimmed),\n"
-        f"typed as (select texts.*, {', '.join(second)} from texts{phones}),\n"
+        f"typed as (select texts.*, combo, names, {hashes}{', ' if second else ''}{', '.join(second)}"
+        f" from texts join combo_now on {same}),\n"
         f"filled as (select *, {', '.join(third)} from typed),\n"
-        f"judged as (select *, concat_ws('; ', {', '.join(reasons)}) as reason from filled)\n"
-        f"select row_number, reason, {raw} as raw, {', '.join(_finished(plan))} from judged"
+        f"judged as (select *, {told} as reason from filled)\n"
+        f"select row_number, reason, {raw} as raw, combo, {', '.join(_finished(plan))} from judged"
     )
 
 
@@ -298,13 +339,19 @@ def _time(text: str, found: pa.DataType, plan: Plan) -> str:
     elif pa.types.is_date(found):
         moment = f"timezone({zone}, {text}::timestamp)"
     elif plan.source.time_format is not None:
-        parsed = f"try_strptime({text}, {literal(plan.source.time_format)})"
-        moment = (
-            f"{parsed}::timestamptz" if "%z" in plan.source.time_format else f"timezone({zone}, {parsed})"
-        )
+        given = plan.source.time_format
+        tried = [_formatted(text, one, zone) for one in ((given,) if isinstance(given, str) else given)]
+        moment = f"coalesce({', '.join(tried)})" if len(tried) > 1 else tried[0]
     else:
         moment = _iso_or_epoch(text, zone)
     return moment
+
+
+def _formatted(text: str, time_format: str, zone: str) -> str:
+    if time_format == "iso":
+        return _iso_or_epoch(text, zone)
+    parsed = f"try_strptime({text}, {literal(time_format)})"
+    return f"{parsed}::timestamptz" if "%z" in time_format else f"timezone({zone}, {parsed})"
 
 
 def _is_sane(spec: tables.Field) -> str:
@@ -382,6 +429,9 @@ def _finished(plan: Plan) -> list[str]:
     derived: dict[str, str] = {}
     if source.table == "orders":
         derived = _order_fields(source)
+    if source.known_after_hours and source.table != "customers":
+        late = f"v_{TIMES[source.table]} + interval ({source.known_after_hours * 3600!r}) second"
+        derived["known_at"] = f"coalesce(v_known_at, {late})" if "known_at" in named else late
     if source.table == "customers":
         zones = "(select name from pg_timezone_names())"
         derived["timezone"] = f"case when v_timezone in {zones} then v_timezone end"
@@ -397,13 +447,10 @@ def _finished(plan: Plan) -> list[str]:
         if spec.name.startswith("a_"):
             value = _attribute(plan, value)
         out.append(f"({value}){'::bigint' if spec.kind == 'count' else ''} as {spec.name}")
-    external = f"n_{plan.external}" if plan.external in source.identifiers else "null::varchar"
-    kinds = list(source.identifiers)
-    junk = [f"(k_{kind} is not null and n_{kind} is null) as junk_{kind}" for kind in kinds]
-    return [f"{_key(plan)} as key", *out, *(f"i_{k}" for k in kinds), f"{external} as external", *junk]
+    return [f"{_key(plan)} as key", *out]
 
 
-_DERIVED = ("is_return", "n_items", "margin", "revenue")
+_DERIVED = ("is_return", "n_items", "margin", "revenue", "known_at")
 
 
 def _attribute(plan: Plan, value: str) -> str:
@@ -436,8 +483,8 @@ def _key(plan: Plan) -> str:
     source, name = plan.source, KEYS[plan.source.table]
     named = [f.name for f in plan.fields]
     content = [f"coalesce(v_{f}::varchar, '')" for f in named if f != name]
-    content += [f"coalesce(i_{kind}, '')" for kind in source.identifiers]
+    content += [f"coalesce(i_{kind}::varchar, '')" for kind in source.identifiers]
     if source.table == "customers" and source.aggregate:
-        content = [f"coalesce(i_{kind}, '')" for kind in source.identifiers]
+        content = [f"coalesce(i_{kind}::varchar, '')" for kind in source.identifiers]
     made = f"left(md5(concat_ws('|', {literal(source.name)}, {', '.join(content)})), 24)"
     return f"coalesce(v_{name}, {made})" if name in named else made

@@ -6,17 +6,19 @@ For each source, rows_in = rows_kept + quarantined + duplicates.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from pathlib import Path
 
+import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from nba import tables
 from nba.histories.identity import Resolution
+from nba.histories.sources import literal
 from nba.histories.staging import StagedSource, reasons
 
 IDENTITY = "identity"
 CONSENT = "consent"
-MERGED = "merged "
 SALT = "salt"
 Row = tuple[str, str, float, str]
 
@@ -27,6 +29,7 @@ class Counts:
 
     Attributes:
         kept: Rows that count.
+        orphaned: Rows without an identifier of their own.
         records: Rows in the table: fewer than kept where lines were summed.
         duplicates: Rows whose key a later row has.
         conflicts: Those of them that differ from the later row.
@@ -34,6 +37,7 @@ class Counts:
     """
 
     kept: dict[int, int] = field(default_factory=dict)
+    orphaned: dict[int, int] = field(default_factory=dict)
     records: dict[int, int] = field(default_factory=dict)
     duplicates: dict[int, int] = field(default_factory=dict)
     conflicts: dict[int, int] = field(default_factory=dict)
@@ -41,46 +45,48 @@ class Counts:
 
 
 def measure(
+    connection: duckdb.DuckDBPyConnection,
     staged: Sequence[StagedSource],
-    found: Mapping[str, pa.Table],
     counts: Counts,
     resolution: Resolution,
+    files: Mapping[str, Path],
+    *,
+    n_merged: int,
     past: pa.Table | None = None,
 ) -> pa.Table:
     """Make the quality table.
 
     Args:
+        connection: Any.
         staged: All sources.
-        found: The unified tables.
         counts: What became of the staged rows.
         resolution: Who is who.
-        past: The quality table of the run before; merges that it tells are told again, since decisions
-            may name the ids that went.
+        files: The unified tables.
+        n_merged: Customer ids that went into others, so far.
+        past: The quality table of the run before, for what is counted up.
     """
-    quarantined = found["quarantine"].group_by("source").aggregate([([], "count_all")])
-    n_bad = dict(zip(quarantined["source"].to_pylist(), quarantined["count_all"].to_pylist()))
     newest = max(counts.latest.values(), default=None)
     rows: list[Row] = []
     for number, one in enumerate(staged):
-        rows += _source_rows(one, number, counts, n_bad.get(one.source.name, 0), newest)
-    rows += _identity_rows(found, resolution)
+        rows += _source_rows(one, number, counts, newest)
+    people = _people(connection, files["customers"])
+    rows += _identity_rows(people, resolution)
     rows.append((IDENTITY, SALT, 1.0, resolution.salt))
     n_split = resolution.n_split + value(past, IDENTITY, "splits")
     rows.append((IDENTITY, "splits", n_split, "customers, so far, whose identifiers no longer hang together"))
-    into = _merged_rows(found["identities"], resolution, past)
-    rows.append((IDENTITY, "merges", len(into), "customers, so far, that turned out to be another one"))
-    rows += into
-    rows += _consent_rows(found["customers"])
+    rows.append((IDENTITY, "merges", n_merged, "customers, so far, that turned out to be another one"))
+    n = people["customers"] or 1
+    rows += [(CONSENT, f"can_{c}", people[f"can_{c}"] / n, "share of customers") for c in tables.CHANNELS]
     names = tables.QUALITY.columns
     return tables.QUALITY.build([dict(zip(names, row)) for row in rows])
 
 
-def merged(quality: pa.Table | None) -> dict[str, str]:
-    """Read which customer ids went into which, from a quality table."""
-    if quality is None:
-        return {}
-    rows = zip(quality["measure"].to_pylist(), quality["note"].to_pylist())
-    return {measure.removeprefix(MERGED): note for measure, note in rows if measure.startswith(MERGED)}
+def _people(connection: duckdb.DuckDBPyConnection, customers: Path) -> dict[str, int]:
+    counted = ", ".join(
+        ["count(*)", "count(external_id)", *(f"count(*) filter (can_{c})" for c in tables.CHANNELS)]
+    )
+    row = connection.execute(f"select {counted} from read_parquet({literal(str(customers))})").fetchall()[0]
+    return dict(zip(["customers", "known", *(f"can_{c}" for c in tables.CHANNELS)], row))
 
 
 def value(quality: pa.Table | None, source: str, measure: str) -> float:
@@ -91,10 +97,9 @@ def value(quality: pa.Table | None, source: str, measure: str) -> float:
     return float(rows["value"][0].as_py()) if rows.num_rows else 0.0
 
 
-def _source_rows(
-    one: StagedSource, number: int, counts: Counts, n_bad: int, newest: datetime | None
-) -> list[Row]:
+def _source_rows(one: StagedSource, number: int, counts: Counts, newest: datetime | None) -> list[Row]:
     name = one.source.name
+    n_bad = one.n_bad + counts.orphaned.get(number, 0)
     why = "; ".join(f"{reason} ({n})" for reason, n in reasons(one)[:5])
     conflicts = counts.conflicts.get(number, 0)
     rows: list[Row] = [
@@ -116,15 +121,18 @@ def _source_rows(
     return rows
 
 
-def _identity_rows(found: Mapping[str, pa.Table], resolution: Resolution) -> list[Row]:
-    customers = found["customers"]
-    known = customers.num_rows - customers["external_id"].null_count
+def _identity_rows(people: Mapping[str, int], resolution: Resolution) -> list[Row]:
+    sizes = ", ".join(map(str, resolution.largest))
     rows: list[Row] = [
-        (IDENTITY, "customers", customers.num_rows, ""),
-        (IDENTITY, "customers_known", known, "customers with an id by which orchestration knows them"),
-        (IDENTITY, "largest", resolution.n_largest, "identifiers of the largest customer"),
+        (IDENTITY, "customers", people["customers"], ""),
+        (IDENTITY, "customers_known", people["known"], "with an id by which orchestration knows them"),
+        (IDENTITY, "largest", max(resolution.largest, default=0), f"identifiers of the largest: {sizes}"),
+        (IDENTITY, "links_refused", resolution.n_refused, "they would have joined two people"),
     ]
-    rows += [(IDENTITY, f"identifiers_{kind}", n, "") for kind, n in resolution.n_found.items()]
+    for kind, n in resolution.n_found.items():
+        share = resolution.n_known[kind] / n if n else 0.0
+        rows.append((IDENTITY, f"identifiers_{kind}", n, ""))
+        rows.append((IDENTITY, f"linked_{kind}", share, "share that leads to an external id"))
     by_kind: dict[str, list[tuple[int, str]]] = {}
     for row in resolution.cut.to_pylist():
         by_kind.setdefault(row["identifier_kind"], []).append((-row["n_customers"], row["identifier_hash"]))
@@ -132,26 +140,4 @@ def _identity_rows(found: Mapping[str, pa.Table], resolution: Resolution) -> lis
         worst = ", ".join(f"{digest} ({-n})" for n, digest in sorted(shared)[:3])
         note = f"shared by too many customers, so they link nobody; most shared: {worst}"
         rows.append((IDENTITY, f"cut_{kind}", len(shared), note))
-    return rows
-
-
-def _merged_rows(identities: pa.Table, resolution: Resolution, past: pa.Table | None) -> list[Row]:
-    alive = set(pc.unique(identities["customer_id"]).to_pylist())
-    into = {**merged(past), **resolution.merged}
-    rows: list[Row] = []
-    for old in sorted(into):
-        new = into[old]
-        while new not in alive and new in into:
-            new = into[new]
-        if old not in alive:
-            rows.append((IDENTITY, f"{MERGED}{old}", 1.0, new))
-    return rows
-
-
-def _consent_rows(customers: pa.Table) -> list[Row]:
-    rows: list[Row] = []
-    n = customers.num_rows
-    for channel in tables.CHANNELS:
-        share = (pc.sum(customers[f"can_{channel}"]).as_py() or 0) / n if n else 0.0
-        rows.append((CONSENT, f"can_{channel}", share, "share of customers"))
     return rows

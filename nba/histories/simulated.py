@@ -55,6 +55,7 @@ class Options:
     weeks_before: int
     start: str
     truth_factor: float
+    noise: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -114,7 +115,7 @@ class World:
         self._rows = dict(rows)
         self._digests = dict(digests)
         self._truth = _truth(options)
-        self._book = Directory(self._truth)
+        self._book = Directory(self._truth, options.noise)
         self._people: dict[str, dict[str, int]] | None = None
 
     @classmethod
@@ -127,6 +128,7 @@ class World:
         weeks_before: int = 40,
         start: datetime = START,
         truth_factor: float = 1.0,
+        noise: float = 1.0,
     ) -> "World":
         """Draw the people and live through the weeks before the first batch.
 
@@ -137,8 +139,9 @@ class World:
             weeks_before: Weeks of pre-history.
             start: When batch 0 is decided; has a time zone.
             truth_factor: For tests: multiplies all effects of contact from batch 0 on.
+            noise: Factor on the errors of the raw files: broken rows, duplicates, junk, shared browsers.
         """
-        options = Options(n_customers, seed, n_batches, weeks_before, start.isoformat(), truth_factor)
+        options = Options(n_customers, seed, n_batches, weeks_before, start.isoformat(), truth_factor, noise)
         parts: list[Rows] = []
         state = _live(_truth(options), weeks_before, parts)
         return cls(options, state, _concat(parts), {})
@@ -321,6 +324,10 @@ class World:
         if self._people is None:
             self._people = self._book.people()
         return self._people.get(identifier_kind, {}).get(identifier)
+
+    def people(self) -> dict[str, dict[str, int]]:
+        """Give everybody's identifiers: kind to clean form to the person's number."""
+        return self._book.people()
 
     def true_value(self, decisions: pa.Table) -> Floats:
         """Exact expected incremental value of each decision, given the state in which it was made.

@@ -31,7 +31,9 @@ _NAMES = ("ana", "luis", "marta", "jorge", "lucia", "pablo", "elena", "david", "
 _SURNAMES = ("garcia", "lopez", "martin", "ruiz", "perez", "sanz", "moreno", "vidal", "costa", "roca")
 _DOMAINS = ("gmail.com", "hotmail.es", "yahoo.es", "correo.es", "outlook.com")
 _PRIME = 9_999_991
-_BAD, _TWICE, _DUPLICATE, _JUNK = 0.003, 0.005, 0.02, 0.01
+# Shares, at noise 1: rows that are broken or written twice, people with a second CRM record or a junk address
+# there, visits on the browser of somebody else in the house.
+_BAD, _TWICE, _DUPLICATE, _JUNK, _SHARED = 0.003, 0.005, 0.02, 0.01, 0.0005
 
 
 class Directory:
@@ -43,10 +45,12 @@ class Directory:
         twin_week: Week in which a second CRM record was made; far off for most.
         twin_id, twin_email, twin_phone: Of the second record; it shares e-mail or phone with the first.
         junk: Whether the CRM holds a junk address instead of the e-mail.
+        noise: Factor on all shares of errors.
     """
 
-    def __init__(self, truth: Truth) -> None:
+    def __init__(self, truth: Truth, noise: float = 1.0) -> None:
         n, seed = truth.n, truth.seed
+        self.noise = noise
         people = np.arange(n)
         self.truth = truth
         self.crm_id = _numbered("C", _shuffled(people, seed), 7)
@@ -60,8 +64,8 @@ class Directory:
         self.cookies = [
             pa.array([f"{x:016x}" for x in mix(seed, f"cookie {i}", 0, people).tolist()]) for i in range(3)
         ]
-        self.junk = truth.uniform("junk", 0) < _JUNK
-        is_twin = (truth.uniform("twin", 0) < _DUPLICATE) & ~self.junk
+        self.junk = truth.uniform("junk", 0) < _JUNK * noise
+        is_twin = (truth.uniform("twin", 0) < _DUPLICATE * noise) & ~self.junk
         weeks_since = np.maximum(truth.joined_week, -100)
         twin_week = weeks_since + 1 + (truth.uniform("twin week", 0) * 60).astype(np.int64)
         self.twin_week = np.where(is_twin, twin_week, 10_000)
@@ -169,7 +173,7 @@ def _orders(file: io.BytesIO, rows: pa.Table, book: Directory) -> None:
     email = _choose(twin, _take(book.twin_email, who), _take(book.email, who))
     amount, margin = _array(rows, "revenue"), _array(rows, "margin")
     placed, amounts = _local(_array(rows, "at")), _comma(amount)
-    bad = uniform(seed, "order bad", 0, key)
+    bad = uniform(seed, "order bad", 0, key) / max(book.noise, 1e-9)
     placed = _choose(bad < _BAD / 4, pa.scalar("0000-00-00"), placed)
     amounts = _choose((bad >= _BAD / 4) & (bad < _BAD / 2), pa.scalar("n/a"), amounts)
     lost = (bad >= _BAD / 2) & (bad < 0.75 * _BAD)
@@ -186,7 +190,7 @@ def _orders(file: io.BytesIO, rows: pa.Table, book: Directory) -> None:
             "items": rows["items"],
         }
     )
-    twice = np.flatnonzero(uniform(seed, "order twice", 0, key) < _TWICE)
+    twice = np.flatnonzero(uniform(seed, "order twice", 0, key) < _TWICE * book.noise)
     _write_csv(file, pa.concat_tables([table, table.take(pa.array(twice))]), ";")
 
 
@@ -198,6 +202,10 @@ def _web(file: io.BytesIO, rows: pa.Table, book: Directory) -> None:
     slot = np.searchsorted([0.82, 0.95], uniform(seed, "browser", week, visit))
     cookie = _choose(slot == 0, _take(book.cookies[0], who), _take(book.cookies[1], who))
     cookie = _choose(slot == 2, _take(book.cookies[2], who), cookie)
+    # The computer of somebody else in the house.
+    partner = np.where(who ^ 1 < book.truth.n, who ^ 1, who)
+    shared = uniform(seed, "shared browser", week, visit) < _SHARED * book.noise
+    cookie = _choose(shared, _take(book.cookies[0], partner), cookie)
     login = (uniform(seed, "login", week, visit) < np.where(page == 1, 0.8, 0.55)) & (kind == 0)
     by_email = uniform(seed, "login by", week, visit) < 0.7
     email = _messy_email(_take(book.email, who), uniform(seed, "web case", 0, key))

@@ -2,7 +2,8 @@
 
 Every format becomes the same thing: a DuckDB `from` clause that gives `row_number` (from 1, without the
 header; blank lines do not count), `is_row` (whether the line could be read as a row at all) and the wanted
-columns as `c0`, `c1`, ... Text formats are streamed, so that a file need not fit into memory.
+columns as `c0`, `c1`, ... Text files and databases are read in chunks, each of which stands in turn under
+the name `raw_input`, so that a source need not fit into memory; Parquet is streamed by DuckDB itself.
 """
 
 import codecs
@@ -22,7 +23,8 @@ import pyarrow.parquet as pq
 from nba.settings import Source
 
 _BLOCK = 4 << 20
-_INPUT = "raw_input"
+_CHUNK = 128 << 20
+INPUT = "raw_input"
 _MOST_LINES = 100
 _WIDE = {"iso8859-1", "iso8859-15", "cp1252"}
 
@@ -38,18 +40,18 @@ class Raw:
     Attributes:
         sql: What stands after `from`.
         types: Arrow types of the wanted columns c0, c1, ...
+        chunks: Tables that stand in turn under the name `raw_input`; None where `sql` reads by itself.
         malformed: Rows that do not have the header's number of fields, and what is wrong; complete once
             the rows have been read.
-        error: What stopped the reading, if anything.
-        n_rows: Rows in the file, once they have been read.
+        n_rows: Rows in the file, once they have been read (where they come in chunks).
         unknown: Which wanted keys stand in no row of a JSON lines file, in words.
         endless: A malformed row that swallows many lines, if there is one.
     """
 
     sql: str
     types: tuple[pa.DataType, ...]
+    chunks: Iterator[pa.Table] | None = None
     malformed: dict[int, str] = field(default_factory=dict)
-    error: BaseException | None = None
     n_rows: int = 0
     endless: int | None = None
     unknown: str = ""
@@ -104,7 +106,7 @@ def open_file(
     _refuse_utf8_as_latin(source, path)
     try:
         return (
-            _open_csv(connection, source, path, wanted)
+            _open_csv(source, path, wanted)
             if source.format == "csv"
             else _open_jsonl(connection, source, path, wanted)
         )
@@ -114,7 +116,7 @@ def open_file(
 
 def explain(error: BaseException, source: Source) -> str:
     """Say in the user's words what stopped the reading of a file."""
-    text = str(error)
+    text = str(error) or type(error).__name__
     if isinstance(error, UnicodeError) or "UTF8" in text or "UTF-8" in text:
         return f"is not in encoding {source.encoding}; set encoding (latin-1, cp1252, utf-16 are usual)"
     if "straddling" in text:
@@ -162,9 +164,7 @@ def _open_parquet(path: Path, wanted: Sequence[str]) -> Raw:
     return Raw(sql, tuple(schema.field(name).type for name in wanted))
 
 
-def _open_csv(
-    connection: duckdb.DuckDBPyConnection, source: Source, path: Path, wanted: Sequence[str]
-) -> Raw:
+def _open_csv(source: Source, path: Path, wanted: Sequence[str]) -> Raw:
     read = csv.ReadOptions(use_threads=False, block_size=_BLOCK, encoding=source.encoding)
     parse = csv.ParseOptions(
         delimiter=source.delimiter, newlines_in_values=True, invalid_row_handler=lambda _: "skip"
@@ -177,7 +177,7 @@ def _open_csv(
     repeated = sorted({name for name in wanted if header.count(name) > 1})
     if repeated:
         raise Fault(f"its header names {repeated} more than once; each mapped column must stand once")
-    raw = Raw(_INPUT, (pa.string(),) * len(wanted))
+    raw = Raw(INPUT, (pa.string(),) * len(wanted))
     names = [f"c{wanted.index(name)}" if name in wanted else f"x{i}" for i, name in enumerate(header)]
     chosen = [f"c{i}" for i in range(len(wanted))]
 
@@ -201,7 +201,10 @@ def _open_csv(
             column_types=dict.fromkeys(names, pa.string()), include_columns=chosen, strings_can_be_null=False
         ),
     )
-    _register(connection, raw, reader, chosen, n_header=1)
+    schema = pa.schema(
+        [("row_number", pa.int64()), ("is_row", pa.bool_()), *((c, pa.string()) for c in chosen)]
+    )
+    raw.chunks = chunked(_numbered(raw, reader, schema, n_header=1), schema)
     return raw
 
 
@@ -235,30 +238,31 @@ def _open_jsonl(
     # A key may be absent from one file of many; from all of them, it is a mistake.
     raw.unknown = unknown(top, known)
     raw.malformed.clear()
-    _register(connection, raw, lines(), ["line"], n_header=0)
+    schema = pa.schema([("row_number", pa.int64()), ("line", pa.string())])
+    raw.chunks = chunked(_numbered(raw, lines(), schema, n_header=0), schema)
     paths = ", ".join(literal("$" + "".join(f'."{part}"' for part in name.split("."))) for name in wanted)
     columns = "".join(f", j[{i + 1}] as c{i}" for i in range(len(wanted)))
     is_row = "case when json_valid(line) then json_type(line) = 'OBJECT' else false end"
     raw.sql = (
         f"(select row_number, is_row{columns} from (select row_number, is_row,"
         f" case when is_row then json_extract_string(line, [{paths}]) end as j"
-        f" from (select row_number, line, {is_row} as is_row from {_INPUT})))"
+        f" from (select row_number, line, {is_row} as is_row from {INPUT})))"
     )
     return raw
 
 
-def _register(
-    connection: duckdb.DuckDBPyConnection,
-    raw: Raw,
-    reader: csv.CSVStreamingReader,
-    columns: Sequence[str],
-    n_header: int,
-) -> None:
-    schema = pa.schema([("row_number", pa.int64()), *((name, pa.string()) for name in columns)])
-    if raw.sql == _INPUT:
-        schema = schema.insert(1, pa.field("is_row", pa.bool_()))
-    batches = _numbered(raw, reader, schema, n_header)
-    connection.register(_INPUT, pa.RecordBatchReader.from_batches(schema, batches))
+def chunked(batches: Iterator[pa.RecordBatch], schema: pa.Schema) -> Iterator[pa.Table]:
+    """Gather batches into tables of some hundred megabytes; without a batch, one empty table."""
+    held: list[pa.RecordBatch] = []
+    size, n = 0, 0
+    for batch in batches:
+        held.append(batch)
+        size += batch.nbytes
+        if size >= _CHUNK:
+            yield pa.Table.from_batches(held, schema)
+            held, size, n = [], 0, n + 1
+    if held or not n:
+        yield pa.Table.from_batches(held, schema)
 
 
 def _numbered(
@@ -266,24 +270,19 @@ def _numbered(
 ) -> Iterator[pa.RecordBatch]:
     # Malformed rows are reported before the batch that follows them, so their numbers can be left out.
     n, skip = 1, n_header
-    try:
-        for found in reader:
-            batch = found.slice(skip)
-            skip = max(0, skip - found.num_rows)
-            refused = np.fromiter(raw.malformed, np.int64, len(raw.malformed))
-            numbers = np.arange(n, n + batch.num_rows + int((refused >= n).sum()))
-            numbers = numbers[~np.isin(numbers, refused)][: batch.num_rows]
-            if not batch.num_rows:
-                continue
-            n = int(numbers[-1]) + 1
-            data: dict[str, Any] = {name: batch[name] for name in batch.schema.names}
-            data |= {"row_number": pa.array(numbers), "is_row": pa.repeat(True, batch.num_rows)}
-            yield pa.record_batch([data[name] for name in schema.names], schema)
-        raw.n_rows = max([n - 1, *raw.malformed])
-    except BaseException as error:
-        # DuckDB would tell it as its own error, even Ctrl-C.
-        raw.error = error
-        raise
+    for found in reader:
+        batch = found.slice(skip)
+        skip = max(0, skip - found.num_rows)
+        refused = np.fromiter(raw.malformed, np.int64, len(raw.malformed))
+        numbers = np.arange(n, n + batch.num_rows + int((refused >= n).sum()))
+        numbers = numbers[~np.isin(numbers, refused)][: batch.num_rows]
+        if not batch.num_rows:
+            continue
+        n = int(numbers[-1]) + 1
+        data: dict[str, Any] = {name: batch[name] for name in batch.schema.names}
+        data |= {"row_number": pa.array(numbers), "is_row": pa.repeat(True, batch.num_rows)}
+        yield pa.record_batch([data[name] for name in schema.names], schema)
+    raw.n_rows = max([n - 1, *raw.malformed])
 
 
 def _json_keys(connection: duckdb.DuckDBPyConnection, lines: Any) -> list[str]:

@@ -1,29 +1,34 @@
 """Raw files to staged rows: each file is read once, mapped to the contract and judged.
 
 A staged file depends on nothing but its own bytes, its source's settings and the salt, so it may be kept
-beside the history and read again instead of the raw file, until one of these changes.
+beside the history and read again instead of the raw file, until one of these changes. It is a folder:
+`rows-*.parquet` (every row of the file, those in quarantine with their reason), `combos-*.parquet`
+(combinations of identifiers, each once a part) and `file.json`.
 """
 
 import hashlib
 import json
 import shutil
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from nba.errors import listed
-from nba.histories import identity, mapping, sources
+from nba.histories import database, identifiers, mapping, sources
 from nba.histories.mapping import Plan
 from nba.histories.sources import Fault, Raw, literal
-from nba.settings import Settings, Source
+from nba.settings import Identity, Settings, Source
 
-_CODE = b"".join(Path(module.__file__ or "").read_bytes() for module in (sources, mapping, identity))
+_CODE = b"".join(Path(module.__file__ or "").read_bytes() for module in (sources, mapping, identifiers))
 _QUARANTINE = pa.schema([("row_number", pa.int64()), ("reason", pa.string()), ("raw", pa.string())])
+_TOLD = "(not kept: identifiers cannot be told apart in it)"
+_FILE = "file.json"
 
 
 @dataclass(frozen=True)
@@ -32,19 +37,57 @@ class StagedFile:
 
     Attributes:
         name: As reports show it.
-        rows: Usable rows, or the Parquet file that holds them.
-        quarantine: Rows that cannot be used: row_number, reason, raw.
+        folder: Where its staged rows are.
+        key: Hash of all that the staged rows depend on.
         n_rows: Rows in the file.
+        n_bad: Of these, rows that cannot be used.
+        reasons: Why they cannot be used, and how many rows.
         junk: Identifier kind to the number of rows whose identifier is junk.
+        n_combos: Highest number of a combination of identifiers.
+        latest: Time of its newest usable row, microseconds since 1970; None without one.
         unknown: Which mapped keys stand in no row of a JSON lines file, in words.
     """
 
     name: str
-    rows: pa.Table | Path
-    quarantine: pa.Table
+    folder: Path
+    key: str
     n_rows: int
-    junk: dict[str, int]
+    n_bad: int
+    reasons: Mapping[str, int]
+    junk: Mapping[str, int]
+    n_combos: int = 0
+    latest: int | None = None
     unknown: str = ""
+
+    @property
+    def rows_sql(self) -> str:
+        """What stands after `from` for all its rows."""
+        return f"read_parquet({literal(str(self.folder / 'rows-*.parquet'))})"
+
+    @property
+    def combos_sql(self) -> str:
+        """What stands after `from` for its combinations of identifiers."""
+        return f"read_parquet({literal(str(self.folder / 'combos-*.parquet'))})"
+
+    @property
+    def rows(self) -> pa.Table:
+        """Usable rows with their identifiers, in memory."""
+        return self._query(
+            f"select * exclude (reason, raw, combo, seen_at, n) from {self.rows_sql}"
+            f" join {self.combos_sql} using (combo) where reason is null"
+        )
+
+    @property
+    def quarantine(self) -> pa.Table:
+        """Rows that cannot be used, in memory: row_number, reason, raw."""
+        return self._query(
+            f"select row_number, reason, raw from {self.rows_sql} where reason is not null order by 1"
+        )
+
+    def _query(self, query: str) -> pa.Table:
+        with duckdb.connect() as connection:
+            connection.execute("set TimeZone = 'UTC'").fetchall()
+            return connection.sql(query).to_arrow_table()
 
 
 @dataclass(frozen=True)
@@ -62,7 +105,7 @@ class StagedSource:
     @property
     def n_bad(self) -> int:
         """Rows that cannot be used."""
-        return sum(file.quarantine.num_rows for file in self.files)
+        return sum(file.n_bad for file in self.files)
 
 
 def stage(
@@ -70,18 +113,18 @@ def stage(
     settings: Settings,
     workspace: Path,
     *,
+    cache: Path,
     data: Path | None = None,
-    cache: Path | None = None,
     advance: Callable[[float], None] = lambda _: None,
 ) -> tuple[list[StagedSource], dict[str, list[str]]]:
-    """Read every file of every source.
+    """Read all files of all sources.
 
     Args:
-        connection: Its variable `salt` is the secret salt (`identity.use_salt`).
+        connection: DuckDB in UTC, with the salt in use.
         settings: Of the workspace.
         workspace: Folder that paths are relative to.
+        cache: Folder of staged files.
         data: What `{data}` in a source's path stands for.
-        cache: Folder of staged files; without it they are kept in memory only.
         advance: Called with 1 after each source.
 
     Returns:
@@ -93,16 +136,8 @@ def stage(
         found = mapping.faults(source, zone, settings.identity.external)
         files: list[StagedFile] = []
         if not found:
-            plan = mapping.plan(source, zone, settings.identity.external)
-            try:
-                names = sources.find(source, workspace, data)
-            except Fault as fault:
-                names, found = [], [str(fault)]
-            for name, path in names:
-                try:
-                    files.append(_file(connection, plan, name, path, cache))
-                except Fault as fault:
-                    found.append(f"{name} {fault}")
+            plan = mapping.plan(source, zone, settings.identity)
+            files, found = _files(connection, plan, workspace, data, cache)
         if files and all(file.unknown for file in files):
             found.append(f"{files[-1].name} {files[-1].unknown}")
         one = StagedSource(source, tuple(files))
@@ -115,6 +150,28 @@ def stage(
     for name in sorted({name for name in repeated if repeated.count(name) > 1}):
         faults.setdefault(name, []).append("several sources have this name")
     return staged, faults
+
+
+def _files(
+    connection: duckdb.DuckDBPyConnection, plan: Plan, workspace: Path, data: Path | None, cache: Path
+) -> tuple[list[StagedFile], list[str]]:
+    files, found = [], []
+    if plan.source.format == "sql":
+        try:
+            files.append(_rows_of_database(connection, plan, workspace, cache))
+        except Fault as fault:
+            found.append(f"{database.shown(plan.source)} {fault}")
+        return files, found
+    try:
+        names = sources.find(plan.source, workspace, data)
+    except Fault as fault:
+        return [], [str(fault)]
+    for name, path in names:
+        try:
+            files.append(_file(connection, plan, name, path, cache))
+        except Fault as fault:
+            found.append(f"{name} {fault}")
+    return files, found
 
 
 def refuse(faults: dict[str, list[str]]) -> None:
@@ -147,120 +204,220 @@ def reasons(staged: StagedSource) -> list[tuple[str, int]]:
     """Count the reasons for which rows cannot be used, the most frequent first."""
     counts: dict[str, int] = {}
     for file in staged.files:
-        for reason in file.quarantine["reason"].to_pylist():
-            counts[reason] = counts.get(reason, 0) + 1
+        for reason, n in file.reasons.items():
+            counts[reason] = counts.get(reason, 0) + n
     return sorted(counts.items(), key=lambda item: (-item[1], item[0]))
 
 
 def sweep(cache: Path, staged: list[StagedSource]) -> None:
     """Remove staged files that no raw file of now gives."""
-    used = {file.rows.parent for one in staged for file in one.files if isinstance(file.rows, Path)}
+    used = {file.folder for one in staged for file in one.files}
     for folder in cache.glob("*"):
         if folder not in used:
             shutil.rmtree(folder, ignore_errors=True)
 
 
 def _file(
-    connection: duckdb.DuckDBPyConnection, plan: Plan, name: str, path: Path, cache: Path | None
+    connection: duckdb.DuckDBPyConnection, plan: Plan, name: str, path: Path, cache: Path
 ) -> StagedFile:
-    if cache is None:
-        return _read(connection, plan, name, path, None)
-    folder = cache / _cache_key(connection, plan, path)
-    if not (folder / "file.json").is_file():
-        cache.mkdir(parents=True, exist_ok=True)
-        new = cache / f".{uuid.uuid4().hex}"
-        new.mkdir()
-        try:
-            _read(connection, plan, name, path, new)
-            shutil.rmtree(folder, ignore_errors=True)
-            new.rename(folder)
-        finally:
-            shutil.rmtree(new, ignore_errors=True)
-    told = json.loads((folder / "file.json").read_text(encoding="utf-8"))
-    quarantine = pq.ParquetFile(folder / "quarantine.parquet").read()
-    return StagedFile(
-        name, folder / "rows.parquet", quarantine, told["n_rows"], told["junk"], told["unknown"]
-    )
-
-
-def _cache_key(connection: duckdb.DuckDBPyConnection, plan: Plan, path: Path) -> str:
-    secret = connection.execute("select getvariable('salt')").fetchall()[0][0]
+    before = _look(path)
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256")
-    told = [
-        plan.source.model_dump_json(exclude={"max_bad_share", "optional", "path"}),
-        plan.zone,
-        plan.external,
-    ]
-    digest.update("|".join([*told, identity.fingerprint(secret)]).encode())
-    digest.update(_CODE)
-    return digest.hexdigest()[:32]
+    digest.update(_circumstances(connection, plan))
+    key = digest.hexdigest()[:32]
+    folder = cache / key
+    if not (folder / _FILE).is_file():
+        with _made(cache, folder) as new:
+            raw = sources.open_file(connection, plan.source, path, plan.wanted)
+            told = _read(connection, plan, raw, new)
+            if _look(path) != before:
+                raise Fault("changed while it was read; run again when it is whole")
+            broken = {*raw.malformed, *_not_rows(connection, new)}
+            if sources.is_truncated(raw, plan.source, path, broken):
+                raise Fault(f"is truncated: it ends in the middle of row {raw.n_rows}")
+            (new / _FILE).write_text(json.dumps(told), encoding="utf-8")
+    return _staged(name, folder, key)
 
 
-def _read(
-    connection: duckdb.DuckDBPyConnection, plan: Plan, name: str, path: Path, folder: Path | None
+def _rows_of_database(
+    connection: duckdb.DuckDBPyConnection, plan: Plan, workspace: Path, cache: Path
 ) -> StagedFile:
-    raw = sources.open_file(connection, plan.source, path, plan.wanted)
+    # A database tells no hash of its content beforehand, so it is read every time; the name of the staged
+    # rows is the hash of what was read.
+    name = database.shown(plan.source)
+    new = cache / f".{uuid.uuid4().hex}"
+    new.mkdir(parents=True)
     try:
-        rows = raw.sql
-        if "phone" in plan.source.identifiers:
-            rows = _with_phones(connection, plan, raw)
-        query = mapping.query(plan, raw.types, rows)
-        connection.execute(f"create or replace temp table staged as {query}").fetchall()
-    except duckdb.Error as error:
-        cause, raw.error = raw.error, None  # or the traceback would hold itself, and the connection with it
-        if cause is not None and not isinstance(cause, Exception):
-            raise cause.with_traceback(None) from None
-        raise Fault(sources.explain(cause or error, plan.source)) from None
+        raw, digest = database.open_query(plan.source, workspace, plan.wanted)
+        told = _read(connection, plan, raw, new)
+        (new / _FILE).write_text(json.dumps(told), encoding="utf-8")
+        digest.update(_circumstances(connection, plan))
+        key = digest.hexdigest()[:32]
+        if not (cache / key / _FILE).is_file():
+            shutil.rmtree(cache / key, ignore_errors=True)
+            new.rename(cache / key)
     finally:
-        connection.unregister("raw_input")
+        shutil.rmtree(new, ignore_errors=True)
+    return _staged(name, cache / key, key)
+
+
+class _made:  # noqa: N801 (a context manager)
+    """Make a folder wholly or not at all."""
+
+    def __init__(self, cache: Path, folder: Path) -> None:
+        self.folder, self.new = folder, cache / f".{uuid.uuid4().hex}"
+
+    def __enter__(self) -> Path:
+        self.new.mkdir(parents=True)
+        return self.new
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        if kind is None:
+            shutil.rmtree(self.folder, ignore_errors=True)
+            self.new.rename(self.folder)
+        shutil.rmtree(self.new, ignore_errors=True)
+
+
+def _staged(name: str, folder: Path, key: str) -> StagedFile:
+    told = json.loads((folder / _FILE).read_text(encoding="utf-8"))
+    return StagedFile(name, folder, key, **told)
+
+
+def _look(path: Path) -> tuple[int, int]:
+    found = path.stat()
+    return found.st_size, found.st_mtime_ns
+
+
+_SPELLING = ("external", "email_ignore_case", "email_ignore_dots", "email_ignore_tags")
+
+
+def _circumstances(connection: duckdb.DuckDBPyConnection, plan: Plan) -> bytes:
+    secret = connection.execute("select getvariable('salt')").fetchall()[0][0]
+    spelling: Identity = plan.identity
+    told = [
+        plan.source.model_dump_json(exclude={"max_bad_share", "optional", "path", "url", "checks"}),
+        plan.zone,
+        spelling.model_dump_json(include=set(_SPELLING)),
+        identifiers.fingerprint(secret),
+    ]
+    return "|".join(told).encode() + _CODE
+
+
+def _not_rows(connection: duckdb.DuckDBPyConnection, folder: Path) -> set[int]:
+    rows = literal(str(folder / "rows-*.parquet"))
+    found = connection.execute(
+        f"select row_number from read_parquet({rows}) where reason = 'not a JSON object'"
+    ).fetchall()
+    return {n for (n,) in found}
+
+
+def _read(connection: duckdb.DuckDBPyConnection, plan: Plan, raw: Raw, folder: Path) -> dict[str, Any]:
+    n_combos, part = 0, 0
+    try:
+        if raw.chunks is None:
+            n_combos = _part(connection, plan, raw, folder, part, n_combos)
+        else:
+            for chunk in raw.chunks:
+                connection.register(sources.INPUT, chunk)
+                n_combos = _part(connection, plan, raw, folder, part, n_combos)
+                connection.unregister(sources.INPUT)
+                part += 1
+    except (duckdb.Error, pa.ArrowInvalid, UnicodeError, OSError) as error:
+        raise Fault(sources.explain(error, plan.source)) from None
+    finally:
+        connection.unregister(sources.INPUT)
+        connection.execute("drop table if exists combo_now").fetchall()
     if raw.endless is not None:
         raise Fault(f"holds a row {raw.endless} of many lines: a quote is probably never closed")
-    broken = connection.execute("select row_number from staged where reason = 'not a JSON object'").fetchall()
-    if sources.is_truncated(raw, plan.source, path, {*raw.malformed, *(n for (n,) in broken)}):
-        raise Fault(f"is truncated: it ends in the middle of row {raw.n_rows}")
-    return _kept(connection, plan, name, raw, folder)
+    _write_malformed(connection, raw, folder)
+    return {**_told(connection, plan, raw, folder), "n_combos": n_combos}
 
 
-def _with_phones(connection: duckdb.DuckDBPyConnection, plan: Plan, raw: Raw) -> str:
-    connection.execute(f"create or replace temp table raw_rows as select * from {raw.sql}").fetchall()
+def _part(
+    connection: duckdb.DuckDBPyConnection, plan: Plan, raw: Raw, folder: Path, part: int, after: int
+) -> int:
+    # Identifiers are normalised and hashed once for each combination, not once for each row.
+    if "phone" in plan.source.identifiers:
+        _register_phones(connection, plan, raw)
+    made = mapping.combos(plan, raw.types, raw.sql, after)
+    connection.execute(f"create or replace temp table combo_now as {made}").fetchall()
+    rows = folder / f"rows-{part:05d}.parquet"
+    _copy(connection, mapping.query(plan, raw.types, raw.sql), rows)
+    time = mapping.TIMES[plan.source.table]
+    kinds = list(plan.source.identifiers)
+    junk = ", ".join(f"junk_{kind}" for kind in kinds)
+    hashes = ", ".join(f"i_{kind}" for kind in kinds)
+    counted = (
+        f"select combo, count(*) as n_all, count(*) filter (reason is null) as n,"
+        f" min({time}) filter (reason is null) as seen_at"
+        f" from read_parquet({literal(str(rows))}) group by combo"
+    )
+    connection.execute(
+        f"create or replace temp table combo_count as select * from ({counted}) join combo_now using (combo)"
+    ).fetchall()
+    _copy(
+        connection,
+        f"select combo, {hashes}, external, seen_at, n from combo_count where n > 0 order by combo",
+        folder / f"combos-{part:05d}.parquet",
+    )
+    _copy(
+        connection,
+        f"select n_all, {junk} from combo_count where {junk.replace(', ', ' or ')}",
+        folder / f"junk-{part:05d}.parquet",
+    )
+    n = connection.execute("select count(*) from combo_now").fetchall()[0][0]
+    connection.execute("drop table combo_count").fetchall()
+    return after + int(n)
+
+
+def _copy(connection: duckdb.DuckDBPyConnection, query: str, path: Path) -> None:
+    where = literal(str(path))
+    connection.execute(f"copy ({query}) to {where} (format parquet, compression snappy)").fetchall()
+
+
+def _register_phones(connection: duckdb.DuckDBPyConnection, plan: Plan, raw: Raw) -> None:
     text = mapping.identifier_texts(plan, raw.types, "phone")
-    found = connection.execute(f"select distinct {text} from raw_rows where {text} is not null").fetchall()
-    texts = [row[0] for row in found]
-    numbers = identity.phones(texts, plan.source.country)
+    found = connection.sql(f"select distinct {text} as t from {raw.sql} where {text} is not null")
+    texts = found.to_arrow_table()["t"].to_pylist()
+    numbers = identifiers.phones(texts, plan.source.country)
     columns = {"raw": pa.array(texts, pa.string()), "e164": pa.array(numbers, pa.string())}
     connection.register("phone_number", pa.table(columns))
-    return "raw_rows"
 
 
-def _kept(
-    connection: duckdb.DuckDBPyConnection, plan: Plan, name: str, raw: Raw, folder: Path | None
-) -> StagedFile:
-    junk = [f"junk_{kind}" for kind in plan.source.identifiers]
-    counts = connection.execute(
-        f"select count(*), {', '.join(f'count(*) filter ({j})' for j in junk)} from staged"
-    ).fetchall()[0]
-    quarantine = connection.sql(
-        "select row_number, reason, raw from staged where reason <> '' order by row_number"
-    ).to_arrow_table()
-    malformed = {
+def _write_malformed(connection: duckdb.DuckDBPyConnection, raw: Raw, folder: Path) -> None:
+    if not raw.malformed:
+        return
+    told = {
         "row_number": [*raw.malformed],
         "reason": ["; ".join(["not a row", reason]) for reason in raw.malformed.values()],
-        "raw": ["(not kept: identifiers cannot be told apart in it)" for _ in raw.malformed],
+        "raw": [_TOLD for _ in raw.malformed],
     }
-    quarantine = pa.concat_tables([quarantine.cast(_QUARANTINE), pa.table(malformed, _QUARANTINE)])
-    good = f"select * exclude (reason, raw, {', '.join(junk)}) from staged where reason = ''"
-    n_rows = counts[0] + len(raw.malformed)
-    junked = dict(zip(plan.source.identifiers, counts[1:]))
-    if folder is None:
-        rows: pa.Table | Path = connection.sql(good).to_arrow_table()
-    else:
-        rows = folder / "rows.parquet"
-        where = literal(str(rows))
-        connection.execute(f"copy ({good}) to {where} (format parquet, compression snappy)").fetchall()
-        pq.write_table(quarantine, folder / "quarantine.parquet")
-        told = json.dumps({"n_rows": n_rows, "junk": junked, "unknown": raw.unknown})
-        (folder / "file.json").write_text(told, encoding="utf-8")
-    connection.execute("drop table staged").fetchall()
-    connection.execute("drop table if exists raw_rows").fetchall()
-    return StagedFile(name, rows, quarantine, n_rows, junked, raw.unknown)
+    connection.register("malformed", pa.table(told, _QUARANTINE))
+    first = literal(str(folder / "rows-00000.parquet"))
+    query = f"from malformed union all by name (from read_parquet({first}) limit 0)"
+    _copy(connection, query, folder / "rows-malformed.parquet")
+    connection.unregister("malformed")
+
+
+def _told(connection: duckdb.DuckDBPyConnection, plan: Plan, raw: Raw, folder: Path) -> dict[str, Any]:
+    rows = f"read_parquet({literal(str(folder / 'rows-*.parquet'))})"
+    junk = f"read_parquet({literal(str(folder / 'junk-*.parquet'))})"
+    why = connection.execute(
+        f"select reason, count(*) from {rows} where reason is not null group by 1"
+    ).fetchall()
+    n_rows = sum(pq.ParquetFile(path).metadata.num_rows for path in folder.glob("rows-*.parquet"))
+    kinds = list(plan.source.identifiers)
+    sums = ", ".join(f"coalesce(sum(n_all) filter (junk_{kind}), 0)::bigint" for kind in kinds)
+    junked = connection.execute(f"select {sums} from {junk}").fetchall()[0]
+    for path in folder.glob("junk-*.parquet"):
+        path.unlink()
+    time = mapping.TIMES[plan.source.table]
+    newest = connection.execute(f"select epoch_us(max({time})) from {rows} where reason is null").fetchall()
+    return {
+        "n_rows": n_rows,
+        "n_bad": sum(n for _, n in why),
+        "reasons": dict(sorted(why)),
+        "junk": dict(zip(kinds, junked)),
+        "latest": newest[0][0],
+        "unknown": raw.unknown,
+    }

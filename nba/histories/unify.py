@@ -1,30 +1,27 @@
 """Staged rows to one history: customers, identities, orders, events, touches, quarantine and quality.
 
 Every row finds its customer by its strongest identifier that is not cut. Of rows with the same key the
-last counts (files in order of name), so a corrected export takes the place of the earlier one.
+last counts (files in order of name), so a corrected export takes the place of the earlier one. Nothing
+but small findings comes into memory: DuckDB streams staged rows to the files of the commit, and spills.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import duckdb
 import pyarrow as pa
 
 from nba import tables
-from nba.histories import identity, mapping, quality
+from nba.histories import identifiers, identity, mapping, quality
 from nba.histories.sources import literal
 from nba.histories.staging import StagedSource
 from nba.settings import Settings
 
-NAMES = ("customers", "identities", "orders", "events", "touches", "quarantine", "quality")
-_SORT = {
-    "orders": "customer_id, ordered_at, order_id",
-    "events": "customer_id, occurred_at, event_id",
-    "touches": "customer_id, touched_at, touch_id",
-}
+NAMES = ("customers", "identities", "orders", "events", "touches", "quarantine", "quality", "aliases")
+N_PARTS = len(mapping.KEYS) + 2
 _SUMMED = ("number", "count")
-_NUMBERED = pa.schema([("number", pa.int32()), ("name", pa.string())])
 _FILES = pa.schema([("source", pa.int32()), ("file", pa.int32()), ("name", pa.string())])
 
 
@@ -33,102 +30,146 @@ class Known:
     """What earlier runs found.
 
     Attributes:
-        identities: The identities table; its customers keep their ids.
-        quality: The quality table, for the merges that it remembers.
+        identities: What stands after `from` for the identities table; its customers keep their ids.
+        quality: The quality table, for what it counts up.
+        aliases: Customer ids that went into others so far.
     """
 
-    identities: pa.Table | None = None
+    identities: str | None = None
     quality: pa.Table | None = None
+    aliases: pa.Table | None = None
+
+
+@dataclass(frozen=True)
+class Unified:
+    """One history, as files.
+
+    Attributes:
+        files: Table of `NAMES` to the Parquet file that holds it.
+        quality: The quality table.
+        resolution: Who is who.
+    """
+
+    files: Mapping[str, Path]
+    quality: pa.Table
+    resolution: identity.Resolution
 
 
 def unify(
     connection: duckdb.DuckDBPyConnection,
     staged: Sequence[StagedSource],
     settings: Settings,
+    folder: Path,
     known: Known | None = None,
     *,
     advance: Callable[[str], None] = lambda _: None,
-) -> dict[str, pa.Table]:
+) -> Unified:
     """Make one history of the staged rows of all sources.
 
     Args:
-        connection: The one that the rows were staged with.
+        connection: DuckDB in UTC, with the salt in use.
         staged: All sources.
         settings: Of the workspace.
+        folder: Where the tables are written, one Parquet file each.
         known: What earlier runs found; nothing gives new ids throughout.
         advance: Called with the name of each part that is done.
 
     Returns:
-        The tables of `NAMES`, each as the contract has it; orders, events and touches in order of
-        customer and time. The same whatever the order of sources' rows and files' discovery.
+        Each table as the contract has it; orders, events and touches in order of customer and time. The
+        same whatever the order of sources' rows and files' discovery.
     """
     known = known or Known()
-    kinds = identity.ranked(
-        [settings.identity.external, *(k for one in staged for k in one.source.identifiers)],
-        settings.identity.external,
-    )
-    for table in mapping.KEYS:
-        _view(connection, table, staged, kinds)
-    _seen(connection, staged, kinds)
-    found = identity.resolve(connection, kinds, settings.identity, known.identities)
-    connection.register("identity", found.identities)
+    files = {name: folder / f"{name}.parquet" for name in NAMES}
+    kinds = kinds_of(staged, settings)
+    look(connection, staged, kinds)
+    found = identity.resolve(connection, kinds, names_of(staged), settings.identity, known.identities)
+    _number_customers(connection)
+    write_identities(connection, files["identities"])
     advance("identities")
     counts, late = quality.Counts(), []
-    out = {"identities": found.identities}
+    _count(connection, staged, counts)
     for table in mapping.KEYS:
-        names = [f.name for f in mapping.staged_fields(table, _attributes(staged))]
-        _own(connection, table, names, kinds, found.cut)
-        late.append(_shared_only(connection, names, settings.identity.max_customers))
-        _once(connection, table, staged, counts)
-        if table == "customers":
-            out[table] = _customers(connection, staged)
-        else:
-            columns = ", ".join(tables.BY_NAME[table].columns)
-            rows = connection.sql(f"select {columns} from once order by {_SORT[table]}").to_arrow_table()
-            out[table] = tables.BY_NAME[table].conform(rows)
+        write_table(connection, table, staged, files[table], counts)
+        late.append(_orphans(connection, table, staged, settings.identity.max_customers))
         advance(table)
-    out["quarantine"] = _quarantine(staged, late)
-    out["quality"] = quality.measure(staged, out, counts, found, known.quality)
-    return {name: out[name] for name in NAMES}
+    aliases = _aliases(connection, known.aliases, found.merged)
+    write_small(files["aliases"], aliases)
+    _write_quarantine(connection, staged, late, files["quarantine"])
+    advance("quarantine")
+    measured = quality.measure(
+        connection, staged, counts, found, files, n_merged=aliases.num_rows, past=known.quality
+    )
+    write_small(files["quality"], measured)
+    return Unified(files, measured, found)
 
 
-def _view(
-    connection: duckdb.DuckDBPyConnection, table: str, staged: Sequence[StagedSource], kinds: Sequence[str]
-) -> None:
-    # All staged rows of a table: `source` and `file` by number, absent columns null.
-    attributes = _attributes(staged)
-    wanted = [
-        *(f.name for f in mapping.staged_fields(table, attributes)),
-        *(f"i_{k}" for k in kinds),
-        "external",
-    ]
-    types = {f.name: f.type for f in mapping.staged_fields(table, attributes)}
-    parts = []
+def kinds_of(staged: Sequence[StagedSource], settings: Settings) -> list[str]:
+    """Order the identifier kinds of all sources from the strongest to the weakest."""
+    external = settings.identity.external
+    return identifiers.ranked([external, *(k for one in staged for k in one.source.identifiers)], external)
+
+
+def names_of(staged: Sequence[StagedSource]) -> list[str]:
+    """Names of the sources, sorted."""
+    return sorted(one.source.name for one in staged)
+
+
+def look(connection: duckdb.DuckDBPyConnection, staged: Sequence[StagedSource], kinds: Sequence[str]) -> None:
+    """Make the views of all that is staged.
+
+    These are the rows (`all_<table>`), the combinations of identifiers (`seen`), the external ids in clear
+    (`clear`) and the names of files (`file_name`). Combinations get a number of their own across files.
+    """
+    places = [(s, f, file.name) for s, one in enumerate(staged) for f, file in enumerate(one.files)]
+    source, file, name = zip(*places) if places else ((), (), ())
+    connection.register("file_name", pa.table({"source": source, "file": file, "name": name}, _FILES))
+    order = names_of(staged)
+    offset, combos = 0, []
+    rows: dict[str, list[str]] = {table: [] for table in mapping.KEYS}
     for s, one in enumerate(staged):
-        if one.source.table != table:
-            continue
-        has = _columns(one, table)
-        columns = ", ".join(
-            name if name in has else f"null::{_sql(types.get(name, pa.string()))} as {name}"
-            for name in wanted
+        table = one.source.table
+        place = order.index(one.source.name)
+        hashes = ", ".join(
+            f"i_{kind}" if kind in one.source.identifiers else f"null::uuid as i_{kind}" for kind in kinds
         )
-        for f, file in enumerate(one.files):
-            if isinstance(file.rows, Path):
-                rows = f"read_parquet({literal(str(file.rows))})"
-            else:
-                rows = f"file_{s}_{f}"
-                connection.register(rows, file.rows)
-            parts.append(f"select {s} as source, {f} as file, row_number, key, {columns} from {rows}")
-    if not parts:
-        empty = ", ".join(f"null::{_sql(types.get(name, pa.string()))} as {name}" for name in wanted)
-        parts = [f"select 0 as source, 0 as file, 0::bigint as row_number, '' as key, {empty} limit 0"]
-    _run(connection, f"create or replace temp view all_{table} as {' union all '.join(parts)}")
+        columns = ", ".join(_columns(one, staged, table))
+        for f, staged_file in enumerate(one.files):
+            at = f"{s} as source, {f} as file, combo + {offset} as combo"
+            combos.append(
+                f"select {s} as source_no, {f} as file, combo + {offset} as combo, {hashes}, external,"
+                f" seen_at, n, {place} as source from {staged_file.combos_sql}"
+            )
+            rows[table].append(
+                f"select {at}, row_number, key, {columns} from {staged_file.rows_sql} where reason is null"
+            )
+            offset += staged_file.n_combos
+    nulls = ", ".join(f"null::uuid as i_{kind}" for kind in kinds)
+    nothing = f"select 0 as source_no, 0 as file, 0::bigint as combo, {nulls}, null::varchar as external,"
+    nothing += " null::timestamptz as seen_at, 0::bigint as n, 0 as source limit 0"
+    _run(connection, f"create or replace temp view seen as {' union all '.join(combos) or nothing}")
+    for kept, parts in rows.items():
+        union = " union all ".join(parts) or _no_rows(kept, staged)
+        _run(connection, f"create or replace temp view all_{kept} as {union}")
+    clear = (
+        f"select i_{kinds[0]} as hash, min(external) as clear from seen where external is not null group by 1"
+    )
+    _run(connection, f"create or replace temp view clear as {clear}")
 
 
-def _columns(one: StagedSource, table: str) -> set[str]:
-    attributes = [name for name in _named(one) if name.startswith("a_")]
-    fields = {f.name for f in mapping.staged_fields(table, attributes)}
-    return fields | {f"i_{kind}" for kind in one.source.identifiers} | {"external"}
+def _columns(one: StagedSource, staged: Sequence[StagedSource], table: str) -> list[str]:
+    own = [name for name in _named(one) if name.startswith("a_")]
+    has = {f.name for f in mapping.staged_fields(table, own)}
+    fields = mapping.staged_fields(table, _attributes(staged))
+    return [f.name if f.name in has else f"null::{_sql(f.type)} as {f.name}" for f in fields]
+
+
+def _no_rows(table: str, staged: Sequence[StagedSource]) -> str:
+    fields = mapping.staged_fields(table, _attributes(staged))
+    nulls = ", ".join(f"null::{_sql(f.type)} as {f.name}" for f in fields)
+    return (
+        "select 0 as source, 0 as file, 0::bigint as combo, 0::bigint as row_number, '' as key,"
+        f" {nulls} limit 0"
+    )
 
 
 def _named(one: StagedSource) -> set[str]:
@@ -144,65 +185,65 @@ def _sql(kind: pa.DataType) -> str:
     return names.get(kind, "varchar")
 
 
-def _seen(
-    connection: duckdb.DuckDBPyConnection, staged: Sequence[StagedSource], kinds: Sequence[str]
-) -> None:
-    # Combinations of identifiers, each once for each source; and the CRM ids in clear.
-    columns = ", ".join(f"i_{kind}" for kind in kinds)
-    parts = " union all ".join(
-        f"select {columns}, external, min({time}) as seen_at, source from all_{table} group by all"
-        for table, time in mapping.TIMES.items()
-    )
-    names = pa.table({"number": range(len(staged)), "name": [one.source.name for one in staged]}, _NUMBERED)
-    connection.register("source_name", names)
+def _number_customers(connection: duckdb.DuckDBPyConnection) -> None:
+    # Numbers in order of the ids: rows are sorted by them, several times faster than by text.
     _run(
         connection,
-        f"""create or replace temp table seen as select s.* exclude (source), n.name as source
-        from ({parts}) s join source_name n on s.source = n.number""",
+        """create or replace temp table customer as
+        select row_number() over (order by customer_id) as customer_no, customer_id
+        from (select distinct customer_id from identity)""",
     )
     _run(
         connection,
-        f"""create or replace temp table clear as
-        select i_{kinds[0]} as identifier_hash, min(external) as clear
-        from seen where external is not null group by 1""",
+        """create or replace temp table owner as
+        select combo, customer_no from combo_customer left join customer using (customer_id)""",
     )
 
 
-def _own(
+def write_identities(connection: duckdb.DuckDBPyConnection, path: Path) -> None:
+    """Write the identities that were resolved."""
+    names = ", ".join(tables.IDENTITIES.columns)
+    copy(connection, f"select {names} from identity order by identifier_kind, identifier_hash", path)
+
+
+def write_table(
     connection: duckdb.DuckDBPyConnection,
     table: str,
-    names: Sequence[str],
-    kinds: Sequence[str],
-    cut: pa.Table,
+    staged: Sequence[StagedSource],
+    path: Path,
+    counts: quality.Counts,
 ) -> None:
-    # The customer of each row, by its strongest identifier that is not cut.
-    connection.register("cut_now", cut)
-    is_cut = set(cut["identifier_kind"].to_pylist())
-    usable = ", ".join(
-        f"case when i_{kind} not in (select identifier_hash from cut_now) then i_{kind} end"
-        if kind in is_cut
-        else f"i_{kind}"
-        for kind in kinds
-    )
-    columns = ", ".join(["source", "file", "row_number", "key", *names])
-    _run(
+    """Write one table: rows with their customer, lines summed where the source says so, one row per key."""
+    _once(connection, table, staged, counts)
+    if table == "customers":
+        copy(connection, _customers(connection, staged), path)
+        return
+    contract = tables.BY_NAME[table]
+    names = ", ".join(f.name for f in contract.fields if f.name not in ("customer_id", contract.key[0]))
+    columns = ", ".join(contract.columns)
+    time = mapping.TIMES[table]
+    copy(
         connection,
-        f"""create or replace temp table owned as
-        select r.* exclude (own), customer_id
-        from (select {columns}, coalesce({usable}) as own from all_{table}) r
-        left join identity on identifier_hash = own""",
+        f"""select {columns} from (
+            select key as {contract.key[0]}, customer_id, customer_no, {names}
+            from once join customer using (customer_no))
+        order by customer_no, {time}, {contract.key[0]}""",
+        path,
     )
 
 
-def _shared_only(connection: duckdb.DuckDBPyConnection, names: Sequence[str], most: int) -> pa.Table:
-    # Rows that nobody owns; their raw text is gone by now, so the contract's fields are kept.
-    shown = ", ".join(["key", *names])
-    rows = connection.sql(
-        f"""select source, file, row_number, to_json(struct_pack({shown}))::varchar as raw
-        from owned where customer_id is null order by all"""
-    ).to_arrow_table()
-    reason = f"no identifier of its own: each is shared by more than {most} customers"
-    return rows.append_column("reason", pa.repeat(reason, rows.num_rows))
+def copy(connection: duckdb.DuckDBPyConnection, query: str, path: Path) -> None:
+    """Write what a query gives as a Parquet file, streaming."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    where = literal(str(path))
+    _run(connection, f"copy ({query}) to {where} (format parquet, compression zstd)")
+
+
+def write_small(path: Path, table: pa.Table) -> None:
+    """Write a table that is in memory."""
+    with duckdb.connect() as connection:
+        connection.register("small", table)
+        copy(connection, "from small", path)
 
 
 def _once(
@@ -212,46 +253,57 @@ def _once(
     fields = mapping.staged_fields(table, _attributes(staged))
     summed = [s for s, one in enumerate(staged) if one.source.aggregate and one.source.table == table]
     _run(connection, f"create or replace temp view single as {_single(table, fields, summed)}")
+    if summed:
+        # Sums are wanted several times.
+        _run(connection, "create or replace temp table summed_once as from single")
+        _run(connection, "create or replace temp view single as from summed_once")
+    # Keys that may stand twice, by a short hash, so that all others need not be compared.
+    _run(
+        connection,
+        """create or replace temp table contested as
+        select * from single where hash(key) in (
+            select h from (select hash(key) as h from single) group by h having count(*) > 1)""",
+    )
     same = ", ".join(f"coalesce({f.name}::varchar, chr(1))" for f in fields)
     _run(
         connection,
         f"""create or replace temp table beaten as
-        select source, file, row_number, key, customer_id, n_rows, content <> best as differs from (
+        select source, file, row_number, key, customer_no, n_rows, content <> best as differs from (
             select *, first_value(content) over w as best, row_number() over w as place from (
-                select *, md5(concat_ws('|', customer_id, {same})) as content from single
-                semi join (select key from single group by key having count(*) > 1) using (key))
+                select *, md5(concat_ws('|', customer_id, {same})) as content
+                from contested join customer using (customer_no))
             window w as (partition by key order by source desc, file desc, row_number desc))
         where place > 1""",
     )
     lost = connection.execute(
-        "select source, sum(n_rows)::bigint, (sum(n_rows) filter (differs))::bigint from beaten group by 1"
+        "select source, sum(n_rows)::bigint, coalesce(sum(n_rows) filter (differs), 0)::bigint, count(*)"
+        " from beaten group by 1"
     ).fetchall()
-    for source, n, differing in lost:
+    for source, n, differing, records in lost:
         counts.duplicates[source] = n
-        counts.conflicts[source] = differing or 0
-    but = "anti join beaten using (source, file, row_number, key, customer_id)" if lost else ""
-    _run(
-        connection,
-        f"create or replace temp view once as select key as {mapping.KEYS[table]}, * from single {but}",
-    )
-    kept = connection.execute(
-        f"select source, sum(n_rows)::bigint, count(*), max({mapping.TIMES[table]}) from once group by 1"
-    ).fetchall()
-    for source, n, records, latest in kept:
-        counts.kept[source], counts.records[source], counts.latest[source] = n, records, latest
+        counts.conflicts[source] = differing
+        counts.kept[source] = counts.kept.get(source, 0) - n
+        counts.records[source] = counts.records.get(source, 0) - records
+    for source in summed:
+        n = connection.execute("select count(*) from single where source = $s", {"s": source}).fetchall()
+        counts.records[source] = n[0][0] - sum(records for s, *_, records in lost if s == source)
+    but = "anti join beaten using (source, file, row_number, key, customer_no)" if lost else ""
+    _run(connection, f"create or replace temp view once as select * from single {but}")
 
 
 def _single(table: str, fields: Sequence[tables.Field], summed: Sequence[int]) -> str:
-    plain = "select *, 1 as n_rows from owned where customer_id is not null"
+    owned = f"(select r.* exclude (combo), customer_no from all_{table} r join owner using (combo)"
+    owned += " where customer_no is not null)"
+    plain = f"select *, 1 as n_rows from {owned}"
     if not summed:
         return plain
     places = ", ".join(map(str, summed))
     lines = ", ".join(_line(f, table) for f in fields)
-    return f"""{plain} and source not in ({places}) union all by name
-        select source, max(file) as file, max(row_number) as row_number, key, customer_id, {lines},
+    return f"""{plain} where source not in ({places}) union all by name
+        select source, max(file) as file, max(row_number) as row_number, key, customer_no, {lines},
             count(*) as n_rows
-        from owned where customer_id is not null and source in ({places})
-        group by source, key, customer_id"""
+        from {owned} where source in ({places})
+        group by source, key, customer_no"""
 
 
 def _line(spec: tables.Field, table: str) -> str:
@@ -265,10 +317,21 @@ def _line(spec: tables.Field, table: str) -> str:
     return f"arg_max({name}, (file, row_number)) as {name}"
 
 
-def _customers(connection: duckdb.DuckDBPyConnection, staged: Sequence[StagedSource]) -> pa.Table:
-    places = [(s, f, file.name) for s, one in enumerate(staged) for f, file in enumerate(one.files)]
-    source, file, name = zip(*places) if places else ((), (), ())
-    connection.register("file_name", pa.table({"source": source, "file": file, "name": name}, _FILES))
+def _orphans(
+    connection: duckdb.DuckDBPyConnection, table: str, staged: Sequence[StagedSource], most: int
+) -> pa.Table:
+    # Rows that nobody owns; their raw text is gone by now, so the contract's fields are kept.
+    shown = ", ".join(["key", *(f.name for f in mapping.staged_fields(table, _attributes(staged)))])
+    rows = connection.sql(
+        f"""select source, file, row_number, to_json(struct_pack({shown}))::varchar as raw
+        from all_{table} semi join (select combo from owner where customer_no is null) using (combo)
+        order by all"""
+    ).to_arrow_table()
+    reason = f"no identifier of its own: each is shared by more than {most} customers"
+    return rows.append_column("reason", pa.repeat(reason, rows.num_rows))
+
+
+def _customers(connection: duckdb.DuckDBPyConnection, staged: Sequence[StagedSource]) -> str:
     attributes = _attributes(staged)
     consent = [f"can_{channel}" for channel in tables.CHANNELS]
     picked = ", ".join(
@@ -281,21 +344,20 @@ def _customers(connection: duckdb.DuckDBPyConnection, staged: Sequence[StagedSou
             *(_typed(connection, a) for a in attributes),
         ]
     )
-    rows = connection.sql(
-        f"""with crm as (
+    return f"""with crm as (
             select *, row_number() over (
                 order by updated_at nulls first, name, joined_at, source, row_number) as turn
             from once left join file_name using (source, file)),
-        latest as (select customer_id, {picked} from crm group by customer_id),
+        latest as (select customer_no, {picked} from crm group by customer_no),
+        known as (
+            select customer_id, arg_min(clear, (i.first_seen_at, identifier_hash)) as external_id
+            from identity i join identifiers using (node) join clear using (hash) group by customer_id),
         first as (
-            select customer_id, min(first_seen_at) as joined_at,
-                arg_min(clear, (first_seen_at, identifier_hash)) as external_id
-            from identity semi join identifiers using (identifier_hash)
-            left join clear using (identifier_hash) group by customer_id)
+            select customer_id, min(first_seen_at) as joined_at from identity
+            where node is not null group by 1)
         select customer_id, external_id, joined_at, {shown}
-        from first left join latest using (customer_id) order by customer_id"""
-    ).to_arrow_table()
-    return tables.CUSTOMERS.conform(rows)
+        from first left join known using (customer_id) join customer using (customer_id)
+            left join latest using (customer_no) order by customer_no"""
 
 
 def _typed(connection: duckdb.DuckDBPyConnection, attribute: str) -> str:
@@ -307,25 +369,68 @@ def _typed(connection: duckdb.DuckDBPyConnection, attribute: str) -> str:
     return f"{attribute}::double as {attribute}" if told[0][0] else attribute
 
 
-def _quarantine(staged: Sequence[StagedSource], late: Sequence[pa.Table]) -> pa.Table:
-    parts = [tables.QUARANTINE.build([])]
-    for one in staged:
-        for file in one.files:
-            n = file.quarantine.num_rows
-            told = {"source": pa.repeat(one.source.name, n), "file": pa.repeat(file.name, n)}
-            told |= {name: file.quarantine[name] for name in ("row_number", "reason", "raw")}
-            parts.append(tables.QUARANTINE.conform(pa.table(told)))
-    for rows in late:
-        if rows.num_rows:
-            numbers = list(zip(rows["source"].to_pylist(), rows["file"].to_pylist()))
-            told = {
-                "source": [staged[s].source.name for s, _ in numbers],
-                "file": [staged[s].files[f].name for s, f in numbers],
-                **{name: rows[name] for name in ("row_number", "reason", "raw")},
-            }
-            parts.append(tables.QUARANTINE.conform(pa.table(told)))
-    order = [(name, "ascending") for name in ("source", "file", "row_number")]
-    return tables.QUARANTINE.conform(pa.concat_tables(parts).sort_by(order).combine_chunks())
+def _aliases(
+    connection: duckdb.DuckDBPyConnection, past: pa.Table | None, merged: Mapping[str, str]
+) -> pa.Table:
+    # A chain of merges ends at the customer of now.
+    alive = connection.sql("select customer_id from customer").to_arrow_table()["customer_id"].to_pylist()
+    return follow(past, merged, set(alive))
+
+
+def follow(past: pa.Table | None, merged: Mapping[str, str], alive: set[str]) -> pa.Table:
+    """Give the aliases of now: earlier ones and new ones, each to the customer at the end of its chain."""
+    into = dict(zip(past["alias_id"].to_pylist(), past["customer_id"].to_pylist())) if past else {}
+    into |= merged
+    rows = []
+    for old in sorted(into):
+        new = into[old]
+        while new not in alive and new in into:
+            new = into[new]
+        if old not in alive:
+            rows.append({"alias_id": old, "customer_id": new, "is_pending": False})
+    return tables.ALIASES.build(rows)
+
+
+def _write_quarantine(
+    connection: duckdb.DuckDBPyConnection,
+    staged: Sequence[StagedSource],
+    late: Sequence[pa.Table],
+    path: Path,
+) -> None:
+    parts = [f"select {s} as source, {f} as file, row_number, reason, raw from {file.rows_sql}"
+             " where reason is not null"
+             for s, one in enumerate(staged) for f, file in enumerate(one.files) if file.n_bad]  # fmt: skip
+    orphans = pa.concat_tables(late)
+    connection.register("orphans", orphans)
+    parts.append("select source, file, row_number, reason, raw from orphans")
+    names = pa.table({"source": range(len(staged)), "source_name": [one.source.name for one in staged]})
+    connection.register("source_name", names)
+    copy(
+        connection,
+        f"""select source_name as source, name as file, row_number, reason, raw
+        from ({" union all ".join(parts)}) q
+        join source_name using (source) join file_name using (source, file)
+        order by 1, 2, 3, 4""",
+        path,
+    )
+
+
+def _count(
+    connection: duckdb.DuckDBPyConnection, staged: Sequence[StagedSource], counts: quality.Counts
+) -> None:
+    # Before duplicates: what each source gives, and its newest row.
+    rows = connection.execute(
+        "select source_no, coalesce(sum(n) filter (customer_no is not null), 0)::bigint,"
+        " coalesce(sum(n) filter (customer_no is null), 0)::bigint"
+        " from seen join owner using (combo) group by 1"
+    ).fetchall()
+    for source, n, orphaned in rows:
+        counts.kept[source] = counts.records[source] = n
+        counts.orphaned[source] = orphaned
+    for s, one in enumerate(staged):
+        newest = [file.latest for file in one.files if file.latest is not None]
+        if newest:
+            counts.latest[s] = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=max(newest))
 
 
 def _run(connection: duckdb.DuckDBPyConnection, query: str) -> None:

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from nba.histories import identity, staging, unify
+from nba.histories import identifiers, staging, unify
 from nba.history import connect
 from nba.settings import Identity, Settings, Source, Workspace
 
@@ -30,8 +30,8 @@ def read(tmp_path: Path) -> Callable[..., tuple[list[staging.StagedSource], dict
         write(tmp_path, files)
         settings = make(*sources, zone=zone)
         with connect() as connection:
-            identity.use_salt(connection, SALT)
-            return staging.stage(connection, settings, tmp_path)
+            identifiers.use_salt(connection, SALT)
+            return staging.stage(connection, settings, tmp_path, cache=tmp_path / ".cache")
 
     return run
 
@@ -41,15 +41,23 @@ def unified(tmp_path: Path) -> Callable[..., dict[str, pa.Table]]:
     """Write files, and unify the sources that map them."""
 
     def run(
-        files: dict[str, Any], *sources: dict[str, Any], known: unify.Known | None = None, most: int = 3
+        files: dict[str, Any],
+        *sources: dict[str, Any],
+        known: dict[str, pa.Table] | None = None,
+        most: int = 3,
     ) -> dict[str, pa.Table]:
         write(tmp_path, files)
         settings = make(*sources, most=most)
         with connect() as connection:
-            identity.use_salt(connection, SALT)
-            staged, faults = staging.stage(connection, settings, tmp_path)
+            identifiers.use_salt(connection, SALT)
+            staged, faults = staging.stage(connection, settings, tmp_path, cache=tmp_path / ".cache")
             staging.refuse(faults)
-            return unify.unify(connection, staged, settings, known)
+            before = None
+            if known:
+                connection.register("before", known["identities"])
+                before = unify.Known("before", known["quality"], known["aliases"])
+            found = unify.unify(connection, staged, settings, tmp_path / ".new", before)
+            return {name: pq.ParquetFile(path).read() for name, path in found.files.items()}
 
     return run
 

@@ -2,6 +2,7 @@
 
 import re
 import stat
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 
 from nba import tables
 from nba.errors import SettingsError
-from nba.histories import identity
+from nba.histories import identifiers, identity
 from nba.history import connect
 from nba.settings import Identity
 
@@ -23,18 +24,37 @@ KINDS = ["crm_id", "email", "phone", "cookie"]
 START = datetime(2026, 1, 1, tzinfo=UTC)
 
 
-def resolve(seen: list[dict[str, Any]], known: pa.Table | None = None, most: int = 3) -> identity.Resolution:
+@dataclass
+class Found:
+    """A resolution and its rows."""
+
+    identities: pa.Table
+    told: identity.Resolution
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.told, name)
+
+
+def resolve(seen: list[dict[str, Any]], known: pa.Table | None = None, most: int = 3, **guards: Any) -> Found:
     """Resolve rows such as {"crm_id": "1", "email": "a", "day": 3}."""
     columns: dict[str, Any] = {f"i_{k}": pa.array([r.get(k) for r in seen], pa.string()) for k in KINDS}
     columns["seen_at"] = pa.array([START + timedelta(days=r.get("day", 0)) for r in seen], tables.TIME)
-    columns["source"] = pa.array([r.get("source", "x") for r in seen], pa.string())
+    names = sorted({r.get("source", "x") for r in seen})
+    columns["source"] = pa.array([names.index(r.get("source", "x")) for r in seen], pa.int64())
+    columns["combo"] = pa.array(range(len(seen)), pa.int64())
     with connect() as connection:
-        identity.use_salt(connection, "some salt that is long")
+        identifiers.use_salt(connection, "some salt that is long")
         connection.register("seen", pa.table(columns))
-        return identity.resolve(connection, KINDS, Identity(max_customers=most), known)
+        if known is not None:
+            connection.register("before", known)
+        rules = Identity(max_customers=most, **guards)
+        told = identity.resolve(connection, KINDS, names, rules, None if known is None else "before")
+        columns_of = ", ".join(tables.IDENTITIES.columns)
+        rows = connection.sql(f"select {columns_of} from identity order by 1, 2").to_arrow_table()
+        return Found(tables.IDENTITIES.conform(rows), told)
 
 
-def groups(found: identity.Resolution) -> set[frozenset[str]]:
+def groups(found: Found) -> set[frozenset[str]]:
     """The customers as sets of identifiers, whatever their ids."""
     out: dict[str, set[str]] = {}
     for row in found.identities.to_pylist():
@@ -42,14 +62,14 @@ def groups(found: identity.Resolution) -> set[frozenset[str]]:
     return {frozenset(group) for group in out.values()}
 
 
-def customer(found: identity.Resolution, digest: str) -> str:
+def customer(found: Found, digest: str) -> str:
     rows = found.identities.to_pylist()
     return next(row["customer_id"] for row in rows if row["identifier_hash"] == digest)
 
 
 def normal(kind: str, text: str) -> str | None:
     with connect() as connection:
-        value = identity.normalised(kind, "t", "crm_id")
+        value = identifiers.normalised(kind, "t", Identity())
         query = f"select {value} from (select $text::varchar as t)"
         return connection.execute(query, {"text": text}).fetchall()[0][0]
 
@@ -95,7 +115,7 @@ def test_identifiers_seen_together_are_one_customer() -> None:
         ]
     )
     assert groups(found) == {frozenset("1akp"), frozenset("2q"), frozenset({"lonely"})}
-    assert found.n_largest == 4
+    assert found.largest[0] == 4
     assert found.n_found == {"crm_id": 2, "email": 1, "phone": 2, "cookie": 2}
 
 
@@ -131,13 +151,62 @@ def test_known_customers_keep_their_ids() -> None:
     assert then.merged == {}
 
 
-def test_a_merge_keeps_the_older_id_and_tells_the_other() -> None:
+def test_a_merge_keeps_the_id_that_was_decided_for_and_tells_the_others() -> None:
+    # Who has a CRM id may have been decided for: an anonymous visitor, though older, goes into it.
     first = resolve([{"crm_id": "1", "day": 4}, {"cookie": "k", "day": 2}, {"email": "e", "day": 3}])
     together = [{"crm_id": "1", "cookie": "k", "email": "e", "day": 9}]
     then = resolve([{"crm_id": "1", "day": 4}, {"cookie": "k", "day": 2}, *together], first.identities)
-    older = customer(first, "k")
-    assert {row["customer_id"] for row in then.identities.to_pylist()} == {older}
-    assert then.merged == {customer(first, "1"): older, customer(first, "e"): older}
+    kept = customer(first, "1")
+    assert {row["customer_id"] for row in then.identities.to_pylist()} == {kept}
+    assert then.merged == {customer(first, "k"): kept, customer(first, "e"): kept}
+
+
+def test_of_two_customers_with_crm_ids_the_older_gives_the_id() -> None:
+    apart = [{"crm_id": "new", "day": 4}, {"crm_id": "old", "day": 2}]
+    first = resolve(apart)
+    then = resolve(
+        [*apart, *({"crm_id": one, "email": "e", "day": 9} for one in ("new", "old"))], first.identities
+    )
+    assert then.merged == {customer(first, "new"): customer(first, "old")}
+    for visitors in (
+        [{"cookie": "k", "day": 5}, {"cookie": "j", "day": 3}],
+        [{"cookie": "k"}, {"cookie": "j"}],
+    ):
+        before = resolve(visitors)
+        after = resolve(
+            [*visitors, *({"email": "e", "cookie": one, "day": 9} for one in "kj")], before.identities
+        )
+        assert after.merged == {customer(before, "k"): customer(before, "j")}
+
+
+def test_a_weak_identifier_never_joins_two_known_customers() -> None:
+    # A cookie on which two known people log in stays with the one who was there first.
+    seen = [
+        {"crm_id": "1", "email": "a"}, {"crm_id": "2", "email": "b"},
+        {"email": "b", "cookie": "k", "day": 1}, {"email": "a", "cookie": "k", "day": 4},
+    ]  # fmt: skip
+    found = resolve(seen)
+    assert groups(found) == {frozenset("1a"), frozenset("2bk")}
+    assert found.n_refused == 1
+    assert groups(resolve(seen, weak=())) == {frozenset("12abk")}
+
+
+def test_a_strong_identifier_joins_two_crm_records_unless_these_are_exclusive() -> None:
+    seen = [{"crm_id": "1", "email": "a", "day": 3}, {"crm_id": "2", "email": "a", "day": 5}]
+    assert groups(resolve(seen)) == {frozenset("12a")}
+    found = resolve(seen, exclusive=("crm_id",))
+    assert groups(found) == {frozenset("1a"), frozenset("2")}
+    assert found.n_refused == 1
+
+
+def test_conflicting_exclusive_identifiers_keep_people_apart_wherever_they_meet() -> None:
+    # Two phones meet through an e-mail and a CRM id: the oldest links stand.
+    seen = [
+        {"phone": "p", "email": "a", "day": 1}, {"crm_id": "1", "email": "a", "day": 2},
+        {"crm_id": "1", "phone": "q", "day": 3},
+    ]  # fmt: skip
+    found = resolve(seen, exclusive=("phone",))
+    assert groups(found) == {frozenset("1ap"), frozenset("q")}
 
 
 def test_a_split_leaves_the_id_with_the_strongest_identifier() -> None:
@@ -175,24 +244,23 @@ def test_nobody_at_all() -> None:
 
 def test_the_salt_is_made_once_and_kept_secret(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("NBA_SALT", raising=False)
-    made = identity.salt(tmp_path)
+    made = identifiers.salt(tmp_path)
     assert len(made) == 64
-    assert identity.salt(tmp_path) == made
+    assert identifiers.salt(tmp_path) == made
     assert stat.S_IMODE((tmp_path / ".salt").stat().st_mode) == 0o600
     monkeypatch.setenv("NBA_SALT", "a long text of the company's own")
-    assert identity.salt(tmp_path) == "a long text of the company's own"
+    assert identifiers.salt(tmp_path) == "a long text of the company's own"
     monkeypatch.setenv("NBA_SALT", "short")
     with pytest.raises(SettingsError, match="NBA_SALT has 5 characters"):
-        identity.salt(tmp_path)
+        identifiers.salt(tmp_path)
 
 
 def test_hashes_depend_on_salt_and_kind() -> None:
     def digest(salt: str, kind: str) -> str:
         with connect() as connection:
-            identity.use_salt(connection, salt)
-            return connection.execute(
-                f"select {identity.hashed(kind, chr(39) + 'ana' + chr(39))}"
-            ).fetchall()[0][0]
+            identifiers.use_salt(connection, salt)
+            query = f"select {identifiers.hashed(kind, chr(39) + 'ana' + chr(39))}"
+            return connection.execute(query).fetchall()[0][0].hex
 
     found = {
         digest("one salt or another's", "email"),
@@ -253,10 +321,83 @@ _DIGITS = st.text("0123456789", min_size=3, max_size=13)
 )
 def test_quick_phone_numbers_are_those_of_the_library(country: str, prefix: str, digits: str) -> None:
     text = prefix + digits
-    assert identity.phones([text], country) == [identity._slow_number(text, country)]
+    assert identifiers.phones([text], country) == [identifiers._slow_number(text, country)]
+
+
+_EDGES = st.lists(st.tuples(st.integers(0, 11), st.integers(0, 11)), max_size=25)
+
+
+@settings(max_examples=200)
+@given(_EDGES, st.lists(st.tuples(st.integers(-1, 2), st.booleans()), min_size=12, max_size=12))
+def test_settled_components_keep_every_rule(
+    pairs: list[tuple[int, int]], nodes: list[tuple[int, bool]]
+) -> None:
+    exclusive = np.array([kind for kind, _ in nodes])
+    weak = np.array([is_weak and kind != 0 for kind, is_weak in nodes])
+    a, b = (np.array([pair[i] for pair in pairs], np.int64) for i in (0, 1))
+    label, refused = identity.settle((a, b, np.arange(len(a))), weak, exclusive, external=0)
+    whole = identity.components(12, a, b)
+    for part in np.unique(label):
+        inside = label == part
+        assert len(np.unique(whole[inside])) == 1  # it only ever parts what was together
+        for kind in (1, 2):
+            assert (exclusive[inside] == kind).sum() <= 1
+    strong = ~(weak[a] | weak[b])
+    by_strong = identity.components(12, a[strong], b[strong])
+    known = exclusive == 0
+    together = {(int(by_strong[i]), int(label[i])) for i in np.flatnonzero(known)}
+    if not np.isin(exclusive, (1, 2)).any():
+        # Without other exclusive kinds, strong links are all followed, and weak ones join no two of them.
+        assert len(together) == len(np.unique(label[known]))
+    if not refused:
+        assert len(np.unique(label)) == len(np.unique(whole))
+
+
+@settings(max_examples=60)
+@given(
+    st.sampled_from(["chain", "star", "random"]),
+    st.integers(1, 300),
+    st.integers(0, 2**32 - 1),
+)
+def test_labels_are_those_of_a_union_of_sets(shape: str, n: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    names = rng.permutation(n)
+    if shape == "chain":
+        a, b = names[:-1], names[1:]
+    elif shape == "star":
+        a, b = np.full(n - 1, names[0]), names[1:]
+    else:
+        a, b = rng.integers(0, n, n // 2), rng.integers(0, n, n // 2)
+    assert _alike(identity.components(n, a, b), _flooded(n, a, b))
+
+
+def _flooded(n: int, a: Any, b: Any) -> Any:
+    beside: list[list[int]] = [[] for _ in range(n)]
+    for one, other in zip(a.tolist(), b.tolist()):
+        beside[one].append(other)
+        beside[other].append(one)
+    label = [-1] * n
+    for start in range(n):
+        waiting = [start] if label[start] < 0 else []
+        while waiting:
+            node = waiting.pop()
+            if label[node] < 0:
+                label[node] = start
+                waiting += beside[node]
+    return np.array(label)
+
+
+def _alike(one: Any, other: Any) -> bool:
+    pairs = np.unique(np.stack([one, other]), axis=1).shape[1]
+    return pairs == len(np.unique(one)) == len(np.unique(other))
 
 
 # reference
+
+
+def test_a_long_chain_is_one_customer() -> None:
+    n = 200_000
+    assert identity.components(n, np.arange(n - 1), np.arange(1, n)).max() == 0
 
 
 def test_example_numbers_of_every_country_are_recognised() -> None:
@@ -264,13 +405,13 @@ def test_example_numbers_of_every_country_are_recognised() -> None:
         number = phonenumbers.example_number_for_type(country, phonenumbers.PhoneNumberType.MOBILE)
         expected = phonenumbers.format_number(number, phonenumbers.PhoneNumberFormat.E164)
         national = phonenumbers.format_number(number, phonenumbers.PhoneNumberFormat.NATIONAL)
-        assert identity.phones([expected, national], country) == [expected, expected]
+        assert identifiers.phones([expected, national], country) == [expected, expected]
 
 
 def test_components_agree_with_a_plain_search() -> None:
     rng = np.random.default_rng(3)
     seen = [{k: f"{k}{rng.integers(40)}" for k in KINDS if rng.random() < 0.45} for _ in range(60)]
-    found = resolve([row for row in seen if row], most=99)
+    found = resolve([row for row in seen if row], most=99, weak=())
     pool = [set(row.values()) for row in seen if row]
     whole: list[set[str]] = []
     for group in pool:

@@ -69,13 +69,7 @@ def test_cut_identifiers_are_reported_as_hashes(unified: Any) -> None:
 
 
 def test_findings_are_read_back() -> None:
-    table = tables.QUALITY.build(
-        [
-            {"source": "identity", "measure": "merged c1", "value": 1.0, "note": "c2"},
-            {"source": "identity", "measure": "splits", "value": 2.0, "note": ""},
-        ]
-    )
-    assert quality.merged(table) == {"c1": "c2"}
-    assert quality.merged(None) == {}
+    table = tables.QUALITY.build([{"source": "identity", "measure": "splits", "value": 2.0, "note": ""}])
     assert quality.value(table, "identity", "splits") == 2.0
     assert quality.value(table, "identity", "other") == 0.0
+    assert quality.value(None, "identity", "splits") == 0.0

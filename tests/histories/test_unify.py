@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from nba import tables
 from nba.errors import DataError
-from nba.histories import quality, unify
+from nba.histories import unify
 
 CRM = {
     "name": "crm",
@@ -208,16 +208,21 @@ def test_merges_are_told_in_every_later_run(unified: Any) -> None:
         SHOP,
         WEB,
     )
-    known = unify.Known(first["identities"], first["quality"])
-    then = unified(FILES, CRM, SHOP, WEB, known=known)
+    then = unified(FILES, CRM, SHOP, WEB, known=first)
     gone = set(first["customers"]["customer_id"].to_pylist()) - set(
         then["customers"]["customer_id"].to_pylist()
     )
-    into = quality.merged(then["quality"])
+    into = {row["alias_id"]: row["customer_id"] for row in then["aliases"].to_pylist()}
     assert set(into) == gone
     assert set(into.values()) <= set(then["customers"]["customer_id"].to_pylist())
-    again = unified(FILES, CRM, SHOP, WEB, known=unify.Known(then["identities"], then["quality"]))
+    again = unified(FILES, CRM, SHOP, WEB, known=then)
     assert all(again[name].equals(then[name]) for name in unify.NAMES)
+
+
+def test_a_chain_of_merges_ends_at_the_customer_of_now() -> None:
+    past = tables.ALIASES.build([{"alias_id": "a", "customer_id": "b", "is_pending": True}])
+    found = unify.follow(past, {"b": "c"}, {"c", "d"})
+    assert {row["alias_id"]: row["customer_id"] for row in found.to_pylist()} == {"a": "c", "b": "c"}
 
 
 # laws

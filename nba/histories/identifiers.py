@@ -1,0 +1,185 @@
+"""Identifiers: normalised, junk dropped, the rest hashed with the workspace's secret salt.
+
+An e-mail is trimmed, its case and (where the provider ignores them) its dots and +tags are dropped; a
+phone number is written as E.164. Only hashes leave the raw files.
+"""
+
+import hashlib
+import os
+import re
+import secrets
+from collections.abc import Callable, Iterable, Sequence
+from functools import cache
+from pathlib import Path
+
+import duckdb
+import phonenumbers
+from phonenumbers.phonemetadata import PhoneMetadata
+
+from nba.errors import SettingsError
+from nba.histories.sources import among
+from nba.settings import Identity
+
+SALT_FILE = ".salt"
+SALT_VARIABLE = "NBA_SALT"
+_STRENGTH = ("loyalty_card", "email", "phone", "device", "cookie")
+_HASH_DIGITS = 32
+_JUNK = (
+    "null", "none", "nan", "nil", "na", "n/a", "undefined", "unknown", "anonymous", "test", "todo", "false",
+)  # fmt: skip
+_JUNK_MAILBOXES = (
+    "null", "none", "nan", "na", "n/a", "undefined", "unknown", "anonymous", "nobody", "test", "noreply",
+    "no-reply", "no_reply", "no.reply", "donotreply", "do-not-reply", "do_not_reply", "noemail", "no-email",
+    "sinemail", "sincorreo",
+)  # fmt: skip
+
+
+def salt(workspace: Path) -> str:
+    """Give the secret salt of a workspace: `NBA_SALT`, else its `.salt` file, made on first use.
+
+    Raises:
+        SettingsError: when the salt is too short to keep anything secret.
+    """
+    found = os.environ.get(SALT_VARIABLE, "")
+    path = workspace / SALT_FILE
+    if not found and not path.exists():
+        found = secrets.token_hex(32)
+        try:
+            with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+                file.write(found)
+        except FileExistsError:  # another run was faster
+            found = ""
+    found = found or path.read_text(encoding="utf-8").strip()
+    if len(found) < 16:
+        where = SALT_VARIABLE if os.environ.get(SALT_VARIABLE) else str(path)
+        raise SettingsError(
+            f"the salt in {where} has {len(found)} characters; expected 16 or more",
+            "Restore the workspace's .salt file, or set NBA_SALT to a long random text and keep it.",
+        )
+    return found
+
+
+def fingerprint(secret: str) -> str:
+    """Name a salt without telling it, so that another salt is noticed before every id changes."""
+    return hashlib.sha256(b"fingerprint|" + secret.encode()).hexdigest()[:8]
+
+
+def use_salt(connection: duckdb.DuckDBPyConnection, secret: str) -> None:
+    """Give a connection the salt with which it hashes identifiers."""
+    connection.execute("set variable salt = '" + secret.replace("'", "''") + "'").fetchall()
+
+
+def ranked(kinds: Iterable[str], external: str) -> list[str]:
+    """Order identifier kinds from the strongest to the weakest.
+
+    Example:
+        >>> ranked(["cookie", "app_login", "email", "crm_id"], "crm_id")
+        ['crm_id', 'email', 'app_login', 'cookie']
+    """
+    order = [external, *(kind for kind in _STRENGTH if kind != external)]
+    between = order.index("device") - 0.5 if "device" in order else len(order)
+    place = {kind: float(i) for i, kind in enumerate(order)}
+    return sorted(set(kinds), key=lambda kind: (place.get(kind, between), kind))
+
+
+def normalised(kind: str, text: str, settings: Identity) -> str:
+    """Give the SQL that normalises an identifier and makes junk null.
+
+    A phone number needs `phones` instead.
+
+    Args:
+        kind: Identifier kind.
+        text: SQL of the identifier's text, trimmed.
+        settings: How e-mails are written alike; the external kind's values may be short.
+    """
+    external = settings.external
+    if kind == "email":
+        is_junk = among(f"split_part(lower({text}), '@', 1)", _JUNK_MAILBOXES)
+        return (
+            f"case when regexp_full_match({text}, '[^@\\s,;<>]+@[^@\\s,;<>]+\\.[^@\\s.,;<>]{{2,}}')"
+            f" and not {is_junk} then {_same_mailbox(text, settings)} end"
+        )
+    clean = {"loyalty_card": f"upper(regexp_replace({text}, '[\\s-]', '', 'g'))", "device": f"lower({text})"}
+    value = clean.get(kind, text)
+    junk = f"(strlen({value}) < 10 and {among(f'lower({value})', _JUNK)}) or ltrim({value}, '0-_. ') = ''"
+    if kind != external:
+        junk += f" or strlen({value}) < 4 or ltrim({value}, left({value}, 1) || '-') = ''"
+    return f"case when not ({junk}) then {value} end"
+
+
+def _same_mailbox(text: str, settings: Identity) -> str:
+    # Domains are never case-sensitive; mailboxes are not either, in practice.
+    domain = f"lower(split_part({text}, '@', 2))"
+    box = f"split_part({text}, '@', 1)"
+    if settings.email_ignore_case:
+        box = f"lower({box})"
+    if settings.email_ignore_tags:
+        tagged = among(domain, settings.email_ignore_tags)
+        box = f"case when {tagged} then split_part({box}, '+', 1) else {box} end"
+    if settings.email_ignore_dots:
+        dotted = among(domain, settings.email_ignore_dots)
+        box = f"case when {dotted} then replace({box}, '.', '') else {box} end"
+    return f"{box} || '@' || {domain}"
+
+
+def hashed(kind: str, value: str) -> str:
+    """Give the SQL of the salted hash of a normalised identifier (variable `salt` of the connection).
+
+    It is a UUID of the first 128 bits of SHA-256; without its dashes it reads as in the identities table.
+    """
+    return f"left(sha256(getvariable('salt') || '|{kind}|' || {value}), {_HASH_DIGITS})::uuid"
+
+
+def phones(texts: Sequence[str], country: str) -> list[str | None]:
+    """Write phone numbers as E.164; None where it is no valid number.
+
+    Numbers in the plain forms of the country are recognised by its published patterns (15 times faster);
+    all others go through `phonenumbers`, with the same result.
+
+    Args:
+        texts: Distinct texts.
+        country: Two-letter country of numbers without prefix.
+
+    Example:
+        >>> phones(["600 123 456", "+34-600123456", "0034 600.123.456", "000000", "12345"], "ES")
+        ['+34600123456', '+34600123456', '+34600123456', None, None]
+    """
+    quick = _plain_numbers(country.upper())
+    return [quick(text) or _slow_number(text, country.upper()) for text in texts]
+
+
+@cache
+def _plain_numbers(country: str) -> Callable[[str], str | None]:
+    meta = PhoneMetadata.metadata_for_region(country, None)
+    if meta is None:
+        return lambda _text: None
+    kinds = [
+        k.national_number_pattern for k in (meta.mobile, meta.fixed_line) if k and k.national_number_pattern
+    ]
+    prefixes = [f"\\+{meta.country_code}"]
+    if meta.international_prefix == "00":
+        prefixes.append(f"00{meta.country_code}")
+    if meta.national_prefix is None and meta.national_prefix_for_parsing is None:
+        prefixes.append("")
+    lengths = set(meta.general_desc.possible_length) if meta.general_desc else set()
+    plain = re.compile(f"(?:{'|'.join(prefixes)})({'|'.join(f'(?:{kind})' for kind in kinds)})")
+    strip = str.maketrans("", "", " .-()")
+
+    def quick(text: str) -> str | None:
+        match = plain.fullmatch(text.translate(strip)) if text.isascii() else None
+        if match is None or len(match[1]) not in lengths:
+            return None
+        return f"+{meta.country_code}{match[1]}"
+
+    return quick
+
+
+def _slow_number(text: str, country: str) -> str | None:
+    try:
+        number = phonenumbers.parse(text, country)
+    except phonenumbers.NumberParseException:
+        return None
+    if not phonenumbers.is_valid_number(number):
+        return None
+    number.extension = None
+    return phonenumbers.format_number(number, phonenumbers.PhoneNumberFormat.E164)
