@@ -233,3 +233,85 @@ def test_the_next_batch_knows_the_one_before(workspace):
     )
     assert contacts.num_rows > 100
     assert len(pc.unique(contacts["customer_id"])) == contacts.num_rows
+
+
+TRIALS = """
+[[experiments]]
+experiment_id = "one"
+control = "one_old"
+starts_at = 2026-03-02T00:00:00Z
+ends_at = 2026-03-20T00:00:00Z
+slots = [0.0, 0.6]
+arms = [
+  {name = "one_old", share = 0.7, policy = "champion"},
+  {name = "one_new", share = 0.3, policy = "random"},
+]
+metrics = [{name = "margin", numerator = "margin", role = "primary"}]
+phases = [{starts_at = 2026-03-08T00:00:00Z, shares = {one_old = 0.4, one_new = 0.6}}]
+[[experiments]]
+experiment_id = "two"
+control = "two_old"
+starts_at = 2026-03-02T00:00:00Z
+slots = [0.6, 1.0]
+arms = [
+  {name = "two_old", share = 0.5, policy = "champion"},
+  {name = "two_none", share = 0.5, policy = "outside"},
+]
+metrics = [{name = "margin", numerator = "margin", role = "primary"}]
+[[experiments]]
+experiment_id = "site"
+control = "site_old"
+layer = "site"
+starts_at = 2026-03-02T00:00:00Z
+arms = [
+  {name = "site_old", share = 0.5, policy = "outside"},
+  {name = "site_new", share = 0.5, policy = "outside"},
+]
+metrics = [{name = "margin", numerator = "margin", role = "primary"}]
+"""
+
+
+def test_holdout_layers_and_phases_are_enforced_in_every_batch(workspace):
+    (workspace.root / "nba.toml").write_text(TOML + TRIALS)
+    workspace.registered.model = Believer()
+    for week in range(2):
+        decide.decide(workspace.root, AT + timedelta(weeks=week), f"b{week}")
+    joined = pa.table(
+        {
+            "customer_id": [f"new{i:04d}" for i in range(N)],
+            "external_id": [f"n{i}" for i in range(N)],
+            "joined_at": pa.array([AT + timedelta(days=10)] * N, tables.TIME),
+            **{f"can_{channel}": [True] * N for channel in tables.CHANNELS},
+        }
+    )
+    History.read(workspace.root).commit(append={"customers": joined})
+    for week in (2, 3):
+        decide.decide(workspace.root, AT + timedelta(weeks=week), f"b{week}")
+    frame = History.read(workspace.root).table("decisions").to_pandas()
+    arm = frame.pivot_table(index="customer_id", columns="batch_id", values="arm", aggfunc="first")
+    # The holdout is for good, gets nothing from anybody, and takes newcomers at the same rate.
+    held = (arm == "holdout").any(axis=1)
+    assert (arm[held].isin(["holdout"]) | arm[held].isna()).all(axis=None)
+    assert set(frame[frame.arm == "holdout"].treatment_id) == {"none"}
+    is_new = arm.index.str.startswith("new")
+    for rate in (held[is_new].mean(), held[~is_new].mean()):
+        assert abs(rate - 0.1) < 3 * np.sqrt(0.1 * 0.9 / N)
+    # One layer: nobody is in two trials at a time; each takes its slots of the champion's half.
+    one, two = arm["b2"].isin(["one_old", "one_new"]), arm["b2"].isin(["two_old", "two_none"])
+    assert not (one & two).any()
+    assert abs(one.mean() - 0.5 * 0.6) < 0.06
+    assert set(frame[frame.arm == "two_none"].treatment_id) == {"none"}
+    # The phase grows one_new: nobody leaves it, and the other trial and the holdout do not notice.
+    grown = arm["b0"] == "one_new"
+    assert set(arm["b1"][grown]) == {"one_new"}
+    assert (arm["b1"] == "one_new").sum() > 1.5 * grown.sum()
+    others = ~arm["b0"].fillna("").str.startswith("one") & arm["b0"].notna()
+    assert (arm["b0"] == arm["b1"])[others].all()
+    # After its end a trial decides for nobody; its customers go back to the champion.
+    assert not arm["b3"].str.startswith("one").any()
+    # A layer that decides nothing assigns all the same, independently of the one that does.
+    people = History.read(workspace.root).table("assignments").to_pandas()
+    site = people[people.experiment_id == "site"].set_index("customer_id").arm
+    assert not site.index.isin(held[held].index).any()
+    assert abs((site == "site_new").mean() - 0.5) < 0.07
+    assert History.read(workspace.root).broken_laws() == []
