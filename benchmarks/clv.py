@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from benchmarks.record import Row, peer_python, row
-from nba.models import clv, clv_counts, clv_ml, clv_spend
+from nba.models import clv, clv_choice, clv_counts, clv_ml, clv_spend
 from nba.models.clv_score import normalised_gini, score
 
 DATA = Path(os.environ.get("NBA_DATA", Path(__file__).parents[2] / "shared" / "data"))
@@ -66,7 +66,7 @@ def to_log(days: pd.DataFrame) -> clv_ml.Log:
 
 def backtest(log: clv_ml.Log, at: float, horizon: float) -> dict[str, float]:
     """Forecast from a day with the default procedure and score what followed."""
-    choice = clv.choose(log, at, horizon)
+    choice = clv_choice.choose(log, at, horizon).choice
     model = clv.fit(log, at, horizon, choice)
     seen = clv_ml.look(log, at)
     count, value = clv_ml.follow(log, seen, at, at + horizon)
@@ -245,7 +245,7 @@ def scale() -> list[Row]:
         reading = time.perf_counter() - begun
     log = clv_ml.Log(read["customer"].to_numpy(), read["day"].to_numpy(), read["margin"].to_numpy(), n)
     begun = time.perf_counter()
-    choice = clv.choose(log, 365.0, 365.0)
+    choice = clv_choice.choose(log, 365.0, 365.0).choice
     model = clv.fit(log, 365.0, 365.0, choice)
     fitted = time.perf_counter() - begun
     seen = clv_ml.look(log, 365.0)

@@ -344,6 +344,101 @@ def clv(table: pa.Table, currency: str = "") -> go.Figure:
     return figure.update_layout(bargap=0.08).update_xaxes(type="category")
 
 
+def clv_origins(table: pa.Table) -> go.Figure:
+    """Draw how well the models of lifetime value forecast from earlier moments (rolling origins).
+
+    Args:
+        table: Columns of the `clv_scores` table: origin_at, part, ratio, ngini, decile_mape.
+    """
+    data = _columns(table, "clv_scores", ("origin_at", "part", "ratio", "ngini", "decile_mape"))
+    figure = _figure("Moment of the forecast", "")
+    if not table.num_rows:
+        return _empty(figure)
+    names = {
+        "ratio": "total forecast over observed",
+        "ngini": "normalised Gini",
+        "decile_mape": "decile error",
+    }
+    for j, part in enumerate(dict.fromkeys(data["part"])):
+        rows = np.flatnonzero(data["part"] == part)
+        rows = rows[np.argsort(data["origin_at"][rows])]
+        for i, (name, said) in enumerate(names.items()):
+            figure.add_scatter(
+                x=data["origin_at"][rows],
+                y=data[name][rows],
+                name=f"{part}: {said}",
+                mode="lines+markers",
+                line={"color": _FIRST[i], "dash": ("solid", "dot")[j % 2]},
+                marker={"symbol": _MARK[i], "size": 9},
+                hovertemplate="%{y:.3f}<extra>%{fullData.name}</extra>",
+            )
+    return _time_axis(figure, np.unique(data["origin_at"])).update_yaxes(rangemode="tozero")
+
+
+def clv_deciles(table: pa.Table, part: str = "orders", currency: str = "") -> go.Figure:
+    """Draw the calibration of lifetime value on periods not seen: observed against forecast, by tenths.
+
+    Args:
+        table: Columns of the `clv_deciles` table: origin_at, part, decile, forecast, observed, n.
+        part: orders or value.
+        currency: Unit of values.
+    """
+    data = _columns(table, "clv_deciles", ("origin_at", "part", "decile", "forecast", "observed", "n"))
+    unit = "orders" if part == "orders" else currency
+    figure = _figure(_unit("Forecast", unit), _unit("Observed", unit))
+    rows = data["part"] == part
+    if not rows.any():
+        return _empty(figure)
+    top = float(max(data["forecast"][rows].max(), data["observed"][rows].max()))
+    figure.add_scatter(
+        x=[0, top], y=[0, top], mode="lines", line=_dashed(), showlegend=False, hoverinfo="skip"
+    )
+    for i, origin in enumerate(np.unique(data["origin_at"][rows])):
+        mine = np.flatnonzero(rows & (data["origin_at"] == origin))
+        figure.add_scatter(
+            x=data["forecast"][mine],
+            y=data["observed"][mine],
+            name=str(origin)[:10],
+            mode="markers",
+            marker={"color": _WHEEL[i % len(_WHEEL)], "symbol": _MARK[i % len(_MARK)], "size": 10},
+            customdata=np.column_stack([data["decile"][mine], data["n"][mine]]),
+            hovertemplate="%{y:,.3g} of %{x:,.3g} forecast<br>%{customdata[1]:,} customers"
+            "<extra>tenth %{customdata[0]}</extra>",
+        )
+    return figure
+
+
+def clv_grid(table: pa.Table, what: str = "p_alive") -> go.Figure:
+    """Draw customers by frequency and time since the last purchase as a heat map.
+
+    Args:
+        table: Columns of the `clv_grid` table.
+        what: p_alive, expected_orders, clv or n.
+    """
+    data = _columns(table, "clv_grid", ("repeats", "quiet", "repeats_from", "quiet_from", "n", what))
+    figure = _figure("Days since the last purchase", "Purchases after the first")
+    if not table.num_rows:
+        return _empty(figure)
+    across, down = (
+        [data[name][data[f"{name}_from"] == begin][0] for begin in np.unique(data[f"{name}_from"])]
+        for name in ("quiet", "repeats")
+    )
+    value, count = np.full((len(down), len(across)), np.nan), np.zeros((len(down), len(across)))
+    for y, x, v, n in zip(data["repeats"], data["quiet"], data[what], data["n"]):
+        value[down.index(y), across.index(x)], count[down.index(y), across.index(x)] = v, n
+    figure.add_heatmap(
+        x=across,
+        y=down,
+        z=value,
+        customdata=count,
+        colorscale="Cividis",
+        colorbar={"title": {"text": what}},
+        hovertemplate="%{y} repeats, quiet %{x} days<br>%{z:,.3g}"
+        "<br>%{customdata:,} customers<extra></extra>",
+    )
+    return figure.update_xaxes(type="category").update_yaxes(type="category")
+
+
 def prices(table: pa.Table, currency: str = "") -> go.Figure:
     """Draw the shadow price of each limit over the batches: what one more unit of it would be worth.
 

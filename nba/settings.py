@@ -421,6 +421,8 @@ class Models(_Frozen):
         half_life_days: Age at which a training example weighs half; None weighs all alike.
         clv_horizon_days: Horizon of customer lifetime value.
         annual_discount: Yearly discount rate of customer lifetime value.
+        clv_strata: Covariate by which models of counts are also fitted, drawn to all customers: a column of
+            customers such as a_channel, or `cohort`. It must win the backtest.
     """
 
     folds: int = Field(default=4, ge=2, le=20)
@@ -433,6 +435,7 @@ class Models(_Frozen):
     half_life_days: Annotated[float, Field(gt=0)] | None = None
     clv_horizon_days: int = Field(default=365, ge=1)
     annual_discount: Annotated[float, Field(ge=0)] = 0.1
+    clv_strata: str | None = None
 
 
 class Attribution(_Frozen):

@@ -232,6 +232,12 @@ _id, _code, _text = _f("id"), _f("code"), _f("text")
 _number, _count, _flag, _time = _f("number"), _f("count"), _f("flag"), _f("time")
 
 
+def _interval(name: str, doc: str, unit: str) -> tuple[Field, Field, Field]:
+    low = _number(f"{name}_lower", "lower end of its interval", unit, nullable=True)
+    high = _number(f"{name}_upper", "upper end of its interval", unit, nullable=True)
+    return _number(name, doc, unit, nullable=True), low, high
+
+
 def _p(name: str, doc: str, **more: Any) -> Field:
     return Field(name, "number", doc, "probability 0-1", low=0.0, high=1.0, **more)
 
@@ -702,6 +708,7 @@ CREDITS = Table(
         _id("treatment_id", "what was sent, where it was ours", nullable=True),
         _p("share", "part of the order's credit"),
         _money("credit", "part of the order's margin"),
+        _money("revenue_credit", "part of the order's revenue", nullable=True),
     ),
     laws=("shares sum to 1 within order and method",),
 )
@@ -716,9 +723,12 @@ ATTRIBUTION = Table(
         _flag("is_advertising", "false for channels that only follow intent"),
         _number("conversions", "orders credited, in parts", "orders", nullable=True),
         _money("credited", "margin credited", nullable=True),
-        _money("compared", "of it to the touches that the margin caused speaks of", nullable=True),
-        _money("cost", "spent on the channel's touches", low=0.0, nullable=True),
+        _money("revenue", "revenue credited", nullable=True),
+        _money("compared", "of the margin, what touches got that the margin caused speaks of", nullable=True),
+        _money("cost", "spent on these touches", low=0.0, nullable=True),
         _number("incremental_conversions", "orders caused", "orders", nullable=True),
+        _number("conversions_lower", "lower end of its interval", "orders", nullable=True),
+        _number("conversions_upper", "upper end of its interval", "orders", nullable=True),
         _money("incremental", "margin caused", nullable=True),
         _money("se", "standard error of the margin caused", nullable=True, low=0.0),
         _money("lower", "lower end of the interval of the margin caused", nullable=True),
@@ -726,11 +736,30 @@ ATTRIBUTION = Table(
         _number("ratio", "compared over caused", "times", nullable=True),
         _number("ratio_lower", "lower end of its interval", "times", nullable=True),
         _number("ratio_upper", "upper end of its interval", "times", nullable=True),
-        _number("roas", "margin caused per money spent", "times", nullable=True),
-        _money("cost_per_conversion", "spent per order caused", nullable=True),
+        *_interval("roas", "margin caused per money spent", "times"),
+        *_interval("cost_per_conversion", "spent per order caused; no upper end: unbounded", "money"),
         _text("warning", "where the interval of the ratio excludes 1; else empty"),
         _text("source", "what the incremental numbers rest on: randomised, observed, combined, none"),
         _text("reason", "why a number is unknown, where it is; else empty"),
+    ),
+)
+INCREMENTAL = Table(
+    "incremental",
+    "What contact caused and what it returned on its cost, by channel, action and period.",
+    ("level", "item", "period"),
+    (
+        _text("level", "channel, action, or `all` for all contact against the holdout"),
+        _text("item", "the channel or action"),
+        _text("period", "`all`, or a month of the decisions as 2026-01"),
+        _count("n", "decisions or customers that the estimate rests on", low=0),
+        _money("cost", "spent on the contacts that the estimate speaks of", low=0.0, nullable=True),
+        *_interval("margin", "margin caused, before cost", "money"),
+        *_interval("conversions", "orders caused", "orders"),
+        *_interval("roas", "margin caused per money spent", "times"),
+        *_interval("cost_per_conversion", "spent per order caused; no upper end: unbounded", "money"),
+        *_interval("marginal_return", "margin caused per money by a few more contacts", "times"),
+        _text("source", "what it rests on: randomised, observed, combined, none"),
+        _text("reason", "what is unknown and why; else empty"),
     ),
 )
 PATH_STATISTICS = Table(
@@ -765,7 +794,73 @@ CLV = Table(
         _time("next_order_at", "median of the next purchase, if one comes by the horizon", nullable=True),
         _count("horizon_days", "the horizon", "days", low=1),
         _id("model_id", "the model that forecasts"),
-        _text("reason", "why it is unknown, where it is; else empty"),
+        _text("reason", "why it is unknown, or what limits it; else empty"),
+    ),
+)
+CLV_GROUPS = Table(
+    "clv_groups",
+    "Customer lifetime value by segment, acquisition channel and cohort.",
+    ("attribute", "item"),
+    (
+        _text("attribute", "`all`, `cohort` (quarter of the first purchase) or an attribute of customers"),
+        _text("item", "its value"),
+        _count("n", "customers", low=0),
+        _count("n_known", "of these, customers with a forecast", low=0),
+        _p("p_alive", "mean chance of still being a customer", nullable=True),
+        _number("expected_orders", "mean purchases over the horizon", "orders", low=0.0, nullable=True),
+        _money("clv", "mean lifetime value", nullable=True),
+        _money("clv_total", "lifetime value of all", nullable=True),
+        _money("clv_at_risk", "what winning them back would save, of all", low=0.0, nullable=True),
+    ),
+)
+CLV_GRID = Table(
+    "clv_grid",
+    "Customers by frequency and by time since the last purchase: how many, how alive, what they are worth.",
+    ("repeats", "quiet"),
+    (
+        _text("repeats", "days with a purchase after the first: 0, 1, 2, 3-4, 5-9, 10+"),
+        _text("quiet", "days since the last purchase: 0-29, 30-59, 60-89, 90-179, 180-364, 365+"),
+        _count("repeats_from", "lower end of repeats", low=0),
+        _count("quiet_from", "lower end of quiet", "days", low=0),
+        _count("n", "customers", low=0),
+        _p("p_alive", "mean chance of still being a customer", nullable=True),
+        _number("expected_orders", "mean purchases over the horizon", "orders", low=0.0, nullable=True),
+        _money("clv", "mean lifetime value", nullable=True),
+    ),
+)
+CLV_SCORES = Table(
+    "clv_scores",
+    "How well the chosen models forecast what followed earlier moments (rolling origins).",
+    ("origin_at", "part"),
+    (
+        _time("origin_at", "the moment of the forecast"),
+        _text("part", "orders or value"),
+        _number("days", "how far it looked", "days", low=0.0),
+        _count("n", "customers", low=0),
+        _number("mae", "mean absolute error of a customer", "orders or money", nullable=True),
+        _number("rmse", "root of the mean squared error", "orders or money", nullable=True),
+        _number("ratio", "total forecast over total observed", "times", nullable=True),
+        _number("ngini", "normalised Gini: 1 ranks perfectly, 0 by chance", "fraction", nullable=True),
+        _number(
+            "top_decile",
+            "part of the total that the tenth forecast highest brought",
+            "fraction",
+            nullable=True,
+        ),
+        _number("decile_mape", "mean relative error of ten groups by forecast", "fraction", nullable=True),
+    ),
+)
+CLV_DECILES = Table(
+    "clv_deciles",
+    "Calibration of lifetime value on periods that the models had not seen, by tenths of the forecast.",
+    ("origin_at", "part", "decile"),
+    (
+        _time("origin_at", "the moment of the forecast"),
+        _text("part", "orders or value"),
+        _count("decile", "1 is the lowest forecast", low=0),
+        _number("forecast", "mean forecast", "orders or money"),
+        _number("observed", "mean of what followed", "orders or money"),
+        _count("n", "customers", low=1),
     ),
 )
 CLV_BACKTEST = Table(
@@ -955,9 +1050,14 @@ ALL: tuple[Table, ...] = (
     ACTION_EFFECTS,
     CREDITS,
     ATTRIBUTION,
+    INCREMENTAL,
     PATH_STATISTICS,
     CLV,
     CLV_BACKTEST,
+    CLV_GROUPS,
+    CLV_GRID,
+    CLV_SCORES,
+    CLV_DECILES,
     POLICY_VALUES,
     SUMMARY_BATCHES,
     SUMMARY_MIX,

@@ -15,18 +15,21 @@ from pipelines.progress import Progress
 
 
 def attribute(workspace: Path, at: datetime, *, progress: Progress) -> pa.Table:
-    """Write the `credits`, `attribution` and `path_statistics` tables from the history before `at`.
+    """Write the `credits`, `attribution`, `incremental` and `path_statistics` tables, from before `at`.
 
     Raises:
         MissingError: when the workspace holds no orders or no touches yet.
     """
-    given = settings.read(workspace).attribution
+    config = settings.read(workspace)
+    given = config.attribution
+    offers = _offers(workspace, config)
     history = History.read(workspace)
     history.paths("orders")
     history.paths("touches")
     history.check_before("orders", "ordered_at", at)
     with history.as_of(at) as snapshot:
         done = progress.step("following customers to their orders", total=1)
+        snapshot.connection.register("offers", offers)
         paths.build(snapshot.connection, given, at)
         statistics = paths.statistics(snapshot.connection)
         done(1)
@@ -34,11 +37,25 @@ def attribute(workspace: Path, at: datetime, *, progress: Progress) -> pa.Table:
         table = tables.CREDITS.conform(credit.credits(snapshot.connection, given))
         done(1)
         done = progress.step("setting credited against caused", total=1)
-        channels, calibrated = report.build(snapshot.connection, table, given, at)
-        table = pa.concat_tables([table, tables.CREDITS.conform(calibrated)])
+        built = report.build(snapshot.connection, table, given, at)
+        table = pa.concat_tables([table, tables.CREDITS.conform(built.calibrated)])
         done(1)
-    history.commit(replace={"credits": table, "attribution": channels, "path_statistics": statistics})
+    history.commit(
+        replace={
+            "credits": table,
+            "attribution": built.attribution,
+            "incremental": built.incremental,
+            "path_statistics": statistics,
+        }
+    )
     return table
+
+
+def _offers(workspace: Path, config: settings.Settings) -> pa.Table:
+    # Paths and decisions can be attributed without a catalog; only actions are unknown then.
+    if not (workspace / config.catalog.treatments).is_file():
+        return tables.TREATMENTS.empty()
+    return settings.read_catalog(workspace, config).to_tables()[1]
 
 
 def attribute_paths(source: Path, target: Path) -> pa.Table:
@@ -46,7 +63,8 @@ def attribute_paths(source: Path, target: Path) -> pa.Table:
 
     Args:
         source: One row per path, channels separated by ` > `; value and nulls may be absent.
-        target: Parquet file to write: method, channel, conversions, value, reason.
+        target: Parquet file to write: method, channel, conversions, value, reason. The transitions of the
+            Markov chains go beside it, as `<name>_transitions.parquet`.
 
     Raises:
         MissingError: when the file is absent.
@@ -60,8 +78,15 @@ def attribute_paths(source: Path, target: Path) -> pa.Table:
         raise DataError(f"{source} lacks {absent}; found {table.column_names}", "Rename its columns.")
     given = {n: table[n].to_numpy().astype(float) for n in table.column_names if n.startswith("total_")}
     won = given["total_conversions"]
+    faults = [f"{n} holds {int((~(v >= 0)).sum())} numbers that are unknown or negative"
+              for n, v in given.items() if n != "total_conversion_value" and not (v >= 0).all()]  # fmt: skip
+    if faults:
+        raise DataError(f"{source} cannot be credited: {'; '.join(faults)}", "Counts are 0 or more.")
     walks = markov.walks(table["path"], won, given.get("total_null", 0 * won))
     out = aggregated.credits(walks, given.get("total_conversion_value"))
     target.parent.mkdir(parents=True, exist_ok=True)
     pq.write_table(out, target)
+    chains = [(i, markov.fit(walks, i).table()) for i in (1, 2, 3)]
+    steps = [c.append_column("order", pa.array([i] * c.num_rows, pa.int64())) for i, c in chains]
+    pq.write_table(pa.concat_tables(steps), target.with_name(f"{target.stem}_transitions.parquet"))
     return out

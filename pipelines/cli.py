@@ -247,9 +247,67 @@ def attribute(workspace: WorkspaceArg, at: AtOption = None) -> None:
     """Share the credit of each order among the touches before it, by several methods."""
     from pipelines import attribute as step
 
-    table = _run(lambda progress: step.attribute(workspace, _moment(at), progress=progress))
-    summary = table.group_by(["method", "channel"]).aggregate([("credit", "sum"), ("share", "sum")])
-    _show("Credit by method and channel", summary.sort_by([("method", "ascending")]).to_pylist())
+    _run(lambda progress: step.attribute(workspace, _moment(at), progress=progress))
+    history = History.read(workspace)
+    credited = [row for row in history.table("attribution").to_pylist() if row["period"] == "all"]
+    _show("Margin credited by each method, against what was caused", _against(credited))
+    out.print("×: credited over caused, like with like; !: outside the interval of what was caused.\n")
+    caused = [row for row in history.table("incremental").to_pylist() if row["period"] == "all"]
+    _show("What contact returned on its cost, with intervals", _returns(caused))
+    out.print("An interval open above (…) means that no order may have been caused at all.")
+
+
+def _against(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    methods = list(dict.fromkeys(row["method"] for row in rows))
+    shown = []
+    for channel in sorted({row["channel"] for row in rows}, key=lambda name: (name == "all", name)):
+        mine = {row["method"]: row for row in rows if row["channel"] == channel}
+        known = next(iter(mine.values()))
+        line: dict[str, Any] = {"channel": channel if channel != "all" else "all advertising"}
+        line["caused"] = _between(known["incremental"], known["lower"], known["upper"])
+        line["source"] = known["source"]
+        for method in methods:
+            row = mine.get(method)
+            mark = "" if row is None or row["ratio"] is None else f" ×{row['ratio']:.2f}"
+            line[method] = "–" if row is None else _cell(row["credited"]) + mark + "!" * bool(row["warning"])
+        shown.append(line)
+    return shown
+
+
+def _returns(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    names = {"conversions": "orders caused", "roas": "ROAS", "cost_per_conversion": "cost per order caused",
+             "marginal_return": "marginal return"}  # fmt: skip
+    return [
+        {"level": row["level"], "item": row["item"], "cost": row["cost"]}
+        | {shown: _between(row[n], row[f"{n}_lower"], row[f"{n}_upper"]) for n, shown in names.items()}
+        | {"note": row["reason"]}
+        for row in rows
+    ]
+
+
+def _between(value: float | None, lower: float | None, upper: float | None) -> str:
+    if value is None:
+        return "–"
+    low, high = ("…" if end is None else _cell(end) for end in (lower, upper))
+    return _cell(value) if lower is None and upper is None else f"{_cell(value)} ({low} to {high})"
+
+
+@app.command(name="attribute-paths")
+def attribute_paths(
+    source: Annotated[Path, typer.Argument(help="CSV of path counts, may be gzipped.", show_default=False)],
+    target: Annotated[Path, typer.Option("--out", help="Parquet file to write.")] = Path("credits.parquet"),
+) -> None:
+    """Credit a file of path counts (path, total_conversions, total_conversion_value, total_null)."""
+    from pipelines import attribute as step
+
+    table = _run(lambda _: step.attribute_paths(source, target)).to_pylist()
+    shown: dict[str, dict[str, Any]] = {}
+    for row in table:
+        shown.setdefault(row["channel"], {"channel": row["channel"]})[row["method"]] = row["conversions"]
+    _show("Conversions credited by each method", list(shown.values()))
+    for method, reason in dict.fromkeys((row["method"], row["reason"]) for row in table if row["reason"]):
+        out.print(f"{method}: {reason}")
+    out.print(f"Written to {target}; transitions of the chains beside it.")
 
 
 @app.command()
@@ -258,14 +316,33 @@ def clv(workspace: WorkspaceArg, at: AtOption = None) -> None:
     from pipelines import clv as step
 
     table = _run(lambda progress: step.clv(workspace, _moment(at), progress=progress))
-    frame = table.to_pandas()
-    rows = [
-        {
-            "customers": len(frame),
-            **{k: float(frame[k].mean()) for k in ("p_alive", "expected_orders", "clv")},
-        }
+    history = History.read(workspace)
+    _show("Customer lifetime value", _groups(history.table("clv_groups").to_pylist()))
+    scores = [
+        {name: f"{value:%Y-%m-%d}" if name == "origin_at" else value for name, value in row.items()}
+        for row in history.table("clv_scores").to_pylist()
     ]
-    _show("Customer lifetime value (means)", rows)
+    _show("The chosen models on periods that they had not seen", scores)
+    risky = table.sort_by([("clv_at_risk", "descending")]).slice(0, 10).to_pylist()
+    names = ("customer_id", "n_repeat", "p_alive", "expected_orders", "clv", "clv_at_risk")
+    risky = [{name: row[name] for name in names} for row in risky if row["clv_at_risk"]]
+    _show("Valuable customers at risk: what winning them back would save", risky)
+    kinds = dict.fromkeys(zip(table["model_id"].to_pylist(), table["reason"].to_pylist()))
+    counted = table.group_by(["model_id", "reason"]).aggregate([("customer_id", "count")]).to_pylist()
+    of = {(row["model_id"], row["reason"]): row["customer_id_count"] for row in counted}
+    for model_id, reason in kinds:
+        if reason:
+            out.print(f"{model_id}, {of[model_id, reason]:,} customers: {escape(reason)}")
+
+
+def _groups(rows: list[dict[str, Any]], most: int = 12) -> list[dict[str, Any]]:
+    out = []
+    for attribute in sorted({row["attribute"] for row in rows}, key=lambda name: (name != "all", name)):
+        mine = sorted(
+            (r for r in rows if r["attribute"] == attribute), key=lambda r: -(r["clv_total"] or 0.0)
+        )
+        out += mine[:most]
+    return out
 
 
 @app.command()

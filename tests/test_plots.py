@@ -56,8 +56,23 @@ CLV = pa.table({"lower": [0.0, 10.0], "upper": [10.0, 90.0], "n": [5, 1], "total
 CREDITS = pa.table(
     {"method": ["last", "last", "last"], "channel": ["email", "sms", "email"], "credit": [1.0, 2.0, 3.0]}
 )
+CLV_SCORES = pa.table(
+    {"origin_at": times(0, 0, 4), "part": ["orders", "value", "orders"], "ratio": [0.9, 1.1, 1.0],
+     "ngini": [0.6, 0.7, 0.65], "decile_mape": [0.2, 0.3, None]}
+)  # fmt: skip
+CLV_DECILES = pa.table(
+    {"origin_at": times(0, 0), "part": ["orders", "orders"], "decile": [1, 2], "forecast": [0.1, 0.9],
+     "observed": [0.2, 1.1], "n": [10, 10]}
+)  # fmt: skip
+CLV_GRID = pa.table(
+    {"repeats": ["0", "10+"], "quiet": ["0-29", "365+"], "repeats_from": [0, 10], "quiet_from": [0, 365],
+     "n": [7, 3], "p_alive": [0.9, 0.1]}
+)  # fmt: skip
 DRAWN: dict[str, tuple[Callable[..., go.Figure], pa.Table]] = {
     "calibration": (plots.calibration, CALIBRATION),
+    "clv_origins": (plots.clv_origins, CLV_SCORES),
+    "clv_deciles": (plots.clv_deciles, CLV_DECILES),
+    "clv_grid": (plots.clv_grid, CLV_GRID),
     "qini": (plots.qini, QINI),
     "importance": (plots.importance, IMPORTANCE),
     "uplift_deciles": (plots.uplift_deciles, DECILES),

@@ -96,7 +96,7 @@ def _modelled(connection: duckdb.DuckDBPyConnection, method: str, ways: pa.Table
             from steps s join worths using (channel) where is_conversion {where}),
         shared as (select *, if(total > 0, worth / total, 1.0 / k) as share from raw)
         select '{method}' as method, order_id, touch_id, customer_id, channel, treatment_id, share,
-            share * margin as credit
+            share * margin as credit, share * revenue as revenue_credit
         from shared where share > 0
         """
     ).to_arrow_table()

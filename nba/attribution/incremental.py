@@ -116,6 +116,7 @@ def decided(
     *,
     min_none: int = 30,
     min_p: float = 0.02,
+    marginal: bool = False,
 ) -> Caused:
     """Estimate what the contacts of each channel caused, from decisions with logged probabilities.
 
@@ -132,16 +133,21 @@ def decided(
         min_none: Fewer decisions without contact where the channel was possible make it unknown.
         min_p: Decisions where no contact was less likely are left out: the few of them without contact
             would stand for too many (Crump, Hotz, Imbens and Mitnik 2009).
+        marginal: Estimate instead what one more contact causes, if p_c grows a little in proportion at the
+            expense of no contact: such contacts come where p_c p_none / (p_c + p_none) is large, so these
+            are the weights (Li, Morgan and Zaslavsky 2018; Kennedy 2019). They are bounded: nothing is left
+            out.
 
     Returns:
-        Totals over the decisions on which both the channel and no contact were possible enough.
+        Totals over the decisions on which both the channel and no contact were possible enough; per
+        contact where `marginal`.
     """
     n, k = p_channel.shape
     value, se, count = np.full(k, np.nan), np.full(k, np.nan), np.zeros(k, dtype=np.int64)
     reason = []
     is_none = channel == -1
     for c in range(k):
-        able = (p_channel[:, c] > 0) & (p_none >= max(min_p, 1e-12))
+        able = (p_channel[:, c] > 0) & (p_none >= (1e-12 if marginal else max(min_p, 1e-12)))
         alone = is_none & able
         count[c] = int(able.sum())
         lost = (channel == c) & ~able
@@ -151,13 +157,15 @@ def decided(
             )
             reason.append(found if (channel == c).any() else "never chosen")
             continue
-        ratio = np.divide(p_channel[:, c], p_none, out=np.zeros(n), where=able)
+        both = p_none + p_channel[:, c] * marginal  # the score is that of all contacts over 1 + p_c / p_none
+        ratio = np.divide(p_channel[:, c], both, out=np.zeros(n), where=able)
         m = _baseline(outcome, alone, ratio, features, customer)
-        part = np.where(channel == c, 1.0, 0.0) * able - np.where(alone, ratio, 0.0)
-        score = part * (outcome - m)
+        part = np.where(channel == c, np.divide(p_none, both, out=np.zeros(n), where=able), 0.0)
+        score = (part - np.where(alone, ratio, 0.0)) * (outcome - m)
         by_customer = np.bincount(customer, score).astype(np.float64)
         size = int(np.count_nonzero(np.bincount(customer, able)))
-        value[c], se[c] = score.sum(), np.sqrt(_cluster_variance(by_customer, size))
+        contacts = float((ratio * p_none).sum()) if marginal else 1.0
+        value[c], se[c] = score.sum() / contacts, np.sqrt(_cluster_variance(by_customer, size)) / contacts
         reason.append(f"{int(lost.sum())} contacts had too little chance of none" if lost.any() else "")
     return Caused(value, se, count, "randomised", tuple(reason))
 

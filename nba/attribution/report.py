@@ -1,7 +1,7 @@
 """Credited against caused: the `attribution` table, and credit calibrated to what was caused."""
 
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 import duckdb
 import numpy as np
@@ -9,43 +9,15 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from nba import tables
-from nba.attribution import incremental
+from nba.attribution import incremental, logged, returns
 from nba.attribution.incremental import Caused, Days
+from nba.attribution.logged import WHOLE, Estimates
+from nba.attribution.returns import TOTAL, Spent
 from nba.settings import Attribution
 
 Array = NDArray[np.float64]
-WHOLE = "all"
 _DAY = 86_400_000_000
 
-# One row per decision whose window has closed: what followed it, and its logged probabilities.
-_DECIDED = """
-with closed as (
-    select d.decision_id, d.customer_id, d.channel, d.treatment_id, d.decided_at, d.arm, o.window_days
-    from decisions d join outcomes o using (decision_id) where coalesce(d.arm, '') <> 'holdout'
-), sold as (
-    select c.decision_id, sum(o.margin) as margin, count(*) filter (not o.is_return) as orders
-    from closed c join orders o on o.customer_id = c.customer_id and o.ordered_at >= c.decided_at
-        and o.ordered_at < c.decided_at + to_days(c.window_days::integer)
-    group by 1
-), past as (
-    select c.decision_id, coalesce(sum(o.margin), 0) as margin, count(o.order_id) as orders,
-        coalesce(min(epoch(c.decided_at) - epoch(o.ordered_at)) / 86400, 999) as quiet
-    from closed c left join orders o on o.customer_id = c.customer_id and o.ordered_at < c.decided_at
-        and o.ordered_at >= c.decided_at - interval 365 days
-    group by 1
-)
-select c.decision_id, dense_rank() over (order by c.customer_id) - 1 as customer, c.channel,
-    strftime(c.decided_at, '%Y-%m') as period,
-    coalesce(s.margin, 0)::double as margin, coalesce(s.orders, 0)::double as orders,
-    p.margin::double as past_margin, p.orders::double as past_orders, p.quiet::double as quiet
-from closed c left join sold s using (decision_id) join past p using (decision_id)
-order by c.decision_id
-"""
-_CHANCES = """
-with named as (select distinct treatment_id, channel from decisions)
-select h.decision_id, n.channel, sum(h.p_action)::double as p
-from choices h join named n using (treatment_id) group by all having p > 0
-"""
 _ARMS = """
 with first as (select customer_id, min(decided_at) as decided_at, bool_or(arm = 'holdout') as is_held
     from decisions where arm is not null group by 1)
@@ -63,23 +35,39 @@ where a.experiment_id in (select unnest($ids)) group by all order by a.customer_
 """
 
 
+class Built(NamedTuple):
+    """What attribution writes beside the credits.
+
+    Attributes:
+        attribution: By method, channel and period: credited against caused.
+        incremental: By channel, action and period: what was caused, and its return on cost.
+        calibrated: Rows of calibrated credit for the `credits` table.
+    """
+
+    attribution: pa.Table
+    incremental: pa.Table
+    calibrated: pa.Table
+
+
 def caused(
     connection: duckdb.DuckDBPyConnection, given: Attribution, channels: tuple[str, ...], at: datetime
-) -> dict[tuple[str, str], Caused]:
+) -> Estimates:
     """Estimate what channels caused, from every design that the history carries.
 
     Args:
-        connection: Views of the history, and `contacts` and `conversions` (`nba.attribution.paths.build`).
+        connection: Views of the history, `contacts` and `conversions` (`nba.attribution.paths.build`), and
+            `offers`, the catalog's treatments.
         given: Holdouts and intent channels.
         channels: Names, k of them.
         at: Moment of looking back.
 
     Returns:
-        (period, measure) to the estimate, measure being margin or orders; the period `all` combines
-        randomised and observed estimates, months are randomised only.
+        (period, measure) to the estimate, measure being margin, orders or marginal (of one more contact);
+        the period `all` combines randomised and observed estimates, months are randomised only, `total` is
+        all contact together.
     """
-    out: dict[tuple[str, str], Caused] = {}
-    randomised = _decided(connection, channels)
+    randomised = logged.estimate(connection, "channel", channels)
+    out = {key: value for key, value in randomised.items() if key[1] == "marginal"}
     held = _held(connection, given, channels)
     for measure in ("margin", "orders"):
         whole = _first_known(held.get(measure), randomised.get((WHOLE, measure)), len(channels))
@@ -90,7 +78,7 @@ def caused(
         out |= {key: value for key, value in randomised.items() if key[0] != WHOLE and key[1] == measure}
         total = _total(connection, measure)
         if total is not None:
-            out["total", measure] = total
+            out[TOTAL, measure] = total
     return out
 
 
@@ -99,7 +87,7 @@ def build(
     credits: pa.Table,  # noqa: A002
     given: Attribution,
     at: datetime,
-) -> tuple[pa.Table, pa.Table]:
+) -> Built:
     """Set credited against caused, and write calibrated credit.
 
     Args:
@@ -109,113 +97,144 @@ def build(
         at: Moment of looking back.
 
     Returns:
-        The `attribution` table, and rows of calibrated credit for the `credits` table: shares of the
-        method named in the settings, credit of a channel times what it caused over what it was credited,
-        both on the touches that the estimate speaks of.
+        The tables. Calibrated credit is that of the method named in the settings: credit of a channel times
+        what it caused over what it was credited, both on the touches that the estimate speaks of.
     """
     connection.register("credited", credits)
     channels = tuple(
         row[0] for row in connection.execute("select distinct channel from contacts order by 1").fetchall()
     )
+    actions = tuple(row[0] for row in connection.execute(_ACTIONS).fetchall())
     estimates = caused(connection, given, channels, at)
-    sums = connection.execute(_CREDITED).fetchall()
-    costs = {(c, p): (v, ours) for c, p, v, ours in connection.execute(_COSTS).fetchall()}
-    is_scoped = bool(connection.execute("select count(*) from decisions").fetchall()[0][0])
+    levels = {
+        "channel": (channels, estimates),
+        "action": (actions, logged.estimate(connection, "action", actions)),
+    }
+    is_scoped = any(measure == "marginal" for _, measure in estimates)
+    spent = _spent(connection, given, is_scoped)
     rows: list[dict[str, Any]] = []
-    for method, channel, period, conversions, credit, ours in sums:
+    for method, channel, period, conversions, credit, ours, revenue in connection.execute(
+        _CREDITED
+    ).fetchall():
         is_all = not is_scoped or channel in given.holdouts
-        cost = costs.get((channel, period), (None, None))
-        compared = credit if is_all else ours
         rows.append(
             {"method": method, "channel": channel, "period": period, "conversions": conversions,
-             "credited": credit, "is_advertising": channel not in given.intent_channels, "cost": cost[0],
-             "compared": compared, "_spent": cost[0 if is_all else 1]}
-            | _against(estimates, channels, channel, period, compared, given.level)
+             "credited": credit, "revenue": revenue, "is_advertising": channel not in given.intent_channels,
+             "compared": credit if is_all else ours}
         )  # fmt: skip
-    for method in dict.fromkeys(credits["method"].to_pylist()):
+    for method in dict.fromkeys(row["method"] for row in list(rows)):
         own = [r for r in rows if r["method"] == method and r["period"] == WHOLE and r["is_advertising"]]
-        sums_of = {name: sum(r[name] or 0.0 for r in own) for name in ("credited", "conversions", "cost")}
-        compared, spent = (sum(r[name] or 0.0 for r in own) for name in ("compared", "_spent"))
+        names = ("credited", "conversions", "compared", "revenue")
         rows.append(
-            {"method": method, "channel": WHOLE, "period": WHOLE, "is_advertising": True,
-             "compared": compared, "_spent": spent}
-            | sums_of | _against(estimates, (WHOLE,), WHOLE, "total", compared, given.level)
-        )  # fmt: skip
+            {"method": method, "channel": WHOLE, "period": WHOLE, "is_advertising": True}
+            | {name: sum(r[name] or 0.0 for r in own) for name in names}
+        )
     for row in rows:
-        row |= _worth(row)
-        del row["_spent"]
-    return tables.ATTRIBUTION.build(rows), _calibrated(connection, given, estimates, channels, rows)
+        channel, period = row["channel"], row["period"]
+        level = "channel" if channel != WHOLE else WHOLE
+        cost = spent.get((level, channel, period), Spent(np.nan, np.nan)).cost
+        where = (channels, channel, period) if channel != WHOLE else ((WHOLE,), WHOLE, TOTAL)
+        row |= _against(estimates, where, row["compared"], cost, given.level)
+    return Built(
+        tables.ATTRIBUTION.build(rows),
+        returns.table(levels, spent, given.level),
+        _calibrated(connection, given, estimates, channels, rows),
+    )
 
 
-# Months are those of the touches; `compared` is credit of touches that decisions caused, the only ones
-# that randomised estimates speak of.
+# Months are those of the touches; `compared` is credit of touches of decisions whose window has closed,
+# the only ones that randomised estimates speak of.
 _CREDITED = """
 with dated as (
-    select c.method, c.channel, c.share, c.credit, strftime(t.touched_at, '%Y-%m') as month,
-        t.decision_id is not null as is_ours
+    select c.method, c.channel, c.share, c.credit, c.revenue_credit,
+        strftime(t.touched_at, '%Y-%m') as month,
+        coalesce(t.decision_id in (select decision_id from outcomes), false) as is_ours
     from credited c join (select distinct on (touch_id) * from touches) t using (touch_id)
 )
 select method, channel, 'all' as period, sum(share), sum(credit),
-    coalesce(sum(credit) filter (is_ours), 0) from dated group by all
+    coalesce(sum(credit) filter (is_ours), 0), sum(revenue_credit) from dated group by all
 union all
 select method, channel, month, sum(share), sum(credit),
-    coalesce(sum(credit) filter (is_ours), 0) from dated group by all
+    coalesce(sum(credit) filter (is_ours), 0), sum(revenue_credit) from dated group by all
 order by 1, 2, 3
 """
+_ACTIONS = """
+select distinct action_id from offers join decisions using (treatment_id) order by 1
+"""
 _COSTS = """
-select channel, 'all' as period, sum(cost) as cost, coalesce(sum(cost) filter (decision_id is not null), 0)
-from touches group by all
-union all select channel, strftime(touched_at, '%Y-%m'), sum(cost),
-    coalesce(sum(cost) filter (decision_id is not null), 0) from touches group by all
+with dated as (
+    select t.channel, o.action_id, strftime(t.touched_at, '%Y-%m') as month, t.cost,
+        if(t.decision_id in (select decision_id from outcomes), t.decision_id, null) as ours
+    from touches t left join offers o using (treatment_id)
+), items as (
+    select 'channel' as level, channel as item, month, cost, ours from dated
+    union all select 'action', action_id, month, cost, ours from dated where action_id is not null
+    union all select 'all', 'all', month, cost, ours from dated where channel not in (select unnest($intent))
+), periods as (from items union all select * replace ('all' as month) from items)
+select level, item, month, sum(cost), coalesce(sum(cost) filter (ours is not null), 0), count(distinct ours)
+from periods group by all
 """
 _OURS = """
-select channel, avg((decision_id is not null)::int)::double from contacts group by 1
+select channel, avg(coalesce(decision_id in (select decision_id from outcomes), false)::int)::double
+from contacts group by 1
 """
 
 
-def _against(
-    estimates: dict[tuple[str, str], Caused], channels: tuple[str, ...], channel: str, period: str,
-    credit: float, level: float,
-) -> dict[str, object]:  # fmt: skip
-    money, orders = estimates.get((period, "margin")), estimates.get((period, "orders"))
-    if money is None or channel not in channels:
-        return {"source": "none", "warning": "", "reason": "no estimate for this period"}
-    c = channels.index(channel)
-    value, se, reason = float(money.value[c]), float(money.se[c]), money.reason[c]
-    if not np.isfinite(value):
-        return {"source": "none", "warning": "", "reason": reason or "unknown"}
-    lower, upper = (float(x[c]) for x in money.interval(level))
-    ratio = credit / value if value > 0 else None
-    out: dict[str, object] = {
-        "incremental": value, "se": se if np.isfinite(se) else None,
-        "lower": lower if np.isfinite(lower) else None, "upper": upper if np.isfinite(upper) else None,
-        "incremental_conversions": float(orders.value[c]) if orders is not None else None,
-        "ratio": ratio, "source": money.source, "reason": reason, "warning": "",
-        "ratio_lower": credit / upper if ratio is not None and upper > 0 and lower > 0 else None,
-        "ratio_upper": credit / lower if ratio is not None and lower > 0 else None,
-    }  # fmt: skip
-    if np.isfinite(se) and (credit > upper or credit < lower):
-        out["warning"] = (
-            f"credited {credit:,.0f}, caused {value:,.0f} ({lower:,.0f} to {upper:,.0f}): "
-            f"{'too much' if credit > upper else 'too little'} credit"
-        )
-    if ratio is None and not reason:
-        out["reason"] = "caused is not above 0, so a ratio means nothing"
+def _spent(
+    connection: duckdb.DuckDBPyConnection, given: Attribution, is_scoped: bool
+) -> dict[tuple[str, str, str], Spent]:
+    # Estimates from decisions speak of their contacts alone, all others of every touch.
+    out = {}
+    intent = {"intent": list(given.intent_channels)}
+    for level, item, period, whole, ours, n in connection.execute(_COSTS, intent).fetchall():
+        is_ours = is_scoped and not (level == "channel" and period == WHOLE and item in given.holdouts)
+        cost = ours if is_ours else whole
+        out[level, item, period] = Spent(cost, ours / n if n else np.nan)
     return out
 
 
-def _worth(row: dict[str, object]) -> dict[str, object]:
-    cost, money, orders = row.get("_spent"), row.get("incremental"), row.get("incremental_conversions")
-    known = isinstance(cost, float) and cost > 0
-    return {
-        "roas": money / cost if known and isinstance(money, float) else None,  # type: ignore[operator]
-        "cost_per_conversion": cost / orders if known and isinstance(orders, float) and orders > 0 else None,  # type: ignore[operator]
-    }
+def _against(
+    estimates: Estimates, where: tuple[tuple[str, ...], str, str], credit: float, cost: float, level: float
+) -> dict[str, object]:
+    channels, channel, period = where
+    money, orders = estimates.get((period, "margin")), estimates.get((period, "orders"))
+    spent = {"cost": cost if np.isfinite(cost) else None}
+    if money is None or channel not in channels:
+        return spent | {"source": "none", "warning": "", "reason": "no estimate for this period"}
+    c = channels.index(channel)
+    se, reason = float(money.se[c]), money.reason[c]
+    caused, sold = returns.known(money, c, level), returns.known(orders or money, c, level)
+    value, lower, upper = caused
+    if not np.isfinite(value):
+        return spent | {"source": "none", "warning": "", "reason": reason or "unknown"}
+    ratio = credit / value if value > 0 else np.nan
+    out = {
+        "incremental": value, "se": se, "lower": lower, "upper": upper,
+        "incremental_conversions": sold.value, "conversions_lower": sold.lower,
+        "conversions_upper": sold.upper, "ratio": ratio,
+        "ratio_lower": credit / upper if value > 0 and lower > 0 else np.nan,
+        "ratio_upper": credit / lower if value > 0 and lower > 0 else np.nan,
+    }  # fmt: skip
+    for name, found in (
+        ("roas", returns.per_cost(caused, cost)),
+        ("cost_per_conversion", returns.cost_per(sold, cost)),
+    ):
+        out |= dict(zip((name, f"{name}_lower", f"{name}_upper"), found))
+    warning = ""
+    if np.isfinite(se) and (credit > upper or credit < lower):
+        warning = (
+            f"credited {credit:,.0f}, caused {value:,.0f} ({lower:,.0f} to {upper:,.0f}): "
+            f"{'too much' if credit > upper else 'too little'} credit"
+        )
+    if not np.isfinite(ratio) and not reason:
+        reason = "caused is not above 0, so a ratio means nothing"
+    known = {name: number if np.isfinite(number) else None for name, number in out.items()}
+    return spent | known | {"source": money.source, "reason": reason, "warning": warning}
 
 
 def _calibrated(
     connection: duckdb.DuckDBPyConnection, given: Attribution,
-    estimates: dict[tuple[str, str], Caused], channels: tuple[str, ...], rows: list[dict[str, Any]],
+    estimates: Estimates, channels: tuple[str, ...], rows: list[dict[str, Any]],
 ) -> pa.Table:  # fmt: skip
     whole = estimates[WHOLE, "margin"]
     if given.calibrate is None or whole.source == "observed" or not np.isfinite(whole.value).any():
@@ -231,45 +250,11 @@ def _calibrated(
     return connection.sql(
         f"""
         select method || '_calibrated' as method, order_id, touch_id, customer_id, channel, treatment_id,
-            share, credit * coalesce(factor, 0) as credit
+            share, credit * coalesce(factor, 0) as credit,
+            revenue_credit * coalesce(factor, 0) as revenue_credit
         from credited left join scales using (channel) where method = '{given.calibrate}'
         """
     ).to_arrow_table()
-
-
-def _decided(
-    connection: duckdb.DuckDBPyConnection, channels: tuple[str, ...]
-) -> dict[tuple[str, str], Caused]:
-    rows = connection.sql(_DECIDED).to_arrow_table()
-    if not rows.num_rows:
-        return {}
-    chances = connection.sql(_CHANCES).to_arrow_table()
-    ids = rows["decision_id"].to_numpy(zero_copy_only=False)
-    at = np.searchsorted(ids, chances["decision_id"].to_numpy(zero_copy_only=False))
-    at = np.minimum(at, len(ids) - 1)
-    place = {name: i for i, name in enumerate((*channels, "none"))}
-    column = np.array([place.get(name, -1) for name in chances["channel"].to_pylist()])
-    hit = (ids[at] == chances["decision_id"].to_numpy(zero_copy_only=False)) & (column >= 0)
-    p = np.zeros((len(ids), len(channels) + 1))
-    p[at[hit], column[hit]] = chances["p"].to_numpy()[hit]
-    chosen = np.array([place.get(name, -1) for name in rows["channel"].to_pylist()])
-    chosen[chosen == len(channels)] = -1
-    known = p.sum(axis=1) > 0
-    period = rows["period"].to_numpy(zero_copy_only=False)
-    x = np.column_stack([rows[n].to_numpy() for n in ("past_margin", "past_orders", "quiet")])
-    x = (x - x.mean(axis=0)) / np.maximum(x.std(axis=0), 1e-9)
-    customer = rows["customer"].to_numpy().astype(np.int64)
-    out = {}
-    for name in (WHOLE, *sorted(set(period))):
-        use = known if name == WHOLE else known & (period == name)
-        if not use.any():
-            continue
-        for measure in ("margin", "orders"):
-            out[name, measure] = incremental.decided(
-                rows[measure].to_numpy()[use], chosen[use].astype(np.int64), p[use, :-1], p[use, -1],
-                customer[use], x[use],
-            )  # fmt: skip
-    return out
 
 
 def _held(
@@ -335,9 +320,11 @@ def _days(
         select first_day from people order by who"""
     )
     first = people.to_arrow_table()["first_day"].to_numpy().astype(np.int64)
+    connection.register("places", pa.table({"channel": channels, "code": np.arange(len(channels))}))
     touch = connection.sql(
-        f"""select who, (moment - {begin}) // {_DAY} as day, channel
-            from contacts join people using (customer_id) order by moment, touch_id"""
+        f"""select who, (moment - {begin}) // {_DAY} as day, code
+            from contacts join people using (customer_id) join places using (channel)
+            order by moment, touch_id"""
     ).to_arrow_table()
     order = connection.sql(
         f"""select who, (ordered - {begin}) // {_DAY} as day,
@@ -346,11 +333,9 @@ def _days(
             order by ordered, order_id"""
     ).to_arrow_table()
     n = len(first)
-    place = {name: i for i, name in enumerate(channels)}
-    codes = np.array([place[name] for name in touch["channel"].to_pylist()], dtype=np.int64)
     return Days(
         n, n_days,
-        (touch["who"].to_numpy().astype(np.int64), touch["day"].to_numpy().astype(np.int64), codes),
+        tuple(touch[name].to_numpy().astype(np.int64) for name in ("who", "day", "code")),
         (order["who"].to_numpy().astype(np.int64), order["day"].to_numpy().astype(np.int64),
          order["worth"].to_numpy().astype(float)),
         first, np.full(n, n_days - 1, dtype=np.int64),

@@ -66,7 +66,8 @@ def credits(  # noqa: A001
         for rule, short in zip(chosen, plain):
             parts.append(
                 f"select '{rule}' as method, order_id, touch_id, customer_id, channel, treatment_id,"
-                f" {_SHARES[short]} as share, {_SHARES[short]} * margin as credit from {name}"
+                f" {_SHARES[short]} as share, {_SHARES[short]} * margin as credit,"
+                f" {_SHARES[short]} * revenue as revenue_credit from {name}"
                 f" where {_SHARES[short]} > 0"
             )
     return connection.sql(" union all ".join(parts)).to_arrow_table()

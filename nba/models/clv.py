@@ -1,20 +1,21 @@
 """Customer lifetime value: expected discounted margin of each customer over a horizon.
 
-Counts come from a buy-till-you-die model with a correction that trees learn at earlier cut-offs; margins
-from Gamma-Gamma. A backtest on the latest stretch of history chooses among the candidates, and departs
-from the default only where another one is better by more than noise. Purchases on one day (UTC) are one
-purchase; returns lower its margin. Where the data do not carry a number it is unknown, with a reason.
+Counts come from a buy-till-you-die model, by stratum where a covariate is given, with a correction that
+trees learn at earlier cut-offs; margins from Gamma-Gamma. Which of them forecast is a `Choice`
+(`nba.models.clv_choice` makes it by backtest). Purchases on one day (UTC) are one purchase; returns lower
+its margin. Where the data do not carry a number it is unknown, with a reason.
 """
 
 import hashlib
 from datetime import datetime
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
 from nba import tables
+from nba.errors import SettingsError
 from nba.history import Snapshot
 from nba.models import clv_counts, clv_spend
 from nba.models.clv_counts import CountModel
@@ -25,9 +26,9 @@ Array = NDArray[np.float64]
 MOST = 30_000  # customers that models are fitted on; all are forecast
 MOST_CUT = 8_000  # customers whose history is cut at earlier origins
 TREES = 80
-_DEFAULT: clv_counts.Kind = "pareto_nbd"
+COHORT = "cohort"
+_STRATA = 30  # the rest of a covariate's values are one stratum
 _STEPS = 12
-_MIN_DAYS = 60.0  # history shorter than this is not cut into origins
 
 # Days since 1970; a day with returns only is no purchase, but its margin counts.
 _DAYS = """
@@ -47,16 +48,18 @@ class Choice(NamedTuple):
     Attributes:
         kind: Model of counts.
         trees: Boosting rounds of the correction where labels are as long as the horizon; 0 is none.
-        spend: `all` fits margins on every purchase, `repeat` leaves the first one out.
-        value: `product` of counts and margin, or `two_part`.
-        backtest: Candidate by candidate: part, candidate, loss, default_loss, se of the difference.
+        power: Weight of the correction in a geometric blend with the model of counts alone.
+        is_stratified: Whether counts are fitted by stratum, drawn to all customers.
+        spend: `all` fits margins on every purchase, `repeat` leaves the first one out, `blend` is the mean.
+        value: `product` of counts and margin, `two_part`, or `blend`, the mean of the two.
     """
 
-    kind: clv_counts.Kind
-    trees: int
-    spend: str
-    value: str
-    backtest: pa.Table
+    kind: clv_counts.Kind = "pareto_nbd"
+    trees: int = TREES
+    power: float = 1.0
+    is_stratified: bool = False
+    spend: str = "all"
+    value: str = "product"
 
 
 class Forecaster(NamedTuple):
@@ -65,6 +68,8 @@ class Forecaster(NamedTuple):
     Attributes:
         label_days: Length of the labels that the two-part model learned from.
         reason: What limits the fit, where something does; else empty.
+        strata: Models of counts by stratum; empty where all share `counts`.
+        second: Margins without the first purchase, where they are blended.
     """
 
     counts: CountModel
@@ -75,6 +80,8 @@ class Forecaster(NamedTuple):
     choice: Choice
     model_id: str
     reason: str
+    strata: tuple[CountModel, ...] = ()
+    second: SpendModel | None = None
 
     @property
     def is_known(self) -> bool:
@@ -83,28 +90,50 @@ class Forecaster(NamedTuple):
 
     def orders(self, seen: Seen, horizon: float) -> Array:
         """Expect purchases over the horizon, shape (u,)."""
-        base = self.counts.expected(seen.n_repeat, seen.recency, seen.age, horizon)
+        base = np.empty(len(seen.customer))
+        for rows, counts in self.by_stratum(seen):
+            part = seen.at(rows)
+            base[rows] = counts.expected(part.n_repeat, part.recency, part.age, horizon)
         return np.asarray(base * self.correction.factor(features(seen)))
+
+    def by_stratum(self, seen: Seen) -> list[tuple[NDArray[Any], CountModel]]:
+        """Pair the rows of each stratum with their model of counts."""
+        if not self.strata:
+            return [(np.arange(len(seen.customer)), self.counts)]
+        codes = np.unique(seen.stratum)
+        return [(np.flatnonzero(seen.stratum == code), self.strata[code]) for code in codes]
 
     def margin(self, seen: Seen) -> Array:
         """Expect the margin of one purchase, money, shape (u,)."""
-        return _margin(self.spend, seen, self.choice.spend)
+        if self.second is not None:
+            return (margin_of(self.spend, seen, "all") + margin_of(self.second, seen, "repeat")) / 2
+        return margin_of(self.spend, seen, self.choice.spend)
 
     def value(self, seen: Seen, horizon: float) -> Array:
         """Expect undiscounted margin over the horizon, money, shape (u,)."""
         orders = self.orders(seen, horizon)
+        product = np.asarray(orders * self.margin(seen))
         if self.two_part is None:
-            return np.asarray(orders * self.margin(seen))
+            return product
         label = self.orders(seen, self.label_days)
         grown = np.divide(orders, label, out=np.ones_like(orders), where=label > 0)
-        return np.asarray(self.two_part.expected(features(seen)) * grown)
+        direct = np.asarray(self.two_part.expected(features(seen)) * grown)
+        return (direct + product) / 2 if self.choice.value == "blend" else direct
 
 
-def read(snapshot: Snapshot) -> tuple[pa.Array, Log, float]:
+def read(snapshot: Snapshot, strata: str | None = None) -> tuple[pa.Array, Log, float]:
     """Gather the purchase days of everybody known at a snapshot.
+
+    Args:
+        snapshot: What was known.
+        strata: Covariate: a column of customers, such as an acquisition channel, or `cohort`, the quarter
+            of the first purchase.
 
     Returns:
         The customers' ids in order, their purchase days, and the day of the snapshot since 1970.
+
+    Raises:
+        SettingsError: when customers have no such column.
     """
     ids = snapshot.sql("select customer_id from customers order by customer_id")["customer_id"]
     days = snapshot.sql(_DAYS)
@@ -118,82 +147,36 @@ def read(snapshot: Snapshot) -> tuple[pa.Array, Log, float]:
     known[known] = owner[purchase[known]] == customer[known]
     total = np.bincount(purchase[known], margin[known], int(is_purchase.sum())).astype(np.float64)
     day = days["day"].to_numpy().astype(float)[is_purchase]
-    return ids, Log(owner, day, total, len(ids)), float(snapshot.at.timestamp() // 86400)
-
-
-def choose(log: Log, at: float, horizon: float) -> Choice:
-    """Choose among candidates by a backtest on the latest stretch of history.
-
-    Args:
-        log: Purchase days.
-        at: Day of the forecast.
-        horizon: Its length in days.
-
-    Returns:
-        The default where history is too short to be cut, or no candidate beats it by two standard errors.
-    """
-    past = _sample(log.before(at), MOST_CUT)
-    span = at - past.day.min() if len(past.day) else 0.0
-    empty = pa.table({n: pa.array([], t) for n, t in _BACKTEST.items()})
-    default = Choice(_DEFAULT, TREES, "all", "product", empty)
-    if span < _MIN_DAYS:
-        return default
-    cut = at - min(horizon, 0.3 * span)
-    seen = look(past, cut)
-    if len(seen.customer) < 4 * clv_counts.MIN_REPEATERS:
-        return default
-    count, margin = follow(past, seen, cut, at)
-    rows: list[tuple[str, str, float, float, float]] = []
-    fitted: dict[str, Forecaster] = {}
-    losses: dict[str, Array] = {}
-    for kind in (_DEFAULT, *(k for k in clv_counts.KINDS if k != _DEFAULT)):
-        model = fit(past, cut, at - cut, default._replace(kind=kind))
-        if not model.is_known or (model.counts.kind == "nbd" and fitted):
-            continue  # at its limit it is the NBD that stands there already, or nothing better
-        fitted |= {f"{kind}+trees": model, kind: model._replace(correction=Correction(""))}
-    for name, model in fitted.items():
-        losses[name] = _poisson_loss(count, model.orders(seen, at - cut))
-    if f"{_DEFAULT}+trees" not in losses:
-        return default
-    best = _departs(losses, f"{_DEFAULT}+trees", "orders", rows)
-    model = fitted[best]
-    kind = next(k for k in clv_counts.KINDS if best.split("+")[0] == k)
-    picked = default._replace(kind=kind, trees=TREES if best.endswith("+trees") else 0)
-    orders = model.orders(seen, at - cut)
-    values = {s: orders * _margin(_spend(past, cut, s), seen, s) for s in ("all", "repeat")}
-    two = fit(past, cut, at - cut, picked._replace(value="two_part"))
-    if two.two_part is not None:
-        values["two_part"] = two.value(seen, at - cut)
-    scale = max(float(margin[margin > 0].mean()) if (margin > 0).any() else 1.0, 1e-9)
-    value_losses = {name: _tweedie_loss(margin / scale, v / scale) for name, v in values.items()}
-    won = _departs(value_losses, "all", "value", rows)
-    table = pa.table({n: pa.array([row[i] for row in rows], t) for i, (n, t) in enumerate(_BACKTEST.items())})
-    return picked._replace(
-        spend=won if won != "two_part" else "all",
-        value="two_part" if won == "two_part" else "product",
-        backtest=table,
-    )
+    log = Log(owner, day, total, len(ids), _strata(snapshot, strata))
+    return ids, log, float(snapshot.at.timestamp() // 86400)
 
 
 def fit(log: Log, at: float, horizon: float, choice: Choice) -> Forecaster:
     """Fit the chosen candidates on everything before a day."""
-    past = _sample(log.before(at), MOST)
-    counts = _counts(look(past, at), choice.kind)
-    spend = _spend(past, at, choice.spend)
+    past = sample(log.before(at), MOST)
+    seen = look(past, at)
+    counts = _counts(seen, choice.kind)
+    strata = _by_stratum(seen, counts, int(log.stratum.max()) + 1) if choice.is_stratified else ()
+    spend = spend_of(past, at, "repeat" if choice.spend == "repeat" else "all")
+    second = spend_of(past, at, "repeat") if choice.spend == "blend" else None
     known = bool(np.isfinite(counts.params).all())
     correction, two_part, label_days = Correction(""), None, horizon
-    if known and (choice.trees or choice.value == "two_part"):
-        x, y, value, base, label_days = _labels(_sample(past, MOST_CUT), at, horizon, choice.kind)
+    if known and (choice.trees or choice.value != "product"):
+        x, y, value, base, label_days = _labels(sample(past, MOST_CUT), at, horizon, choice.kind)
         if choice.trees and len(y):
             # Trees learned on labels shorter than the horizon are trusted in proportion.
             trees = round(choice.trees * min(label_days / horizon, 1.0))
-            correction = Correction.fit(x, y, base, max(trees, 1))
-        if choice.value == "two_part" and len(y):
+            correction = Correction(Correction.fit(x, y, base, max(trees, 1)).text, choice.power)
+        if choice.value != "product" and len(y):
             two_part = TwoPart.fit(x, value)
-    reason = "; ".join(filter(None, [counts.reason, spend.reason]))
-    digest = hashlib.sha256(repr((counts, spend, correction, two_part)).encode()).hexdigest()[:8]
-    name = f"clv-{counts.kind}{'+trees' if correction.text else ''}-{spend.kind}-{digest}"
-    return Forecaster(counts, correction, spend, two_part, label_days, choice, name, reason)
+    limit = "so nobody counts as lost: p_alive is 1" if counts.kind == "nbd" and known else ""
+    reason = "; ".join(filter(None, [counts.reason, limit, spend.reason]))
+    digest = hashlib.sha256(repr((counts, strata, spend, second, correction, two_part)).encode()).hexdigest()[
+        :8
+    ]
+    parts = "+strata" * bool(strata) + "+trees" * bool(correction.text)
+    name = f"clv-{counts.kind}{parts}-{spend.kind}-{digest}"
+    return Forecaster(counts, correction, spend, two_part, label_days, choice, name, reason, strata, second)
 
 
 def forecast(
@@ -225,7 +208,12 @@ def forecast(
     n = len(ids)
     data: dict[str, Array] = {}
     if model.is_known and len(seen.customer):
-        data = _by_customer(model, seen, float(horizon_days), np.log1p(annual_discount) / 365.25, seed)
+        rate = np.log1p(annual_discount) / 365.25
+        for rows, counts in model.by_stratum(seen):
+            part = _by_customer(model._replace(counts=counts, strata=()), seen.at(rows), float(horizon_days),
+                                rate, seed)  # fmt: skip
+            for name, values in part.items():
+                data.setdefault(name, np.full(len(seen.customer), np.nan))[rows] = values
     has = np.zeros(n, dtype=bool)
     has[seen.customer] = True
 
@@ -251,9 +239,7 @@ def forecast(
                 "next_order_at": _moments(at, column(data.get("next_days"))),
                 "horizon_days": np.full(n, horizon_days, dtype=np.int64),
                 "model_id": pa.array([model.model_id] * n),
-                "reason": np.where(
-                    has, "" if model.is_known else model.reason, "has not bought yet"
-                ).tolist(),
+                "reason": np.where(has, model.reason, "has not bought yet").tolist(),
             }
         )
     )
@@ -315,59 +301,62 @@ def _moments(at: datetime, days: pa.Array) -> pa.Array:
     return pa.array(moved, pa.timestamp("us"), mask=~known).cast(tables.TIME)
 
 
-_BACKTEST = {
-    "part": pa.string(),
-    "candidate": pa.string(),
-    "loss": pa.float64(),
-    "default_loss": pa.float64(),
-    "se": pa.float64(),
-}
-
-
-def _departs(
-    losses: dict[str, Array], default: str, part: str, rows: list[tuple[str, str, float, float, float]]
-) -> str:
-    best, gain = default, 0.0
-    for name, loss in losses.items():
-        difference = losses[default] - loss
-        se = float(difference.std() / np.sqrt(len(difference)))
-        rows.append((part, name, float(loss.mean()), float(losses[default].mean()), se))
-        if difference.mean() > max(2 * se, gain):
-            best, gain = name, float(difference.mean())
-    return best
-
-
-def _poisson_loss(y: Array, forecast: Array) -> Array:
-    forecast = np.maximum(forecast, 1e-9)
-    return np.asarray(forecast - y * np.log(forecast))
-
-
-def _tweedie_loss(y: Array, forecast: Array) -> Array:
-    # Deviance of power 1.5: right for money that is often zero and has a long tail.
-    forecast = np.maximum(forecast, 1e-6)
-    return np.asarray(2 * (np.maximum(y, 0) / np.sqrt(forecast) + np.sqrt(forecast)))
-
-
-def _sample(log: Log, most: int) -> Log:
+def sample(log: Log, most: int) -> Log:
+    """Keep about so many customers, always the same."""
     buyers = len(np.unique(log.customer))
     if buyers <= most:
         return log
     keep = log.customer * 2654435761 % 2**32 < 2**32 * most / buyers
-    return Log(log.customer[keep], log.day[keep], log.margin[keep], log.n)
+    return log.only(keep)
+
+
+def _strata(snapshot: Snapshot, name: str | None) -> NDArray[np.int64]:
+    if name is None:
+        return np.empty(0, dtype=np.int64)
+    columns = snapshot.sql("from customers limit 0").column_names
+    if name != COHORT and name not in columns:
+        able = [COHORT, *(c for c in columns if c.startswith("a_"))]
+        raise SettingsError(f"models.clv_strata is {name!r}; expected one of {able}", "Name one of them.")
+    value = (
+        "strftime(min(ordered_at), '%Y') || quarter(min(ordered_at))"
+        if name == COHORT
+        else f'any_value("{name}")'
+    )
+    codes = snapshot.sql(
+        f"""with valued as (
+                select c.customer_id, coalesce(({value})::varchar, '') as value
+                from customers c left join orders o on o.customer_id = c.customer_id and not o.is_return
+                group by 1
+            ), ranked as (select value, row_number() over (order by count(*) desc, value) - 1 as code
+                from valued group by 1)
+            select least(code, {_STRATA})::bigint as code from valued join ranked using (value)
+            order by customer_id"""
+    )
+    return codes["code"].to_numpy().astype(np.int64)
+
+
+def _by_stratum(seen: Seen, pooled: CountModel, k: int) -> tuple[CountModel, ...]:
+    groups = []
+    for code in range(k):
+        part = seen.at(seen.stratum == code)
+        groups.append(clv_counts.compress(part.n_repeat, part.recency, part.age))
+    return clv_counts.fit_strata(groups, pooled)
 
 
 def _counts(seen: Seen, kind: clv_counts.Kind) -> CountModel:
     return clv_counts.fit(clv_counts.compress(seen.n_repeat, seen.recency, seen.age), kind)
 
 
-def _spend(past: Log, at: float, how: str) -> SpendModel:
+def spend_of(past: Log, at: float, how: str) -> SpendModel:
+    """Fit margins on `all` purchases, or on those after the first (`repeat`)."""
     seen = look(past, at)
     if how == "repeat":
         return clv_spend.fit(seen.n_repeat, np.nan_to_num(seen.repeat_mean))
     return clv_spend.fit(seen.n_repeat + 1, seen.mean, seen.square)
 
 
-def _margin(spend: SpendModel, seen: Seen, how: str) -> Array:
+def margin_of(spend: SpendModel, seen: Seen, how: str) -> Array:
+    """Expect the margin of one purchase from `all` purchases, or from those after the first."""
     if how == "repeat":
         return spend.expected(seen.n_repeat, np.nan_to_num(seen.repeat_mean))
     return spend.expected(seen.n_repeat + 1, seen.mean)

@@ -255,6 +255,63 @@ def fit(rows: Rows, kind: Kind) -> CountModel:
     )
 
 
+def fit_strata(groups: list[Rows], pooled: CountModel, rounds: int = 4) -> tuple[CountModel, ...]:
+    """Fit each stratum, its log-parameters drawn to those of all customers (hierarchical, empirical Bayes).
+
+    log theta_s ~ N(log theta, diag(spread^2)); the spread is found by EM with Laplace's approximation,
+    so that strata that do not differ, or hold few customers, get the parameters of all.
+
+    Args:
+        groups: Compressed customers of each stratum; one without customers gets the pooled model.
+        pooled: The model of all, same unit of time.
+        rounds: Of EM.
+    """
+    if not np.isfinite(pooled.params).all() or not groups:
+        return (pooled,) * len(groups)
+    center, size = np.log(pooled.params), len(pooled.params)
+    spread = np.full(size, 0.5)
+    theta = np.tile(center, (len(groups), 1))
+    variance = np.zeros((len(groups), size))
+    filled = [i for i, rows in enumerate(groups) if len(rows.weight)]
+    with _blas().limit(limits=1, user_api="blas"):
+        for _ in range(rounds):
+            for i in filled:
+                theta[i], variance[i] = _drawn_to(groups[i], pooled.kind, center, spread, theta[i])
+            moved = ((theta[filled] - center) ** 2 + variance[filled]).mean(axis=0)
+            spread = np.clip(np.sqrt(moved), 0.01, 1.0)
+    out = []
+    for i, rows in enumerate(groups):
+        params = np.exp(theta[i])
+        value = _OBJECTIVES[pooled.kind](theta[i], rows)[0] if i in filled else 0.0
+        se = params * np.sqrt(variance[i])
+        out.append(
+            CountModel(
+                pooled.kind, tuple(map(float, params)), tuple(map(float, se)), float(value),
+                int(rows.weight.sum()), pooled.is_converged, pooled.reason,
+            )
+        )  # fmt: skip
+    return tuple(out)
+
+
+def _drawn_to(rows: Rows, kind: Kind, center: Array, spread: Array, start: Array) -> tuple[Array, Array]:
+    # Mode of one stratum and the diagonal of its covariance, from the Hessian of the analytic gradient.
+    n = float(rows.weight.sum())
+
+    def loss(theta: Array) -> tuple[float, Array]:
+        value, slope = _OBJECTIVES[kind](theta, rows)
+        away = (theta - center) / spread
+        return (-value + 0.5 * float(away @ away)) / n, (-slope + away / spread) / n
+
+    bounds = [(c - 4, c + 4) for c in center]
+    found = minimize(loss, start, jac=True, method="L-BFGS-B", bounds=bounds, options={"gtol": 1e-7})
+    step = 1e-4
+    columns = [(loss(found.x + step * e)[1] - loss(found.x - step * e)[1]) for e in np.eye(len(center))]
+    hessian = n * (np.array(columns) + np.array(columns).T) / (4 * step)
+    if np.linalg.eigvalsh(hessian)[0] <= 0:
+        return found.x, spread**2
+    return found.x, np.diag(np.linalg.inv(hessian))
+
+
 def log_likelihood(rows: Rows, kind: Kind, params: tuple[float, ...]) -> float:
     """Give the log-likelihood of a model at given parameters."""
     return float(_OBJECTIVES[kind](np.log(params), rows)[0])

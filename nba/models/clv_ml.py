@@ -26,17 +26,22 @@ class Log(NamedTuple):
         day: Days since any origin, shape (m,).
         margin: Money of the day, returns deducted, shape (m,).
         n: Customers, with or without purchases.
+        stratum: Covariate of each customer as a code from 0, shape (n,); empty where there is none.
     """
 
     customer: Codes
     day: Array
     margin: Array
     n: int
+    stratum: Codes = np.empty(0, dtype=np.int64)
 
     def before(self, cut: float) -> "Log":
         """Keep what happened before a day."""
-        keep = self.day < cut
-        return Log(self.customer[keep], self.day[keep], self.margin[keep], self.n)
+        return self.only(self.day < cut)
+
+    def only(self, keep: NDArray[np.bool_]) -> "Log":
+        """Keep some purchases, shape (m,); customers keep their numbers."""
+        return self._replace(customer=self.customer[keep], day=self.day[keep], margin=self.margin[keep])
 
 
 class Seen(NamedTuple):
@@ -49,6 +54,7 @@ class Seen(NamedTuple):
         first, last: Margin of the first and of the last purchase day, money.
         repeat_mean: Mean margin of the purchases after the first; NaN where there is none.
         recent: Purchases in the last half of the customer's age.
+        stratum: Code of the covariate; 0 where there is none.
     """
 
     customer: Codes
@@ -61,6 +67,11 @@ class Seen(NamedTuple):
     last: Array
     repeat_mean: Array
     recent: Array
+    stratum: Codes
+
+    def at(self, rows: NDArray[Any]) -> "Seen":
+        """Keep some customers."""
+        return Seen(*(column[rows] for column in self))
 
 
 def look(log: Log, cut: float) -> Seen:
@@ -87,8 +98,9 @@ def look(log: Log, cut: float) -> Seen:
     first = seen.margin[begin]
     repeat = np.divide(total - first, m - 1, out=np.full(len(who), np.nan), where=m > 1)
     return Seen(
-        who, m - 1, last_day - first_day, age, total / m, squares / m, first, seen.margin[end], repeat, recent
-    )
+        who, m - 1, last_day - first_day, age, total / m, squares / m, first, seen.margin[end], repeat,
+        recent, log.stratum[who] if len(log.stratum) else np.zeros(len(who), dtype=np.int64),
+    )  # fmt: skip
 
 
 def follow(log: Log, seen: Seen, cut: float, until: float) -> tuple[Array, Array]:
@@ -126,9 +138,11 @@ class Correction:
 
     Attributes:
         text: LightGBM's model; empty leaves the forecast as it is.
+        power: Weight in a (geometric) blend with the forecast itself; 1 trusts the trees in full.
     """
 
     text: str
+    power: float = 1.0
 
     @classmethod
     def fit(cls, x: Array, y: Array, forecast: Array, trees: int = 20) -> "Correction":
@@ -152,7 +166,7 @@ class Correction:
         if not self.text:
             return np.ones(len(x))
         raw = lgb.Booster(model_str=self.text).predict(x, raw_score=True, num_threads=1)
-        return np.asarray(np.exp(np.clip(np.asarray(raw), -3, 3)))
+        return np.asarray(np.exp(self.power * np.clip(np.asarray(raw), -3, 3)))
 
 
 _GIVEN: dict[str, Any] = {

@@ -4,7 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from nba.attribution import incremental
+from nba.attribution import incremental, returns
 from nba.attribution.incremental import Caused, combine, decided, held_out, observed
 from nba.histories import simulated_paths as worlds
 from nba.history import History
@@ -94,7 +94,43 @@ def test_nothing_to_observe_is_unknown_with_a_reason() -> None:
     assert observed(intent).reason == ("no advertising channels",)
 
 
+def test_returns_on_a_known_cost_by_hand() -> None:
+    caused = Caused(
+        np.array([30.0]), np.array([10 / 1.959964]), np.ones(1, dtype=np.int64), "randomised", ("",)
+    )
+    none = Caused(np.array([1.0]), np.array([1.0]), np.ones(1, dtype=np.int64), "randomised", ("",))
+    levels = {"channel": (("email",), {("all", "margin"): caused, ("all", "orders"): none,
+                                       ("all", "marginal"): none})}  # fmt: skip
+    spent = {("channel", "email", "all"): returns.Spent(10.0, 0.5)}
+    (row,) = returns.table(levels, spent, 0.95).to_pylist()
+    assert [row[f"roas{end}"] for end in ("", "_lower", "_upper")] == pytest.approx([3, 2, 4], abs=1e-6)
+    assert row["cost_per_conversion"] == 10
+    assert row["cost_per_conversion_lower"] == pytest.approx(10 / 2.959964)
+    assert row["cost_per_conversion_upper"] is None  # orders may be none at all
+    assert row["marginal_return"] == 2
+    (free,) = returns.table(levels, {}, 0.95).to_pylist()
+    assert (free["roas"], free["reason"]) == (None, "no cost is known: no return on it")
+
+
 # recovery
+
+
+def test_one_more_contact_causes_less_where_the_open_choices_respond_less() -> None:
+    rng = np.random.default_rng(9)
+    z = []
+    for _ in range(60):
+        n = 3_000
+        x = rng.standard_normal(n)
+        p = 1 / (1 + np.exp(-2 * x))
+        chosen, effect = rng.random(n) < p, 1 + x**2
+        y = x + rng.standard_normal(n) + effect * chosen
+        found = decided(
+            y, np.where(chosen, 0, -1), p[:, None], 1 - p, np.arange(n), x[:, None], marginal=True
+        )
+        weight = p * (1 - p)
+        z.append((found.value[0] - (weight * effect).sum() / weight.sum()) / found.se[0])
+    assert abs(np.mean(z)) < 3 / np.sqrt(60)
+    assert 0.7 < np.std(z) < 1.3
 
 
 def test_logged_decisions_give_the_effect_and_honest_intervals() -> None:

@@ -2,14 +2,16 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from typer.testing import CliRunner
 
 from nba.attribution import markov, shapley
 from nba.attribution.markov import walks
 from nba.errors import DataError
-from pipelines import attribute
+from pipelines import attribute, cli
 
 # by hand
 
@@ -174,6 +176,20 @@ def test_public_paths_are_credited_in_full_by_every_method(data: Path, tmp_path:
     for row in sums:
         assert row["conversions_sum"] == pytest.approx(19_785)
         assert row["value_sum"] == pytest.approx(74_802.97, abs=0.01)
+
+
+def test_a_file_of_paths_runs_by_a_command(tmp_path: Path) -> None:
+    (tmp_path / "x.csv").write_text("path,total_conversions,total_null\na > b,3,1\nb,0,4\n")
+    done = CliRunner().invoke(
+        cli.app, ["attribute-paths", str(tmp_path / "x.csv"), "--out", str(tmp_path / "y.parquet")]
+    )
+    assert done.exit_code == 0, done.output
+    steps = pq.read_table(tmp_path / "y_transitions.parquet").to_pylist()
+    (first,) = [s for s in steps if (s["order"], s["from_state"], s["to_state"]) == (1, "(start)", "a")]
+    assert first["probability"] == 0.5
+    (tmp_path / "x.csv").write_text("path,total_conversions\na,-1\n")
+    with pytest.raises(DataError, match="total_conversions holds 1 numbers that are unknown or negative"):
+        attribute.attribute_paths(tmp_path / "x.csv", tmp_path / "y.parquet")
 
 
 def test_a_file_without_paths_says_what_it_lacks(tmp_path: Path) -> None:

@@ -123,6 +123,32 @@ def test_zero_and_negative_margins_are_shared_as_they_are() -> None:
     assert sorted(table["credit"].to_pylist()) == [-4, 0]
 
 
+def test_a_channel_seen_once_a_loop_and_one_touch_paths() -> None:
+    touches = [touch(i, i, "email") for i in range(1, 4)] + [touch(9, 1, "sms", "b"), touch(8, 1, "fax", "c")]
+    got = build(touches, [order(1, 5), order(2, 5, "b")])
+    for method in ("markov_1", "shapley_count", "linear", "position", "time_decay"):
+        given_ = shares(got, method)
+        assert given_["t9"] == 1  # a path of one touch
+        assert sum(given_[f"t{i}"] for i in (1, 2, 3)) == pytest.approx(1, abs=1e-5)  # a loop
+        assert "t8" not in given_  # seen once, led nowhere
+
+
+def test_everybody_buys_and_nobody_buys() -> None:
+    touches = [touch(1, 1), touch(2, 1, "sms", "b")]
+    everybody = build(touches, [order(1, 5), order(2, 5, "b")])
+    nobody = build(touches, [order(1, 0.5)])
+    for method in ("markov_1", "markov_3", "shapley_rate", "first"):
+        assert shares(everybody, method) == {"t1": 1, "t2": 1}
+        assert shares(nobody, method) == {}
+
+
+def test_revenue_is_credited_beside_margin() -> None:
+    got = build([touch(1, 1), touch(2, 2, "sms")], [order(1, 5, margin=10.0)])
+    for method in ("linear", "markov_1"):
+        table = credit.credits(got, Attribution(methods=(method,)))  # type: ignore[arg-type]
+        assert (sum(table["credit"].to_pylist()), sum(table["revenue_credit"].to_pylist())) == (10, 20)
+
+
 def test_a_tiny_half_life_does_not_underflow() -> None:
     got = build([touch(1, 1), touch(2, 2)], [order(1, 29)])
     table = rules.credits(got, ("time_decay",), 0.001)

@@ -4,11 +4,14 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
+from sklearn.base import clone
+from sklearn.exceptions import NotFittedError
 
 from nba import tables
-from nba.errors import DataError, MissingError
+from nba.errors import DataError, MissingError, SettingsError
 from nba.history import History
-from nba.models import clv, clv_ml, clv_score
+from nba.models import clv, clv_choice, clv_counts, clv_ml, clv_score
+from nba.models.clv_estimators import LifetimeValue, Purchases, Spend
 from nba.models.clv_ml import Log
 from pipelines import clv as step
 from pipelines.progress import silent
@@ -31,7 +34,7 @@ def play(n: int, seed: int, days: int = 360) -> Log:
 
 
 def forecast(log: Log, horizon: int = 180) -> pa.Table:
-    choice = clv.choose(log, DAY, float(horizon))
+    choice = clv_choice.choose(log, DAY, float(horizon)).choice
     model = clv.fit(log, DAY, float(horizon), choice)
     ids = pa.array([f"c{i:05d}" for i in range(log.n)])
     return clv.forecast(ids, log, AT, model, horizon_days=horizon, annual_discount=0.1)
@@ -119,6 +122,74 @@ def test_without_orders_the_step_says_what_is_missing(tmp_path: Path) -> None:
         step.clv(tmp_path, AT, progress=silent())
 
 
+def test_no_dropout_is_said_and_nobody_is_at_risk() -> None:
+    rng = np.random.default_rng(8)
+    n = 1_500
+    count = rng.poisson(rng.gamma(2.0, 2.0, n)) + 1
+    who = np.repeat(np.arange(n), count)
+    who, day = np.unique(np.stack([who, rng.integers(0, 300, len(who))]), axis=1)
+    log = Log(who, day + DAY - 300, np.full(len(who), 10.0) + rng.random(len(who)), n)
+    model = clv.fit(log, DAY, 90.0, clv.Choice(kind="bg_nbd"))
+    assert model.counts.kind == "nbd"
+    ids = pa.array([str(i) for i in range(n)])
+    table = clv.forecast(ids, log, AT, model, horizon_days=90, annual_discount=0.1)
+    assert set(table["p_alive"].to_pylist()) == {1.0}
+    assert "nobody counts as lost: p_alive is 1" in table["reason"][0].as_py()
+    assert set(table["clv_at_risk"].to_pylist()) == {0.0}
+
+
+def test_customers_born_after_the_moment_are_not_forecast(tmp_path: Path) -> None:
+    day = datetime(2025, 6, 1, tzinfo=UTC)
+    write(tmp_path, [order(1, "a", day)], ["a"])
+    later = {"customer_id": "z", "joined_at": datetime(2026, 3, 1, tzinfo=UTC)}
+    late = [later | {f"can_{k}": True for k in tables.CHANNELS}]
+    History.read(tmp_path).commit(append={"customers": tables.CUSTOMERS.build(late)})
+    table = step.clv(tmp_path, AT, progress=silent())
+    assert table["customer_id"].to_pylist() == ["a"]
+
+
+def test_a_covariate_that_does_not_exist_is_named(tmp_path: Path) -> None:
+    write(tmp_path, [order(1, "a", datetime(2025, 6, 1, tzinfo=UTC))], ["a"])
+    with History.read(tmp_path).as_of(AT) as snapshot, pytest.raises(SettingsError, match="'a_chanel'"):
+        clv.read(snapshot, "a_chanel")
+
+
+def test_groups_and_grid_count_everybody_once(tmp_path: Path) -> None:
+    orders = [
+        order(i, f"c{i % 40:02d}", datetime(2025, 1 + i % 11, 1 + i % 27, tzinfo=UTC)) for i in range(150)
+    ]
+    write(tmp_path, orders, [f"c{i:02d}" for i in range(45)])
+    table = step.clv(tmp_path, AT, progress=silent())
+    history = History.read(tmp_path)
+    groups, grid = (history.table(name).to_pylist() for name in ("clv_groups", "clv_grid"))
+    assert sum(row["n"] for row in grid) == 40
+    for attribute in ("all", "cohort"):
+        assert sum(row["n"] for row in groups if row["attribute"] == attribute) == 45
+    (whole,) = [row for row in groups if row["attribute"] == "all"]
+    assert whole["clv_total"] == pytest.approx(np.nansum(table["clv"].to_numpy()))
+
+
+def test_estimators_can_be_cloned_and_agree_with_the_functions() -> None:
+    log = play(300, 3)
+    estimator = LifetimeValue(AT, horizon_days=90)
+    again = clone(estimator)
+    assert again.get_params() == estimator.get_params()
+    value = again.fit(log).predict(log)
+    assert value.shape == (300,)
+    assert np.nansum(value) == pytest.approx(np.nansum(forecast(log, 90)["clv"].to_numpy()))
+    seen = clv_ml.look(log, DAY)
+    X = np.column_stack([seen.n_repeat, seen.recency, seen.age])
+    counts = clone(Purchases(horizon=90.0)).fit(X)
+    np.testing.assert_allclose(
+        counts.predict(X), counts.model_.expected(seen.n_repeat, seen.recency, seen.age, 90.0)
+    )
+    assert ((counts.p_alive(X) >= 0) & (counts.p_alive(X) <= 1)).all()
+    spend = clone(Spend()).fit(np.column_stack([seen.n_repeat + 1, seen.mean]))
+    assert spend.predict(np.array([[3.0, 20.0]])).shape == (1,)
+    with pytest.raises(NotFittedError):
+        Purchases().predict(X)
+
+
 # laws
 
 
@@ -147,7 +218,7 @@ def test_reruns_are_bit_equal_and_the_future_changes_nothing(played: tuple[Log, 
 def test_totals_of_an_unseen_period_are_near() -> None:
     log = play(4_000, 4, days=540)
     cut = DAY - 180
-    model = clv.fit(log, cut, 180.0, clv.choose(log, cut, 180.0))
+    model = clv.fit(log, cut, 180.0, clv_choice.choose(log, cut, 180.0).choice)
     seen = clv_ml.look(log, cut)
     count, margin = clv_ml.follow(log, seen, cut, DAY)
     got = clv_score.score(count, model.orders(seen, 180.0))
@@ -158,10 +229,38 @@ def test_totals_of_an_unseen_period_are_near() -> None:
 
 def test_a_candidate_must_win_by_more_than_noise() -> None:
     rng = np.random.default_rng(0)
-    base = rng.random(400)
-    rows: list[tuple[str, str, float, float, float]] = []
+    base, who = rng.random(400), np.arange(400)
+    rows: list[dict[str, object]] = []
     losses = {"default": base, "luckier": base - rng.normal(0.001, 0.1, 400), "better": base - 0.05}
-    assert (
-        clv._departs({k: losses[k] for k in ("default", "luckier")}, "default", "orders", rows) == "default"
+    two = {k: losses[k] for k in ("default", "luckier")}
+    assert clv_choice.departs(two, "default", who, 1.0, "orders", rows) == "default"
+    assert clv_choice.departs(losses, "default", who, 1.0, "orders", rows) == "better"
+    noisy = {"default": base, "longer": base - rng.normal(0.02, 0.1, 400)}
+    assert clv_choice.departs(noisy, "default", who, 1.0, "orders", rows) == "longer"
+    assert clv_choice.departs(noisy, "default", who, 9.0, "orders", rows) == "default"
+
+
+def test_strata_that_differ_are_told_apart_and_equal_ones_are_not() -> None:
+    fast, slow = play(700, 11), play(700, 12)
+    quick = clv_ml.look(fast, DAY)
+    other = clv_ml.look(slow, DAY)
+    thin = other.n_repeat // 3  # the same customers, buying a third as often
+    pooled = clv_counts.fit(
+        clv_counts.compress(
+            np.concatenate([quick.n_repeat, thin]),
+            np.concatenate([quick.recency, np.where(thin > 0, other.recency, 0)]),
+            np.concatenate([quick.age, other.age]),
+        ),
+        "bg_nbd",
     )
-    assert clv._departs(losses, "default", "orders", rows) == "better"
+    one = clv_counts.compress(quick.n_repeat, quick.recency, quick.age)
+    two = clv_counts.compress(thin, np.where(thin > 0, other.recency, 0), other.age)
+    few = clv_counts.compress(*(np.array([v]) for v in (2.0, 30.0, 90.0)))
+    models = clv_counts.fit_strata([one, two, few], pooled)
+    rate = [m.params[0] / m.params[1] for m in models]
+    assert rate[0] > pooled.params[0] / pooled.params[1] > rate[1]
+    assert models[2].expected(np.array([2.0]), np.array([30.0]), np.array([90.0]), 90.0)[0] == pytest.approx(
+        pooled.expected(np.array([2.0]), np.array([30.0]), np.array([90.0]), 90.0)[0], rel=0.35
+    )
+    same = clv_counts.fit_strata([one, one], clv_counts.fit(one, "bg_nbd"))
+    np.testing.assert_allclose(same[0].params, clv_counts.fit(one, "bg_nbd").params, rtol=0.02)
