@@ -227,7 +227,19 @@ def analyze(workspace: WorkspaceArg, at: AtOption = None) -> None:
     verdicts = (
         History.read(workspace)
         .table("readouts")
-        .select(["experiment_id", "arm", "control", "verdict", "reason", "n_looks", "p_srm"])
+        .select(
+            [
+                "experiment_id",
+                "arm",
+                "control",
+                "verdict",
+                "reason",
+                "n_looks",
+                "days_left",
+                "p_srm",
+                "p_traffic",
+            ]
+        )
     )
     _show("Verdicts, by the rule fixed before the start", verdicts.to_pylist())
 

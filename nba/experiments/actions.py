@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from nba import tables
@@ -41,7 +42,7 @@ def action_effects(snapshot: Snapshot, level: float = 0.95) -> pa.Table:
         "select decision_id, c.treatment_id, p_action from choices c semi join closed_decisions"
         " using (decision_id) where p_action > 0"
     )
-    names = sorted(set(pairs["treatment_id"].to_pylist()) | set(rows["treatment_id"].to_pylist()) | {NONE})
+    names = sorted({NONE, *_names(pairs), *_names(rows)})
     p_action = _matrix(rows, pairs, names)
     chosen = _codes(rows["treatment_id"], names)
     batch = np.unique(rows["batch_id"].to_numpy(zero_copy_only=False), return_inverse=True)[1]
@@ -75,7 +76,7 @@ def traffic(snapshot: Snapshot, arm: str) -> srm.Mismatch:
         "select decision_id, c.treatment_id, p_action from choices c semi join of_arm using (decision_id)"
         " where p_action > 0"
     )
-    names = sorted(set(pairs["treatment_id"].to_pylist()) | set(rows["treatment_id"].to_pylist()))
+    names = sorted({*_names(pairs), *_names(rows)})
     p_action = _matrix(rows, pairs, names)
     if rows.num_rows == 0 or (np.abs(p_action.sum(axis=1) - 1) > 1e-6).any():
         return srm.Mismatch(np.nan, False, p_action.sum(axis=0), "probabilities were not logged")
@@ -116,16 +117,18 @@ def _row(log: adaptive.Log, names: list[str], name: str, level: float) -> dict[s
 
 
 def _matrix(rows: pa.Table, pairs: pa.Table, names: list[str]) -> Array:
-    place = {name: i for i, name in enumerate(rows["decision_id"].to_pylist())}
-    at = np.array([place[d] for d in pairs["decision_id"].to_pylist()], dtype=np.int64)
+    at = pc.index_in(pairs["decision_id"], rows["decision_id"].combine_chunks()).to_numpy()
     out = np.zeros((rows.num_rows, len(names)))
     out[at, _codes(pairs["treatment_id"], names)] = pairs["p_action"].to_numpy()
     return out
 
 
 def _codes(column: pa.ChunkedArray, names: list[str]) -> NDArray[np.int64]:
-    place = {name: i for i, name in enumerate(names)}
-    return np.array([place[name] for name in column.to_pylist()], dtype=np.int64)
+    return np.asarray(pc.index_in(column, pa.array(names, pa.string())).to_numpy(), dtype=np.int64)
+
+
+def _names(table: pa.Table) -> list[str]:
+    return [str(name) for name in pc.unique(table["treatment_id"]).to_pylist()]
 
 
 def _in_order(batch: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -50,7 +50,7 @@ class Decision(NamedTuple):
     is_early: bool = False
 
 
-EARLY = " It was reached before the planned end, so the estimated size is likely too high."
+EARLY = " It was reached early, so the estimated size is likely too high."
 
 
 def decide(
