@@ -245,8 +245,8 @@ def path_speed(n: int = 10_000_000, memory_gb: float = 2.0) -> list[Row]:
     bare, built, whole, ways, steps, journeys_, peak = json.loads(done.stdout.strip().splitlines()[-1])
     said = (
         f"{n:,} touches, {n // 10:,} orders to {journeys_:,.0f} journeys: {built:.1f} s, with {ways:,} "
-        f"distinct sequences {whole:.1f} s; one window over the touches {bare:.1f} s; 2 threads, DuckDB held to "
-        f"{memory_gb:g} GB, {steps:,.0f} steps"
+        f"distinct sequences {whole:.1f} s; one window over the touches {bare:.1f} s; 2 threads, DuckDB held "
+        f"to {memory_gb:g} GB, {steps:,.0f} steps"
     )
     weighed = "peak resident memory of the process"
     return [

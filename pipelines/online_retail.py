@@ -69,6 +69,7 @@ def online_retail(workspace: Path, data: Path, *, progress: Progress | None = No
         "mean value": float(values["clv"].mean()),
         "share of the top tenth": _top_tenth(values["clv"].dropna().sort_values(ascending=False)),
         "currency": settings.read(workspace).workspace.currency,
+        "note": "; ".join(filter(None, dict.fromkeys(values.loc[values["clv"].notna(), "reason"]))),
     }
     purchases = [{"measure": name, "value": value} for name, value in found.metrics.items()]
     return OnlineRetailResult(report.rows, purchases, [lifetime])

@@ -200,3 +200,30 @@ def test_published_gamma_gamma_on_cdnow(cdnow: pd.DataFrame) -> None:
     assert model.n == 946
     np.testing.assert_allclose(model.params, (6.24957, 3.74422, 15.44352), rtol=1e-4)
     assert model.log_likelihood == pytest.approx(-4055.9177, abs=1e-3)
+
+
+WHOLE = {
+    "bg_nbd": ((0.251624, 4.788943, 0.723434, 2.161089), -95368.4439),
+    "mbg_nbd": ((0.637140, 7.310290, 0.807474, 1.228394), -95336.9583),
+    "pareto_nbd": ((0.597420, 11.585657, 0.522186, 8.827759), -95415.1186),
+}
+
+
+@pytest.mark.data
+def test_parameters_on_the_whole_of_cdnow(data: Path) -> None:
+    """The exact optimum on all 23,570 customers, found by another program."""
+    raw = pd.read_csv(
+        data / "cdnow" / "CDNOW_master.txt", sep=r"\s+", names=["id", "date", "n", "v"], header=0
+    )
+    raw["day"] = pd.to_datetime(raw.date.astype(str))
+    days = raw.groupby(["id", "day"], as_index=False).v.sum()
+    days = days[days.day <= "1997-09-30"]
+    rows = compress(*summary(days))
+    for kind, (params, value) in WHOLE.items():
+        model = fit(rows, kind)  # type: ignore[arg-type]
+        np.testing.assert_allclose(model.params, params, rtol=3e-4 if kind == "pareto_nbd" else 1e-4)
+        assert model.log_likelihood == pytest.approx(value, abs=1e-3)
+    first = days.groupby("id").day.transform("min")
+    repeat = days[days.day > first].groupby("id").v.agg(["size", "mean"])
+    spend = clv_spend.fit(repeat["size"].to_numpy(), repeat["mean"].to_numpy())
+    np.testing.assert_allclose(spend.params, (6.275359, 3.624450, 14.983687), rtol=1e-4)
