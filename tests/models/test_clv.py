@@ -1,4 +1,4 @@
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import numpy as np
@@ -169,6 +169,40 @@ def test_groups_and_grid_count_everybody_once(tmp_path: Path) -> None:
     assert whole["clv_total"] == pytest.approx(np.nansum(table["clv"].to_numpy()))
 
 
+def test_a_covariate_enters_the_backtest_and_the_forecast(tmp_path: Path) -> None:
+    log = play(400, 21)
+    begin = datetime(1970, 1, 1, tzinfo=UTC)
+    names = [f"c{i:04d}" for i in range(log.n)]
+    # Those of the shop lose two of three purchases after their first.
+    first = np.append(True, np.diff(log.customer) > 0)
+    keep = first | (log.customer % 2 == 0) | (np.arange(len(log.day)) % 3 == 0)
+    orders = [
+        order(i, names[log.customer[i]], begin + timedelta(days=float(log.day[i])), float(log.margin[i]))
+        for i in np.flatnonzero(keep)
+    ]
+    write(tmp_path, orders, [])
+    people = [
+        {"customer_id": c, "joined_at": datetime(2024, 1, 1, tzinfo=UTC), "a_channel": ("web", "shop")[i % 2]}
+        | {f"can_{k}": True for k in tables.CHANNELS}
+        for i, c in enumerate(names)
+    ]
+    History.read(tmp_path).commit(replace={"customers": tables.CUSTOMERS.build(people)})
+    with (tmp_path / "nba.toml").open("a") as file:
+        file.write('[models]\nclv_strata = "a_channel"\nclv_horizon_days = 60\n')
+    step.clv(tmp_path, AT, progress=silent())
+    assert "strata" in History.read(tmp_path).table("clv_backtest")["candidate"].to_pylist()
+    with History.read(tmp_path).as_of(AT) as snapshot:
+        ids, seen, day = clv.read(snapshot, "a_channel")
+    model = clv.fit(seen, day, 60.0, clv.Choice(is_stratified=True))
+    assert "+strata" in model.model_id
+    table = clv.forecast(ids, seen, AT, model, horizon_days=60, annual_discount=0.0)
+    alike = np.array([0.0]), np.array([0.0]), np.array([100.0])
+    web, shop = (model.strata[seen.stratum[i]].expected(*alike, 60.0)[0] for i in (0, 1))
+    assert web > 1.2 * shop
+    got = table["expected_orders"].to_numpy()
+    assert np.nanmean(got[::2]) > np.nanmean(got[1::2])
+
+
 def test_estimators_can_be_cloned_and_agree_with_the_functions() -> None:
     log = play(300, 3)
     estimator = LifetimeValue(AT, horizon_days=90)
@@ -176,7 +210,10 @@ def test_estimators_can_be_cloned_and_agree_with_the_functions() -> None:
     assert again.get_params() == estimator.get_params()
     value = again.fit(log).predict(log)
     assert value.shape == (300,)
-    assert np.nansum(value) == pytest.approx(np.nansum(forecast(log, 90)["clv"].to_numpy()))
+    fitted = clv.fit(log, DAY, 90.0, again.chosen_.choice)
+    names = pa.array([f"{i}" for i in range(log.n)])
+    table = clv.forecast(names, log, AT, fitted, horizon_days=90, annual_discount=0.1)
+    np.testing.assert_array_equal(value, table["clv"].to_numpy())
     seen = clv_ml.look(log, DAY)
     X = np.column_stack([seen.n_repeat, seen.recency, seen.age])
     counts = clone(Purchases(horizon=90.0)).fit(X)
