@@ -21,7 +21,8 @@ from nba.models.clv_score import normalised_gini, score
 DATA = Path(os.environ.get("NBA_DATA", Path(__file__).parents[2] / "shared" / "data"))
 ALONE = (
     "fitted on weeks 1-39 of the 2,357 sample alone, one default model; its capacity (80 trees, features, "
-    "Pareto/NBD as base) was settled while looking at this holdout and Online Retail's, so margins are thin"
+    "Pareto/NBD as base) and what a candidate must gain to replace it were settled while looking at this "
+    "holdout and Online Retail's, so margins are thin"
 )
 
 
