@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import settings as effort
 from hypothesis import strategies as st
 
-from nba import settings
+from nba import settings, tables
 from nba.errors import DataError
 from nba.serving.decide import Limited, decide, limits_of, scaled, strategy
 
@@ -65,6 +65,29 @@ def test_without_a_model_the_first_batch_explores_evenly_and_says_so(shop, histo
     contacts = found.decisions.filter(pc.not_equal(found.decisions["treatment_id"], "none"))
     assert contacts.num_rows > 20
     assert contacts["expected_value"].null_count == contacts.num_rows
+
+
+def test_retention_is_valued_by_the_lifetime_value_it_saves(shop, history):
+    ids = shop.features["customer_id"].to_pylist()
+    forecast = [
+        {"customer_id": name, "as_of": shop.at, "n_repeat": 1, "horizon_days": 365, "model_id": "m",
+         "reason": "", "clv_at_risk": float(i)}
+        for i, name in enumerate(ids)
+    ]  # fmt: skip
+    after = history.commit(append={"clv": tables.CLV.build(forecast)})
+    config = shop.config.model_copy(update={"reward": settings.Reward(clv_actions=("club",))})
+    with after.as_of(shop.at) as snapshot:
+        found = decide(snapshot, shop.features, shop.catalog, config, {"champion": shop.model}, "b1")
+    uplift = shop.model.scores(shop.features, shop.catalog).uplift
+    column = shop.catalog.columns(found.decisions["treatment_id"].to_pylist())
+    every = np.arange(len(ids))
+    club = np.array([name.startswith("club") for name in shop.catalog.treatment_ids])[column]
+    expected = (30 + every * club) * uplift[every, column] - shop.catalog.cost[column]
+    of_policy = np.array(found.decisions["arm"].to_pylist()) == "policy"
+    assert (club & of_policy).sum() > 5
+    np.testing.assert_allclose(
+        found.decisions["expected_value"].to_numpy()[of_policy], np.where(column == 0, 0, expected)[of_policy]
+    )
 
 
 def test_a_batch_without_customers_is_refused(shop, history):
