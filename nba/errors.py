@@ -23,8 +23,8 @@ class NbaError(Exception):
         return f"{self.message}\nHint: {self.hint}" if self.hint else self.message
 
 
-class DataError(NbaError):
-    """A table or source file that breaks its contract."""
+class DataError(NbaError, ValueError):
+    """A table, source file or array that breaks its contract; a ValueError to whoever knows no more."""
 
 
 class SettingsError(NbaError):

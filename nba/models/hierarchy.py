@@ -15,7 +15,7 @@ wide as the prior where it was not. All of it rests on one (q, q) matrix per tre
 with the identity link (`fit`) serves residuals.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -234,11 +234,13 @@ class Crossed:
         model: Fitted on all rows.
         nuisance: x'η, shape (n,), out of fold.
         effect: Effect of the treatment each row is paired with, shape (n,), out of fold.
+        others: Model of all other folds, by fold.
     """
 
     model: Hierarchy
     nuisance: Array
     effect: Array
+    others: Mapping[int, Hierarchy]
 
 
 def cross_fit(
@@ -312,12 +314,14 @@ def _crossed(model: Hierarchy, parts: list[Sums], x: Array, paired: Whole, fold:
     # Priors are learnt anew without the fold: shared ones would let it tell how far to trust slopes.
     total, coding = sum(parts[1:], parts[0]), model.layout.coding
     nuisance, effect = np.empty(len(x)), np.empty(len(x))
+    others = {}
     for number, own in zip(np.unique(fold), parts):
         rows = np.flatnonzero(fold == number)
         other = fit(total - own, coding, model.scale) if len(parts) > 1 else model
+        others[int(number)] = other
         nuisance[rows] = other.nuisance(x[rows])
         effect[rows] = _rowwise(x[rows], other.coefficients(coding), paired[rows] - 1)
-    return Crossed(model, nuisance, effect)
+    return Crossed(model, nuisance, effect, others)
 
 
 def _rowwise(x: Array, coefficients: Array, number: Whole) -> Array:

@@ -1,0 +1,255 @@
+"""What the ensemble of effects is made of: candidates fitted without one fold, and predictors of new rows.
+
+A candidate learns the effect of every treatment from all folds but one. Whatever it needs of outcomes comes
+from models that have not seen that fold either, so that its predictions for the fold are independent
+of the fold's noise: a stack that weighs them by their loss is not led astray by what leaked.
+
+- `hierarchy`: the Bayesian hierarchy over standardised features (`nba.models.hierarchy`), logistic for 0/1
+  outcomes, linear for money;
+- `x_trees`: the X-learner with LightGBM;
+- `t_trees`: the difference of the outcome models;
+- `dr_trees`, `dr_ridge`: regressions of doubly robust scores;
+- `response`: the same relative lift for everyone, so that effects rank as responses do.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import expit, logit
+from sklearn.base import clone
+from sklearn.linear_model import RidgeCV
+
+from nba.models import hierarchy, learners
+from nba.models.hierarchy import Hierarchy
+from nba.models.inputs import Coding
+from nba.models.learners import Fitted
+from nba.models.trial import Trial
+
+Array = NDArray[np.float64]
+Whole = NDArray[np.int64]
+
+# Names, and the weight of each before data: what was found to be worth most on several sets, small ones
+# included. Response targeting ranks by who responds anyway: data must speak for it.
+PRIOR = {
+    "hierarchy": 0.25, "x_trees": 0.25, "t_trees": 0.0, "dr_trees": 0.2, "dr_ridge": 0.15, "response": 0.0,
+}  # fmt: skip
+NAMES = tuple(PRIOR)
+_ALPHAS = 10.0 ** np.arange(1, 7)
+_COEFFICIENTS = 600  # of the hierarchy, at most
+
+
+@dataclass(frozen=True)
+class Scaling:
+    """Features of the linear candidates: signed logarithms, standardised, unknown at the mean.
+
+    Of more than `most` that vary, those are kept that go most with the outcome.
+
+    Attributes:
+        kept: Columns that vary, shape (q,).
+        center, scale: Of their logarithms, shape (q,).
+    """
+
+    kept: Whole
+    center: Array
+    scale: Array
+
+    @classmethod
+    def of(cls, X: Array, y: Array, most: int = 400) -> "Scaling":
+        """Learn centres and scales; `y` (n,) is the outcome."""
+        known = np.isfinite(X)
+        n = np.maximum(known.sum(axis=0), 1)
+        values = _log(X)
+        center = np.where(known, values, 0).sum(axis=0) / n
+        centered = np.where(known, values - center, 0)
+        scale = np.sqrt((centered**2).sum(axis=0) / n)
+        kept = np.flatnonzero(scale > 1e-9)
+        if len(kept) > most:
+            together = np.abs((y - y.mean()) @ centered[:, kept]) / scale[kept]
+            kept = np.sort(kept[np.argsort(-together, kind="stable")[:most]])
+        return cls(kept, center[kept], scale[kept])
+
+    def apply(self, X: Array) -> Array:
+        """Give the inputs, shape (n, 1 + q), first column 1."""
+        out = np.ones((len(X), 1 + len(self.kept)))
+        values = (_log(X[:, self.kept]) - self.center) / self.scale
+        out[:, 1:] = np.clip(np.nan_to_num(values, nan=0.0), -4, 4)
+        return out
+
+
+def _log(X: Array) -> Array:
+    return np.asarray(np.sign(X) * np.log1p(np.abs(X)))
+
+
+@dataclass(frozen=True)
+class Fold:
+    """What candidates of one fold learn from.
+
+    Attributes:
+        data: All rows.
+        rows: Rows of the other folds.
+        outcomes: One model per arm, fitted on `rows`.
+        mu: Their predictions for all rows, shape (n, 1 + T).
+        effects: Doubly robust scores of the effects, shape (n, T); rows of other folds count.
+        base: Model of effects (LightGBM) to clone.
+    """
+
+    data: Trial
+    rows: Whole
+    outcomes: list[Fitted]
+    mu: Array
+    effects: Array
+    base: Any
+
+
+@dataclass(frozen=True)
+class XTrees:
+    """An X-learner: per treatment the model of those who got it, of the control, and its share."""
+
+    sides: tuple[tuple[Fitted, Fitted, float], ...]
+
+    @classmethod
+    def fit(cls, fold: Fold) -> "XTrees":
+        """Learn imputed effects: each side's come from the outcome model of the other side."""
+        data, sides = fold.data, []
+        none = fold.rows[data.arm[fold.rows] == 0]
+        for k in range(1, len(data.arms)):
+            got = fold.rows[data.arm[fold.rows] == k]
+            high = Fitted(fold.base, data.X[got], data.y[got] - fold.mu[got, 0], data.weight[got])
+            low = Fitted(fold.base, data.X[none], fold.mu[none, k] - data.y[none], data.weight[none])
+            share = data.weight[got].sum() / (data.weight[got].sum() + data.weight[none].sum())
+            sides.append((high, low, float(share)))
+        return cls(tuple(sides))
+
+    def __call__(self, X: Array, mu: Array) -> Array:
+        """Predict, shape (n, T)."""
+        del mu
+        return np.column_stack([g * low(X) + (1 - g) * high(X) for high, low, g in self.sides])
+
+
+@dataclass(frozen=True)
+class TTrees:
+    """The difference of outcome models."""
+
+    def __call__(self, X: Array, mu: Array) -> Array:
+        """Predict, shape (n, T)."""
+        del X
+        return mu[:, 1:] - mu[:, :1]
+
+
+@dataclass(frozen=True)
+class ByTreatment:
+    """One regression of doubly robust scores per treatment."""
+
+    models: tuple[Fitted, ...]
+    scaling: Scaling | None = None
+
+    @classmethod
+    def trees(cls, fold: Fold) -> "ByTreatment":
+        """Fit small trees."""
+        base = clone(fold.base)
+        leaf = base.get_params().get("min_child_samples")
+        if leaf:
+            base.set_params(min_child_samples=2 * leaf, num_leaves=4)
+        X, w = fold.data.X[fold.rows], fold.data.weight[fold.rows]
+        return cls(tuple(Fitted(base, X, target, w) for target in fold.effects[fold.rows].T))
+
+    @classmethod
+    def ridge(cls, fold: Fold) -> "ByTreatment":
+        """Fit a ridge regression whose penalty generalised cross-validation chooses."""
+        scaling = Scaling.of(fold.data.X[fold.rows], fold.data.y[fold.rows])
+        x, w = scaling.apply(fold.data.X[fold.rows])[:, 1:], fold.data.weight[fold.rows]
+        base = RidgeCV(_ALPHAS)
+        return cls(tuple(Fitted(base, x, target, w) for target in fold.effects[fold.rows].T), scaling)
+
+    def __call__(self, X: Array, mu: Array) -> Array:
+        """Predict, shape (n, T)."""
+        del mu
+        x = X if self.scaling is None else self.scaling.apply(X)[:, 1:]
+        return np.column_stack([model(x) for model in self.models])
+
+
+@dataclass(frozen=True)
+class Relative:
+    """The same relative lift for everyone: effects in proportion to the response without contact.
+
+    Attributes:
+        average: Average effects, shape (T,).
+        level: Average outcome of the control.
+    """
+
+    average: Array
+    level: float
+
+    def __call__(self, X: Array, mu: Array) -> Array:
+        """Predict, shape (n, T)."""
+        del X
+        return (
+            np.outer(mu[:, 0] / self.level, self.average)
+            if self.level
+            else np.tile(self.average, (len(mu), 1))
+        )
+
+
+@dataclass(frozen=True)
+class Linear:
+    """The hierarchy without one fold.
+
+    Attributes:
+        scaling: Of the features.
+        model: Coefficients.
+        offset: Log-odds that x'η is added to; NaN for a linear outcome.
+        unit: What one unit of the linear model is, in the outcome's unit.
+    """
+
+    scaling: Scaling
+    model: Hierarchy
+    offset: float
+    unit: float
+
+    def __call__(self, X: Array, mu: Array) -> Array:
+        """Predict, shape (n, T)."""
+        del mu
+        return self.with_error(X)[0]
+
+    def with_error(self, X: Array) -> tuple[Array, Array]:
+        """Predict with posterior standard errors, both of shape (n, T)."""
+        x = self.scaling.apply(X)
+        coding = self.model.layout.coding
+        mean, se = self.model.effect(x, coding)
+        if np.isnan(self.offset):
+            return mean * self.unit, se * self.unit
+        none = (self.offset + self.model.nuisance(x))[:, None]
+        p = expit(none + mean)
+        return p - expit(none), se * p * (1 - p)
+
+
+def fit_linear(data: Trial, coding: Coding) -> tuple[Linear, dict[int, Linear]]:
+    """Fit the hierarchy to all rows, and without each fold.
+
+    Args:
+        data: The trial.
+        coding: What the treatments are made of.
+    """
+    blocks = 2 + len(coding.action_names) + len(coding.channel_names)
+    scaling = Scaling.of(data.X, data.y, most=_COEFFICIENTS // blocks)
+    x = scaling.apply(data.X)
+    split = data.arm, np.maximum(data.arm, 1), data.fold, coding
+    none = data.arm == 0
+    level = float(np.average(data.y[none], weights=data.weight[none]))
+    if data.is_binary:
+        offset = float(logit(np.clip(level, 1e-4, 1 - 1e-4)))
+        start = np.full(len(x), offset)
+        crossed = hierarchy.cross_fit_logit(x, data.y, start, data.weight, *split, 0.3)
+        unit = 1.0
+    else:
+        offset, unit = np.nan, float(data.y.std())
+        crossed = hierarchy.cross_fit(x, (data.y - level) / unit, data.weight, *split, 0.05)
+    whole = Linear(scaling, crossed.model, offset, unit)
+    return whole, {k: Linear(scaling, model, offset, unit) for k, model in crossed.others.items()}
+
+
+def base_effect(seed: int, monotone: list[int] | None) -> Any:
+    """Give the model of effects that candidates clone."""
+    return learners.effect_model(seed, **({"monotone_constraints": monotone} if monotone else {}))

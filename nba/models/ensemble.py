@@ -1,0 +1,398 @@
+"""The default model of effects: candidates, a stack shrunk to the average effect, and a gate.
+
+1. Candidates (`nba.models.candidates`) are fitted without each fold and predict it.
+2. A stack weighs their deviations from the average effect by the doubly robust loss, the mean square of
+   score less prediction (Kennedy 2023; Schuler et al. 2018): weights are non-negative, with a normal
+   prior, so that data in which there is nothing to find pull them to zero and few data neither trust nor
+   ignore a candidate.
+3. Predictions are averages over the folds' models: nothing is fitted again, and averaging steadies trees.
+4. The **gate** compares the doubly robust value of treating each customer with the best-looking
+   treatment against one treatment for all, or none. Unless the difference has a positive lower bound, the
+   simpler rule is recommended.
+
+The standard error of a customer's effect joins the hierarchy's posterior with how far the folds'
+and the candidates' predictions lie apart. Intervals of groups do not rest on it: they come from the
+scores (`nba.models.ensemble.UpliftEnsemble.group_effects`).
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import ArrayLike, NDArray
+from scipy.optimize import nnls
+from scipy.stats import norm
+from sklearn.utils.validation import check_is_fitted
+from threadpoolctl import threadpool_limits
+
+from nba import stats
+from nba.catalog import NONE
+from nba.errors import DataError
+from nba.models import candidates, learners
+from nba.models.candidates import NAMES, PRIOR, ByTreatment, Fold, Linear, Relative, TTrees, XTrees
+from nba.models.inputs import Coding
+from nba.models.learners import _Learner
+from nba.models.trial import Trial
+from nba.stats import Interval
+
+Array = NDArray[np.float64]
+Whole = NDArray[np.int64]
+
+_PRIOR_SD = 0.1
+
+
+@dataclass(frozen=True)
+class Gate:
+    """Whether to personalise.
+
+    Attributes:
+        rule: "personalise", the name of the treatment that everyone should get, or the control.
+        gain: Value per customer of personalising over the best single rule, with its 95% interval.
+        single: The best single rule.
+        single_gain: Value per customer of it over the control.
+        rate: Area under the targeting operator curve (Qini weights), best treatment against control:
+            whether the ranking is better than chance, which pays under a budget.
+        reason: One or two sentences.
+    """
+
+    rule: Any
+    gain: Interval
+    single: Any
+    single_gain: Interval
+    rate: Interval
+    reason: str
+
+
+@dataclass(frozen=True)
+class Member:
+    """All candidates of one fold."""
+
+    outcomes: list[learners.Fitted]
+    effects: tuple[Any, ...]
+
+    def __call__(self, X: Array, mu: Array | None = None) -> Array:
+        """Predict, shape (n, T, candidates)."""
+        if mu is None:
+            mu = np.column_stack([model(X) for model in self.outcomes])
+        return np.stack([effect(X, mu) for effect in self.effects], axis=2)
+
+
+class UpliftEnsemble(_Learner):
+    """Stacked effects of several treatments with standard errors and a recommendation.
+
+    Args:
+        outcome: Regressor, or classifier of 0/1 outcomes; LightGBM if None.
+        names: Candidates, of `candidates.NAMES`.
+        value: Money per unit of the outcome.
+        cost: Money per customer by treatment; 0 if absent.
+        parts: By treatment, its action and channel: the hierarchy then shares strength over both.
+        monotone: By feature, the sign of the effect's slope, 0 if free; for the trees of effects.
+        control: Name of the arm that the others are compared with.
+        folds: Cross-fitting folds.
+        random_state: Of folds and trees.
+
+    Attributes:
+        treatments_: Names of the T treatments, sorted.
+        average_: Table treatment, n, effect, se, lower, upper: average effects (AIPW, 95%).
+        candidates_: Table candidate, weight, gain, gain_lower, gain_upper (of the doubly robust loss over
+            the constant effect's, 95%), rate, rate_lower, rate_upper (Qini-weighted RATE).
+        gate_: What to do.
+        oof_: Effects of the training rows by models that have not seen them, shape (n, T).
+        scores_: Doubly robust scores of each arm's outcome, shape (n, 1 + T).
+
+    Example:
+        >>> rng = np.random.default_rng(0)
+        >>> X, arm = rng.normal(size=(2000, 3)), rng.integers(0, 2, 2000)
+        >>> y = X[:, 1] + arm * (1 + X[:, 0]) + rng.normal(size=2000)
+        >>> model = UpliftEnsemble(control=0).fit(X, y, arm, {0: 0.5, 1: 0.5})
+        >>> bool(np.corrcoef(model.predict(X), X[:, 0])[0, 1] > 0.9), model.gate_.rule
+        (True, 'personalise')
+    """
+
+    def __init__(
+        self,
+        outcome: Any = None,
+        *,
+        names: Sequence[str] = NAMES,
+        value: float = 1.0,
+        cost: Mapping[Any, float] | None = None,
+        parts: Mapping[Any, tuple[str, str]] | None = None,
+        monotone: Sequence[int] | None = None,
+        control: Any = NONE,
+        folds: int = 5,
+        random_state: int = 0,
+    ) -> None:
+        super().__init__(outcome, control=control, folds=folds, random_state=random_state)
+        self.names = names
+        self.value = value
+        self.cost = cost
+        self.parts = parts
+        self.monotone = monotone
+
+    def _fit(self, data: Trial) -> None:
+        unknown = sorted(set(self.names) - set(NAMES))
+        if unknown or not len(self.names):
+            raise DataError(f"names has {unknown}; expected some of {list(NAMES)}")
+        with threadpool_limits(limits=1, user_api="blas"):
+            mu, outcomes = self._outcomes(data)
+            self.scores_ = data.scores(mu)
+            effects = self.scores_[:, 1:] - self.scores_[:, :1]
+            self._linear, members = self._candidates(data, outcomes, effects)
+        deviations = np.empty((*effects.shape, len(self.names)))
+        for number, member in members.items():
+            new = np.flatnonzero(data.fold == number)
+            deviations[new] = member(data.X[new], mu[new])
+        self._members = tuple(members.values())
+        w = data.weight / data.weight.sum()
+        self._center = np.einsum("i,itc->tc", w, deviations)
+        deviations -= self._center
+        average = w @ effects
+        noise = np.sqrt(np.maximum((w**2) @ (effects - average) ** 2, 1e-300))
+        self._average = shrink(average, noise)
+        prior = np.array([PRIOR[name] for name in self.names])
+        self._weights = stack(deviations, effects - average, data.weight, prior)
+        self.oof_ = self._average + deviations @ self._weights
+        self._report(data, effects, deviations, average, noise)
+
+    def _outcomes(self, data: Trial) -> tuple[Array, dict[int, tuple[Whole, list[learners.Fitted], Array]]]:
+        base = self._base(data)
+        mu, models = np.empty((len(data.y), len(data.arms))), {}
+        for number in np.unique(data.fold):
+            known, new = np.flatnonzero(data.fold != number), data.fold == number
+            fitted = learners.fit_outcomes(data, base, known)
+            full = np.column_stack([model(data.X) for model in fitted])
+            mu[new] = full[new]
+            models[int(number)] = (known, fitted, full)
+        return mu, models
+
+    def _candidates(
+        self, data: Trial, outcomes: Mapping[int, Any], effects: Array
+    ) -> tuple[Linear, dict[int, Member]]:
+        monotone = None
+        if self.monotone is not None:
+            monotone = learners.constraints(self.monotone, None, data.X.shape[1])
+        base = candidates.base_effect(self.random_state, monotone)
+        whole, linear = candidates.fit_linear(data, self._coding(data))
+        members = {}
+        for number, (known, fitted, full) in outcomes.items():
+            fold = Fold(data, known, fitted, full, effects, base)
+            made = tuple(self._candidate(name, fold, linear[number]) for name in self.names)
+            members[number] = Member(fitted, made)
+        return whole, members
+
+    def _candidate(self, name: str, fold: Fold, linear: Linear) -> Any:
+        if name == "hierarchy":
+            return linear
+        if name == "x_trees":
+            return XTrees.fit(fold)
+        if name == "t_trees":
+            return TTrees()
+        if name == "dr_trees":
+            return ByTreatment.trees(fold)
+        if name == "dr_ridge":
+            return ByTreatment.ridge(fold)
+        weight = fold.data.weight[fold.rows]
+        average = np.average(fold.effects[fold.rows], axis=0, weights=weight)
+        return Relative(average, float(np.average(fold.mu[fold.rows, 0], weights=weight)))
+
+    def _coding(self, data: Trial) -> Coding:
+        names = tuple(str(name) for name in data.arms[1:])
+        if self.parts is None:
+            return Coding(names, names, ("",) * len(names))
+        absent = [name for name in data.arms[1:] if name not in self.parts]
+        if absent:
+            raise DataError(f"parts does not say what {absent} are made of", "Name every treatment.")
+        made = [self.parts[name] for name in data.arms[1:]]
+        return Coding(names, tuple(a for a, _ in made), tuple(c for _, c in made))
+
+    def _report(self, data: Trial, effects: Array, deviations: Array, average: Array, noise: Array) -> None:
+        n = np.bincount(data.arm, minlength=len(data.arms))[1:]
+        half = norm.ppf(0.975) * noise
+        self.average_ = pa.table(
+            {
+                "treatment": [str(name) for name in self.treatments_], "n": n, "effect": average, "se": noise,
+                "lower": average - half, "upper": average + half,
+            }
+        )  # fmt: skip
+        parts = {name: average + deviations[..., j] for j, name in enumerate(self.names)}
+        constant = np.broadcast_to(average, effects.shape)
+        parts = {"none": 0 * effects, "constant": constant, **parts, "stack": self.oof_}
+        weights = dict(zip(self.names, self._weights))
+        rows = [judge(name, part, effects, average, weights.get(name)) for name, part in parts.items()]
+        self.candidates_ = pa.Table.from_pylist(rows)
+        cost = np.array([float((self.cost or {}).get(name, 0.0)) for name in self.treatments_])
+        self.gate_ = gate(self.value * self.oof_ - cost, self.value * effects - cost, data.arms, data.weight)
+
+    def _effect(self, X: Array) -> Array:
+        return self._predict(X)[0]
+
+    def effect_se(self, X: ArrayLike) -> Array:
+        """Give the standard error of every effect, shape (n, T), in the unit of the outcome."""
+        return self.effect_with_se(X)[1]
+
+    def effect_with_se(self, X: ArrayLike) -> tuple[Array, Array]:
+        """Give effects and their standard errors, both of shape (n, T)."""
+        check_is_fitted(self, "treatments_")
+        return self._predict(self._features(X))
+
+    def _predict(self, X: Array) -> tuple[Array, Array]:
+        found = np.stack([member(X) - self._center for member in self._members])
+        by_fold = found @ self._weights
+        by_candidate = found.mean(axis=0)
+        total = max(float(self._weights.sum()), 1e-12)
+        apart = ((by_candidate - (by_candidate @ self._weights)[..., None] / total) ** 2) @ (
+            self._weights / total
+        )
+        posterior = self._linear.with_error(X)[1] ** 2
+        mean = by_fold.mean(axis=0)
+        return self._average + mean, np.sqrt(posterior + min(total, 1.0) ** 2 * apart)
+
+    def recommend(self, X: ArrayLike) -> NDArray[Any]:
+        """Name the arm for every row, following the gate, shape (n,)."""
+        effect = self.effect(X)
+        arms = np.array([self.control, *self.treatments_], dtype=object)
+        if self.gate_.rule != "personalise":
+            return np.full(len(effect), self.gate_.rule, dtype=object)
+        cost = np.array([float((self.cost or {}).get(name, 0.0)) for name in self.treatments_])
+        worth = np.column_stack([np.zeros(len(effect)), self.value * effect - cost])
+        return arms[worth.argmax(axis=1)]
+
+    def group_effects(self, group: ArrayLike, level: float = 0.9) -> pa.Table:
+        """Estimate average effects of groups of the training rows from their scores (AIPW).
+
+        Args:
+            group: Group of each training row, shape (n,); must not depend on outcomes beyond what
+                `oof_` tells.
+            level: Confidence level.
+
+        Returns:
+            Columns group, treatment, n, predicted, effect, se, lower, upper.
+        """
+        effects = self.scores_[:, 1:] - self.scores_[:, :1]
+        given = np.asarray(group)
+        rows = []
+        for name in np.unique(given):
+            at = given == name
+            for t, treatment in enumerate(self.treatments_):
+                found = stats.mean(effects[at, t], level)
+                predicted = float(self.oof_[at, t].mean())
+                rows.append(
+                    (name, treatment, found.n, predicted, found.value, found.se, found.lower, found.upper)
+                )
+        names = ("group", "treatment", "n", "predicted", "effect", "se", "lower", "upper")
+        return pa.table({n: [str(v) if n in names[:2] else v for v in c] for n, c in zip(names, zip(*rows))})
+
+
+def shrink(average: Array, se: Array) -> Array:
+    """Shrink averages of several treatments to their mean as far as noise explains that they differ.
+
+    Empirical Bayes with a normal prior; the variance of the prior is what the averages' spread leaves
+    over their noise (DerSimonian, Laird 1986). With fewer than three treatments nothing is shrunk.
+
+    Example:
+        >>> shrink(np.array([0.0, 1.0, 2.0]), np.array([10.0, 10.0, 10.0])).tolist()
+        [1.0, 1.0, 1.0]
+    """
+    if len(average) < 3:
+        return average
+    w = 1 / se**2
+    center = w @ average / w.sum()
+    spread = w @ (average - center) ** 2 - (len(average) - 1)
+    tau2 = max(0.0, spread / (w.sum() - (w**2).sum() / w.sum()))
+    return np.asarray(center + (average - center) * tau2 / (tau2 + se**2))
+
+
+def stack(deviations: Array, target: Array, weight: Array, prior: Array) -> Array:
+    """Weigh candidates' deviations from the average effect by their doubly robust loss.
+
+    Args:
+        deviations: Out of fold, shape (n, T, candidates).
+        target: Scores of the effects less their average, shape (n, T).
+        weight: Shape (n,).
+        prior: Weights before data, shape (candidates,).
+
+    Returns:
+        Non-negative weights, shape (candidates,): the maximum of the posterior under independent normal
+        priors of standard deviation 0.1; a treatment's rows count by the inverse variance of its scores.
+    """
+    m = deviations.shape[2]
+    variance = _or_one((weight @ target**2) / weight.sum())
+    root = np.sqrt(weight[:, None] / variance)
+    design = (deviations * root[..., None]).reshape(-1, m)
+    aim = (target * root).ravel()
+    # The normal equations are enough: nnls on their Cholesky factor has the same minimum.
+    gram = design.T @ design + np.eye(m) / _PRIOR_SD**2
+    moment = design.T @ aim + prior / _PRIOR_SD**2
+    factor = np.linalg.cholesky(gram)
+    found, _ = nnls(factor.T, np.linalg.solve(factor, moment))
+    return np.asarray(found)
+
+
+def _or_one(variance: Array) -> Array:
+    # Scores without any variance (tiny trials) weigh as they stand.
+    return np.where(variance > 1e-12 * max(float(variance.max()), 1e-12), variance, 1.0)
+
+
+def judge(name: str, part: Array, effects: Array, average: Array, weight: float | None) -> dict[str, Any]:
+    """Judge one candidate's out-of-fold effects by doubly robust loss and RATE."""
+    scale = _or_one(effects.var(axis=0))
+    gain = (((effects - average) ** 2 - (effects - part) ** 2) / scale).mean(axis=1)
+    found = stats.mean(gain)
+    ranked = ranking(part, effects)
+    return {
+        "candidate": name, "weight": weight, "gain": found.value, "gain_lower": found.lower,
+        "gain_upper": found.upper, "rate": ranked.value, "rate_lower": ranked.lower,
+        "rate_upper": ranked.upper,
+    }  # fmt: skip
+
+
+def ranking(part: Array, effects: Array, level: float = 0.95) -> Interval:
+    """Qini-weighted RATE averaged over treatments: covariance of the score with the rank by prediction.
+
+    Ties share their mean rank, so that a constant is worth exactly 0. The interval is normal, from the
+    influence of single rows with ranks held fixed (Yadlowsky et al. 2025).
+    """
+    from scipy.stats import rankdata
+
+    n = len(part)
+    rank = (rankdata(part, axis=0) - 0.5) / n - 0.5
+    influence = ((effects - effects.mean(axis=0)) * rank).mean(axis=1)
+    return stats.mean(influence, level)
+
+
+def gate(believed: Array, scores: Array, arms: Sequence[Any], weight: Array) -> Gate:
+    """Decide whether personalising pays.
+
+    Args:
+        believed: Out-of-fold net value of each treatment over the control, money, shape (n, T).
+        scores: Unbiased scores of the same, shape (n, T).
+        arms: Names, the control first.
+        weight: Shape (n,).
+    """
+    n, w = len(scores), weight / weight.mean()
+    zero = np.zeros((n, 1))
+    value = np.hstack([zero, scores])
+    chosen = np.hstack([zero, believed]).argmax(axis=1)
+    means = (w[:, None] * value).mean(axis=0)
+    best = int(means.argmax())
+    gain = stats.mean(w * (value[np.arange(n), chosen] - value[:, best]))
+    single = stats.mean(w * value[:, best]) if best else Interval(0.0, 0.0, 0.0, 0.0, n)
+    top = best or 1
+    rate = ranking(believed[:, [top - 1]], scores[:, [top - 1]])
+    ranks = f"The ranking is {'better than' if rate.lower > 0 else 'no better than'} chance."
+    if gain.lower > 0:
+        reason = (
+            f"Choosing by customer is worth {gain.value:.4g} more each (95%: from {gain.lower:.4g}). {ranks}"
+        )
+        return Gate("personalise", gain, arms[best], single, rate, reason)
+    if best and single.lower > 0:
+        reason = (
+            f"{arms[best]!r} to everyone is worth {single.value:.4g} each (from {single.lower:.4g}); choosing"
+            f" by customer does not beat it ({gain.value:.4g}, from {gain.lower:.4g}). {ranks}"
+        )
+        return Gate(arms[best], gain, arms[best], single, rate, reason)
+    found = "There is nothing to find: no treatment" if rate.lower <= 0 else "No treatment"
+    reason = f"{found} to everyone and no choice by customer is distinguishable from {arms[0]!r}. {ranks}"
+    return Gate(arms[0], gain, arms[best], single, rate, reason)

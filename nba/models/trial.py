@@ -1,0 +1,245 @@
+"""What effect models learn from: who got what, with which probability, and what came of it.
+
+Every learner of effects reads its data here, so that faults are found once and named together. An arm is
+a treatment or the control; arms are columns 0 (the control) to T of every matrix of this stage.
+"""
+
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from nba import draws
+from nba.catalog import NONE
+from nba.errors import listed
+
+Array = NDArray[np.float64]
+Whole = NDArray[np.int64]
+
+LEAST_PER_ARM = 5
+_LEAK = 0.999  # AUC or correlation of one feature with the outcome above which it is taken for the outcome
+
+
+class LeakWarning(UserWarning):
+    """A feature tells the outcome almost exactly."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """n customers, T treatments and a control.
+
+    Attributes:
+        X: Features, shape (n, p).
+        y: Outcome, 0 or 1 or money, shape (n,).
+        arm: Column of the arm of each row, 0 is the control, shape (n,).
+        p: Probability of each arm, shape (n, 1 + T); NaN for arms other than the row's own where only
+            that was logged.
+        weight: Shape (n,).
+        fold: Cross-fitting fold, shape (n,).
+        arms: Names, the control first.
+    """
+
+    X: Array
+    y: Array
+    arm: Whole
+    p: Array
+    weight: Array
+    fold: Whole
+    arms: tuple[Any, ...]
+
+    @property
+    def is_binary(self) -> bool:
+        """Whether the outcome is 0 or 1."""
+        return bool(np.isin(self.y, (0.0, 1.0)).all())
+
+    @property
+    def p_own(self) -> Array:
+        """Probability of the arm that each row got, shape (n,)."""
+        return self.p[np.arange(len(self.y)), self.arm]
+
+    def scores(self, mu: Array) -> Array:
+        """Give unbiased scores of each arm's outcome: mu + 1[got it] (y − mu) / p.
+
+        Their mean over customers estimates what the arm would give to all of them (augmented inverse
+        probability weighting; Robins, Rotnitzky, Zhao 1994), whatever mu is.
+
+        Args:
+            mu: Expected outcome by arm from models that have not seen the row, shape (n, 1 + T).
+
+        Returns:
+            Shape (n, 1 + T).
+        """
+        out = mu.copy()
+        rows = np.arange(len(self.y))
+        out[rows, self.arm] += (self.y - mu[rows, self.arm]) / self.p_own
+        return out
+
+
+def read(
+    X: Array,
+    y: ArrayLike,
+    treatment: ArrayLike | None,
+    p_action: Any,
+    *,
+    control: Any = NONE,
+    weight: ArrayLike | None = None,
+    groups: ArrayLike | None = None,
+    folds: int = 5,
+    seed: int = 0,
+) -> Trial:
+    """Check the data of a trial and gather it.
+
+    Args:
+        X: Features, shape (n, p); unknown is NaN, infinite is a fault.
+        y: Outcome, shape (n,).
+        treatment: Arm of each row, shape (n,).
+        p_action: Probability of the row's own arm, shape (n,); or of each arm, control first and then the
+            treatments in sorted order, shape (n, 1 + T); or one number per arm by name.
+        control: Name of the arm that others are compared with.
+        weight: Shape (n,).
+        groups: Customer of each row, shape (n,): a customer's rows share a fold.
+        folds: Number of folds.
+        seed: Of the folds.
+
+    Raises:
+        DataError: naming every fault at once.
+    """
+    target = np.asarray(y, dtype=np.float64)
+    if treatment is None:
+        raise listed(["treatment is missing"], "effects cannot be learnt", "Pass treatment=…, one per row.")
+    given = np.asarray(treatment)
+    faults = _lengths(len(X), y=target, treatment=given, weight=weight, groups=groups)
+    if faults:
+        raise listed(faults, "effects cannot be learnt from these rows")
+    labels = sorted(set(given.tolist()) - {control}, key=str)
+    arms = (control, *labels)
+    arm = np.array([arms.index(a) for a in given.tolist()], dtype=np.int64)
+    faults = [*_faults_of_outcome(target), *_faults_of_arms(arm, arms), *_faults_of_features(X)]
+    p, found = _probabilities(p_action, arm, arms)
+    faults += found
+    if faults:
+        hint = (
+            "Mend or leave out these rows; estimate probabilities with nba.models.overlap if none are known."
+        )
+        raise listed(faults, "effects cannot be learnt from these rows", hint)
+    w = np.ones(len(target)) if weight is None else np.asarray(weight, dtype=np.float64)
+    for j in leaks(X, target):
+        said = f"feature {j} tells the outcome almost exactly: is it known before the treatment?"
+        warnings.warn(said, LeakWarning, stacklevel=3)
+    return Trial(X, target, arm, p, w, split(arm, target, groups, folds, seed), arms)
+
+
+def split(arm: Whole, y: Array, groups: ArrayLike | None, folds: int, seed: int) -> Whole:
+    """Put rows into folds: by hash of the customer if known, else at random within arm and outcome.
+
+    Returns:
+        Shape (n,), from 0.
+    """
+    if groups is not None:
+        names, code = np.unique(np.asarray(groups).astype(str), return_inverse=True)
+        return draws.bucket(names.tolist(), np.full(folds, 1 / folds), f"cross-fitting|{seed}")[code]
+    shuffled = np.random.default_rng(seed).permutation(len(y))
+    # Dealt out in the order of arm and outcome, so that every fold gets its share of both.
+    order = shuffled[np.lexsort((y[shuffled], arm[shuffled]))]
+    out = np.empty(len(y), dtype=np.int64)
+    out[order] = np.arange(len(y)) % folds
+    return out
+
+
+def leaks(X: Array, y: Array, most: int = 5_000) -> list[int]:
+    """Name features whose order is that of the outcome (|rank correlation| or AUC above 0.999).
+
+    Args:
+        X: Shape (n, p).
+        y: Shape (n,).
+        most: Rows that are looked at.
+    """
+    if len(y) < 20 or np.ptp(y) == 0:
+        return []
+    at = np.linspace(0, len(y) - 1, min(len(y), most)).astype(int)
+    part, target = X[at], y[at]
+    out = []
+    for j in range(X.shape[1]):
+        known = np.isfinite(part[:, j])
+        if known.sum() >= 20 and _tells(part[known, j], target[known]):
+            out.append(j)
+    return out
+
+
+def _tells(x: Array, y: Array) -> bool:
+    if np.ptp(x) == 0 or np.ptp(y) == 0:
+        return False
+    if np.isin(y, (0.0, 1.0)).all():
+        low, high = x[y == 0], x[y == 1]
+        cut = np.sort(low)
+        below = (np.searchsorted(cut, high, "left") + np.searchsorted(cut, high, "right")) / 2
+        return bool(abs(below.mean() / len(low) - 0.5) > _LEAK - 0.5)
+    return bool(abs(np.corrcoef(x, y)[0, 1]) > _LEAK)
+
+
+def _lengths(n: int, **parts: Any) -> list[str]:
+    sizes = {name: np.shape(part) for name, part in parts.items() if part is not None}
+    return [f"{name} has shape {s}; expected ({n},)" for name, s in sizes.items() if s != (n,)]
+
+
+def _faults_of_outcome(y: Array) -> list[str]:
+    out = []
+    if bad := int((~np.isfinite(y)).sum()):
+        out.append(f"y: {bad} of {len(y)} values are missing or infinite")
+    if len(y) < 2 * LEAST_PER_ARM:
+        out.append(f"n_samples={len(y)}; expected {2 * LEAST_PER_ARM} or more rows")
+    elif not bad and np.ptp(y) == 0:
+        out.append(f"y: one class only, every outcome is {y[0]:g}; nothing can be learnt from it")
+    return out
+
+
+def _faults_of_arms(arm: Whole, arms: Sequence[Any]) -> list[str]:
+    n = np.bincount(arm, minlength=len(arms))
+    out = []
+    if len(arms) == 1:
+        out.append(f"treatment: nobody got anything but {arms[0]!r}; expected at least one treatment")
+    return out + [
+        f"treatment {name!r}: {size} rows; expected {LEAST_PER_ARM} or more"
+        for name, size in zip(arms, n)
+        if size < LEAST_PER_ARM
+    ]
+
+
+def _faults_of_features(X: Array) -> list[str]:
+    infinite = np.flatnonzero(np.isinf(X).any(axis=0))
+    return [f"X: infinite values in columns {infinite[:10].tolist()}"] if len(infinite) else []
+
+
+def _probabilities(p_action: Any, arm: Whole, arms: Sequence[Any]) -> tuple[Array, list[str]]:
+    n, k = len(arm), len(arms)
+    if p_action is None:
+        return np.full((n, k), np.nan), ["p_action is missing"]
+    if isinstance(p_action, Mapping):
+        absent = [name for name in arms if name not in p_action]
+        if absent:
+            return np.full((n, k), np.nan), [f"p_action has no probability of {absent}"]
+        p = np.tile([float(p_action[name]) for name in arms], (n, 1))
+    else:
+        p = np.asarray(p_action, dtype=np.float64)
+        if p.shape == (n,):
+            own, p = p, np.full((n, k), np.nan)
+            p[np.arange(n), arm] = own
+    if p.shape != (n, k):
+        return p, [f"p_action has shape {p.shape}; expected ({n},) or ({n}, {k}): {list(arms)}"]
+    return p, _faults_of_probabilities(p, arm)
+
+
+def _faults_of_probabilities(p: Array, arm: Whole) -> list[str]:
+    own = p[np.arange(len(arm)), arm]
+    parts = (
+        (np.isnan(own), "are missing"),
+        (own <= 0, "are 0 or less for an arm that was given"),
+        (own > 1, "are above 1"),
+    )
+    out = [f"p_action: {int(bad.sum())} of {len(own)} values {what}" for bad, what in parts if bad.any()]
+    total = p.sum(axis=1)
+    off = int((np.isfinite(total) & (np.abs(total - 1) > 1e-6)).sum())
+    return [*out, f"p_action: {off} rows do not sum to 1"] if off else out

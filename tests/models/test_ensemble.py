@@ -1,0 +1,149 @@
+import numpy as np
+import pytest
+from scipy.special import expit
+
+from nba.errors import DataError
+from nba.models import ensemble
+from nba.models.ensemble import UpliftEnsemble
+
+KNOWN = {0: 0.4, 1: 0.3, 2: 0.3}
+
+
+def trial(seed, n=6000, strength=1.0):
+    # Binary; treatment 1 helps those with a high first feature, treatment 2 helps all alike.
+    rng = np.random.default_rng(seed)
+    X = rng.normal(size=(n, 4))
+    arm = rng.choice(3, n, p=list(KNOWN.values()))
+    odds = -1 + 0.5 * X[:, 1]
+    chance = expit(np.column_stack([odds, odds + strength * (0.3 + X[:, 0]), odds + 0.3 * strength]))
+    y = (rng.random(n) < chance[np.arange(n), arm]).astype(float)
+    return X, y, arm, chance[:, 1:] - chance[:, :1]
+
+
+@pytest.fixture(scope="module")
+def fitted():
+    X, y, arm, effect = trial(0)
+    return UpliftEnsemble(control=0, folds=3).fit(X, y, arm, KNOWN), X, effect
+
+
+# by hand
+
+
+def test_gate_by_hand():
+    # Two customers of a kind: treatment 1 helps half of them and hurts the others as much.
+    scores = np.array([[1.0], [-1.0]] * 50) + np.tile([[0.1], [0.1], [-0.1], [-0.1]], (25, 1))
+    knowing = ensemble.gate(np.sign(scores), scores, ("none", "mail"), np.ones(100))
+    assert knowing.rule == "personalise"
+    assert knowing.gain.value == pytest.approx(0.5, abs=0.06)
+    blind = ensemble.gate(np.ones((100, 1)), scores, ("none", "mail"), np.ones(100))
+    assert blind.rule == "none"
+    assert "nothing to find" in blind.reason
+    everyone = ensemble.gate(np.ones((100, 1)), scores + 2, ("none", "mail"), np.ones(100))
+    assert everyone.rule == "mail"
+    assert "does not beat it" in everyone.reason
+
+
+def test_ranking_by_hand():
+    effects = np.array([[1.0], [2.0], [3.0], [4.0]])
+    # ranks -3/8, -1/8, 1/8, 3/8 times deviations -1.5, -0.5, 0.5, 1.5
+    assert ensemble.ranking(effects, effects).value == pytest.approx(2 * (1.5 * 3 + 0.5) / 8 / 4)
+    assert ensemble.ranking(np.zeros((4, 1)), effects).value == 0
+    assert ensemble.ranking(-effects, effects).value < 0
+
+
+def test_stack_takes_what_is_true_and_the_prior_where_nothing_is_known():
+    rng = np.random.default_rng(0)
+    truth, noise = rng.normal(size=(2, 20_000, 1)) * 0.3
+    target = truth + rng.normal(size=truth.shape)
+    both = np.stack([truth, noise], axis=2)
+    weights = ensemble.stack(both, target, np.ones(len(truth)), np.array([0.5, 0.5]))
+    assert weights[0] == pytest.approx(1, abs=0.1)
+    assert weights[1] < 0.05
+    few = ensemble.stack(both[:10], target[:10], np.ones(10), np.array([0.5, 0.3]))
+    np.testing.assert_allclose(few, [0.5, 0.3], atol=0.05)
+
+
+def test_names_and_parts_are_checked():
+    X, y, arm, _ = trial(1, 600)
+    with pytest.raises(DataError, match="expected some of"):
+        UpliftEnsemble(control=0, names=("magic",)).fit(X, y, arm, KNOWN)
+    with pytest.raises(DataError, match="does not say what"):
+        UpliftEnsemble(control=0, parts={1: ("a", "b")}).fit(X, y, arm, KNOWN)
+
+
+# laws
+
+
+def test_same_seed_same_model_and_treatments_share_what_they_are_made_of():
+    X, y, arm, _ = trial(2, 900)
+    made = {1: ("loan", "mail"), 2: ("loan", "sms")}
+    first, second = (UpliftEnsemble(control=0, folds=2, parts=made).fit(X, y, arm, KNOWN) for _ in range(2))
+    np.testing.assert_array_equal(first.effect(X), second.effect(X))
+    apart = UpliftEnsemble(control=0, folds=2).fit(X, y, arm, KNOWN)
+    assert np.abs(first.effect(X) - apart.effect(X)).max() > 0
+
+
+def test_recommendation_follows_the_gate_and_costs(fitted):
+    model, X, effect = fitted
+    assert model.gate_.rule == "personalise"
+    chosen = model.recommend(X)
+    got = np.select([chosen == 1, chosen == 2], [effect[:, 0], effect[:, 1]], 0.0)
+    assert got.mean() > effect.mean(axis=0).max() + 0.01
+    _, y, arm, _ = trial(0)
+    dear = UpliftEnsemble(control=0, folds=3, names=("hierarchy",), value=1.0, cost={1: 9, 2: 9})
+    dear.fit(X, y, arm, KNOWN)
+    assert dear.gate_.rule == 0
+    assert set(dear.recommend(X)) == {0}
+
+
+def test_report_tables_hold_every_candidate_with_intervals(fitted):
+    model, _, _ = fitted
+    found = {row["candidate"]: row for row in model.candidates_.to_pylist()}
+    assert set(found) == {"none", "constant", *model.names, "stack"}
+    assert found["constant"]["gain"] == pytest.approx(0, abs=1e-12)
+    assert found["stack"]["gain_lower"] > 0 > found["none"]["gain_upper"]
+    assert found["stack"]["rate_lower"] > 0
+    assert found["stack"]["gain"] > found["response"]["gain"]
+
+
+# recovery
+
+
+def test_effects_averages_and_errors_on_known_truth(fitted):
+    model, X, effect = fitted
+    average = model.average_.to_pandas()
+    assert (np.abs(average.effect - effect.mean(axis=0)) < 3 * average.se).all()
+    found, se = model.effect_with_se(X)
+    assert np.sqrt(np.mean((found - effect) ** 2)) < 0.5 * effect[:, 0].std()
+    assert 0.5 < np.sqrt(np.mean(((found - effect) / se) ** 2)) < 2
+
+
+def test_group_intervals_cover_known_truth():
+    covered = []
+    for seed in range(6):
+        X, y, arm, effect = trial(10 + seed, 3000)
+        model = UpliftEnsemble(control=0, folds=3, names=("hierarchy",)).fit(X, y, arm, KNOWN)
+        group = np.digitize(model.oof_[:, 0], np.quantile(model.oof_[:, 0], [0.2, 0.4, 0.6, 0.8]))
+        rows = model.group_effects(group, 0.9).to_pylist()
+        for row in rows:
+            truth = effect[group == int(row["group"]), int(row["treatment"]) - 1].mean()
+            covered.append(row["lower"] <= truth <= row["upper"])
+    assert np.mean(covered) == pytest.approx(0.9, abs=3 * np.sqrt(0.09 / len(covered)))
+
+
+def test_where_there_is_nothing_to_find_it_says_so():
+    said = []
+    for seed in range(6):
+        X, y, arm, _ = trial(30 + seed, 1500, strength=0)
+        model = UpliftEnsemble(control=0, folds=2, names=("hierarchy", "dr_ridge")).fit(X, y, arm, KNOWN)
+        said.append(model.gate_.rule == 0)
+    assert sum(said) >= 5
+
+
+def test_money_outcomes():
+    rng = np.random.default_rng(3)
+    X, arm = rng.normal(size=(4000, 3)), rng.integers(0, 2, 4000)
+    effect = 5 + 10 * X[:, 0]
+    y = 100 + 20 * X[:, 1] + arm * effect + rng.normal(size=4000) * 20
+    found = UpliftEnsemble(control=0, folds=3).fit(X, y, arm, {0: 0.5, 1: 0.5}).predict(X)
+    assert np.sqrt(np.mean((found - effect) ** 2)) < 0.35 * effect.std()

@@ -1,0 +1,153 @@
+import warnings
+
+import numpy as np
+import pytest
+
+from nba.errors import DataError
+from nba.models import overlap, trial
+from nba.models.ensemble import UpliftEnsemble
+from nba.models.learners import DRLearner
+
+
+def rows(n=400, seed=0):
+    rng = np.random.default_rng(seed)
+    X, arm = rng.normal(size=(n, 3)), rng.integers(0, 2, n)
+    return X, (rng.random(n) < 0.3 + 0.2 * arm).astype(float), arm
+
+
+# by hand
+
+
+def test_scores_by_hand():
+    data = trial.read(np.zeros((10, 1)), [1, 0] * 5, [0, 1] * 5, np.tile([0.8, 0.2], 5), control=0, folds=2)
+    scores = data.scores(np.full((10, 2), 0.5))
+    np.testing.assert_allclose(scores[:2], [[0.5 + 0.5 / 0.8, 0.5], [0.5, 0.5 - 0.5 / 0.2]])
+
+
+def test_folds_share_arms_and_outcomes_and_keep_customers_together():
+    _, y, arm = rows()
+    fold = trial.split(arm, y, None, 5, 0)
+    counts = [np.bincount(2 * arm[fold == k] + y[fold == k].astype(int), minlength=4) for k in range(5)]
+    assert np.ptp(counts, axis=0).max() <= 1
+    customer = np.repeat(np.arange(100), 4)
+    grouped = trial.split(arm, y, customer, 5, 0)
+    assert all(len(set(grouped[customer == c])) == 1 for c in range(100))
+
+
+# bad input
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"treatment": None}, "treatment is missing"),
+        ({"p_action": None}, "p_action is missing"),
+        ({"y": np.ones(400)}, "one class only, every outcome is 1"),
+        ({"y": np.where(np.arange(400) == 3, np.nan, 0.0)}, "NaN"),
+        ({"treatment": np.zeros(400, int)}, "nobody got anything but 0"),
+        ({"treatment": np.r_[2, np.tile([0, 1], 200)[1:]]}, "treatment 2: 1 rows; expected 5 or more"),
+        ({"treatment": np.zeros(399, int)}, r"treatment has shape \(399,\); expected \(400,\)"),
+        ({"p_action": np.zeros(400)}, "400 of 400 values are 0 or less"),
+        ({"p_action": np.full(400, np.nan)}, "400 of 400 values are missing"),
+        ({"p_action": np.full(400, 1.5)}, "400 of 400 values are above 1"),
+        ({"p_action": np.full((400, 2), 0.4)}, "400 rows do not sum to 1"),
+        ({"p_action": np.full((400, 3), 1 / 3)}, r"expected \(400,\) or \(400, 2\)"),
+        ({"p_action": {0: 0.5}}, r"no probability of \[1\]"),
+        ({"X": np.full((400, 3), np.inf)}, "infinity"),
+    ],
+)
+def test_bad_input_is_one_clear_error(change, message):
+    X, y, arm = rows()
+    given = {"X": X, "y": y, "treatment": arm, "p_action": np.full(400, 0.5), **change}
+    for model in (DRLearner(control=0), UpliftEnsemble(control=0)):
+        with pytest.raises(ValueError, match=message):
+            model.fit(**given)
+
+
+def test_all_faults_are_named_at_once():
+    X, _, arm = rows()
+    X[0, 1] = np.inf
+    with pytest.raises(
+        DataError, match=r"one class only(.|\n)*infinite values in columns \[1\](.|\n)*0 or less"
+    ):
+        trial.read(X, np.zeros(400), arm, np.zeros(400), control=0)
+
+
+def test_ten_rows_say_how_many_are_needed():
+    X, y, arm = rows(10)
+    arm[:] = [0] * 7 + [1] * 3
+    y[:] = [0, 1] * 5
+    with pytest.raises(DataError, match="treatment 1: 3 rows; expected 5 or more"):
+        UpliftEnsemble(control=0).fit(X, y, arm, {0: 0.5, 1: 0.5})
+    enough = UpliftEnsemble(control=0, folds=2).fit(X, y, [0, 1] * 5, {0: 0.5, 1: 0.5})
+    assert np.isfinite(enough.effect(X)).all()
+    assert enough.gate_.rule in (0, 1)
+
+
+def test_useless_columns_do_no_harm():
+    X, y, arm = rows()
+    p = {0: 0.5, 1: 0.5}
+    more = np.column_stack([X, np.full(400, 7.0), np.full(400, np.nan)])
+    model = UpliftEnsemble(control=0, folds=2).fit(more, y, arm, p)
+    assert np.isfinite(model.effect_with_se(more)).all()
+
+
+def test_two_thousand_columns():
+    _, y, arm = rows(120)
+    wide = np.random.default_rng(0).normal(size=(120, 2000))
+    model = UpliftEnsemble(control=0, folds=2, names=("x_trees", "dr_ridge"))
+    assert np.isfinite(model.fit(wide, y, arm, {0: 0.5, 1: 0.5}).effect(wide)).all()
+
+
+def test_a_feature_that_tells_the_outcome_is_named():
+    X, y, arm = rows()
+    X[:, 2] = y + 1e-3 * X[:, 2]
+    with pytest.warns(trial.LeakWarning, match="feature 2 tells the outcome"):
+        trial.read(X, y, arm, np.full(400, 0.5), control=0)
+    assert trial.leaks(X[:, :2], y) == []
+    money = X[:, 0] * 10
+    assert trial.leaks(X, money) == [0]
+
+
+def test_columns_in_another_order_or_missing_at_scoring():
+    import pandas as pd
+
+    X, y, arm = rows()
+    frame = pd.DataFrame(X, columns=["a", "b", "c"])
+    model = DRLearner(control=0, folds=2).fit(frame, y, arm, {0: 0.5, 1: 0.5})
+    with pytest.raises(ValueError, match="same order"):
+        model.predict(frame[["c", "b", "a"]])
+    with pytest.raises(ValueError, match="missing"):
+        model.predict(frame[["a", "b"]])
+
+
+# observational data
+
+
+def test_estimated_probabilities_undo_confounding_and_warn():
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(6000, 2))
+    p1 = 1 / (1 + np.exp(-X[:, 0]))
+    arm = (rng.random(6000) < p1).astype(int)
+    y = 2 * X[:, 0] + arm + rng.normal(size=6000)
+    with pytest.warns(overlap.ObservationalWarning, match="estimated, not known"):
+        found = overlap.estimate(X, arm, control=0)
+    assert np.sqrt(np.mean((found.p[:, 1] - p1) ** 2)) < 0.06
+    assert found.is_comparable
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        average = UpliftEnsemble(control=0, folds=3).fit(X, y, arm, found.p).average_["effect"][0].as_py()
+    assert average == pytest.approx(1, abs=0.15)
+    assert y[arm == 1].mean() - y[arm == 0].mean() > 2
+
+
+def test_no_overlap_is_said_plainly():
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(3000, 1))
+    arm = (X[:, 0] + 0.1 * rng.normal(size=3000) > 0.8).astype(int)
+    with pytest.warns(overlap.ObservationalWarning, match="is a guess"):
+        found = overlap.estimate(X, arm, control=0)
+    assert not found.is_comparable
+    assert found.table["auc"][1].as_py() > 0.99
+    with pytest.raises(DataError, match="expected 5 or more"):
+        overlap.estimate(X, np.r_[np.ones(2, int), np.zeros(2998, int)], control=0)
