@@ -207,17 +207,22 @@ def _whole(query: str) -> str:
 
 
 def _read(table: pa.Table, shift: Array, pairs: Sequence[tuple[int, int]]) -> Sums:
-    n = table["n"].to_numpy().astype(np.float64)
+    n = _numbers(table, "n")
     m = len(shift)
     first = np.full((len(n), m), np.nan)
     second = np.full((len(n), m, m), np.nan)
-    known = np.array([table[f"k{i}"].to_numpy() == n for i in range(m)]).reshape(m, len(n))
+    known = np.array([_numbers(table, f"k{i}") == n for i in range(m)]).reshape(m, len(n))
     for i in range(m):
-        first[known[i], i] = table[f"s{i}"].to_numpy()[known[i]]
+        first[known[i], i] = _numbers(table, f"s{i}")[known[i]]
     for i, j in pairs:
         both = known[i] & known[j]
-        second[both, i, j] = second[both, j, i] = table[f"q{i}_{j}"].to_numpy()[both]
+        second[both, i, j] = second[both, j, i] = _numbers(table, f"q{i}_{j}")[both]
     return Sums(n, shift, first, second)
+
+
+def _numbers(table: pa.Table, name: str) -> Array:
+    # Cells are few; Arrow's own way to NumPy would import pandas, 40 MB, for nothing.
+    return np.array(table[name].to_pylist(), dtype=np.float64)
 
 
 def advance(
