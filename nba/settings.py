@@ -490,11 +490,16 @@ class Delivery(_Frozen):
 
     Attributes:
         path: Folder of the batches, relative to the workspace.
-        csv: Whether CSV goes beside Parquet.
+        formats: What is written: parquet always, csv and jsonl beside it if named.
+        stream_above: Batches of more customers are decided part by part, so that memory does not grow with
+            them; smaller ones are solved whole.
+        log_choices: Share of the customers of a streamed batch, by hash, of whom every candidate is logged.
     """
 
     path: str = "decisions"
-    csv: bool = False
+    formats: tuple[Literal["parquet", "csv", "jsonl"], ...] = ("parquet",)
+    stream_above: int = Field(default=200_000, ge=0)
+    log_choices: Share = 1.0
 
 
 class Settings(_Frozen):

@@ -85,7 +85,7 @@ def decide(
         models = _models(workspace, config)
         batch = serving.decide(snapshot, seen, catalog, config, models, batch_id)
     step(1)
-    staged = delivery.stage(batch, root, csv=config.delivery.csv)
+    staged = delivery.stage(batch, root, formats=config.delivery.formats)
     step(1)
     logged = {
         "decisions": batch.decisions,

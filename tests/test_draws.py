@@ -1,4 +1,5 @@
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -25,6 +26,15 @@ def test_draws_follow_the_documented_hash(salt: str, key: str, expected: float |
 
 
 # laws
+
+
+@given(st.lists(st.text(max_size=300), max_size=20), st.text(max_size=200))
+def test_machine_code_hashes_as_the_standard_library(words: list[str], salt: str) -> None:
+    words = [word.encode("utf-8", "ignore").decode() for word in words]
+    salt = salt.encode("utf-8", "ignore").decode()
+    plain = draws._one_by_one(words, salt.encode() + b"|")
+    np.testing.assert_array_equal(draws.hashed(pa.array(words, pa.string()), salt), plain)
+    np.testing.assert_array_equal(draws.hashed(pa.array(["", *words], pa.string())[1:], salt), plain)
 
 
 def test_draws_are_uniform_and_salts_independent() -> None:

@@ -7,7 +7,9 @@ the order of the trees, as LightGBM adds them, so that every sum is equal to its
 """
 
 import os
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +22,7 @@ from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
 
+_alone: list[bool] = []
 _LEAF = np.uint32(1 << 31)
 _ROWS = 128  # a block of customers and one tree together stay in the first cache
 _BITS = 64
@@ -143,7 +146,19 @@ def expanded(booster: lgb.Booster, X: Array, codes: Array) -> Array:
     return out
 
 
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Walk in the caller's thread alone, for callers who run several of their own."""
+    _alone.append(True)
+    try:
+        yield
+    finally:
+        _alone.pop()
+
+
 def _threads() -> int:
+    if _alone:
+        return 1
     given = os.environ.get("OMP_NUM_THREADS", "")
     return int(given) if given.isdigit() and int(given) > 0 else len(os.sched_getaffinity(0))
 

@@ -75,6 +75,23 @@ class Limited(NamedTuple):
     available: Array
 
 
+class Rule(NamedTuple):
+    """Who decides for an arm, before anything is known of its customers.
+
+    Attributes:
+        policy: How it explores; None is the holdout.
+        policy_id: The policy and the model's version.
+        alias: Whose belief counts; where no such model is registered nothing is believed.
+        by_response: Whether it ranks by the response alone.
+    """
+
+    arm: str
+    policy: Policy | None
+    policy_id: str
+    alias: str = "champion"
+    by_response: bool = False
+
+
 class Decider(NamedTuple):
     """Who decides for an arm.
 
@@ -239,6 +256,42 @@ def belief(scores: Scores, catalog: Catalog, nuisance: Array, saved: Array | Non
     )
 
 
+def rules_of(config: settings.Settings, at: datetime, model_ids: Mapping[str, str]) -> tuple[Rule, ...]:
+    """Say who decides for each arm that may decide at a moment.
+
+    Args:
+        config: Arms and policy.
+        at: Moment of decision.
+        model_ids: Alias of a registered model to its name and version.
+    """
+    out = []
+    for arm in design.arms(config, at):
+        if arm.policy in ("none", "outside"):
+            out.append(Rule(arm.name, None, arm.policy))
+        elif arm.policy == "random":
+            out.append(Rule(arm.name, explore.Uniform(), "random"))
+        elif arm.policy == "response_greedy" and "champion" in model_ids:
+            name = f"response_greedy@{model_ids['champion']}"
+            out.append(Rule(arm.name, explore.Greedy(), name, by_response=True))
+        elif arm.policy in model_ids:
+            policy = strategy(config.policy)
+            name = f"{policy.policy_id}@{model_ids[arm.policy]}"
+            out.append(Rule(arm.name, policy, name, arm.policy))
+        else:
+            out.append(Rule(arm.name, explore.Uniform(), START))
+    return tuple(out)
+
+
+def believed(rule: Rule, scores: Mapping[str, Scores], catalog: Catalog, nuisance: Array, n: int) -> Estimate:
+    """Give what an arm ranks n customers by, shapes (n, k); NaN where no model is registered."""
+    found = scores.get(rule.alias)
+    if found is None:
+        return arbitrate.unknown(n, len(catalog.treatment_ids))
+    if rule.by_response:
+        return arbitrate.by_response(found.p_response, found.margin_per_response, catalog)
+    return belief(found, catalog, nuisance)
+
+
 def _deciders(
     snapshot: Snapshot,
     features: pa.Table,
@@ -249,28 +302,12 @@ def _deciders(
     nuisance = arbitrate.nuisance(snapshot, catalog, config.reward)
     scores = {alias: model.scores(features, catalog) for alias, model in models.items()}
     model_ids = {alias: model.model_id for alias, model in models.items()}
-    unknown = arbitrate.unknown(features.num_rows, len(catalog.treatment_ids))
-    saved = arbitrate.saved(snapshot, catalog, config.reward, features["customer_id"])
-    beliefs = {alias: belief(found, catalog, nuisance, saved) for alias, found in scores.items()}
-    champion = beliefs.get("champion", unknown)
-    out = {}
-    for arm in design.arms(config, snapshot.at):
-        if arm.policy in ("none", "outside"):
-            out[arm.name] = Decider(None, arm.policy, champion)
-        elif arm.policy == "random":
-            out[arm.name] = Decider(explore.Uniform(), "random", champion)
-        elif arm.policy == "response_greedy" and "champion" in models:
-            found = scores["champion"]
-            by_response = arbitrate.by_response(found.p_response, found.margin_per_response, catalog)
-            name = f"response_greedy@{model_ids['champion']}"
-            out[arm.name] = Decider(explore.Greedy(), name, by_response)
-        elif arm.policy in models:
-            policy = strategy(config.policy)
-            name = f"{policy.policy_id}@{model_ids[arm.policy]}"
-            out[arm.name] = Decider(policy, name, beliefs[arm.policy])
-        else:
-            out[arm.name] = Decider(explore.Uniform(), START, champion)
-    return out
+    return {
+        rule.arm: Decider(
+            rule.policy, rule.policy_id, believed(rule, scores, catalog, nuisance, features.num_rows)
+        )
+        for rule in rules_of(config, snapshot.at, model_ids)
+    }
 
 
 def _decide_arm(

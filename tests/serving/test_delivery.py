@@ -12,11 +12,12 @@ from nba.serving import delivery
 
 
 def test_a_delivered_batch_holds_its_decisions_and_a_manifest_that_fits(batch, tmp_path):
-    folder = delivery.deliver(batch, tmp_path, csv=True)
+    folder = delivery.deliver(batch, tmp_path, formats=("csv", "jsonl"))
     assert folder.name == "batch_id=b1"
     assert sorted(path.name for path in folder.iterdir()) == [
         "manifest.json",
         "part-00000.csv",
+        "part-00000.jsonl",
         "part-00000.parquet",
     ]
     manifest = delivery.verify(folder)

@@ -1,0 +1,199 @@
+"""The same allocation for customers who come in parts: sums of whole numbers in, one small cut per arm out.
+
+A part of the customers is never seen together with the others. What couples them goes through sums that do
+not depend on how they were divided: probabilities are added as whole multiples of 2**-32, so that any
+partitioning, order or engine gives the same cut, bit for bit, and a customer's probabilities follow from the
+cut and the customer alone.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import ndtri
+
+from nba.policy.allocate import MARGIN_SD, MARGIN_SHARE, allocate
+from nba.policy.explore import Estimate, Policy, even
+
+Array = NDArray[np.float64]
+Whole = NDArray[np.int64]
+Flags = NDArray[np.bool_]
+
+_ONE = 2.0**32
+_MICRO = 1e6
+TRIM_BITS = 20
+# Midpoints of 200 equal parts of the standard normal.
+_NORMAL = ndtri((np.arange(200) + 0.5) / 200)
+
+
+class Cut(NamedTuple):
+    """What the limits leave of a policy's probabilities.
+
+    Attributes:
+        price: Money per unit of each limit, shape (m,).
+        floor_kept: Share of the even floor that each treatment kept, shape (k,).
+        kept: Share of the remaining probability that each treatment kept, shape (k,).
+        after: Share of draws of each treatment that trimming leaves on average, shape (k,).
+        last: First trimming number that is dropped, by limit, shape (m,); 2**20 where nothing is.
+        possible: Whether one choice of the treatment fits all limits, shape (k,).
+    """
+
+    price: Array
+    floor_kept: Array
+    kept: Array
+    after: Array
+    last: Whole
+    possible: Flags
+
+    @classmethod
+    def none(cls, k: int, m: int) -> "Cut":
+        """Cut nothing."""
+        ones = np.ones(k)
+        return cls(np.zeros(m), ones, ones, ones, np.full(m, 1 << TRIM_BITS), np.ones(k, dtype=bool))
+
+
+class Totals(NamedTuple):
+    """Sums over the customers of an arm, whole numbers of 2**-32, so that parts add up in any order.
+
+    Attributes:
+        p: Probability of each treatment, shape (k,).
+        variance: Variance of the use of each limit, shape (m,).
+        square: Sum of p times use squared, shape (m,).
+        own: Sum of the squares of each customer's expected use, shape (m,).
+    """
+
+    p: Whole
+    variance: Whole
+    square: Whole
+    own: Whole
+
+    @classmethod
+    def of(cls, p: Array, use: Array) -> "Totals":
+        """Sum the customers of a part; p has shape (n, k), use (k, m)."""
+        # Not a matrix product: the order of its additions depends on the number of rows.
+        expected = np.stack([(p * u).sum(axis=1) for u in use.T], axis=1) if use.shape[1] else p[:, :0]
+        square = np.stack([(p * u**2).sum(axis=1) for u in use.T], axis=1) if use.shape[1] else p[:, :0]
+        parts = (p, square - expected**2, square, expected**2)
+        return cls(*(np.rint(part * _ONE).astype(np.int64).sum(axis=0) for part in parts))
+
+    def __add__(self, other: "Totals") -> "Totals":  # type: ignore[override]
+        return Totals(*(a + b for a, b in zip(self, other)))
+
+    def use(self, use: Array) -> Array:
+        """Give the expected use of each limit, shape (m,)."""
+        return np.asarray((self.p / _ONE) @ use)
+
+    def target(self, available: Array) -> Array:
+        """Give what expected use aims at, so that draws stay within the limit, shape (m,)."""
+        spread = np.sqrt(np.maximum(self.variance / _ONE, 0.0))
+        return available - np.minimum(MARGIN_SD * spread, MARGIN_SHARE * available)
+
+
+def probabilities(policy: Policy, estimate: Estimate, is_eligible: Flags, use: Array, cut: Cut) -> Array:
+    """Give each customer's probabilities to draw from, after prices and cuts, shape (n, k)."""
+    is_eligible = is_eligible & cut.possible
+    p = policy.probabilities(estimate.net_of(use @ cut.price), is_eligible)
+    floor = policy.floor * even(is_eligible)
+    p = np.maximum(p - floor, 0.0) + floor * cut.floor_kept
+    p[:, 0] += 1 - p.sum(axis=1)
+    return thinned(p, cut.kept)
+
+
+def thinned(p: Array, kept: Array) -> Array:
+    """Keep a share of each treatment's probability; the rest goes to `none`."""
+    out = p * kept
+    out[:, 0] = np.maximum(out[:, 0] + (p - out).sum(axis=1), 0.0)
+    return out
+
+
+def first_cut(
+    policy: Policy, estimate: Estimate, is_eligible: Flags, use: Array, available: Array, share: Array
+) -> Cut:
+    """Solve the prices on a sample.
+
+    Args:
+        policy: Any policy.
+        estimate: Belief of the sample, shapes (n, k).
+        is_eligible: Shape (n, k).
+        use: Shape (k, m).
+        available: Limits of all customers, shape (m,).
+        share: How much of each limit the sample has, shape (m,).
+    """
+    possible = (use <= available).all(axis=1)
+    found = allocate(policy, estimate, is_eligible & possible, use, available * share)
+    none = Cut.none(len(use), len(available))
+    return none._replace(
+        price=found.price, floor_kept=found.floor_kept, kept=found.kept, possible=np.asarray(possible)
+    )
+
+
+def corrected(scale: Array, totals: Totals, use: Array, available: Array) -> Array:
+    """Correct the sample's limits by what all customers would use at its prices, shape (m,).
+
+    Args:
+        scale: Factors of the sample's limits so far, shape (m,).
+        totals: Sums over all customers at the cut that those limits gave.
+        use: Shape (k, m).
+        available: Limits of all customers, shape (m,).
+    """
+    found, target = totals.use(use), totals.target(available)
+    ratio = np.where(found > 0, target / np.maximum(found, 1e-300), 1.0)
+    # A limit that is far from used binds nobody: it stays as it is.
+    return scale * np.where((found > 0.85 * target), np.clip(ratio, 0.8, 1.25), 1.0)
+
+
+def fitted(cut: Cut, totals: Totals, use: Array, available: Array) -> Cut:
+    """Thin what still lies over a limit in expectation, limit by limit until all are met."""
+    target = np.maximum(totals.target(available), 0.0)
+    factor = np.ones(len(cut.kept))
+    for _ in range(100):
+        found = (totals.p / _ONE * factor) @ use
+        over = found > target * (1 + 1e-12)
+        if not over.any():
+            break
+        for j in np.flatnonzero(over):
+            found_j = float((totals.p / _ONE * factor) @ use[:, j])
+            if found_j > target[j]:
+                factor = np.where(use[:, j] > 0, factor * (target[j] / found_j), factor)
+    return cut._replace(kept=cut.kept * factor)
+
+
+def after_trimming(totals: Totals, use: Array, available: Array) -> Array:
+    """Give the share of each treatment's draws that trimming leaves on average, shape (k,).
+
+    The chance that an amount u still fits is that of the others' sum U before it, in an order independent of
+    everything, U normal: E min(1, (a - u + c) / (U + c)), c the mean amount met.
+    """
+    out = np.ones(len(use))
+    for j, limit in enumerate(available):
+        mean = float((totals.p / _ONE) @ use[:, j])
+        spread = float(np.sqrt(max(totals.variance[j] / _ONE, 0.0)))
+        if mean == 0 or mean + 8 * spread + use[:, j].max() <= limit:
+            continue
+        met = totals.square[j] / _ONE / mean
+        own = totals.own[j] / _ONE / mean
+        others = np.maximum(mean - own + spread * _NORMAL, 0.0)
+        uses = use[:, j] > 0
+        fits = (limit - use[uses, j][:, None] + met) / (others + met)
+        kept = np.clip(fits, 0.0, 1.0).mean(axis=1)
+        out[uses] *= np.where(use[uses, j] > limit, 0.0, kept)
+    return out
+
+
+def micro(use: Array) -> Whole:
+    """Give amounts in millionths, whole, so that sums do not depend on their order."""
+    return np.rint(use * _MICRO).astype(np.int64)
+
+
+def trim_counts(number: NDArray[np.uint64], amount: Whole) -> Whole:
+    """Sum amounts by trimming number, shape (2**20,); number is a hash, its leading bits count."""
+    bins = (number >> np.uint64(64 - TRIM_BITS)).astype(np.int64)
+    out = np.zeros(1 << TRIM_BITS, dtype=np.int64)
+    np.add.at(out, bins, amount)
+    return out
+
+
+def trim_from(counts: Whole, limit: float) -> int:
+    """Give the first trimming number that no longer fits a limit."""
+    fits = np.cumsum(counts) <= int(np.floor(limit * _MICRO * (1 + 1e-12)))
+    return int(fits.sum()) if not fits.all() else 1 << TRIM_BITS

@@ -1,0 +1,92 @@
+"""The delivery contract as JSON Schemas: of the manifest, and of a row of the decisions."""
+
+from typing import Any
+
+from nba import tables
+
+SCHEMA = "nba.decisions/1"
+
+_TIME = {"type": "string", "format": "date-time"}
+_COUNTS = {"type": "object", "additionalProperties": {"type": "integer", "minimum": 0}}
+_NAMES = {"type": "object", "additionalProperties": {"type": "string"}}
+_LIMIT = {
+    "type": "object",
+    "required": ["arm", "limit", "available", "used", "price", "n_customers"],
+    "properties": {
+        "arm": {"type": "string"},
+        "limit": {"type": "string", "description": "a channel, `budget`, or another limit's name"},
+        "available": {"type": "number", "description": "contacts or money that the arm had"},
+        "used": {"type": "number", "description": "contacts or money that its decisions use"},
+        "price": {"type": "number", "description": "money that one more unit is worth"},
+        "n_customers": {"type": "integer"},
+    },
+}
+_FILE = {
+    "type": "object",
+    "required": ["rows", "bytes", "sha256"],
+    "properties": {
+        "rows": {"type": "integer"},
+        "bytes": {"type": "integer"},
+        "sha256": {"type": "string", "pattern": "^[0-9a-f]{64}$"},
+    },
+}
+_MANIFEST: dict[str, dict[str, Any]] = {
+    "schema": {"const": SCHEMA, "description": "version of this contract"},
+    "batch_id": {"type": "string"},
+    "corrects": {"type": ["string", "null"], "description": "the batch that this one takes the place of"},
+    "idempotency_key": {"const": "decision_id", "description": "the column that makes a second sending void"},
+    "created": _TIME,
+    "as_of": {**_TIME, "description": "moment of decision"},
+    "feature_as_of": {**_TIME, "description": "moment whose knowledge the features hold"},
+    "valid_until": {**_TIME, "description": "do not send later"},
+    "config_hash": {"type": "string"},
+    "policies": {**_NAMES, "description": "arm to policy and model version"},
+    "models": {**_NAMES, "description": "alias to the model's id"},
+    "n_decisions": {"type": "integer"},
+    "n_contacts": {"type": "integer", "description": "decisions other than `none`"},
+    "by_treatment": _COUNTS,
+    "by_arm": _COUNTS,
+    "removed_by": {**_COUNTS, "description": "rule to the candidates that it removed"},
+    "limits": {"type": "array", "items": _LIMIT},
+    "prices": {"type": "object", "description": "arm to what its probabilities were cut by"},
+    "notes": {"type": "array", "items": {"type": "string"}},
+    "files": {"type": "object", "additionalProperties": _FILE},
+}
+MANIFEST_KEYS = tuple(_MANIFEST)
+_JSON_TYPES = {"number": "number", "count": "integer", "flag": "boolean"}
+
+
+def schemas() -> dict[str, dict[str, Any]]:
+    """Give the JSON Schemas of the manifest and of a row, by file name (`docs/schemas/` holds them).
+
+    Example:
+        >>> sorted(schemas())
+        ['decision.v1.json', 'manifest.v1.json']
+    """
+    rows: dict[str, dict[str, Any]] = {}
+    for spec in tables.DECISIONS.fields:
+        kind = _JSON_TYPES.get(spec.kind, "string")
+        rows[spec.name] = {"type": [kind, "null"] if spec.nullable else kind, "description": spec.doc}
+        if spec.kind == "time":
+            rows[spec.name]["format"] = "date-time"
+        if spec.low is not None:
+            rows[spec.name]["minimum"] = spec.low
+        if spec.high is not None:
+            rows[spec.name]["maximum"] = spec.high
+    draft = "https://json-schema.org/draft/2020-12/schema"
+    return {
+        "manifest.v1.json": {
+            "$schema": draft,
+            "title": f"Manifest of a batch, {SCHEMA}",
+            "type": "object",
+            "required": list(MANIFEST_KEYS),
+            "properties": _MANIFEST,
+        },
+        "decision.v1.json": {
+            "$schema": draft,
+            "title": f"A decision, {SCHEMA}",
+            "type": "object",
+            "required": list(rows),
+            "properties": rows,
+        },
+    }
