@@ -419,6 +419,9 @@ class Models(_Frozen):
         tune_trials: Trials of a search for that capacity (Optuna); 0 takes it as it stands.
         tune_rows: Examples that the search runs on.
         half_life_days: Age at which a training example weighs half; None weighs all alike.
+        capacity: What effects of contact may be made of: constant, linear, trees, or a blend of all.
+        validate_days: `nba learn` chooses half-life and capacity anew on the latest decisions after so many
+            days; 0 takes both as they stand.
         clv_horizon_days: Horizon of customer lifetime value.
         annual_discount: Yearly discount rate of customer lifetime value.
         clv_strata: Covariate by which models of counts are also fitted, drawn to all customers: a column of
@@ -433,9 +436,30 @@ class Models(_Frozen):
     tune_trials: int = Field(default=0, ge=0)
     tune_rows: int = Field(default=30_000, ge=100)
     half_life_days: Annotated[float, Field(gt=0)] | None = None
+    capacity: Literal["constant", "linear", "trees", "blend"] = "blend"
+    validate_days: int = Field(default=28, ge=0)
     clv_horizon_days: int = Field(default=365, ge=1)
     annual_discount: Annotated[float, Field(ge=0)] = 0.1
     clv_strata: str | None = None
+
+
+class Promotion(_Frozen):
+    """What a challenger must show to become the champion; fixed before the first look.
+
+    Attributes:
+        margin: Non-inferiority margin, money per decision: the lower bound of the difference must lie above
+            minus this. 0 asks for more value.
+        planned: Decisions at which the interval, valid at every look, is narrowest.
+        level: Confidence level over all looks together.
+        unsubscribes: Additional opt-outs per decision that would be borne.
+        ece: Largest calibration error of the model.
+    """
+
+    margin: Money = 0.0
+    planned: int = Field(default=20_000, ge=100)
+    level: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
+    unsubscribes: Annotated[float, Field(ge=0)] = 0.002
+    ece: Annotated[float, Field(gt=0)] = 0.05
 
 
 class Attribution(_Frozen):
@@ -515,6 +539,7 @@ class Settings(_Frozen):
     experiment: Experiment = Experiment()
     experiments: tuple[Trial, ...] = ()
     models: Models = Models()
+    promotion: Promotion = Promotion()
     attribution: Attribution = Attribution()
     delivery: Delivery = Delivery()
 

@@ -484,6 +484,7 @@ EXAMPLES = Table(
         _flag("is_response", "whether the customer bought within the window"),
         _flag("is_click", "whether the customer clicked within the window", nullable=True),
         _money("reward", "net of the contact's cost"),
+        _number("weight", "how much it counts; 1 if absent", "examples", nullable=True, low=0.0),
     ),
     open_prefix="f_",
 )
@@ -893,6 +894,132 @@ POLICY_VALUES = Table(
         _text("reason", "why it is unknown, where it is; else empty"),
     ),
 )
+DIAGNOSTICS = Table(
+    "diagnostics",
+    "What off-policy estimates rest on: support, weights, tails, calibration of the logged probabilities.",
+    ("policy_id", "check"),
+    (
+        _id("policy_id", "the policy judged"),
+        _text("check", "what was looked at"),
+        _code("status", "refused: no estimate may rest on it", values=("ok", "warning", "refused")),
+        _number("value", "what was found", "as the check says", nullable=True),
+        _number("limit", "from where on it is not ok", "as the check says", nullable=True),
+        _text("note", "in words"),
+    ),
+)
+ABLATIONS = Table(
+    "ablations",
+    "What each part of the policy is worth: the full policy against itself without the part.",
+    ("versus", "method"),
+    (
+        _text(
+            "versus", "without the part: random, response only, no levers, eligibility only, random scores"
+        ),
+        _code("method", "how the two were compared", values=("randomised arms", "off-policy")),
+        _id("policy_id", "the full policy"),
+        _money("value", "reward per decision of the full policy less that of the other", nullable=True),
+        _money("lower", "lower end of the interval", nullable=True),
+        _money("upper", "upper end of the interval", nullable=True),
+        _number("level", "confidence level of the interval", "fraction", low=0.0, high=1.0),
+        _count("n", "decisions it rests on", low=0),
+        _text("reason", "why it is unknown, or a remark; else empty"),
+    ),
+)
+VALUE_FINDER = Table(
+    "value_finder",
+    "Customers for whom nothing good can be proposed, in segments that can be read.",
+    ("batch_id", "segment"),
+    (
+        _id("batch_id", "the batch looked at"),
+        _text("segment", "conditions on features, in words"),
+        _count("n", "customers", low=0),
+        _count("n_nothing", "of these, customers without any eligible treatment of positive value", low=0),
+        _money("best", "believed net value of the best eligible treatment, mean"),
+        _money("blocked", "what the best treatment that a rule removed would add, mean", low=0.0),
+        _text("reason", "rule that removes most treatments of these customers; empty if none does"),
+    ),
+)
+SCENARIOS = Table(
+    "scenarios",
+    "What other limits, levers or rules would have made of a stored batch, by its prices solved anew.",
+    ("scenario", "batch_id", "item"),
+    (
+        _text("scenario", "its name; `as decided` is the batch with the settings that it had"),
+        _id("batch_id", "the stored batch"),
+        _text("item", "`total`, or a limit"),
+        _money("value", "believed net value of all customers", nullable=True),
+        _money("value_lower", "lower end of its 95% interval, errors of belief independent", nullable=True),
+        _money("value_upper", "upper end of its interval", nullable=True),
+        _number("contacts", "expected contacts", "contacts", nullable=True, low=0.0),
+        _money("cost", "expected cost", nullable=True, low=0.0),
+        _number("available", "what the limit allows", "contacts or money", nullable=True, low=0.0),
+        _number("used", "expected use of the limit", "contacts or money", nullable=True, low=0.0),
+        _money("price", "what one more unit of the limit would add", nullable=True, low=0.0),
+        _text("changes", "what was changed, in words; empty for `as decided`"),
+    ),
+)
+PROMOTION_EVIDENCE = Table(
+    "promotion_evidence",
+    "The conditions of the gate when it was last asked.",
+    ("check",),
+    (
+        _text("check", "what was asked"),
+        _code("status", "unknown does not pass", values=("pass", "fail", "unknown")),
+        _number("value", "what was found", "as the check says", nullable=True),
+        _number("limit", "what it had to reach, or to keep below", "as the check says", nullable=True),
+        _text("note", "in words"),
+        _count("champion", "version of the champion", low=0),
+        _count("challenger", "version of the challenger", low=0),
+        _time("asked_at", "the moment looked back from"),
+    ),
+)
+PROMOTIONS = Table(
+    "promotions",
+    "Who made which version the champion, when and on what evidence; rows are only ever added.",
+    ("promotion_id",),
+    (
+        _id("promotion_id", "number of the record, as text"),
+        _time("promoted_at", "the moment looked back from"),
+        _code("what", "what was done", values=("promote", "rollback")),
+        _id("policy", "the registered policy"),
+        _count("from_version", "the champion before", low=0),
+        _count("to_version", "the champion after", low=0),
+        _text("approver", "who approved it"),
+        _flag("is_passed", "whether the gate's conditions held"),
+        _text("evidence", "the conditions as found, JSON"),
+        _text("note", "why, in the approver's words"),
+    ),
+    laws=("rows are never changed or removed",),
+)
+SHADOWS = Table(
+    "shadows",
+    "What a registered policy would have decided beside the one that decided: logged, never delivered.",
+    ("decision_id", "policy_id"),
+    (
+        _id("decision_id", "the decision that was made"),
+        _id("batch_id", "its batch"),
+        _CUSTOMER,
+        _id("policy_id", "the policy in the shadow"),
+        _TREATMENT,
+        _p("p_action", "chance with which the policy in the shadow chose it"),
+        _p("p_decided", "chance that it would have given to what was decided"),
+        _money("expected_value", "expected net value of its choice against no contact", nullable=True),
+    ),
+)
+LEARNING = Table(
+    "learning",
+    "What nightly learning tried on the latest closed decisions, and what it chose.",
+    ("learnt_at", "capacity", "half_life_days"),
+    (
+        _time("learnt_at", "when"),
+        _text("capacity", "candidate: constant, linear, trees, blend"),
+        _number("half_life_days", "age at which an example weighs half; 0 weighs all alike", "days", low=0.0),
+        _number("loss", "mean squared error of the effect on the latest decisions", "squared deviations"),
+        _number("gain_se", "how much better than the default, in standard errors", "standard errors"),
+        _flag("is_chosen", "whether the model was fitted so"),
+        _count("n", "decisions validated on", low=0),
+    ),
+)
 QUALITY = Table(
     "quality",
     "What ingestion found in each source.",
@@ -1059,6 +1186,14 @@ ALL: tuple[Table, ...] = (
     CLV_SCORES,
     CLV_DECILES,
     POLICY_VALUES,
+    DIAGNOSTICS,
+    ABLATIONS,
+    VALUE_FINDER,
+    SCENARIOS,
+    PROMOTION_EVIDENCE,
+    PROMOTIONS,
+    SHADOWS,
+    LEARNING,
     SUMMARY_BATCHES,
     SUMMARY_MIX,
     SUMMARY_CHANNELS,

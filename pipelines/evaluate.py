@@ -1,56 +1,41 @@
 """Estimate what policies earned and what the champion would have earned, from closed decisions."""
 
+from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from nba import draws, feedback, settings, tables, tracking
+from nba import settings, tables
 from nba.catalog import Catalog
 from nba.errors import MissingError
-from nba.evaluation import offpolicy
+from nba.evaluation import diagnostics, offpolicy, segments
 from nba.evaluation.offpolicy import Log, PolicyValue
 from nba.history import History
-from nba.models.scorer import Scorer
-from nba.policy import arbitrate
-from nba.policy.allocate import allocate
-from nba.policy.explore import Policy
-from nba.serving.decide import Limited, belief, limits_of, scaled, strategy
+from nba.policy import arbitrate, explore
+from nba.policy.explore import Estimate
+from nba.serving.decide import strategy
+from pipelines import replay
 from pipelines.progress import Progress, silent
+from pipelines.replay import Context, Model, Part, Player, Pooled
 
 Array = NDArray[np.float64]
 ALL = "all"
-# Customers of a batch that the champion is replayed on, at random by hash; limits shrink with them.
-MAX_CUSTOMERS = 10_000
+FULL = "full policy"
 
 _CLOSED = """
     select d.batch_id, coalesce(d.arm, 'policy') as arm, d.customer_id, o.reward, o.closed_at
     from decisions d join ({settled}) o using (decision_id)
     order by d.batch_id, d.customer_id
 """
-_LOGGED = """
-    select d.customer_id, d.decision_id, coalesce(d.arm, 'policy') as arm, d.treatment_id, o.reward
-    from decisions d join ({settled}) o using (decision_id)
-    where d.batch_id = $batch and o.closed_at > $after and o.closed_at <= $at order by d.customer_id
-"""
-_FEATURES = """
-    select f.* from features f
-    join decisions d on f.customer_id = d.customer_id and f.as_of = d.decided_at
-    join outcomes o using (decision_id)
-    where d.batch_id = $batch and o.closed_at > $after and o.closed_at <= $at order by f.customer_id
-"""
-_CHOICES = """
-    select c.decision_id, c.treatment_id, c.is_eligible, c.p_action
-    from choices c join decisions d using (decision_id) where d.batch_id = $batch
-"""
 
 
 def evaluate(workspace: Path, at: datetime, *, progress: Progress | None = None) -> pa.Table:
-    """Write `policy_values`: the mean of every arm, and off-policy estimates of today's champion.
+    """Write `policy_values`, and beside it `diagnostics`, `ablations` and `value_finder`.
 
     Arms are judged on their own decisions. The champion is judged on decisions that were not in its training
     (those whose window closed later; on others it would look better than it is), of the arms that could
@@ -65,57 +50,80 @@ def evaluate(workspace: Path, at: datetime, *, progress: Progress | None = None)
         MissingError: when no decision has been made yet.
     """
     progress = progress or silent()
-    config = settings.read(workspace)
     history = History.read(workspace)
     if not history.has("outcomes"):
         raise MissingError(
             f"{workspace} has no outcomes yet", "Run `nba feedback` once a reward window has closed."
         )
     history.check_before("outcomes", "closed_at", at)
-    closed = history.sql(_CLOSED.format(settled=_settled(history)), {"at": at})
-    champion = _champion(workspace, history, config, at)
-    batches = _unseen(closed, champion.trained_at) if champion else []
-    step = progress.step("judging policies", total=len(batches) + 1)
-    rows = _arm_values(closed, config.experiment.level)
+    context = Context.read(workspace, at)
+    closed = history.sql(_CLOSED.format(settled=context.settled), {"at": at})
+    level = context.config.experiment.level
+    champion = Model.find(context, "champion")
+    batches = replay.closed_after(context, champion.trained_at) if champion else []
+    step = progress.step("judging policies", total=len(batches) + 2)
+    rows = _arm_values(closed, level)
     step(1)
+    written: dict[str, pa.Table] = {}
     if champion:
-        replays = []
+        players = _players(context, champion)
+        parts, played = [], {name: [] for name in players}
         for batch_id in batches:
-            replays.append(_replay(history, champion, batch_id, at))
+            if part := replay.read(context, batch_id, after=champion.trained_at):
+                parts.append(part)
+                for name, player in players.items():
+                    played[name].append(player.play(part).final)
             step(1)
-        rows += _champion_values(replays, champion, config.experiment.level)
+        pooled = replay.pool(parts, played) if parts else None
+        policy_id = players[FULL].policy_id
+        found, checks = _champion_values(pooled, policy_id, level)
+        rows += found
+        written["diagnostics"] = tables.DIAGNOSTICS.build(checks)
+        ablated = _ablations(closed, pooled, policy_id, context, players)
+        written["ablations"] = tables.ABLATIONS.build(ablated)
+        written["value_finder"] = _value_finder(context, champion)
     values = tables.POLICY_VALUES.build(rows)
-    history.commit(replace={"policy_values": values})
+    history.commit(replace={"policy_values": values, **written})
+    step(1)
     return values
 
 
-def _settled(history: History) -> str:
-    return feedback.settled(is_corrected=history.has("corrections"))
+def _players(context: Context, champion: Model) -> dict[str, Player]:
+    catalog, policy = context.catalog, strategy(context.config.policy)
+    plain = Catalog(
+        tuple(type(a)(**{**vars(a), "lever": 1.0}) for a in catalog.actions), catalog.treatments
+    )
 
+    def by(estimate: Any, policy: Any = policy) -> Any:
+        return lambda part: replay.within(context, part, policy, estimate(part))
 
-def _champion(
-    workspace: Path, history: History, config: settings.Settings, at: datetime
-) -> "_Champion | None":
-    tracking.setup(config, workspace)
-    name = tracking.policy_name(config)
-    try:
-        _registered, tags = tracking.find(name, "champion")
-    except MissingError:
-        return None
-    folder, _version = tracking.load_policy(name, "champion")
-    catalog = settings.read_catalog(workspace, config)
-    with history.as_of(at) as snapshot:
-        nuisance = arbitrate.nuisance(snapshot, catalog, config.reward)
-    scorer, policy = Scorer.load(folder), strategy(config.policy)
-    policy_id = f"{policy.policy_id}@{scorer.model_id}"
-    trained_at = datetime.fromisoformat(tags["at"]) if "at" in tags else at
-    limited = limits_of(catalog, config.limits)
-    return _Champion(scorer, policy, policy_id, trained_at, catalog, limited, nuisance, config.reward)
+    def responses(part: Part) -> Estimate:
+        found = champion.scorer.scores(part.features, catalog)
+        return arbitrate.by_response(found.p_response, found.margin_per_response, catalog)
 
+    def without_levers(part: Part) -> Estimate:
+        return replay.believed(context, champion, part, plain)
 
-def _unseen(closed: pa.Table, trained_at: datetime) -> list[str]:
-    later = closed.filter(pc.greater(closed["closed_at"], pa.scalar(trained_at, tables.TIME)))
-    return sorted(set(later["batch_id"].to_pylist()))
+    def shuffled(part: Part) -> Estimate:
+        # The same scores, each given to another customer: what is left is the policy without a model.
+        found = replay.believed(context, champion, part)
+        order = np.random.default_rng(context.config.workspace.seed).permutation(len(part.ids))
+        return Estimate(found.mean[order], found.se[order])
+
+    def contact(part: Part) -> Estimate:
+        mean = np.ones((len(part.ids), len(catalog.treatment_ids)))
+        mean[:, 0] = 0.0
+        return Estimate(mean, np.zeros_like(mean))
+
+    floor = explore.EpsilonGreedy(max(policy.floor, 0.01))
+    return {
+        FULL: replay.champion_player(context, champion),
+        "random": replay.random_player(context),
+        "response only": Player("response_only", by(responses)),
+        "no levers": Player("no_levers", by(without_levers)),
+        "eligibility only": Player("eligibility_only", by(contact, floor)),
+        "random scores": Player("random_scores", by(shuffled)),
+    }
 
 
 def _arm_values(closed: pa.Table, level: float) -> list[dict[str, Any]]:
@@ -130,117 +138,143 @@ def _arm_values(closed: pa.Table, level: float) -> list[dict[str, Any]]:
     return out
 
 
-class _Replay(NamedTuple):
-    # Logged rows of a batch with what the champion would do; k columns, treatments since retired last.
-    customer_id: list[str]
-    arm: NDArray[np.object_]
-    column: NDArray[np.int64]
-    reward: Array
-    p_logged: Array
-    p_target: Array
-    X: Array
-    names: tuple[str, ...]
-
-
-class _Champion(NamedTuple):
-    scorer: Scorer
-    policy: Policy
-    policy_id: str
-    trained_at: datetime
-    catalog: Catalog
-    limited: Limited
-    nuisance: Array
-    reward: settings.Reward
-
-
-def _replay(history: History, champion: _Champion, batch_id: str, at: datetime) -> _Replay:
-    catalog = champion.catalog
-    asked = {"batch": batch_id, "at": at, "after": champion.trained_at}
-    logged = history.sql(_LOGGED.format(settled=_settled(history)), asked)
-    n_all = logged.num_rows
-    kept = draws.uniform(logged["customer_id"].to_pylist(), "evaluate") < MAX_CUSTOMERS / max(n_all, 1)
-    logged = logged.filter(pa.array(kept))
-    ids = logged["customer_id"].to_pylist()
-    features = history.sql(_FEATURES, asked).filter(pa.array(kept))
-    choices = history.sql(_CHOICES, {"batch": batch_id})
-    given, candidates = logged["treatment_id"].to_pylist(), choices["treatment_id"].to_pylist()
-    known = set(catalog.treatment_ids)
-    names = (*catalog.treatment_ids, *sorted({*given, *candidates} - known))
-    number = {name: i for i, name in enumerate(names)}
-    row_of = {name: i for i, name in enumerate(logged["decision_id"].to_pylist())}
-    row = np.array([row_of.get(name, -1) for name in choices["decision_id"].to_pylist()])
-    cell = (row[row >= 0], np.array([number[name] for name in candidates])[row >= 0])
-    is_eligible, p_logged = np.zeros((len(ids), len(names)), dtype=bool), np.zeros((len(ids), len(names)))
-    is_eligible[cell] = choices["is_eligible"].to_numpy()[row >= 0]
-    p_logged[cell] = choices["p_action"].to_numpy()[row >= 0]
-    k = len(catalog.treatment_ids)
-    saved = None
-    if champion.reward.clv_actions:
-        with history.as_of(at) as snapshot:
-            saved = arbitrate.saved(snapshot, catalog, champion.reward, features["customer_id"])
-    believed = belief(champion.scorer.scores(features, catalog), catalog, champion.nuisance, saved)
-    limited = scaled(champion.limited, len(ids) / max(n_all, 1))
-    found = allocate(champion.policy, believed, is_eligible[:, :k], limited.use, limited.available)
-    p_target = np.hstack([found.final, np.zeros((len(ids), len(names) - k))])
-    inputs = [name for name in features.column_names if name.startswith("f_")]
-    X = np.column_stack([features[name].to_numpy() for name in inputs]) if inputs else np.zeros((len(ids), 0))
-    column = np.array([number[name] for name in given], dtype=np.int64)
-    arm = np.array(logged["arm"].to_pylist(), dtype=object)
-    return _Replay(ids, arm, column, logged["reward"].to_numpy(), p_logged, p_target, X, names)
-
-
-def _champion_values(replays: list[_Replay], champion: _Champion, level: float) -> list[dict[str, Any]]:
-    if not replays:
+def _champion_values(
+    pooled: Pooled | None, policy_id: str, level: float
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    if pooled is None:
         reason = "all closed decisions were in its training: judge it once later ones have closed"
-        return [_row(champion.policy_id, "sndr", ALL, PolicyValue.unknown(reason))]
-    names = tuple(dict.fromkeys(name for replay in replays for name in replay.names))
-    p_logged, p_target = (_widen(replays, names, field) for field in ("p_logged", "p_target"))
-    number = {name: i for i, name in enumerate(names)}
-    column = np.concatenate([np.array([number[name] for name in r.names])[r.column] for r in replays])
-    arm = np.concatenate([replay.arm for replay in replays])
-    reward = np.concatenate([replay.reward for replay in replays])
-    ids = np.array([name for replay in replays for name in replay.customer_id])
-    unit = np.unique(ids, return_inverse=True)[1]
-    X = _features_of(replays)
-    missing = np.where(p_logged > 0, 0.0, p_target).sum(axis=1)
-    able = [name for name in np.unique(arm) if missing[arm == name].mean() <= offpolicy.MAX_UNSUPPORTED]
-    pooled = np.isin(arm, able)
-    out = []
-    for suffix, rows in (("", pooled), *((f"@{name}", arm == name) for name in able if len(able) > 1)):
-        renumbered = np.unique(unit[rows], return_inverse=True)[1]
-        log = Log(column[rows], reward[rows], p_logged[rows], renumbered)
-        if not rows.any():
-            continue
-        target = p_target[rows]
-        q = offpolicy.outcome_model(X[rows], log, target)
-        values: list[tuple[str, PolicyValue]] = [
-            ("ips", offpolicy.ips(log, target, level)),
-            ("snips", offpolicy.snips(log, target, level)),
-            ("dr", offpolicy.dr(log, target, q, level)),
-            ("sndr", offpolicy.sndr(log, target, q, level)),
-        ]
-        out += [_row(champion.policy_id, name + suffix, ALL, value) for name, value in values]
-    if not out:
+        return [_row(policy_id, "dros", ALL, PolicyValue.unknown(reason))], []
+    able = replay.supported(pooled, [FULL])
+    if not len(able.arm):
         reason = "no arm of the log could have chosen what the champion would choose"
-        out.append(_row(champion.policy_id, "sndr", ALL, PolicyValue.unknown(reason)))
+        return [_row(policy_id, "dros", ALL, PolicyValue.unknown(reason))], []
+    out = []
+    arms = np.unique(able.arm)
+    for suffix, part in (("", able), *((f"@{x}", able.only(able.arm == x)) for x in arms if len(arms) > 1)):
+        q = offpolicy.outcome_model(part.X, part.log, part.target[FULL])
+        for name, value in _estimates(part.log, part.target[FULL], q, level):
+            out.append(_row(policy_id, name + suffix, ALL, value))
+    checks = diagnostics.examine(able.log.column, able.log.p_logged, able.target[FULL])
+    return out, [{"policy_id": policy_id, **found._asdict()} for found in checks]
+
+
+def _estimates(log: Log, target: Array, q: Array, level: float) -> list[tuple[str, PolicyValue]]:
+    return [
+        ("dros", offpolicy.dros(log, target, q, level)),
+        ("sndr", offpolicy.sndr(log, target, q, level)),
+        ("dr", offpolicy.dr(log, target, q, level)),
+        ("switch_dr", offpolicy.switch_dr(log, target, q, level)),
+        ("snips", offpolicy.snips(log, target, level)),
+        ("ips", offpolicy.ips(log, target, level)),
+        ("clipped_ips", offpolicy.clipped_ips(log, target, level)),
+        ("dm", offpolicy.dm(log, target, q, level)),
+    ]
+
+
+def _ablations(
+    closed: pa.Table, pooled: Pooled | None, policy_id: str, context: Context, players: dict[str, Player]
+) -> list[dict[str, Any]]:
+    level = context.config.experiment.level
+    out = [
+        _ablation(versus, "randomised arms", policy_id, level, value, "")
+        for versus, value in _by_arms(closed, context.config, level)
+    ]
+    weighted = bool((context.catalog.lever != 1).any())
+    for versus in players:
+        if versus == FULL:
+            continue
+        remark = "" if weighted or versus != "no levers" else "all levers are 1"
+        if pooled is None:
+            value = PolicyValue.unknown("all closed decisions were in the champion's training")
+        else:
+            able = replay.supported(pooled, [FULL, versus])
+            value = _paired(able, versus, level)
+        out.append(_ablation(versus, "off-policy", policy_id, level, value, remark))
     return out
 
 
-def _widen(replays: list[_Replay], names: tuple[str, ...], field: str) -> Array:
-    parts = []
-    for replay in replays:
-        wide = np.zeros((len(replay.column), len(names)))
-        wide[:, [names.index(name) for name in replay.names]] = getattr(replay, field)
-        parts.append(wide)
-    return np.vstack(parts)
+def _paired(able: Pooled, versus: str, level: float) -> PolicyValue:
+    if not len(able.arm):
+        return PolicyValue.unknown("no arm of the log could have chosen what both would choose")
+    q = offpolicy.outcome_model(able.X, able.log, 0.5 * (able.target[FULL] + able.target[versus]))
+    return offpolicy.difference(able.log, able.target[FULL], able.target[versus], q, level)
 
 
-def _features_of(replays: list[_Replay]) -> Array:
-    # Batches logged before a feature existed have fewer: use none then, doubly robust stays right.
-    widths = {replay.X.shape[1] for replay in replays}
-    if len(widths) > 1:
-        return np.zeros((sum(len(replay.X) for replay in replays), 0))
-    return np.vstack([replay.X for replay in replays])
+def _by_arms(closed: pa.Table, config: settings.Settings, level: float) -> list[tuple[str, PolicyValue]]:
+    # Arms of the standing experiment that run the champion, against those that run a named baseline.
+    runs = {arm.policy: arm.name for arm in config.experiment.arms}
+    if "champion" not in runs:
+        return []
+    full = _arm(closed, runs["champion"], level)
+    named = {"random": "random", "response_greedy": "response only"}
+    out = []
+    for policy, versus in named.items():
+        if policy in runs:
+            other = _arm(closed, runs[policy], level)
+            se = float(np.hypot(full.se, other.se))
+            half = (full.upper - full.lower) / 2 / full.se * se if full.se > 0 else np.nan
+            value = full.value - other.value
+            reason = full.reason or other.reason
+            n = full.n + other.n
+            out.append((versus, PolicyValue(value, se, value - half, value + half, n, n, 1.0, reason)))
+    return out
+
+
+def _arm(closed: pa.Table, arm: str, level: float) -> PolicyValue:
+    rows = closed.filter(pc.equal(closed["arm"], arm))
+    unit = rows["customer_id"].combine_chunks().dictionary_encode().indices.to_numpy().astype(np.int64)
+    return offpolicy.on_policy(rows["reward"].to_numpy(), unit, level)
+
+
+def _ablation(
+    versus: str, method: str, policy_id: str, level: float, value: PolicyValue, remark: str
+) -> dict[str, Any]:
+    ends = {"value": value.value, "lower": value.lower, "upper": value.upper}
+    reason = value.reason or remark
+    return {"versus": versus, "method": method, "policy_id": policy_id, "level": level, "n": value.n,
+            "reason": reason, **ends}  # fmt: skip
+
+
+def _value_finder(context: Context, champion: Model) -> pa.Table:
+    history = context.history
+    last = history.sql(
+        "select batch_id from decisions d join choices c using (decision_id) where decided_at < $at"
+        " group by 1 order by max(decided_at) desc limit 1",
+        {"at": context.at},
+    ) if history.has("choices") else None  # fmt: skip
+    if last is None or not last.num_rows:
+        return tables.VALUE_FINDER.empty()
+    batch_id = last["batch_id"][0].as_py()
+    part = replay.read(context, batch_id, closed=False)
+    if part is None:
+        return tables.VALUE_FINDER.empty()
+    k = len(context.catalog.treatment_ids)
+    mean = replay.believed(context, champion, part).mean
+    flags, best, blocked = segments.nothing_good(mean, part.is_eligible[:, :k])
+    names = [name for name in part.features.column_names if name.startswith("f_")]
+    X = np.column_stack([part.features[name].cast(pa.float64()).to_numpy() for name in names])
+    reasons = _reasons(context, part)
+    rows = []
+    for segment, inside in segments.find(X, names, flags, best, blocked):
+        why = [reasons[i] for i in np.flatnonzero(inside) if reasons[i]]
+        rows.append(
+            {
+                "batch_id": batch_id, "segment": segment.rule, "n": segment.n, "n_nothing": segment.n_nothing,
+                "best": segment.best, "blocked": segment.blocked,
+                "reason": max(sorted(set(why)), key=why.count) if why else "",
+            }
+        )  # fmt: skip
+    return tables.VALUE_FINDER.build(rows)
+
+
+def _reasons(context: Context, part: Part) -> Sequence[str]:
+    found = context.history.sql(
+        "select customer_id, coalesce(mode(c.reason) filter (not is_eligible), '') as reason"
+        " from choices c join decisions d using (decision_id) where d.batch_id = $batch group by 1",
+        {"batch": part.batch_id},
+    )
+    known = dict(zip(found["customer_id"].to_pylist(), found["reason"].to_pylist(), strict=True))
+    return [known.get(name, "") for name in part.ids]
 
 
 def _row(policy_id: str, estimator: str, batch_id: str, value: PolicyValue) -> dict[str, Any]:

@@ -25,6 +25,8 @@ from nba.settings import Models
 Array = NDArray[np.float64]
 Whole = NDArray[np.int64]
 
+_MOST_ROWS = 90_000  # that trees are grown on
+
 
 @dataclass(frozen=True)
 class Response:
@@ -115,8 +117,15 @@ class Plan:
         self._bins = self._data(np.arange(len(y)), None).construct()
 
     def grow(self, rows: Whole | None = None) -> lgb.Booster:
-        """Fit to some rows, or to all; leaves may be smaller where rows are few."""
+        """Fit to some rows, or to all; leaves may be smaller where rows are few.
+
+        Of many rows a sample is taken: more of them made trees no better, only slower.
+        """
         n = len(self._rows[1]) if rows is None else len(rows)
+        if n > _MOST_ROWS:
+            rows = np.arange(n) if rows is None else rows
+            rng = np.random.default_rng(self._params["seed"])
+            rows, n = np.sort(rng.choice(rows, _MOST_ROWS, replace=False)), _MOST_ROWS
         least = int(np.clip(n // 50, 1, self._params["min_data_in_leaf"]))
         data = self._bins if rows is None else self._data(rows, self._bins)
         return lgb.train({**self._params, "min_data_in_leaf": least}, data, self._trees)

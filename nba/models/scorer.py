@@ -28,7 +28,7 @@ from nba.settings import Models
 Array = NDArray[np.float64]
 Whole = NDArray[np.int64]
 
-_CAP = 90_000  # examples that training reads; more `none` rows than this are thinned and weighted
+_CAP = 240_000  # examples that training reads; of more, a sample is taken and weighted
 _MARGIN_WEIGHT = 3.0  # orders that the population's margin counts for in a customer's
 _FORMAT = 1
 
@@ -122,6 +122,8 @@ class Scorer:
         names = inputs.feature_names(rows)
         X = inputs.matrix(rows, names)
         weight = kept.weight * age_weight(rows, settings.half_life_days)
+        if "weight" in rows.column_names:
+            weight = weight * rows["weight"].fill_null(1.0).to_numpy()
         fold = crossfit.folds(rows["customer_id"], settings.folds, seed)
         paired = pair(column, len(coding.treatment_ids), np.random.default_rng(seed + 1))
         codes = coding.codes()

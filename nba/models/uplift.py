@@ -40,6 +40,13 @@ Array = NDArray[np.float64]
 Whole = NDArray[np.int64]
 
 CANDIDATES = ("odds", "hierarchy", "trees", "response")
+# What each setting of the capacity may make of effects.
+CAPACITIES: Mapping[str, tuple[str, ...]] = {
+    "constant": (),
+    "linear": ("odds", "hierarchy"),
+    "trees": ("trees",),
+    "blend": CANDIDATES,
+}
 PRIOR_WEIGHTS = (0.0, 0.25, 0.25, 0.25)
 _PRIOR_SD = 0.5
 _FOLDS = 3  # of the effect models; those of the baseline may be more
@@ -227,7 +234,8 @@ def fit(rows: Rows, crossed: "response.CrossFitted", coding: Coding, settings: M
         ]
     )
     treated = rows.column > 0
-    weights, losses = blend(parts[treated], left[treated], precision[treated])
+    used = np.array([name in CAPACITIES[settings.capacity] for name in CANDIDATES])
+    weights, losses = blend(parts[treated] * used, left[treated], precision[treated])
     model = Uplift(coding, scaling, constant.model, odds.model, linear.model, trees, weights, response_mean)
     return Learnt(model, residual, base + parts @ weights, losses)
 
@@ -253,6 +261,7 @@ def blend(parts: Array, target: Array, weight: Array) -> tuple[Array, dict[str, 
     prior = np.array(PRIOR_WEIGHTS[:m])
     design = np.vstack([parts * root, np.eye(m) / _PRIOR_SD])
     weights, _ = nnls(design, np.concatenate([target * root[:, 0], prior / _PRIOR_SD]))
+    weights = np.where(parts.any(axis=0), weights, 0.0)
     weights *= min(1.0, 1.25 / max(weights.sum(), 1e-12))
     total = weight.sum()
     losses = {"constant": float(weight @ target**2 / total)}

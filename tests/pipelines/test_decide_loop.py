@@ -13,7 +13,7 @@ from nba import draws, tables
 from nba.errors import DataError, MissingError
 from nba.history import History
 from nba.serving import delivery
-from pipelines import decide, evaluate, feedback
+from pipelines import decide, evaluate, feedback, replay
 
 AT = datetime(2026, 3, 2, 6, tzinfo=UTC)
 N = 600
@@ -93,7 +93,7 @@ def workspace(tmp_path, monkeypatch):
             raise MissingError("none is registered")
         return SimpleNamespace(version=1), {"at": registered.trained_at.isoformat()}
 
-    for step in (decide, evaluate):
+    for step in (decide, replay):
         monkeypatch.setattr(step.tracking, "setup", lambda *_: None)
         monkeypatch.setattr(step.tracking, "policy_name", lambda config: f"{config.workspace.name}-policy")
         monkeypatch.setattr(step.tracking, "find", find)
@@ -144,8 +144,24 @@ def test_policies_are_judged_from_the_log(workspace):
     assert pooled["n"] > 0.7 * 3 * N
     assert pooled["lower"] < pooled["value"] < pooled["upper"]
     assert ("sndr@random", "all") in champion.index
+    assert pooled["lower"] <= champion.loc[("dros", "all"), "value"] <= pooled["upper"]
+    written = History.read(workspace.root)
+    found = {row["check"]: row["status"] for row in written.table("diagnostics").to_pylist()}
+    assert found["support"] == "ok"
+    assert found["logged probabilities"] == "ok"
+    ablated = {(row["versus"], row["method"]): row for row in written.table("ablations").to_pylist()}
+    assert ablated["no levers", "off-policy"]["value"] == 0.0
+    assert ablated["no levers", "off-policy"]["reason"] == "all levers are 1"
+    arms = frame["value"].xs("all", level="batch_id")
+    by_arms = arms["arm:policy", "on_policy"] - arms["arm:random", "on_policy"]
+    assert ablated["random", "randomised arms"]["value"] == pytest.approx(by_arms)
+    assert {versus for versus, method in ablated if method == "off-policy"} == {
+        "random", "response only", "no levers", "eligibility only", "random scores"
+    }  # fmt: skip
+    segments = written.table("value_finder").to_pylist()
+    assert sum(row["n"] for row in segments) == N
     again = evaluate.evaluate(workspace.root, AT + timedelta(weeks=4))
-    assert again.equals(values)
+    assert again.to_pandas().equals(values.to_pandas())
 
 
 def test_a_champion_is_not_judged_on_what_it_learnt_from(workspace):
@@ -157,7 +173,7 @@ def test_a_champion_is_not_judged_on_what_it_learnt_from(workspace):
     def judged(trained_weeks):
         workspace.registered.trained_at = AT + timedelta(weeks=trained_weeks)
         values = evaluate.evaluate(workspace.root, AT + timedelta(weeks=2)).to_pandas()
-        return values[(values.policy_id == "softmax-t0.3-f0.2@believer") & (values.estimator == "sndr")].iloc[
+        return values[(values.policy_id == "softmax-t0.3-f0.2@believer") & (values.estimator == "dros")].iloc[
             0
         ]
 

@@ -1,0 +1,134 @@
+"""How much capacity, how long a memory: chosen on the latest decisions by models that have not seen them.
+
+The latest batches stand for tomorrow: a candidate is fitted on what came before and judged by its squared error
+of the effect on contacted customers of the latest batches, response − baseline being a noisy score of it. The
+default stays unless another is better by more than a standard error, so that noise does not choose.
+"""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from nba.catalog import Catalog
+from nba.models.inputs import Coding
+from nba.models.scorer import Scorer
+from nba.settings import Models
+
+Array = NDArray[np.float64]
+
+HALF_LIVES: tuple[float | None, ...] = (None, 120.0, 45.0)
+CAPACITIES = ("constant", "linear", "trees", "blend")
+_LATEST = 0.2  # part of the examples that is judged on
+_LEAST_CONTACTS, _LEAST_BATCHES = 300, 3
+_MOST_ROWS = 60_000
+
+
+class Candidate(NamedTuple):
+    """What was tried.
+
+    Attributes:
+        loss: Mean squared error of the effect on the latest contacts.
+        gain_se: How much better than the default, in paired standard errors.
+        n: Contacts judged on.
+    """
+
+    capacity: str
+    half_life_days: float | None
+    loss: float
+    gain_se: float
+    n: int
+
+
+class Choice(NamedTuple):
+    """The settings to fit with, and how they were found; no candidates where there was too little to choose by."""
+
+    settings: Models
+    candidates: tuple[Candidate, ...]
+    reason: str
+
+
+def choose(examples: pa.Table, catalog: Catalog, settings: Models, seed: int) -> Choice:
+    """Choose capacity and half-life by the latest examples.
+
+    Args:
+        examples: The `examples`, in the order of their moments.
+        catalog: Its treatments.
+        settings: The default, which stays unless another is better by more than a standard error.
+        seed: Of samples, folds and trees.
+    """
+    early, late = split(examples)
+    if late is None:
+        return Choice(settings, (), "too few batches or contacts to choose by: the settings stand")
+    rng = np.random.default_rng(seed)
+    if early.num_rows > _MOST_ROWS:
+        early = early.take(pa.array(np.sort(rng.choice(early.num_rows, _MOST_ROWS, replace=False))))
+    errors: dict[tuple[str, float | None], Array] = {}
+    half_lives = dict.fromkeys((settings.half_life_days, *HALF_LIVES))
+    for half_life in half_lives:
+        tried = settings.model_copy(update={"half_life_days": half_life, "capacity": "blend"})
+        scorer = Scorer.fit(early, catalog, tried, seed)
+        for capacity, error in _errors(scorer, late, catalog).items():
+            errors[capacity, half_life] = error
+    default = errors[settings.capacity, settings.half_life_days]
+    candidates = tuple(_candidate(key, error, default) for key, error in errors.items())
+    best = max(candidates, key=lambda candidate: candidate.gain_se)
+    if not best.gain_se > 1:
+        return Choice(settings, candidates, "no candidate is better by a standard error: the settings stand")
+    found = {"capacity": best.capacity, "half_life_days": best.half_life_days}
+    return Choice(settings.model_copy(update=found), candidates, f"better by {best.gain_se:.1f} standard errors")
+
+
+def split(examples: pa.Table) -> tuple[pa.Table, pa.Table | None]:
+    """Split examples by time: the latest moments, a fifth of the rows, are judged on; None if too few."""
+    at = examples["as_of"].cast(pa.int64()).to_numpy()
+    moments, counts = np.unique(at, return_counts=True)
+    if len(moments) < _LEAST_BATCHES:
+        return examples, None
+    later = np.cumsum(counts[::-1])[::-1] <= max(_LATEST * len(at), counts[-1])
+    rows = np.isin(at, moments[later])
+    late = examples.filter(pa.array(rows))
+    contacts = sum(name != "none" for name in late["treatment_id"].to_pylist())
+    return examples.filter(pa.array(~rows)), late if contacts >= _LEAST_CONTACTS else None
+
+
+def _errors(scorer: Scorer, late: pa.Table, catalog: Catalog) -> dict[str, Array]:
+    # Squared errors of the effect by capacity, one per contact of the latest batches.
+    column = Coding.of(catalog).columns(late["treatment_id"].to_pylist())
+    contacts = np.flatnonzero(column > 0)
+    rows = late.take(pa.array(contacts))
+    every, given = np.arange(len(contacts)), column[contacts]
+    y = rows["is_response"].to_numpy(zero_copy_only=False).astype(np.float64)
+    effect = scorer.effect
+    parts = effect.parts(scorer.inputs(rows), scorer.p_response(rows), Coding.of(catalog))
+    baseline = parts.p_none[:, 0]
+    out = {}
+    for capacity in CAPACITIES:
+        predicted = parts.blended(effect.weights_of(capacity))[every, given - 1]
+        out[capacity] = (y - baseline - predicted) ** 2
+    return out
+
+
+def _candidate(key: tuple[str, float | None], error: Array, default: Array) -> Candidate:
+    gap = default - error
+    se = float(gap.std() / np.sqrt(len(gap)))
+    gain = float(gap.mean() / se) if se > 0 else 0.0
+    return Candidate(*key, float(error.mean()), gain, len(error))
+
+
+def rows(choice: Choice, learnt_at: Any) -> list[dict[str, Any]]:
+    """Give the rows of the `learning` table."""
+    chosen = choice.settings.capacity, choice.settings.half_life_days
+    return [
+        {
+            "learnt_at": learnt_at,
+            "capacity": found.capacity,
+            "half_life_days": found.half_life_days or 0.0,
+            "loss": found.loss,
+            "gain_se": found.gain_se,
+            "is_chosen": (found.capacity, found.half_life_days) == chosen,
+            "n": found.n,
+        }
+        for found in choice.candidates
+    ]
