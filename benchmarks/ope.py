@@ -53,12 +53,16 @@ def ope_coverage() -> list[Row]:
 
 
 def _parallel(work, names) -> list:
+    for library in (
+        "OMP",
+        "OPENBLAS",
+    ):  # before the workers load them: threads would only wait for each other
+        os.environ[f"{library}_NUM_THREADS"] = "1"
     with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
         return list(pool.map(work, names))
 
 
 def _errors(name: str) -> dict[str, float]:
-    os.environ["OMP_NUM_THREADS"] = "1"
     from nba.evaluation import offpolicy
 
     made, rng = ope_worlds.world(name), np.random.default_rng(7)
@@ -74,7 +78,6 @@ def _errors(name: str) -> dict[str, float]:
 
 
 def _covered(name: str) -> tuple[float, float, float]:
-    os.environ["OMP_NUM_THREADS"] = "1"
     from nba.evaluation import offpolicy
 
     made, rng = ope_worlds.world(name), np.random.default_rng(11)

@@ -25,6 +25,7 @@ FILE = "nba.toml"
 DECLARED = "experiments"
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Money = Annotated[float, Field(ge=0.0)]
+OtherAlias = Annotated[str, Field(pattern=r"^alias:[a-z0-9_-]+$")]
 # What experiments can count or sum per customer; pipelines/analyze.py says how.
 MEASURES = (
     *("margin", "revenue", "orders", "items", "returns"),
@@ -212,13 +213,14 @@ class Arm(_Frozen):
     Attributes:
         name: How reports call it; the arm that receives nothing is `holdout`.
         share: Part of the customers, 0 to 1; all shares sum to 1.
-        policy: `none` (holdout), `random`, `response_greedy`, an alias of the registered policy, or
+        policy: `none` (holdout), `random`, `response_greedy`, an alias of the registered policy (`champion`,
+            `challenger`, or `alias:NAME` for another), or
             `outside`: business as usual, which another system decides and this one only measures.
     """
 
     name: str
     share: Share
-    policy: Literal["none", "random", "response_greedy", "champion", "challenger", "outside"]
+    policy: Literal["none", "random", "response_greedy", "champion", "challenger", "outside"] | OtherAlias
 
 
 class Measured(_Frozen):
@@ -422,6 +424,8 @@ class Models(_Frozen):
         capacity: What effects of contact may be made of: constant, linear, trees, or a blend of all.
         validate_days: `nba learn` chooses half-life and capacity anew on the latest decisions after so many
             days; 0 takes both as they stand.
+        use_open: Whether `nba learn` also reads decisions whose window is still open, completed by how soon
+            responses come.
         clv_horizon_days: Horizon of customer lifetime value.
         annual_discount: Yearly discount rate of customer lifetime value.
         clv_strata: Covariate by which models of counts are also fitted, drawn to all customers: a column of
@@ -438,6 +442,7 @@ class Models(_Frozen):
     half_life_days: Annotated[float, Field(gt=0)] | None = None
     capacity: Literal["constant", "linear", "trees", "blend"] = "blend"
     validate_days: int = Field(default=28, ge=0)
+    use_open: bool = False
     clv_horizon_days: int = Field(default=365, ge=1)
     annual_discount: Annotated[float, Field(ge=0)] = 0.1
     clv_strata: str | None = None

@@ -259,6 +259,24 @@ def find(name: str, alias: str) -> tuple[Registered, Mapping[str, str]]:
         return Registered(name, int(version.version), version.run_id or ""), dict(version.tags)
 
 
+def version(name: str, number: int) -> Registered:
+    """Give a version by its number.
+
+    Raises:
+        MissingError: when there is none.
+    """
+    with _mlflow() as (mlflow, _):
+        try:
+            found = mlflow.MlflowClient().get_model_version(name, str(number))
+        except mlflow.exceptions.MlflowException as error:
+            if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+                raise
+            raise MissingError(
+                f"policy {name!r} has no version {number}", "`nba mlflow` shows the versions."
+            ) from None
+        return Registered(name, int(found.version), found.run_id or "")
+
+
 def load_policy(name: str, alias: str = CHAMPION) -> tuple[Path, int]:
     """Give the local folder of the saved model that an alias names, and its version.
 

@@ -32,7 +32,8 @@ app = typer.Typer(
         "A *workspace* is a folder with `nba.toml`. In the order of the flow: `simulate` makes a world to "
         "try things on, `ingest` reads raw sources into one history, `decide` chooses and delivers a batch, "
         "`respond` lets the simulated world answer, `feedback` gathers outcomes, `train` builds models from "
-        "them and registers the policy; `analyze`, `attribute`, `clv` and `evaluate` read what happened; "
+        "them and registers the policy; `learn` is its nightly form, whose challengers pass `promote` (and "
+        "`rollback`); `scenario` asks what if; `analyze`, `attribute`, `clv`, `evaluate` read what happened; "
         "`overview` gathers it for the `app`. `demo` runs all of it."
     ),
 )
@@ -211,6 +212,23 @@ def train(workspace: WorkspaceArg, at: AtOption = None) -> None:
 
 
 @app.command()
+def learn(workspace: WorkspaceArg, at: AtOption = None) -> None:
+    """Nightly: close outcomes, choose memory and capacity on the latest, refit, register a challenger."""
+    from pipelines import learn as step
+
+    report = _run(lambda progress: step.learn(workspace, _moment(at), progress=progress))
+    if report.candidates:
+        shown = sorted(report.candidates, key=lambda row: row["loss"])
+        _show("Tried on the latest closed decisions", [
+            {name: row[name] for name in ("capacity", "half_life_days", "loss", "gain_se", "is_chosen", "n")}
+            for row in shown
+        ])  # fmt: skip
+    out.print(f"Capacity and half-life: {report.reason}.")
+    _show(f"Learnt {report.trained.policy_id}" + ("" if report.trained.is_new else ", as before"),
+          report.trained.rows)  # fmt: skip
+
+
+@app.command()
 def analyze(workspace: WorkspaceArg, at: AtOption = None) -> None:
     """Read the experiment: each arm against the control, with intervals."""
     from pipelines import analyze as step
@@ -365,6 +383,108 @@ def evaluate(workspace: WorkspaceArg, at: AtOption = None) -> None:
     values = _run(lambda progress: step.evaluate(workspace, _moment(at), progress=progress))
     columns = ["policy_id", "estimator", "value", "lower", "upper", "ess", "n", "reason"]
     _show("Reward per decision", values.select(columns).to_pylist())
+
+
+@app.command()
+def promote(
+    workspace: WorkspaceArg,
+    at: AtOption = None,
+    approver: Annotated[
+        str | None, typer.Option(help="Who answers for it; without one the evidence is only shown.")
+    ] = None,
+    note: Annotated[str, typer.Option(help="Why, for the record.")] = "",
+    force: Annotated[bool, typer.Option("--force", help="Overrule the gate; needs a note.")] = False,
+) -> None:
+    """Show the evidence for the challenger; with --approver, and if it passes, make it the champion."""
+    from pipelines import promote as step
+
+    found = _run(
+        lambda progress: step.promote(
+            workspace, _moment(at), approver=approver, note=note, force=force, progress=progress
+        )
+    )
+    title = f"Challenger, version {found.challenger}, against the champion, version {found.champion}"
+    _show(title, [check._asdict() for check in found.checks])
+    if found.is_moved:
+        out.print(
+            f"Version {found.challenger} is the champion now; `nba rollback` restores {found.champion}."
+        )
+    else:
+        said = (
+            "The gate lets it pass; --approver NAME promotes it." if found.is_passed else "It does not pass."
+        )
+        out.print(said)
+
+
+@app.command()
+def rollback(
+    workspace: WorkspaceArg,
+    approver: Annotated[str, typer.Option(help="Who answers for it.", show_default=False)],
+    at: AtOption = None,
+    version: Annotated[
+        int | None, typer.Option(help="Version to go back to; the one before the last promotion if left out.")
+    ] = None,
+    note: Annotated[str, typer.Option(help="Why, for the record.")] = "",
+) -> None:
+    """Make the champion before the last promotion the champion again."""
+    from pipelines import promote as step
+
+    before, after = step.rollback(workspace, _moment(at), approver=approver, version=version, note=note)
+    out.print(f"Version {after} is the champion again, in place of {before}.")
+
+
+@app.command()
+def shadow(
+    workspace: WorkspaceArg,
+    batch_id: Annotated[str, typer.Option("--batch", help="The batch.", show_default=False)],
+    alias: Annotated[str, typer.Option(help="The version that decides in the shadow.")] = "challenger",
+    at: AtOption = None,
+) -> None:
+    """Log what another version would have decided in a batch, without delivering anything."""
+    from pipelines import shadow as step
+
+    table = _run(lambda progress: step.shadow(workspace, _moment(at), batch_id, alias, progress=progress))
+    counts = table.group_by("treatment_id").aggregate([("decision_id", "count"), ("expected_value", "sum")])
+    _show(f"What {alias} would have sent", counts.sort_by("treatment_id").to_pylist())
+
+
+@app.command()
+def scenario(
+    workspace: WorkspaceArg,
+    name: Annotated[str, typer.Option(help="Of the scenario.")] = "what if",
+    batch_id: Annotated[
+        str | None, typer.Option("--batch", help="Stored batch; the last decided by a model if left out.")
+    ] = None,
+    capacity: Annotated[list[str] | None, typer.Option(help="channel=contacts; may be repeated.")] = None,
+    budget: Annotated[float | None, typer.Option(help="Money per batch.", min=0.0)] = None,
+    lever: Annotated[list[str] | None, typer.Option(help="action=weight; may be repeated.")] = None,
+    cost: Annotated[list[str] | None, typer.Option(help="treatment=money; may be repeated.")] = None,
+    without: Annotated[list[str] | None, typer.Option(help="Rule not to apply, as reasons name it.")] = None,
+    stop: Annotated[list[str] | None, typer.Option(help="Action or treatment not to propose.")] = None,
+) -> None:
+    """Change limits, levers or rules on a stored batch: expected value, volume, cost and prices."""
+    from pipelines import scenario as step
+
+    changes = step.Changes(
+        {key: int(n) for key, n in step.parse(capacity or [], "--capacity").items()},
+        budget,
+        step.parse(lever or [], "--lever"),
+        step.parse(cost or [], "--cost"),
+        tuple(without or ()),
+        tuple(stop or ()),
+    )
+    table = _run(
+        lambda progress: step.scenario(workspace, name, changes, batch_id, progress=progress)
+    ).to_pylist()
+    total = [row for row in table if row["item"] == "total"]
+    _show("Expected of the batch, as believed then", [
+        {key: row[key] for key in ("scenario", "value", "value_lower", "value_upper", "contacts", "cost")}
+        for row in total
+    ])  # fmt: skip
+    limits = [row for row in table if row["item"] != "total"]
+    _show("Limits, and what one more unit would add", [
+        {key: row[key] for key in ("scenario", "item", "available", "used", "price")} for row in limits
+    ])  # fmt: skip
 
 
 @app.command()

@@ -129,16 +129,17 @@ def _models(workspace: Path, config: settings.Settings) -> Mapping[str, Scorer]:
     needed = {
         arm.policy for experiment in (config.experiment, *config.experiments) for arm in experiment.arms
     }
-    aliases = ["champion", *(["challenger"] if "challenger" in needed else [])]
+    others = sorted(policy for policy in needed if policy == "challenger" or policy.startswith("alias:"))
+    aliases = ["champion", *others]
     tracking.setup(config, workspace)
     name = tracking.policy_name(config)
     out = {}
     for alias in aliases:
         try:
-            tracking.find(name, alias)
+            tracking.find(name, alias.removeprefix("alias:"))
         except MissingError:
             continue
-        folder, _version = tracking.load_policy(name, alias)
+        folder, _version = tracking.load_policy(name, alias.removeprefix("alias:"))
         out[alias] = Scorer.load(folder)
     return out
 

@@ -67,7 +67,8 @@ def evaluate(workspace: Path, at: datetime, *, progress: Progress | None = None)
     written: dict[str, pa.Table] = {}
     if champion:
         players = _players(context, champion)
-        parts, played = [], {name: [] for name in players}
+        parts: list[Part] = []
+        played: dict[str, list[Array]] = {name: [] for name in players}
         for batch_id in batches:
             if part := replay.read(context, batch_id, after=champion.trained_at):
                 parts.append(part)
@@ -90,9 +91,7 @@ def evaluate(workspace: Path, at: datetime, *, progress: Progress | None = None)
 
 def _players(context: Context, champion: Model) -> dict[str, Player]:
     catalog, policy = context.catalog, strategy(context.config.policy)
-    plain = Catalog(
-        tuple(type(a)(**{**vars(a), "lever": 1.0}) for a in catalog.actions), catalog.treatments
-    )
+    plain = Catalog(tuple(type(a)(**{**vars(a), "lever": 1.0}) for a in catalog.actions), catalog.treatments)
 
     def by(estimate: Any, policy: Any = policy) -> Any:
         return lambda part: replay.within(context, part, policy, estimate(part))
@@ -256,7 +255,7 @@ def _value_finder(context: Context, champion: Model) -> pa.Table:
     reasons = _reasons(context, part)
     rows = []
     for segment, inside in segments.find(X, names, flags, best, blocked):
-        why = [reasons[i] for i in np.flatnonzero(inside) if reasons[i]]
+        why = [reason for reason, is_in in zip(reasons, inside) if reason and is_in]
         rows.append(
             {
                 "batch_id": batch_id, "segment": segment.rule, "n": segment.n, "n_nothing": segment.n_nothing,

@@ -1,7 +1,7 @@
 """Logged decisions with what came of them, and what other policies would have done on the same rows.
 
-`nba evaluate`, `promote`, `scenario` and `shadow` all read the log through this module: rows of one batch
-with their features, candidates and logged probabilities, and a player that gives its own probabilities for them.
+`nba evaluate`, `promote` and `shadow` read the log through this module: rows of one batch with their
+features, candidates and logged probabilities, and a player that gives its own probabilities for them.
 """
 
 from collections.abc import Callable, Mapping, Sequence

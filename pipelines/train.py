@@ -18,7 +18,7 @@ from nba.features import table as features
 from nba.history import History
 from nba.models import explain, response, tuning
 from nba.models.scorer import Report, Scorer
-from nba.settings import Settings
+from nba.settings import Models, Settings
 from pipelines.progress import Progress, silent
 
 # What was decided, what was known then, and what came of it.
@@ -87,6 +87,8 @@ def train(
     *,
     promote: bool = True,
     alias: str | None = None,
+    models: Models | None = None,
+    rows: pa.Table | None = None,
     progress: Progress | None = None,
 ) -> TrainReport:
     """Fit the scorer on what had closed by a moment, log it and register it.
@@ -100,6 +102,8 @@ def train(
         at: Outcomes that had closed by then count.
         promote: Whether a later version replaces the champion.
         alias: Give the version this alias and no other.
+        models: How to fit, instead of the workspace's settings.
+        rows: Examples to fit on, instead of those that had closed.
         progress: Where to report.
 
     Raises:
@@ -111,20 +115,24 @@ def train(
     tracking.claim(config, workspace)
     catalog = settings.read_catalog(workspace, config)
     step = progress.step("training", total=4)
-    rows = examples(History.read(workspace), at)
+    rows = examples(History.read(workspace), at) if rows is None else rows
     step(1)
     seed = config.workspace.seed
-    models, tuned = tuning.tuned(rows, catalog, config.models, seed, workspace / "tuning.db")
+    chosen = config.models if models is None else models
+    chosen, tuned = tuning.tuned(rows, catalog, chosen, seed, workspace / "tuning.db")
     # Many small factorisations: threads of the linear algebra would only wait for each other.
     with threadpool_limits(limits=1, user_api="blas"):
-        scorer = Scorer.fit(rows, catalog, models, seed)
+        scorer = Scorer.fit(rows, catalog, chosen, seed)
     step(2)
-    known = _registered(config)
-    if known is not None and known[1].get("model_id") == scorer.model_id and alias is None:
-        step(1)
-        return _report(scorer, known[0], tracking.CHAMPION, is_new=False)
-    registered = _log(scorer, rows, config, at, tuned)
-    named = _name(registered, first=known is None, promote=promote, alias=alias)
+    aliases = (tracking.CHAMPION, tracking.CHALLENGER)
+    for name in aliases if alias is None else ():
+        known = _registered(config, name)
+        if known is not None and known[1].get("model_id") == scorer.model_id:
+            step(1)
+            return _report(scorer, known[0], name, is_new=False)
+    first = _registered(config, tracking.CHAMPION) is None
+    registered = _log(scorer, rows, config.model_copy(update={"models": chosen}), at, tuned)
+    named = _name(registered, first=first, promote=promote, alias=alias)
     step(1)
     return _report(scorer, registered, named, is_new=True)
 
@@ -234,9 +242,9 @@ def _snapshot_examples(history: History, at: datetime, horizon_days: int) -> pa.
     return known.append_column("is_response", flag)
 
 
-def _registered(config: Settings) -> tuple[tracking.Registered, Mapping[str, str]] | None:
+def _registered(config: Settings, alias: str) -> tuple[tracking.Registered, Mapping[str, str]] | None:
     try:
-        return tracking.find(tracking.policy_name(config), tracking.CHAMPION)
+        return tracking.find(tracking.policy_name(config), alias)
     except MissingError:
         return None
 

@@ -1,8 +1,8 @@
 """May the challenger become the champion: a gate that may be asked every night.
 
 All evidence is from decisions that neither model was trained on. The paired difference has an interval that
-holds at all looks together (an asymptotic confidence sequence), so that asking again until it says yes does not
-make a worse policy pass.
+holds at all looks together (an asymptotic confidence sequence), so that asking again until it says yes does
+not make a worse policy pass.
 """
 
 from typing import NamedTuple
@@ -62,7 +62,8 @@ def judge(
         log: Decisions that neither was trained on, in the order of their batches.
         unsubscribed: 1 where the customer opted out within the window, shape (n,).
         batch: Number of the batch, not decreasing, shape (n,).
-        challenger, champion: Their probabilities, shape (n, k).
+        challenger: Its probabilities, shape (n, k).
+        champion: Its probabilities, shape (n, k).
         q: Expected reward of each treatment, shape (n, k), not learnt from the row itself.
         rules: What is asked.
     """

@@ -1,4 +1,4 @@
-"""Where nothing good can be proposed: customers in segments that a person can read, with what they are worth."""
+"""Where nothing good can be proposed: customers in segments that can be read, with what they are worth."""
 
 from typing import NamedTuple
 
@@ -63,7 +63,8 @@ def find(
         X: Features, shape (n, d); NaN where unknown.
         names: Features, in the order of the columns.
         flags: Whether nothing good can be proposed, shape (n,).
-        best, blocked: Money, shape (n,).
+        best: Value of the best eligible treatment, money, shape (n,).
+        blocked: What the best treatment removed by a rule would add, money, shape (n,).
 
     Returns:
         Segments with who is in them, shape (n,); most customers with nothing good first.

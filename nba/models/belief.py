@@ -1,8 +1,8 @@
 """How much capacity, how long a memory: chosen on the latest decisions by models that have not seen them.
 
-The latest batches stand for tomorrow: a candidate is fitted on what came before and judged by its squared error
-of the effect on contacted customers of the latest batches, response − baseline being a noisy score of it. The
-default stays unless another is better by more than a standard error, so that noise does not choose.
+The latest batches stand for tomorrow: a candidate is fitted on what came before and judged by its squared
+error of the effect on contacted customers of the latest batches, response − baseline being a noisy score of
+it. The default stays unless another is better by more than a standard error, so that noise does not choose.
 """
 
 from typing import Any, NamedTuple
@@ -12,6 +12,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from nba.catalog import Catalog
+from nba.models import inputs, uplift
 from nba.models.inputs import Coding
 from nba.models.scorer import Scorer
 from nba.settings import Models
@@ -19,7 +20,6 @@ from nba.settings import Models
 Array = NDArray[np.float64]
 
 HALF_LIVES: tuple[float | None, ...] = (None, 120.0, 45.0)
-CAPACITIES = ("constant", "linear", "trees", "blend")
 _LATEST = 0.2  # part of the examples that is judged on
 _LEAST_CONTACTS, _LEAST_BATCHES = 300, 3
 _MOST_ROWS = 60_000
@@ -42,7 +42,7 @@ class Candidate(NamedTuple):
 
 
 class Choice(NamedTuple):
-    """The settings to fit with, and how they were found; no candidates where there was too little to choose by."""
+    """The settings to fit with, and how they were found; no candidates where there was too little."""
 
     settings: Models
     candidates: tuple[Candidate, ...]
@@ -77,7 +77,9 @@ def choose(examples: pa.Table, catalog: Catalog, settings: Models, seed: int) ->
     if not best.gain_se > 1:
         return Choice(settings, candidates, "no candidate is better by a standard error: the settings stand")
     found = {"capacity": best.capacity, "half_life_days": best.half_life_days}
-    return Choice(settings.model_copy(update=found), candidates, f"better by {best.gain_se:.1f} standard errors")
+    return Choice(
+        settings.model_copy(update=found), candidates, f"better by {best.gain_se:.1f} standard errors"
+    )
 
 
 def split(examples: pa.Table) -> tuple[pa.Table, pa.Table | None]:
@@ -100,13 +102,14 @@ def _errors(scorer: Scorer, late: pa.Table, catalog: Catalog) -> dict[str, Array
     rows = late.take(pa.array(contacts))
     every, given = np.arange(len(contacts)), column[contacts]
     y = rows["is_response"].to_numpy(zero_copy_only=False).astype(np.float64)
-    effect = scorer.effect
-    parts = effect.parts(scorer.inputs(rows), scorer.p_response(rows), Coding.of(catalog))
-    baseline = parts.p_none[:, 0]
+    X = inputs.matrix(rows, scorer.names)
+    coding = Coding.of(catalog)
+    p_response = scorer.response.predict(X, scorer.coding.codes(coding))
+    baseline = scorer.effect.baseline(X, p_response[:, 0])
     out = {}
-    for capacity in CAPACITIES:
-        predicted = parts.blended(effect.weights_of(capacity))[every, given - 1]
-        out[capacity] = (y - baseline - predicted) ** 2
+    for capacity in uplift.CAPACITIES:
+        mean, _ = scorer.effect.only(capacity).predict(X, p_response, coding)
+        out[capacity] = (y - baseline - mean[every, given - 1]) ** 2
     return out
 
 

@@ -1,8 +1,9 @@
 """Decisions whose window is still open: what their outcome will be, as far as their age tells.
 
-Of those who will respond, a share c(d) has responded d days after the decision. A decision of age d without a
-response will have one with chance p (1 - c) / (1 - p c), p being the chance at the decision; it then counts as
-that part of a response and the rest of none (expectation step of the delayed-feedback model, Chapelle 2014).
+Of those who will respond, a share c(d) has responded d days after the decision. A decision of age d without
+a response will have one with chance p (1 - c) / (1 - p c), p being the chance at the decision; it then counts
+as that part of a response and the rest of none (expectation step of the delayed-feedback model, Chapelle
+2014).
 """
 
 from typing import NamedTuple
@@ -35,7 +36,8 @@ class Completeness(NamedTuple):
 def completeness(delay: Array, is_treated: NDArray[np.bool_], window: float) -> Completeness:
     """Learn from closed decisions how soon responses come.
 
-    With fewer than 30 responses in a group both groups are taken together; with none at all, they come evenly.
+    With fewer than 30 responses in a group both groups are taken together; with none at all, they come
+    evenly.
 
     Args:
         delay: Days from the decision to its first response, one per response, shape (r,).

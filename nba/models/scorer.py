@@ -129,7 +129,8 @@ class Scorer:
         codes = coding.codes()
         crossed = response.fit(X, codes[column], codes[paired], y, weight, fold, settings, seed)
         learnt = uplift.fit(Rows(X, column, paired, y, weight, fold), crossed, coding, settings, seed)
-        margin = fit_margin(rows, catalog.cost[column])
+        whole = _whole(rows)
+        margin = fit_margin(rows.filter(pa.array(whole)), catalog.cost[column[whole]])
         scorer = cls(names, coding, crossed.model, learnt.model, margin)
         report = judge(scorer, column, y, weight, crossed, learnt, seed)
         return cls(names, coding, crossed.model, learnt.model, margin, report)
@@ -260,6 +261,13 @@ def pair(column: Whole, n_treatments: int, rng: np.random.Generator) -> Whole:
     given = column[column > 0]
     pool = given if len(given) else np.arange(1, n_treatments + 1)
     return np.where(column > 0, column, rng.choice(pool, len(column)))
+
+
+def _whole(rows: pa.Table) -> NDArray[np.bool_]:
+    # Examples whose outcome is known: parts of a response that is yet to come have no margin.
+    if "weight" not in rows.column_names:
+        return np.ones(rows.num_rows, dtype=bool)
+    return np.asarray(rows["weight"].fill_null(1.0).to_numpy() == 1.0)
 
 
 def age_weight(examples: pa.Table, half_life_days: float | None) -> Array:

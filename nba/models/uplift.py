@@ -143,6 +143,18 @@ class Uplift:
             variance = variance + min(total, 1.0) ** 2 * np.tensordot(self.weights / total, apart, axes=1)
         return base + blended, np.sqrt(variance)
 
+    def baseline(self, X: Array, p_none: Array) -> Array:
+        """Give the chance of a response without contact as mended by the `none` rows, shape (n,)."""
+        return np.asarray(expit(_log_odds(p_none) + self.linear.nuisance(self.scaling.apply(X, p_none))))
+
+    def only(self, capacity: str) -> "Uplift":
+        """Keep what a capacity may use; a single candidate then counts in full."""
+        names = CAPACITIES[capacity]
+        if names == CANDIDATES:
+            return self
+        alone = {"linear": "hierarchy", "trees": "trees"}.get(capacity)
+        return replace(self, weights=np.array([float(name == alone) for name in CANDIDATES]))
+
     def _grown(self, X: Array, p_none: Array, treatments: Coding) -> Array:
         out = np.zeros((len(X), len(treatments.treatment_ids)))
         if self.trees is not None and self.weights[2] > 0:

@@ -1,0 +1,307 @@
+"""Half a year of weekly batches: the loop against the oracle, Vowpal Wabbit, and itself without learning.
+
+All arms live in one world and share its limits in proportion: `policy` (learns every week from the pooled
+log), `frozen` (the same until batch 4, then the model of that day for ever), `vw` (Vowpal Wabbit's contextual
+bandit on the same features and log, its expected rewards through the same limits and exploration), `random`,
+`response` (to whoever is likeliest to buy), `holdout`. Steps run as in the pipelines, without MLflow and
+files of delivery. Values are the simulator's exact expectations.
+"""
+
+import json
+import os
+import re
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+
+from benchmarks.record import Row, peer_python, row
+
+CUSTOMERS, BATCHES, LAST, FROZEN_AT = 20_000, 26, 8, 4
+SEEDS = tuple(range(1, 11))
+SHARES = {"holdout": 0.05, "policy": 0.45, "random": 0.1, "response": 0.1, "frozen": 0.15, "vw": 0.15}
+POLICIES = {
+    "holdout": "none", "policy": "champion", "random": "random", "response": "response_greedy",
+    "frozen": "alias:frozen", "vw": "alias:vw",
+}  # fmt: skip
+JUDGED = (18, 21, 24)  # batches on which the learnable ceiling is measured
+
+
+def loop_long() -> list[Row]:
+    """Play worlds while `NBA_LOOP_MINUTES` (35) last, at most ten; two at a time."""
+    deadline = time.monotonic() + 60 * float(os.environ.get("NBA_LOOP_MINUTES", "35"))
+    for library in ("OMP", "OPENBLAS"):  # before the workers load them
+        os.environ[f"{library}_NUM_THREADS"] = "1"
+    seeds = list(SEEDS)
+    found: list[dict] = []
+    longest = 0.0
+    with ProcessPoolExecutor(2, mp_context=get_context("spawn"), max_tasks_per_child=1) as pool:
+        running = {}
+        while seeds or running:
+            while seeds and len(running) < 2 and time.monotonic() + longest < deadline:
+                running[pool.submit(world, seeds.pop(0))] = time.monotonic()
+            if not running:
+                break
+            done = [future for future in running if future.done()]
+            for future in done:
+                longest = max(longest, time.monotonic() - running.pop(future))
+                found.append(future.result())
+            time.sleep(0.5)
+    return summary(found)
+
+
+def summary(found: list[dict]) -> list[Row]:
+    """Make the rows of the worlds played."""
+    more = {"n": CUSTOMERS, "seeds": len(found)}
+    values = {arm: np.array([x["values"][arm] for x in found]) for arm in SHARES}
+    oracle = np.array([x["oracle"] for x in found])
+    late = {arm: v[:, -LAST:].mean(axis=1) for arm, v in values.items()}
+    shares = late["policy"] / oracle[:, -LAST:].mean(axis=1)
+    curve = values["policy"].mean(axis=0) / oracle.mean(axis=0)
+    ceilings = np.array([x["ceiling"] for x in found])
+    text = "policy as a share of the oracle by batch: " + " ".join(f"{x:.2f}" for x in curve)
+    out = [
+        row("loop.oracle_share_last8", float(shares.mean()), "fraction", 0.80, ">=", peer="oracle",
+            conditions=f"{BATCHES} weekly batches; {text}", **more),
+        row("loop.oracle_share_last8_se", _se(shares), "fraction", None, "<=", **more),
+        row("loop.learnable_share", float(ceilings[:, 0].mean()), "fraction", None, ">=", peer="oracle",
+            conditions="a model of the noiseless truth from the same features, as a share of the oracle in "
+            "the same state of the world", **more),
+        row("loop.belief_of_learnable", float((ceilings[:, 1] / ceilings[:, 0]).mean()), "fraction", None, ">=",
+            peer="that model", conditions="the champion's belief, greedy, in the same state", **more),
+        row("loop.policy_of_belief", float((ceilings[:, 2] / ceilings[:, 1]).mean()), "fraction", None, ">=",
+            peer="greedy", conditions="the policy with its exploration against its own belief, greedy", **more),
+    ]  # fmt: skip
+    names = {"vw": "beats_vw_se", "frozen": "beats_frozen_uplift_se", "random": "beats_random_last8_se",
+             "response": "beats_response_last8_se"}  # fmt: skip
+    for arm, name in names.items():
+        gap = late["policy"] - late[arm]
+        se = _se(gap)
+        text = f"last {LAST} batches, {gap.mean():+.4f} per customer and batch, paired by world"
+        peer = {"vw": "vowpalwabbit 9.11.9", "frozen": "the model of batch 4"}.get(arm, arm)
+        value = float(gap.mean() / se) if se > 0 else np.nan
+        out.append(row(f"loop.{name}", value, "se", 3, ">=", peer=peer, conditions=text, **more))
+    for arm in SHARES:
+        by_share = late[arm] / oracle[:, -LAST:].mean(axis=1)
+        out.append(row(f"loop.{arm}_share_last8", float(by_share.mean()), "fraction", None, ">=", **more))
+    return out
+
+
+def _se(values: np.ndarray) -> float:
+    return float(values.std(ddof=1) / np.sqrt(len(values))) if len(values) > 1 else np.nan
+
+
+def world(seed: int) -> dict:
+    """Play one world; true value per person of each arm and of the oracle by batch, and the ceiling."""
+    with tempfile.TemporaryDirectory() as folder:
+        found = _play(Path(folder) / "world", seed)
+    late = {
+        arm: float(np.mean(v[-LAST:]) / np.mean(found["oracle"][-LAST:]))
+        for arm, v in found["values"].items()
+    }
+    text = "  ".join(f"{arm} {x:.3f}" for arm, x in late.items())
+    ceiling = " ".join(f"{x:.3f}" for x in found["ceiling"])
+    print(f"seed {seed}, {found['seconds']:.0f} s, last {LAST} batches of the oracle: {text}; "
+          f"learnable, belief, policy of the state's oracle: {ceiling}", flush=True)  # fmt: skip
+    return found
+
+
+def _play(workspace: Path, seed: int) -> dict:
+    from threadpoolctl import threadpool_limits
+
+    from nba import settings
+    from nba.features import table as features
+    from nba.histories.simulated import World
+    from nba.history import History
+    from nba.models.scorer import Scorer
+    from nba.serving import decide as serving
+    from pipelines import feedback, ingest, train
+    from pipelines.decide import _reachable, batch_name
+    from pipelines.progress import silent
+
+    begun = time.perf_counter()
+    made = World.create(CUSTOMERS, seed, n_batches=BATCHES)
+    made.write_workspace(workspace)
+    _arms(workspace / settings.FILE)
+    config = settings.read(workspace)
+    catalog = settings.read_catalog(workspace, config)
+    values: dict[str, list[float]] = {arm: [] for arm in SHARES}
+    models: dict = {}
+    vw = _Vw(catalog, workspace)
+    ceiling = []
+    with threadpool_limits(limits=1):
+        for number in range(BATCHES):
+            at = made.decided_at(number)
+            ingest.ingest(workspace, progress=silent())
+            feedback.feedback(workspace, at, progress=silent())
+            history = History.read(workspace)
+            if history.has("outcomes"):
+                rows = train.examples(history, at)
+                models["champion"] = Scorer.fit(rows, catalog, config.models, config.workspace.seed)
+                vw.learn(rows)
+                models["alias:vw"] = vw
+                if number <= FROZEN_AT:
+                    models["alias:frozen"] = models["champion"]
+            with history.as_of(at) as snapshot:
+                seen = features.build(snapshot, _reachable(snapshot))
+                batch = serving.decide(snapshot, seen, catalog, config, models, batch_name(at))
+            logged = {"decisions": batch.decisions, "choices": batch.choices, "features": batch.features}
+            logged |= {"assignments": batch.assignments} if batch.assignments.num_rows else {}
+            history.commit(append=logged, replace=dict(zip(("actions", "treatments"), catalog.to_tables())))
+            true = made.true_value(batch.decisions)
+            arm = np.array(batch.decisions["arm"].to_pylist())
+            for name, share in SHARES.items():
+                values[name].append(float(true[arm == name].sum()) / (share * CUSTOMERS))
+            if number in JUDGED:
+                ceiling.append((number, _judged(made, number, batch, catalog, config)))
+            made.respond(batch.decisions, workspace)
+    vw.close()
+    limits = config.limits
+    oracle = made.play_oracle(limits.capacity, limits.budget).by_batch
+    return {
+        "seed": seed, "values": values, "oracle": list(oracle), "ceiling": _ceiling([x for _, x in ceiling]),
+        "seconds": time.perf_counter() - begun,
+    }  # fmt: skip
+
+
+def _arms(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    head = text[: text.index("[[experiment.arms]]")]
+    arms = "".join(
+        f'[[experiment.arms]]\nname = "{arm}"\nshare = {share}\npolicy = "{POLICIES[arm]}"\n\n'
+        for arm, share in SHARES.items()
+    )
+    path.write_text(head + arms, encoding="utf-8")
+
+
+class _Vw:
+    """Vowpal Wabbit behind the interface of a scorer: expected money by treatment."""
+
+    model_id = "vw"
+
+    def __init__(self, catalog, folder: Path) -> None:
+        self._catalog, self._folder, self._seen = catalog, folder, set()
+        self._scale: tuple | None = None
+        python = peer_python("vw")
+        if python is None:
+            raise FileNotFoundError(".peers/vw is not there; `make peers` makes it")
+        script = str(Path(__file__).parent / "peers" / "vw_loop.py")
+        self._process = subprocess.Popen(
+            [python, script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        actions = [
+            list(x) for x in zip(catalog.treatment_ids, catalog.action.tolist(), catalog.channel.tolist())
+        ]
+        self._ask({"actions": actions, "learning_rate": 0.05, "l2": 1e-7, "passes": 2})
+
+    def learn(self, rows) -> None:
+        """Learn the decisions that have closed since the last time, each twice."""
+        from nba.models import inputs
+
+        names = inputs.feature_names(rows)
+        fresh = np.array([x not in self._seen for x in rows["decision_id"].to_pylist()])
+        self._seen.update(rows["decision_id"].to_pylist())
+        new = rows.filter(fresh)
+        X = inputs.matrix(new, names)
+        if self._scale is None:
+            logs = np.sign(X) * np.log1p(np.abs(X))
+            self._scale = names, np.nanmean(logs, axis=0), np.nanstd(logs, axis=0) + 1e-9
+        column = self._catalog.columns(new["treatment_id"].to_pylist())
+        reward = np.clip(new["reward"].to_numpy() / 10, -10, 20)
+        path = str(self._folder / "vw.npz")
+        p = np.maximum(new["p_action"].to_numpy(), 0.01)
+        np.savez(path, X=self._inputs(new), column=column, p=p, reward=reward)
+        self._ask({"do": "learn", "path": path, "names": self._names})
+
+    def scores(self, features, catalog):
+        """Give expected money over no contact as an uplift of worth 1 before cost."""
+        path, out = str(self._folder / "vw.npz"), str(self._folder / "vw.npy")
+        np.savez(path, X=self._inputs(features))
+        self._ask({"do": "predict", "path": path, "names": self._names, "out": out})
+        money = 10 * np.load(out)
+        gain = money - money[:, :1] + catalog.cost
+        gain[:, 0] = 0.0
+        n = len(gain)
+        return SimpleNamespace(
+            p_response=np.zeros_like(gain), uplift=gain, uplift_se=np.zeros_like(gain),
+            margin_per_response=np.ones(n),
+        )  # fmt: skip
+
+    def close(self) -> None:
+        self._process.stdin.close()
+        self._process.wait()
+
+    def _inputs(self, table) -> np.ndarray:
+        from nba.models import inputs
+
+        names, center, spread = self._scale
+        X = inputs.matrix(table, names)
+        return np.clip(np.nan_to_num((np.sign(X) * np.log1p(np.abs(X)) - center) / spread), -4, 4)
+
+    @property
+    def _names(self) -> list[str]:
+        return [re.sub(r"[^a-z0-9_]", "_", name) for name in self._scale[0]]
+
+    def _ask(self, command: dict) -> None:
+        self._process.stdin.write(json.dumps(command) + "\n")
+        self._process.stdin.flush()
+        answer = self._process.stdout.readline()
+        if not answer:
+            raise RuntimeError("Vowpal Wabbit's process ended")
+
+
+def _judged(made, number: int, batch, catalog, config) -> dict:
+    # The policy arm of a batch: features, truth in this state, belief, probabilities, eligibility.
+    from nba.histories.simulated_oracle import limit_matrix
+    from nba.histories.simulated_play import look, values
+
+    n, k = batch.decisions.num_rows, len(catalog.treatment_ids)
+    rows = np.array(batch.decisions["arm"].to_pylist()) == "policy"
+    person = made._persons(batch.decisions)
+    truth = values(made._truth, look(made._truth, made._state, number))[0][person]
+    grid = {name: batch.choices[name].to_numpy(zero_copy_only=False).reshape(n, k)[rows]
+            for name in ("mean", "p_action", "is_eligible")}  # fmt: skip
+    names = [name for name in batch.features.column_names if name.startswith("f_")]
+    X = np.column_stack([batch.features[name].cast("double").to_numpy() for name in names])[rows]
+    use, available = limit_matrix(config.limits.capacity, config.limits.budget)
+    return {"X": X, "truth": truth[rows], "person": person[rows], "use": use,
+            "available": available * rows.mean(), **grid}  # fmt: skip
+
+
+def _ceiling(judged: list[dict]) -> list[float]:
+    # Learnable, belief and policy as shares of the oracle in the same state.
+    import lightgbm as lgb
+
+    from nba.histories.simulated_oracle import best_within
+
+    X, truth, person = (np.concatenate([part[name] for part in judged]) for name in ("X", "truth", "person"))
+    fold, predicted = person % 3, np.zeros_like(truth)
+    params = {"objective": "regression", "num_leaves": 31, "min_data_in_leaf": 50, "feature_fraction": 0.5,
+              "max_bin": 63, "num_threads": 1, "verbose": -1}  # fmt: skip
+    for held in range(3):
+        known, new = fold != held, fold == held
+        for j in range(1, truth.shape[1]):
+            booster = lgb.train(params, lgb.Dataset(X[known], truth[known, j]), 120)
+            predicted[new, j] = booster.predict(X[new])
+    totals, start = np.zeros(4), 0
+    for part in judged:
+        rows = slice(start, start := start + len(part["X"]))
+
+        def worth(belief: np.ndarray, part: dict = part) -> float:
+            value = np.where(part["is_eligible"], belief, -np.inf)
+            value[:, 0] = 0.0
+            chosen = best_within(value, part["use"], part["available"]).column
+            return float(part["truth"][np.arange(len(value)), chosen].sum())
+
+        played = float((part["p_action"] * part["truth"]).sum())
+        totals += [worth(part["truth"]), worth(predicted[rows]), worth(part["mean"]), played]
+    return (totals[1:] / totals[0]).tolist()
+
+
+BENCHMARKS: dict[str, Callable[[], list[Row]]] = {"loop.long": loop_long}

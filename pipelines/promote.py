@@ -1,0 +1,251 @@
+"""The gate between challenger and champion: evidence, a named approver, a record, one move of the alias."""
+
+import json
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nba import tables, tracking
+from nba.errors import DataError, MissingError
+from nba.evaluation import offpolicy, promotion
+from nba.evaluation.promotion import Check, Rules
+from nba.history import History
+from pipelines import replay
+from pipelines.progress import Progress, silent
+from pipelines.replay import Context, Model
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the gate found, and what was done.
+
+    Attributes:
+        checks: The conditions.
+        is_passed: Whether all hold.
+        champion, challenger: Versions before.
+        is_moved: Whether the challenger is the champion now.
+    """
+
+    checks: list[Check]
+    is_passed: bool
+    champion: int
+    challenger: int
+    is_moved: bool
+
+
+def promote(
+    workspace: Path,
+    at: datetime,
+    *,
+    approver: str | None = None,
+    note: str = "",
+    force: bool = False,
+    progress: Progress | None = None,
+) -> Verdict:
+    """Show the evidence for the challenger; with an approver, and if it passes, make it the champion.
+
+    The record is written first and the alias moved by one statement after it; a run that is killed in between
+    is completed by the next.
+
+    Args:
+        workspace: Folder of the workspace.
+        at: Outcomes closed by then count.
+        approver: Who approves; None only shows the evidence.
+        note: Why, for the record.
+        force: Promote although a condition fails; needs a note.
+        progress: Where to report.
+
+    Raises:
+        MissingError: when there is no champion or no challenger.
+        DataError: when an approver asks for what the gate refuses, or for force without a note.
+    """
+    progress = progress or silent()
+    context = Context.read(workspace, at)
+    _complete(context)
+    champion, challenger = _models(context)
+    step = progress.step("evidence for the challenger", total=1)
+    checks = evidence(context, champion, challenger)
+    step(1)
+    passed = promotion.passes(checks)
+    rows = [
+        {**check._asdict(), "champion": champion.version, "challenger": challenger.version, "asked_at": at}
+        for check in checks
+    ]
+    history = History.read(workspace).commit(
+        replace={"promotion_evidence": tables.PROMOTION_EVIDENCE.build(rows)}
+    )
+    if approver is None:
+        return Verdict(checks, passed, champion.version, challenger.version, is_moved=False)
+    _may(approver, checks, passed=passed, force=force, note=note)
+    versions = champion.version, challenger.version
+    _record(context, history, "promote", versions, approver, passed, checks, note)
+    _move(context, challenger.version)
+    return Verdict(checks, passed, *versions, is_moved=True)
+
+
+def rollback(
+    workspace: Path, at: datetime, *, approver: str, version: int | None = None, note: str = ""
+) -> tuple[int, int]:
+    """Make the champion before the last promotion the champion again, or a version by its number.
+
+    Args:
+        workspace: Folder of the workspace.
+        at: The moment, for the record.
+        approver: Who approves.
+        version: Version to go back to; the one before the last promotion if absent.
+        note: Why, for the record.
+
+    Returns:
+        The version before and after.
+
+    Raises:
+        MissingError: when there is no champion, or nothing to go back to.
+    """
+    context = Context.read(workspace, at)
+    if not approver.strip():
+        raise DataError("the approver has no name; expected who answers for it", "Name one with --approver.")
+    _complete(context)
+    name = tracking.policy_name(context.config)
+    registered, _ = tracking.find(name, tracking.CHAMPION)
+    target = _before(context, registered.version) if version is None else version
+    if target == registered.version:
+        raise DataError(
+            f"version {target} is the champion already", "Name an earlier version with --version."
+        )
+    tracking.version(name, target)
+    versions = registered.version, target
+    _record(context, context.history, "rollback", versions, approver, False, [], note)
+    _move(context, target)
+    return versions
+
+
+def evidence(context: Context, champion: Model, challenger: Model) -> list[Check]:
+    """Ask every condition, on decisions that closed after both were trained."""
+    asked = Rules(**context.config.promotion.model_dump())
+    health = promotion.health(challenger.scorer.report.metrics, asked)
+    after = max(champion.trained_at, challenger.trained_at)
+    players = {
+        name: replay.champion_player(context, model)
+        for name, model in (("champion", champion), ("challenger", challenger))
+    }
+    parts: list[replay.Part] = []
+    played: dict[str, list[np.ndarray]] = {name: [] for name in players}
+    for batch_id in replay.closed_after(context, after):
+        if part := replay.read(context, batch_id, after=after):
+            parts.append(part)
+            for name, player in players.items():
+                played[name].append(player.play(part).final)
+    name = "decisions that neither has learnt from"
+    if not parts:
+        note = "none has closed since the challenger was trained: ask again once a window has"
+        return [Check(name, promotion.UNKNOWN, 0.0, 1.0, note), *health]
+    able = replay.supported(replay.pool(parts, played), list(players))
+    if not len(able.arm):
+        note = "no arm of the log could have chosen what both would choose"
+        return [Check(name, promotion.FAIL, 0.0, 1.0, note), *health]
+    n = len(able.arm)
+    found = Check(name, promotion.PASS, float(n), 1.0, f"of {len(parts)} batches")
+    mixed = 0.5 * (able.target["champion"] + able.target["challenger"])
+    q = offpolicy.outcome_model(able.X, able.log, mixed)
+    judged = promotion.judge(
+        able.log, np.nan_to_num(able.unsubscribed), able.batch, able.target["challenger"],
+        able.target["champion"], q, asked,
+    )  # fmt: skip
+    return [found, *judged, *health]
+
+
+def _models(context: Context) -> tuple[Model, Model]:
+    champion, challenger = Model.find(context, "champion"), Model.find(context, "challenger")
+    if champion is None:
+        raise MissingError("there is no champion yet", "Run `nba learn` once outcomes have closed.")
+    if challenger is None or challenger.version == champion.version:
+        raise MissingError(
+            f"there is no challenger beside the champion, version {champion.version}",
+            "Run `nba learn` once more outcomes have closed: it registers one.",
+        )
+    return champion, challenger
+
+
+def _may(approver: str, checks: list[Check], *, passed: bool, force: bool, note: str) -> None:
+    if not approver.strip():
+        raise DataError("the approver has no name; expected who answers for it", "Name one with --approver.")
+    if passed:
+        return
+    failed = ", ".join(f"{check.check} ({check.status})" for check in checks if check.status != "pass")
+    if not force:
+        raise DataError(
+            f"the gate refuses the challenger: {failed}",
+            "Wait for more evidence; --force with a --note overrules it, on the record.",
+        )
+    if not note.strip():
+        raise DataError(f"--force without a note overrules {failed}", "Say why with --note.")
+
+
+def _record(
+    context: Context,
+    history: History,
+    what: str,
+    versions: tuple[int, int],
+    approver: str,
+    passed: bool,
+    checks: list[Check],
+    note: str,
+) -> None:
+    known = history.table("promotions").num_rows if history.has("promotions") else 0
+    shown = [
+        {k: (None if isinstance(v, float) and np.isnan(v) else v) for k, v in c._asdict().items()}
+        for c in checks
+    ]
+    row: dict[str, Any] = {
+        "promotion_id": f"{known + 1:06d}",
+        "promoted_at": context.at,
+        "what": what,
+        "policy": tracking.policy_name(context.config),
+        "from_version": versions[0],
+        "to_version": versions[1],
+        "approver": approver.strip(),
+        "is_passed": passed,
+        "evidence": json.dumps(shown),
+        "note": note.strip(),
+    }
+    history.commit(append={"promotions": tables.PROMOTIONS.build([row])})
+
+
+def _complete(context: Context) -> None:
+    # A record without its move: the run before was killed in between.
+    last = _last(context)
+    if last is None:
+        return
+    name = tracking.policy_name(context.config)
+    registered, _ = tracking.find(name, tracking.CHAMPION)
+    if registered.version == last["from_version"]:
+        _move(context, last["to_version"])
+
+
+def _last(context: Context) -> dict[str, Any] | None:
+    if not context.history.has("promotions"):
+        return None
+    rows = context.history.table("promotions").sort_by("promotion_id").to_pylist()
+    return rows[-1] if rows else None
+
+
+def _before(context: Context, champion: int) -> int:
+    rows = (
+        context.history.table("promotions").sort_by("promotion_id").to_pylist()
+        if context.history.has("promotions")
+        else []
+    )
+    for row in reversed(rows):
+        if row["to_version"] == champion and row["what"] == "promote":
+            return int(row["from_version"])
+    raise MissingError(
+        f"no promotion of version {champion} is on record", "Name the version to go back to with --version."
+    )
+
+
+def _move(context: Context, version: int) -> None:
+    name = tracking.policy_name(context.config)
+    tracking.promote(tracking.version(name, version), tracking.CHAMPION)

@@ -1,0 +1,85 @@
+"""A registered policy in the shadow of the one that decides: the same batch, and nothing is delivered."""
+
+from datetime import datetime
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from nba import draws, tables
+from nba.errors import DataError, MissingError
+from nba.history import History
+from pipelines import replay
+from pipelines.progress import Progress, silent
+from pipelines.replay import Context, Model
+
+
+def shadow(
+    workspace: Path,
+    at: datetime,
+    batch_id: str,
+    alias: str = "challenger",
+    *,
+    progress: Progress | None = None,
+) -> pa.Table:
+    """Log what another version would have decided in a batch; again changes nothing.
+
+    Args:
+        workspace: Folder of the workspace.
+        at: The moment; the batch was decided before it.
+        batch_id: The batch.
+        alias: The version that decides in the shadow.
+        progress: Where to report.
+
+    Returns:
+        The rows of `shadows`.
+
+    Raises:
+        MissingError: when nothing has the alias.
+        DataError: when the batch is not known.
+    """
+    progress = progress or silent()
+    context = Context.read(workspace, at)
+    model = Model.find(context, alias)
+    if model is None:
+        raise MissingError(f"no version is called {alias!r}", "Run `nba learn`: it registers a challenger.")
+    step = progress.step(f"{alias} in the shadow of {batch_id}", total=2)
+    part = replay.read(context, batch_id, closed=False)
+    if part is None:
+        raise DataError(f"batch {batch_id!r} is not known", "Decide it first.")
+    step(1)
+    player = replay.champion_player(context, model)
+    mean = replay.believed(context, model, part).mean
+    p = player.play(part).final
+    column = draws.pick(p, draws.uniform(part.ids, f"decision|{batch_id}"))
+    every = np.arange(len(column))
+    ids = context.history.sql(
+        "select customer_id, decision_id from decisions where batch_id = $b", {"b": batch_id}
+    )
+    decision = dict(zip(ids["customer_id"].to_pylist(), ids["decision_id"].to_pylist(), strict=True))
+    known = part.column < p.shape[1]
+    decided = np.where(known, p[every, np.minimum(part.column, p.shape[1] - 1)], 0.0)
+    rows = tables.SHADOWS.conform(
+        pa.table(
+            {
+                "decision_id": [decision[name] for name in part.ids],
+                "batch_id": [batch_id] * len(part.ids),
+                "customer_id": part.ids,
+                "policy_id": [player.policy_id] * len(part.ids),
+                "treatment_id": [context.catalog.treatment_ids[c] for c in column],
+                "p_action": p[every, column],
+                "p_decided": decided,
+                "expected_value": mean[every, column],
+            }
+        )
+    )
+    history = History.read(workspace)
+    before = history.table("shadows") if history.has("shadows") else tables.SHADOWS.empty()
+    kept = [
+        row
+        for row in before.to_pylist()
+        if (row["batch_id"], row["policy_id"]) != (batch_id, player.policy_id)
+    ]
+    history.commit(replace={"shadows": pa.concat_tables([tables.SHADOWS.build(kept), rows])})
+    step(1)
+    return rows
