@@ -71,12 +71,12 @@ def summary(found: list[dict]) -> list[Row]:
             conditions=f"{BATCHES} weekly batches; {text}", **more),
         row("loop.oracle_share_last8_se", _se(shares), "fraction", None, "<=", **more),
         row("loop.learnable_share", float(ceilings[:, 0].mean()), "fraction", None, ">=", peer="oracle",
-            conditions="a model of the noiseless truth from the same features, as a share of the oracle in "
-            "the same state of the world", **more),
-        row("loop.belief_of_learnable", float((ceilings[:, 1] / ceilings[:, 0]).mean()), "fraction", None, ">=",
-            peer="that model", conditions="the champion's belief, greedy, in the same state", **more),
+            conditions="a model of the noiseless truth on the same features, of the oracle in this state",
+            **more),
+        row("loop.belief_of_learnable", float((ceilings[:, 1] / ceilings[:, 0]).mean()), "fraction", None,
+            ">=", peer="that model", conditions="the champion's belief, greedy, in the same state", **more),
         row("loop.policy_of_belief", float((ceilings[:, 2] / ceilings[:, 1]).mean()), "fraction", None, ">=",
-            peer="greedy", conditions="the policy with its exploration against its own belief, greedy", **more),
+            peer="greedy", conditions="the policy as it explores against its belief, greedy", **more),
     ]  # fmt: skip
     names = {"vw": "beats_vw_se", "frozen": "beats_frozen_uplift_se", "random": "beats_random_last8_se",
              "response": "beats_response_last8_se"}  # fmt: skip

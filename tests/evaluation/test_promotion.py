@@ -1,0 +1,81 @@
+import numpy as np
+import pytest
+
+from nba.evaluation import promotion
+from nba.evaluation.offpolicy import Log
+from nba.evaluation.promotion import Rules, health, judge, passes
+
+
+def nights(seed: int, n: int, effect: float, nights: int = 20):
+    """A log of even draws over two treatments; the second is worth `effect` more."""
+    rng = np.random.default_rng(seed)
+    column = rng.integers(0, 2, n)
+    reward = effect * column + rng.normal(size=n)
+    batch = np.arange(n) * nights // n
+    return Log(column, reward, np.full((n, 2), 0.5), np.arange(n)), batch
+
+
+def policy(share: float, n: int) -> np.ndarray:
+    return np.tile([1 - share, share], (n, 1))
+
+
+def asked(log, batch, challenger, champion, rules=None):
+    n = len(batch)
+    zero = np.zeros((n, 2))
+    return judge(log, np.zeros(n), batch, policy(challenger, n), policy(champion, n), zero, rules or Rules())
+
+
+# by hand
+
+
+def test_a_better_challenger_passes_and_a_worse_one_does_not():
+    log, batch = nights(0, 8000, 0.3)
+    assert passes(asked(log, batch, 0.9, 0.2))
+    worse = asked(log, batch, 0.2, 0.9)
+    assert not passes(worse)
+    assert worse[0].status == "fail"
+
+
+def test_a_margin_lets_an_equal_pass_and_doing_the_same_is_no_gain():
+    log, batch = nights(1, 8000, 0.0)
+    assert not passes(asked(log, batch, 0.6, 0.4))
+    assert passes(asked(log, batch, 0.6, 0.4, Rules(margin=0.1)))
+    same = asked(log, batch, 0.5, 0.5)
+    assert (same[0].status, same[0].note) == ("fail", "both do the same")
+    assert asked(log, batch, 0.5, 0.5, Rules(margin=0.1))[0].status == "pass"
+
+
+def test_opt_outs_no_support_and_a_poor_model_stop_it():
+    log, batch = nights(2, 8000, 0.3)
+    n = len(batch)
+    lost = 0.02 * log.column
+    found = {
+        c.check: c for c in judge(log, lost, batch, policy(0.9, n), policy(0.2, n), np.zeros((n, 2)), Rules())
+    }
+    assert found["additional opt-outs per decision, upper bound"].status == "fail"
+    never = log._replace(p_logged=np.tile([1.0, 0.0], (n, 1)), column=np.zeros(n, dtype=np.int64))
+    found = asked(never, batch, 0.9, 0.0)
+    assert found[0].status == "unknown"
+    assert not passes(found)
+    good = {"ece": 0.01, "log_loss": 0.2, "log_loss_constant": 0.25}
+    assert passes(health(good, Rules()))
+    assert not passes(health({**good, "ece": 0.2}, Rules()))
+    assert not passes(health({**good, "log_loss": 0.3}, Rules()))
+    assert not passes(health({}, Rules()))
+
+
+# recovery
+
+
+@pytest.mark.parametrize("effect", [0.0, -0.05])
+def test_nightly_looks_rarely_promote_what_is_no_better(effect):
+    promoted = 0
+    for seed in range(50):
+        log, batch = nights(seed, 2000, effect)
+        for night in range(2, 21, 2):
+            rows = batch < night
+            part = Log(log.column[rows], log.reward[rows], log.p_logged[rows], np.arange(rows.sum()))
+            if asked(part, batch[rows], 0.8, 0.2)[0].status == promotion.PASS:
+                promoted += 1
+                break
+    assert promoted / 50 <= 0.025 + 3 * 0.0221
