@@ -7,15 +7,22 @@ sees the same rows. Peers' base learner is LightGBM with 100 trees, learning rat
 
 import os
 import subprocess
+import sys
 import tempfile
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import lightgbm as lgb
 import numpy as np
+import pandas as pd
 from scipy.special import expit
+from sklearn.model_selection import StratifiedKFold
 
-from benchmarks.record import peer_python
+from benchmarks.record import Row, peer_python, row
+from nba import metrics, targeting
+from nba.models.ensemble import UpliftEnsemble
 
 DATA = Path(os.environ.get("NBA_DATA", Path(__file__).parents[2] / "shared" / "data"))
 PEER_SEEDS = int(os.environ.get("NBA_PEER_SEEDS", "10"))
@@ -99,4 +106,243 @@ def ask_peers(train: World, new: World, peers: dict[str, tuple[str, ...]]) -> di
     return out
 
 
-BENCHMARKS: dict[str, Any] = {}
+def hillstrom_arrays() -> tuple[np.ndarray, pd.DataFrame]:
+    """Read Hillstrom's test as numbers: 12 features, and the frame with arms and outcomes."""
+    frame = pd.read_csv(DATA / "hillstrom" / "hillstrom.csv")
+    parts = [frame.recency, frame.history, frame.mens, frame.womens, frame.newbie]
+    parts += [frame.zip_code == zone for zone in ("Surburban", "Urban", "Rural")]
+    parts += [frame.channel == channel for channel in ("Web", "Phone", "Multichannel")]
+    parts += [frame.history_segment.str[0].astype(int)]
+    return np.column_stack(parts).astype(float), frame
+
+
+def hillstrom() -> list[Row]:
+    """Women's e-mail against none: every row is ranked by a model that has not seen it."""
+    X, frame = hillstrom_arrays()
+    keep = (frame.segment != "Mens E-Mail").to_numpy()
+    X, y = X[keep], frame.visit[keep].to_numpy(float)
+    t = (frame.segment[keep] != "No E-Mail").to_numpy().astype(int)
+    parts = []
+    for seed in (0, 1):
+        for train, test in StratifiedKFold(5, shuffle=True, random_state=seed).split(X, 2 * t + y):
+            model = UpliftEnsemble(control=0, random_state=seed)
+            model.fit(X[train], y[train], t[train], {0: 0.5, 1: 0.5})
+            parts.append((test, model.predict(X[test])))
+
+    def qini(weight: np.ndarray) -> float:
+        return float(np.mean([metrics.qini(y[i], e, t[i], weight[i]) for i, e in parts]))
+
+    top = float(np.mean([metrics.uplift_at(y[i], e, t[i], 0.3) for i, e in parts]))
+    found = targeting.interval(qini, len(y), np.random.default_rng(0), repeats=100)
+    more = {"n": len(y), "seeds": 2, "peer": "peers' best .061-.063, tuned LightGBM T-learner .055"}
+    said = (
+        "women's e-mail against none, visit, 5 folds x 2 seeds, default pipeline; scikit-uplift's definition"
+    )
+    return [
+        row("uplift.hillstrom_qini", found.value, "", 0.060, ">=", **more, conditions=said),
+        row("uplift.hillstrom_qini_lower", found.lower, "", 0.035, ">=", **more,
+            conditions="2.5% quantile over 100 resamples of customers, models held fixed"),
+        row("uplift.hillstrom_at30", top, "", 0.072, ">=", **more, conditions=said),
+    ]  # fmt: skip
+
+
+def hillstrom3() -> list[Row]:
+    """Three arms: the value of each customer's best-looking arm, and what the gate says."""
+    X, frame = hillstrom_arrays()
+    names = {"No E-Mail": "none", "Mens E-Mail": "mens", "Womens E-Mail": "womens"}
+    arm = frame.segment.map(names).to_numpy()
+    code = np.select([arm == "mens", arm == "womens"], [1, 2], 0)
+    p = dict.fromkeys(names.values(), 1 / 3)
+    chosen, gates = np.empty(len(X), dtype=int), {"visit": [], "spend": []}
+    for train, test in StratifiedKFold(5, shuffle=True, random_state=0).split(X, code):
+        for outcome in ("visit", "spend"):
+            y = frame[outcome].to_numpy(float)
+            model = UpliftEnsemble().fit(X[train], y[train], arm[train], p)
+            gates[outcome].append(model.gate_.rule)
+            if outcome == "visit":
+                effect = model.effect(X[test])
+                chosen[test] = np.column_stack([np.zeros(len(test)), effect]).argmax(axis=1)
+    y, policy, same = frame.visit.to_numpy(float), np.eye(3)[chosen], np.tile([0.0, 1.0, 0.0], (len(X), 1))
+    args = y, code, np.full(len(X), 1 / 3)
+    value, everyone = (targeting.policy_value(*args, which, "sn") for which in (policy, same))
+    gap = targeting.interval(
+        lambda w: targeting.policy_value(*args, policy, "sn", weight=w)
+        - targeting.policy_value(*args, same, "sn", weight=w),
+        len(X), np.random.default_rng(0),
+    )  # fmt: skip
+    n = len(X)
+    said = f"best-looking arm by customer, 5-fold out of fold; men's to all: {everyone:.4f}; gate: "
+    between = f"95% interval of the difference {gap.lower:.4f} to {gap.upper:.4f}"
+    mens = float(np.mean([rule == "mens" for rule in gates["spend"]]))
+    return [
+        row("uplift.hillstrom3_visit", value, "visits", 0.1828, ">=", n=n, peer="men's e-mail to all",
+            conditions=said + f"{sorted(set(gates['visit']))}; {between}"),
+        row("uplift.hillstrom3_spend_gate", mens, "share of folds", 1.0, ">=", n=n,
+            conditions="folds in which the gate returns men's e-mail to all on spend"),
+    ]  # fmt: skip
+
+
+def synthetic() -> list[Row]:
+    """Root mean square error of effects on fresh customers of the synthetic trial, against the best peer."""
+    ratios, gains, rows = [], [], []
+    for seed in range(PEER_SEEDS):
+        drawn = world(seed, 60_000)
+        train, new = drawn.part(slice(0, 50_000)), drawn.part(slice(50_000, None))
+        found = {k: v for k, v in ask_peers(train, new, PEERS).items() if not k.startswith("cpu")}
+        ours = UpliftEnsemble(control=0, random_state=seed).fit(train.X, train.y, train.arm, train.p)
+        found["nba"] = ours.effect(new.X)
+        error = {k: float(np.sqrt(np.mean((v - new.effect) ** 2))) for k, v in found.items()}
+        order = {k: _qini_of_truth(v, new.effect) for k, v in found.items()}
+        peers = [k for k in found if k != "nba"]
+        rows.append((error, order))
+        if peers:
+            ratios.append(error["nba"] / min(error[k] for k in peers))
+            gains.append(order["nba"] - max(order[k] for k in peers))
+    means = {k: np.mean([error[k] for error, _ in rows]) for k in rows[0][0]}
+    said = "mean error " + ", ".join(f"{k} {v:.4f}" for k, v in sorted(means.items(), key=lambda kv: kv[1]))
+    ranks = {k: np.mean([order[k] for _, order in rows]) for k in rows[0][1]}
+    more = {"n": 50_000, "seeds": PEER_SEEDS, "peer": "best per seed of econml 0.17.0 and causalml 0.18.0"}
+    return [
+        row("uplift.synthetic_pehe_vs_best", np.mean(ratios or [np.nan]), "ratio", 0.9, "<=",
+            **more, conditions=said),
+        row("uplift.synthetic_qini_vs_best", np.mean(gains or [np.nan]), "", 0.0, ">=", **more,
+            conditions="Qini by true effects, as a part of the true order's; " + ", ".join(
+                f"{k} {v:.3f}" for k, v in sorted(ranks.items(), key=lambda kv: -kv[1]))),
+    ]  # fmt: skip
+
+
+def _qini_of_truth(effect: np.ndarray, truth: np.ndarray) -> float:
+    parts = zip(effect.T, truth.T)
+    return float(np.mean([targeting.rate(t, e, "qini") / targeting.rate(t, t, "qini") for e, t in parts]))
+
+
+def permuted() -> list[Row]:
+    """Nothing to find: Hillstrom's women's e-mail with arms dealt out again at random."""
+    X, frame = hillstrom_arrays()
+    keep = (frame.segment != "Mens E-Mail").to_numpy()
+    X, y = X[keep], frame.visit[keep].to_numpy(float)
+    zero, simple = 0, 0
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        t = rng.integers(0, 2, len(y))
+        test = rng.random(len(y)) < 0.2
+        model = UpliftEnsemble(control=0, random_state=seed)
+        model.fit(X[~test], y[~test], t[~test], {0: 0.5, 1: 0.5})
+        found = metrics.qini_interval(y[test], model.predict(X[test]), t[test], rng)
+        zero += found.lower <= 0 <= found.upper
+        simple += model.gate_.rule != "personalise"
+    said = "treatment permuted; Qini of a held-out fifth, 95% bootstrap interval"
+    return [
+        row("uplift.permuted_contains_zero", zero, "of 20", 18, ">=", n=len(y), seeds=20, conditions=said),
+        row("uplift.permuted_gate_simple", simple, "of 20", 19, ">=", n=len(y), seeds=20,
+            conditions="runs in which the gate does not personalise"),
+    ]  # fmt: skip
+
+
+def coverage() -> list[Row]:
+    """How often intervals hold known effects: groups (90%), single customers (90%), averages (2 se)."""
+    groups, single = [], []
+    for seed in range(20):
+        drawn = world(100 + seed, 10_000, strength=2.0)
+        model = UpliftEnsemble(control=0, random_state=seed).fit(drawn.X, drawn.y, drawn.arm, drawn.p)
+        for k in range(3):
+            ranks = np.argsort(np.argsort(model.oof_[:, k])) * 10 // len(drawn.y)
+            for got in model.group_effects(ranks, 0.9).to_pylist():
+                if got["treatment"] == str(k + 1):
+                    truth = drawn.effect[ranks == int(got["group"]), k].mean()
+                    groups.append(got["lower"] <= truth <= got["upper"])
+        new = world(500 + seed, 2_000, strength=2.0)
+        mean, se = model.effect_with_se(new.X)
+        single.append(float((np.abs(mean - new.effect) <= 1.645 * se).mean()))
+    within = []
+    for seed in range(200):
+        drawn = world(1000 + seed, 3_000)
+        model = UpliftEnsemble(control=0, names=("t_trees",), folds=3, random_state=seed)
+        found = model.fit(drawn.X, drawn.y, drawn.arm, drawn.p).average_.to_pandas()
+        within += (np.abs(found.effect - drawn.effect.mean(axis=0)) <= 2 * found.se).tolist()
+    return [
+        row("uplift.coverage90", np.mean(groups), "", (0.87, 0.93), "in", n=10_000, seeds=20,
+            conditions=f"{len(groups)} AIPW intervals of deciles of predicted effect, three treatments"),
+        row("uplift.coverage90_customer", np.mean(single), "", None, "in", n=2_000, seeds=20,
+            conditions="predicted effect of a new customer within 1.645 standard errors of the truth"),
+        row("uplift.average_within_2se", np.mean(within), "", 0.93, ">=", n=3_000, seeds=200,
+            conditions="average effects of three treatments; nominal 0.954"),
+    ]  # fmt: skip
+
+
+def cpu() -> list[Row]:
+    """CPU time of the default pipeline, fit and predict, against a LightGBM T-learner and CausalForestDML."""
+    X, frame = hillstrom_arrays()
+    y, t = frame.visit.to_numpy(float), (frame.segment != "No E-Mail").to_numpy().astype(int)
+    rng = np.random.default_rng(0)
+    train = rng.random(len(y)) < 0.8
+    p = np.tile([1 / 3, 2 / 3], (len(y), 1))
+
+    def plain() -> None:
+        for k in (0, 1):
+            own = train & (t == k)
+            lgb.LGBMClassifier(**BASE).fit(X[own], y[own]).predict_proba(X[~train])
+
+    def ours() -> None:
+        UpliftEnsemble(control=0).fit(X[train], y[train], t[train], p[train]).effect_with_se(X[~train])
+
+    def seconds(run: Any) -> float:
+        begun = time.process_time()
+        run()
+        return time.process_time() - begun
+
+    plain()
+    taken = [(seconds(plain), seconds(ours)) for _ in range(3)]
+    base, mine = (float(np.median(part)) for part in zip(*taken))
+    n = int(train.sum())
+    tied = np.round(rng.normal(size=1_000_000), 3)
+    who, got = (rng.random((2, len(tied))) < 0.3).astype(float)
+    metric = float(np.median([seconds(lambda: metrics.qini(who, tied, got)) for _ in range(3)]))
+    chance = np.column_stack([1 - y, y])  # a world is only a carrier of arrays here
+    trial = World(X, y, t, p, chance)
+    peer = ask_peers(trial.part(train), trial.part(~train), {"econml": ("CausalForestDML",)})
+    forest = float(peer.get("cpu CausalForestDML", np.nan))
+    said = "any e-mail against none, visit, 12 features, fit and predict 20%; one thread each"
+    return [
+        row("uplift.cpu_vs_t", mine / base, "ratio", 15, "<=", n=n, conditions=said,
+            peer="LightGBM 4.7.0, two models of 100 trees"),
+        row("uplift.cpu_vs_causalforest", mine / forest, "ratio", 1, "<=", n=n, conditions=said,
+            peer="econml 0.17.0 CausalForestDML, 100 trees, cv=3"),
+        row("uplift.metric_1m_seconds", metric, "s", 0.5, "<=", n=len(tied),
+            conditions="Qini with ties at three digits, CPU time"),
+    ]  # fmt: skip
+
+
+_BIG = """
+import resource, sys, time
+import numpy as np
+from nba.models.ensemble import UpliftEnsemble
+n = int(sys.argv[1])
+rng = np.random.default_rng(0)
+X = rng.normal(size=(n, 60))
+arm = rng.integers(0, 7, n)
+y = (rng.random(n) < 0.1 + 0.02 * (arm > 0) * (X[:, 0] > 0)).astype(float)
+begun = time.process_time()
+UpliftEnsemble(control=0, folds=3).fit(X, y, arm, np.full(n, 1 / 7))
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, time.process_time() - begun)
+"""
+
+
+def big() -> list[Row]:
+    """Peak memory of training on a million customers, 60 features, 6 treatments."""
+    n = 1_000_000
+    done = subprocess.run([sys.executable, "-c", _BIG, str(n)], check=True, capture_output=True, text=True)
+    gigabytes, seconds = map(float, done.stdout.split()[-2:])
+    said = f"default pipeline with 3 folds, peak resident memory of the process; {seconds:.0f} s of CPU"
+    return [row("uplift.train_1m_gb", gigabytes, "GB", 8, "<=", n=n, conditions=said)]
+
+
+BENCHMARKS: dict[str, Any] = {
+    "uplift.hillstrom": hillstrom,
+    "uplift.hillstrom3": hillstrom3,
+    "uplift.synthetic": synthetic,
+    "uplift.permuted": permuted,
+    "uplift.coverage": coverage,
+    "uplift.cpu": cpu,
+    "uplift.big": big,
+}

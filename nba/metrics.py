@@ -106,15 +106,36 @@ def calibration_slope(y: Array, p: Array) -> float:
     return float(theta[1])
 
 
+def pr_auc(y: Array, score: Array) -> float:
+    """Area under the precision-recall curve, as average precision: Σ (recall steps) × precision.
+
+    Ties count at once. A random ranking has the base rate. NaN without a positive (scikit-learn's
+    `average_precision_score`).
+
+    Example:
+        >>> pr_auc(np.array([1.0, 0.0, 1.0]), np.array([3.0, 2.0, 1.0])).__round__(3)
+        0.833
+    """
+    n = len(y)
+    positive = float(y.sum())
+    if not n or positive <= 0:
+        return float("nan")
+    order = np.argsort(-score, kind="stable")
+    ends = np.append(np.flatnonzero(np.diff(score[order])), n - 1)
+    found = np.cumsum(y[order])[ends]
+    return float((np.diff(found, prepend=0.0) / positive) @ (found / (ends + 1)))
+
+
 def classification(y: Array, p: Array) -> dict[str, float]:
     """Judge probabilities by everything above.
 
     Returns:
-        auc, log_loss, log_loss_constant (of the base rate), ece, calibration_slope, base_rate, n.
+        auc, pr_auc, log_loss, log_loss_constant (of the base rate), ece, calibration_slope, base_rate, n.
     """
     rate = float(np.mean(y)) if len(y) else float("nan")
     return {
         "auc": auc(y, p),
+        "pr_auc": pr_auc(y, p),
         "log_loss": log_loss(y, p),
         "log_loss_constant": log_loss(y, np.full(len(y), rate)),
         "ece": ece(y, p),
@@ -237,19 +258,26 @@ def qini_table(
 def uplift_at(y: Array, uplift: Array, treated: Array, share: float, weight: Array | None = None) -> float:
     """Difference of response rates within the share of rows with the highest uplift.
 
-    The definition is scikit-uplift's `uplift_at_k` with strategy "overall".
+    The definition is scikit-uplift's `uplift_at_k` with strategy "overall", but for ties at the edge, which
+    count in part instead of by the order of the rows.
 
     Example:
         >>> uplift_at(np.array([1.0, 0, 0, 1]), np.array([4.0, 3, 2, 1]), np.array([1, 0, 1, 0]), 0.5)
         1.0
     """
-    top = np.argsort(-uplift, kind="stable")[: int(len(y) * share)]
     weight = np.ones(len(y)) if weight is None else weight
-    is_treated = np.asarray(treated)[top] > 0
-    w1, w0 = weight[top] * is_treated, weight[top] * ~is_treated
+    room = int(len(y) * share)
+    if not room:
+        return float("nan")
+    edge = np.partition(uplift, len(y) - room)[len(y) - room]
+    above, tied = uplift > edge, uplift == edge
+    # Rows that tie at the edge count with the part of them that still fits, whatever their order.
+    taken = weight * (above + tied * ((room - above.sum()) / max(int(tied.sum()), 1)))
+    is_treated = np.asarray(treated) > 0
+    w1, w0 = taken * is_treated, taken * ~is_treated
     if w1.sum() <= 0 or w0.sum() <= 0:
         return float("nan")
-    return float(w1 @ y[top] / w1.sum() - w0 @ y[top] / w0.sum())
+    return float(w1 @ y / w1.sum() - w0 @ y / w0.sum())
 
 
 def by_decile(predicted: Array, observed: Array, level: float = 0.95, bins: int = 10) -> pa.Table:

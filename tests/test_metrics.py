@@ -6,18 +6,8 @@ from scipy.special import expit
 
 from nba import metrics
 
-# scikit-uplift 0.5.1: seed, qini_auc_score, uplift_at_k(strategy="overall", k=0.3); made by
-# tests/reference/qini_reference.py
-SKLIFT = [
-    (0, 0.1460060780947135, 0.16157461809635723),
-    (1, 0.10758174580478108, 0.13888888888888887),
-    (2, 0.022493501094652476, 0.035555555555555535),
-    (3, 0.02697151578581449, 0.13616071428571427),
-]
-
 
 def case(seed, n=400):
-    # The same as in tests/reference/qini_reference.py.
     rng = np.random.default_rng(seed)
     x = rng.normal(size=n)
     treated = (rng.random(n) < 0.4).astype(float)
@@ -127,14 +117,3 @@ def test_interval_covers_the_value_and_widens_with_fewer_rows():
     many = metrics.qini_interval(*case(5, 6400), np.random.default_rng(0))
     assert few.lower < few.value < few.upper
     assert many.upper - many.lower < 0.5 * (few.upper - few.lower)
-
-
-# reference
-
-
-@pytest.mark.parametrize(("seed", "qini", "top"), SKLIFT)
-def test_equal_to_scikit_uplift(seed, qini, top):
-    y, uplift, treated = case(seed)
-    assert metrics.qini(y, uplift, treated) == pytest.approx(qini, abs=1e-12)
-    ordered = uplift + 1e-6 * np.arange(len(y))[::-1]
-    assert metrics.uplift_at(y, ordered, treated, 0.3) == pytest.approx(top, abs=1e-12)

@@ -54,7 +54,7 @@ def outcome_model(is_binary: bool, seed: int, **more: Any) -> Any:
 def effect_model(seed: int, **more: Any) -> Any:
     """Give the default model of effects: LightGBM, fewer and smaller trees, as there is little signal."""
     found = {
-        "n_estimators": 60, "learning_rate": 0.06, "num_leaves": 6, "min_child_samples": 300,
+        "n_estimators": 60, "learning_rate": 0.06, "num_leaves": 4, "min_child_samples": 300,
         "reg_lambda": 10.0, "colsample_bytree": 0.7, "random_state": seed, **_QUIET, **more,
     }  # fmt: skip
     return lgb.LGBMRegressor(**found)

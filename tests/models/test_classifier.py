@@ -1,0 +1,137 @@
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.special import expit
+from sklearn.utils.estimator_checks import check_estimator
+
+from nba import metrics
+from nba.errors import DataError
+from nba.models.classifier import ResponseClassifier, shrunk_rates
+
+
+def table(seed, n=3000, base=-2.0):
+    rng = np.random.default_rng(seed)
+    frame = pd.DataFrame(
+        {
+            "recency": rng.exponential(50, n),
+            "orders": rng.poisson(3, n).astype(float),
+            "segment": rng.choice(["new", "loyal", "lost"], n),
+        }
+    )
+    frame.loc[rng.random(n) < 0.1, "recency"] = np.nan
+    odds = base - 0.02 * frame.recency.fillna(60) + 0.4 * frame.orders + 1.0 * (frame.segment == "loyal")
+    chance = expit(odds.to_numpy())
+    return frame, (rng.random(n) < chance).astype(int), chance
+
+
+@pytest.fixture(scope="module")
+def fitted():
+    X, y, _ = table(0)
+    return ResponseClassifier(trees=200).fit(X, y)
+
+
+# by hand
+
+
+def test_new_treatments_take_the_rate_above_them():
+    responses, n = np.array([50.0, 0.0, 0.0, 5.0]), np.array([100.0, 0.0, 0.0, 100.0])
+    found = shrunk_rates(responses, n, ["a", "a", "b", "c"], ["mail", "sms", "sms", "mail"], 20.0)
+    assert found[1] == pytest.approx(found[0], abs=0.05)  # its action is known
+    assert found[2] == pytest.approx(0.275, abs=0.1)  # only its channel, which is like all
+    assert abs(found[0] - 0.5) < 0.05
+    assert abs(found[3] - 0.05) < 0.05
+
+
+def test_bad_input_is_one_clear_error():
+    X, y, _ = table(0, 200)
+    with pytest.raises(DataError, match="one class only"):
+        ResponseClassifier().fit(X, np.zeros(200))
+    with pytest.raises(DataError, match="1 of 200 rows respond"):
+        ResponseClassifier().fit(X, np.arange(200) == 0)
+    with pytest.raises(DataError, match="monotone has 1 signs"):
+        ResponseClassifier(monotone=[1], trees=20).fit(X, y)
+    with pytest.raises(DataError, match="at has 3 values"):
+        ResponseClassifier().fit(X, y, at=[1, 2, 3])
+    with pytest.raises(ValueError, match="infinity"):
+        ResponseClassifier().fit(np.full((20, 2), np.inf), np.arange(20) % 2)
+
+
+def test_columns_by_name_unseen_categories_are_unknown_missing_ones_are_named(fitted):
+    X, _, _ = table(1, 50)
+    p = fitted.predict_proba(X)[:, 1]
+    np.testing.assert_array_equal(fitted.predict_proba(X[["segment", "orders", "recency"]])[:, 1], p)
+    odd = fitted.predict_proba(X.assign(segment="martian"))[:, 1]
+    np.testing.assert_array_equal(odd, fitted.predict_proba(X.assign(segment=None))[:, 1])
+    assert np.isfinite(odd).all()
+    with pytest.raises(DataError, match=r"columns \['orders'\] are missing"):
+        fitted.predict_proba(X.drop(columns="orders"))
+
+
+def test_ten_rows_and_useless_columns():
+    X = np.column_stack([np.arange(10.0), np.full(10, 3.0), np.full(10, np.nan)])
+    p = ResponseClassifier(trees=20).fit(X, np.arange(10) % 2).predict_proba(X)
+    assert np.isfinite(p).all()
+    assert (np.abs(p[:, 1] - 0.5) < 0.35).all()
+
+
+def test_monotone_rises():
+    X, y, _ = table(2, 1500)
+    numbers = X[["recency", "orders"]].to_numpy()
+    model = ResponseClassifier(trees=100, monotone=[-1, 1]).fit(numbers, y)
+    line = np.column_stack([np.full(40, 20.0), np.linspace(0, 12, 40)])
+    assert (np.diff(model.predict_proba(line)[:, 1]) >= -1e-12).all()
+    assert model.blend_ == 1
+
+
+# laws
+
+
+@given(n=st.lists(st.integers(0, 500), min_size=1, max_size=8), seed=st.integers(0, 100))
+def test_shrunk_rates_lie_between_the_extremes(n, seed):
+    rng = np.random.default_rng(seed)
+    size = np.array(n, dtype=float)
+    responses = rng.binomial(size.astype(int), 0.2).astype(float)
+    names = rng.choice(["a", "b"], len(n)).tolist()
+    found = shrunk_rates(responses, size, names, names[::-1])
+    assert ((found >= 0) & (found <= 1)).all()
+    if size.sum() > 0:
+        rates = responses[size > 0] / size[size > 0]
+        assert found.min() >= rates.min() - 1e-9
+        assert found.max() <= rates.max() + 1e-9
+
+
+def test_same_seed_same_model():
+    X, y, _ = table(3, 400)
+    first, second = (ResponseClassifier(trees=40).fit(X, y).predict_proba(X) for _ in range(2))
+    np.testing.assert_array_equal(first, second)
+
+
+def test_scikit_learns_own_checks():
+    results = check_estimator(ResponseClassifier(trees=20, seeds=1, folds=2), on_skip=None, on_fail=None)
+    failed = {r["check_name"]: str(r["exception"])[-300:] for r in results if r["status"] == "failed"}
+    assert failed == {}
+    assert len(results) > 40
+
+
+# recovery
+
+
+def test_chances_are_found_and_calibrated(fitted):
+    X, y, chance = table(9, 6000)
+    p = fitted.predict_proba(X)[:, 1]
+    assert metrics.log_loss(y, p) < metrics.log_loss(y, chance) + 0.01
+    assert metrics.ece(y, p) < 0.02 + 3 * np.sqrt(0.2 * 0.8 / 600) / 2
+    assert metrics.calibration_slope(y, p) == pytest.approx(1, abs=0.15)
+
+
+def test_times_keep_the_future_out():
+    # The effect of the feature turns round at the end: only a look at later rows tells.
+    rng = np.random.default_rng(0)
+    x, at = rng.normal(size=(3000, 1)), np.repeat(np.arange(6), 500)
+    y = (rng.random(3000) < expit(-1 + np.where(at < 5, 1, 0.2) * x[:, 0])).astype(int)
+    timed = ResponseClassifier(trees=60, seeds=1).fit(x, y, at=at)
+    mixed = ResponseClassifier(trees=60, seeds=1).fit(x, y)
+    late = x[at == 5]
+    assert np.ptp(timed.decision_function(late)) < np.ptp(mixed.decision_function(late))
