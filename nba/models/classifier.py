@@ -5,7 +5,7 @@ favour the second. Both are fitted; their log-odds are blended and calibrated by
 least log loss on rows that neither has seen: later ones if times are given, other folds else.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Self
 
 import lightgbm as lgb
@@ -27,6 +27,7 @@ from nba.models import response
 
 Array = NDArray[np.float64]
 Whole = NDArray[np.int64]
+Calibrator = Callable[[Array], Array]
 
 _BLENDS = np.linspace(0, 1, 11)
 _STEP_PRIOR = 20.0  # as if so many rows had been calibrated already
@@ -164,7 +165,11 @@ class ResponseClassifier(ClassifierMixin, BaseEstimator):
         losses = [metrics.log_loss(y, expit(b * boosted + (1 - b) * linear)) for b in blends]
         self.blend_ = float(blends[int(np.argmin(losses))])
         score = self.blend_ * boosted + (1 - self.blend_) * linear
-        self._calibrators = {"none": _same, "platt": _Platt(score, y), "isotonic": _Isotonic(score, y)}
+        self._calibrators: dict[str, Calibrator] = {
+            "none": _same,
+            "platt": _Platt(score, y),
+            "isotonic": _Isotonic(score, y),
+        }
         self.losses_ = {
             "trees": metrics.log_loss(y, expit(boosted)), "logistic": metrics.log_loss(y, expit(linear)),
             **_cross_validated(score, y, self.random_state),
@@ -322,7 +327,7 @@ def _cross_validated(score: Array, y: Array, seed: int) -> dict[str, float]:
     for known, new in ((half, ~half), (~half, half)):
         if not (0 < y[known].sum() < known.sum() and new.any()):
             return {"none": 0.0, "platt": 1.0, "isotonic": 1.0}
-        ways = {"none": _same, "platt": _Platt(score[known], y[known])}
+        ways: dict[str, Calibrator] = {"none": _same, "platt": _Platt(score[known], y[known])}
         ways["isotonic"] = _Isotonic(score[known], y[known])
         for name, way in ways.items():
             total[name] += metrics.log_loss(y[new], expit(way(score[new]))) * new.mean()
