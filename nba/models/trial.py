@@ -5,7 +5,8 @@ a treatment or the control; arms are columns 0 (the control) to T of every matri
 """
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +26,14 @@ _LEAK = 0.999  # AUC or correlation of one feature with the outcome above which 
 
 class LeakWarning(UserWarning):
     """A feature tells the outcome almost exactly."""
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Leave out the warning of leaks, for callers that report `leaks` themselves."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", LeakWarning)
+        yield
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,100 @@
+"""The model card: what a model was made of, how good it is, and where it must not be trusted."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from nba.models.compare import Comparison
+from nba.models.scorer import Scorer
+
+_MEASURES = {
+    "auc": "AUC (chance that a response ranks above a non-response)",
+    "pr_auc": "PR-AUC (average precision; the base rate is chance)",
+    "log_loss": "log loss, nats per decision",
+    "log_loss_constant": "log loss of the base rate",
+    "ece": "calibration error (ECE, 10 bins of equal size)",
+    "calibration_slope": "calibration slope (1 is calibrated)",
+}
+
+
+def card(
+    scorer: Scorer,
+    examples: pa.Table,
+    comparison: Comparison | None,
+    params: Mapping[str, Any],
+    limits: Sequence[str] = (),
+) -> str:
+    """Write the card as Markdown.
+
+    Args:
+        scorer: The served model with its report.
+        examples: What it was fitted on.
+        comparison: With the stack; None if it was not made.
+        params: Settings of the training.
+        limits: More sentences for the section on limits.
+    """
+    measured = scorer.report.metrics
+    first, last = (pc.min_max(examples["as_of"]).as_py()[k] for k in ("min", "max"))
+    qini = [measured.get(name, float("nan")) for name in ("qini", "qini_lower", "qini_upper")]
+    lines = [
+        f"# Model {scorer.model_id}",
+        "Chance of a response and the change of it by contact, for every treatment at once.",
+        "## Data",
+        f"- {examples.num_rows:,} decisions with closed outcomes, {first:%Y-%m-%d} to {last:%Y-%m-%d}",
+        f"- {len(scorer.names)} features, {len(scorer.coding.treatment_ids)} treatments;"
+        f" response rate {measured.get('base_rate', float('nan')):.4f}",
+        "",
+        "| treatment | examples | response rate | effect | 95% interval |",
+        "|---|---|---|---|---|",
+        *(_effect(row) for row in scorer.report.tables["effects"].to_pylist()),
+        "## Measures, on customers that the model had not seen",
+        *(f"- {text}: {measured[name]:.4f}" for name, text in _MEASURES.items() if name in measured),
+        f"- Qini coefficient (scikit-uplift's definition): {qini[0]:.4f}, 95% {qini[1]:.4f} to {qini[2]:.4f}",
+        *(
+            _compared(comparison)
+            if comparison
+            else ["## Checks", "- The stack was not fitted for this model."]
+        ),
+        "## Limits",
+        "- Effects are of deciding, delivered or not, on such customers, within the reward window.",
+        "- A treatment with few examples borrows from its action and channel; its error says so.",
+        "- Rankings of rows that a policy chose describe; the off-policy estimate judges.",
+        *(f"- {limit}" for limit in limits),
+        "## Settings",
+        "`" + "`, `".join(f"{key}={value}" for key, value in sorted(params.items())) + "`",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _effect(row: Mapping[str, Any]) -> str:
+    interval = "unknown" if row["lower"] != row["lower"] else f"{row['lower']:.4f} to {row['upper']:.4f}"
+    rate, effect = (_number(row[name]) for name in ("response_rate", "effect"))
+    return f"| {row['treatment_id']} | {row['n']} | {rate} | {effect} | {interval} |"
+
+
+def _number(value: float) -> str:
+    return "unknown" if value != value else f"{value:.4f}"
+
+
+def _compared(found: Comparison) -> list[str]:
+    lines = ["## Checks", *(f"- {sentence}" for sentence in found.findings)]
+    if found.gate is None:
+        return [*lines, "- The stack could not be fitted: see above."]
+    return [
+        *lines,
+        "## Does personalising pay?",
+        f"- {found.gate.reason}",
+        f"- The served model's effects correlate with the stack's by {found.agreement:.2f} and lie"
+        f" {found.distance:.4f} apart (root mean square, in chance of a response).",
+        "",
+        "| candidate | weight | gain in loss over the constant effect, 95% | RATE (Qini weights), 95% |",
+        "|---|---|---|---|",
+        *(
+            f"| {row['candidate']} | {'' if row['weight'] is None else format(row['weight'], '.2f')}"
+            f" | {row['gain']:.2g} ({row['gain_lower']:.2g} to {row['gain_upper']:.2g})"
+            f" | {row['rate']:.2g} ({row['rate_lower']:.2g} to {row['rate_upper']:.2g}) |"
+            for row in found.candidates.to_pylist()
+        ),
+    ]
