@@ -109,7 +109,7 @@ def checks(names: tuple[str, ...], X: Array, y: Array, p: Array) -> list[str]:
         for j in trial.leaks(X, y)
     ]
     out = out or ["No feature tells the outcome almost exactly."]
-    empty = [name for name, gone in zip(names, np.isnan(X).all(axis=0)) if gone]
+    empty = [name for j, name in enumerate(names) if np.isnan(X[:, j]).all()]
     if empty:
         out.append(f"Features without any value: {', '.join(empty)}.")
     share = float((p < _RARE).mean())
