@@ -34,12 +34,16 @@ JUDGED = (18, 21, 24)  # batches on which the learnable ceiling is measured
 
 
 def loop_long() -> list[Row]:
-    """Play worlds while `NBA_LOOP_MINUTES` (35) last, at most ten; two at a time."""
+    """Play worlds while `NBA_LOOP_MINUTES` (35) last, at most ten; two at a time.
+
+    Worlds played are kept in the folder `NBA_LOOP_KEEP`, where it is named: a run that was stopped goes on.
+    """
     deadline = time.monotonic() + 60 * float(os.environ.get("NBA_LOOP_MINUTES", "35"))
     for library in ("OMP", "OPENBLAS"):  # before the workers load them
         os.environ[f"{library}_NUM_THREADS"] = "1"
-    seeds = list(SEEDS)
-    found: list[dict] = []
+    kept = _kept()
+    seeds = [seed for seed in SEEDS if seed not in kept]
+    found: list[dict] = list(kept.values())
     longest = 0.0
     with ProcessPoolExecutor(2, mp_context=get_context("spawn"), max_tasks_per_child=1) as pool:
         running = {}
@@ -53,7 +57,15 @@ def loop_long() -> list[Row]:
                 longest = max(longest, time.monotonic() - running.pop(future))
                 found.append(future.result())
             time.sleep(0.5)
-    return summary(found)
+    return summary(sorted(found, key=lambda one: one["seed"]))
+
+
+def _kept() -> dict[int, dict]:
+    folder = os.environ.get("NBA_LOOP_KEEP")
+    if not folder:
+        return {}
+    worlds = [json.loads(path.read_text(encoding="utf-8")) for path in Path(folder).glob("world-*.json")]
+    return {one["seed"]: one for one in worlds}
 
 
 def summary(found: list[dict]) -> list[Row]:

@@ -1,0 +1,225 @@
+"""Learn, shadow, promote, roll back and ask what if, on a copy of the small world."""
+
+import shutil
+from datetime import timedelta
+
+import numpy as np
+import pyarrow.compute as pc
+import pytest
+
+from nba import settings, tables, tracking
+from nba.errors import DataError, MissingError
+from nba.history import History
+from nba.models import belief
+from pipelines import evaluate, learn, promote, scenario, shadow, train
+
+pytestmark = pytest.mark.xdist_group("mlflow")
+
+
+@pytest.fixture(scope="module")
+def end(small_demo):
+    return pc.max(History.read(small_demo).table("outcomes")["closed_at"]).as_py() + timedelta(days=1)
+
+
+@pytest.fixture(scope="module")
+def workspace(small_demo, tmp_path_factory, end):
+    """A champion of the first closed batch, and a challenger that read two."""
+    folder = tmp_path_factory.mktemp("learnt") / "copy"
+    shutil.copytree(small_demo, folder, ignore=shutil.ignore_patterns(".tracking-id"))
+    train.train(folder, end - timedelta(days=22))
+    learn.learn(folder, end - timedelta(days=15))
+    return folder
+
+
+def name_of(workspace):
+    config = settings.read(workspace)
+    tracking.setup(config, workspace)
+    return tracking.policy_name(config)
+
+
+def champion(workspace):
+    return tracking.find(name_of(workspace), "champion")[0].version
+
+
+# by hand
+
+
+def test_learning_again_the_same_night_changes_nothing(workspace, end):
+    at = end - timedelta(days=15)
+    before = {x: History.read(workspace).table(x).num_rows for x in ("outcomes", "decisions")}
+    again = learn.learn(workspace, at)
+    assert not again.trained.is_new
+    assert again.trained.alias == "challenger"
+    assert {x: History.read(workspace).table(x).num_rows for x in before} == before
+    rows = train.examples(History.read(workspace), at)
+    closed = (
+        History.read(workspace)
+        .table("outcomes")
+        .filter(pc.less_equal(History.read(workspace).table("outcomes")["closed_at"], at))
+    )
+    assert rows.num_rows == closed.num_rows  # closed outcomes only
+
+
+def test_open_decisions_are_completed_by_their_age(workspace, end):
+    history, config = History.read(workspace), settings.read(workspace)
+    at = end - timedelta(days=8)
+    closed = train.examples(history, at)
+    more = learn.open_examples(history, config, closed, at)
+    tables.EXAMPLES.check(more)
+    weights = more["weight"].to_numpy()
+    n_open = len({x.removesuffix("+") for x in more["decision_id"].to_pylist()})
+    assert weights.sum() == pytest.approx(n_open)
+    assert not set(more["decision_id"].to_pylist()) & set(closed["decision_id"].to_pylist())
+    assert (weights <= 1).all()
+
+
+def test_the_gate_shows_evidence_and_asks_for_a_name(workspace, end):
+    found = promote.promote(workspace, end)
+    names = {check.check for check in found.checks}
+    assert {"decisions that neither has learnt from", "paired value, lower bound at any look"} <= names
+    assert not found.is_moved
+    shown = History.read(workspace).table("promotion_evidence").to_pylist()
+    assert {row["check"] for row in shown} == names
+    with pytest.raises(DataError, match="no name"):
+        promote.promote(workspace, end, approver=" ")
+    if not found.is_passed:
+        with pytest.raises(DataError, match="the gate refuses the challenger"):
+            promote.promote(workspace, end, approver="Ana")
+        with pytest.raises(DataError, match="without a note"):
+            promote.promote(workspace, end, approver="Ana", force=True)
+
+
+def test_promotion_and_rollback_are_on_record_and_move_the_alias(workspace, end, monkeypatch):
+    with pytest.raises(MissingError, match="no promotion of version 1"):
+        promote.rollback(workspace, end, approver="Ben")
+    moved = promote.promote(workspace, end, approver="Ana", force=True, note="a drill")
+    assert (moved.is_moved, champion(workspace)) == (True, 2)
+    with pytest.raises(MissingError, match="no challenger beside the champion"):
+        promote.promote(workspace, end)
+    first = History.read(workspace).table("promotions").to_pylist()
+    assert promote.rollback(workspace, end, approver="Ben") == (2, 1)
+    assert champion(workspace) == 1
+    rows = History.read(workspace).table("promotions").to_pylist()
+    assert rows[: len(first)] == first  # only ever added to
+    assert [(r["what"], r["from_version"], r["to_version"], r["approver"]) for r in rows] == [
+        ("promote", 1, 2, "Ana"), ("rollback", 2, 1, "Ben"),
+    ]  # fmt: skip
+    with pytest.raises(MissingError, match="has no version 99"):
+        promote.rollback(workspace, end, approver="Ben", version=99)
+
+    def die(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(promote, "_move", die)
+        with pytest.raises(KeyboardInterrupt):
+            promote.promote(workspace, end, approver="Ana", force=True, note="again")
+    assert champion(workspace) == 1
+    with pytest.raises(MissingError, match="no challenger beside"):  # the killed run is completed first
+        promote.promote(workspace, end)
+    assert champion(workspace) == 2
+    promote.rollback(workspace, end, approver="Ben")
+
+
+def test_a_shadow_decides_and_delivers_nothing(workspace, end):
+    history = History.read(workspace)
+    decisions = history.table("decisions")
+    batch_id = decisions["batch_id"][-1].as_py()
+    folders = sorted((workspace / "decisions").iterdir())
+    rows = shadow.shadow(workspace, end, batch_id)
+    again = shadow.shadow(workspace, end, batch_id)
+    assert rows.equals(again)
+    assert History.read(workspace).table("shadows").equals(rows)
+    assert sorted((workspace / "decisions").iterdir()) == folders
+    assert History.read(workspace).table("decisions").equals(decisions)
+    assert set(rows["decision_id"].to_pylist()) <= set(decisions["decision_id"].to_pylist())
+    assert (rows["p_action"].to_numpy() > 0).all()
+    with pytest.raises(MissingError, match="no version is called 'ghost'"):
+        shadow.shadow(workspace, end, batch_id, "ghost")
+
+
+def test_scenarios_move_as_they_must(workspace):
+    def total(name, **changes):
+        made = scenario.scenario(workspace, name, scenario.Changes({}, **changes)).to_pylist()
+        rows = {(r["scenario"], r["item"]): r for r in made}
+        return rows[name, "total"], rows[scenario.AS_DECIDED, "total"], rows
+
+    same, base, rows = total("nothing changed")
+    assert (same["value"], same["contacts"]) == pytest.approx((base["value"], base["contacts"]))
+    poorer, _, _ = total("no money", budget=0.0)
+    assert (poorer["contacts"], poorer["cost"], poorer["value"]) == pytest.approx((0, 0, 0), abs=1e-6)
+    fewer, _, _ = total("no discount", stopped=("discount",))
+    assert fewer["value"] <= base["value"] + 1e-6
+    valued, _, _ = total("loyalty counts double", levers={"loyalty": 2.0})
+    assert valued["value"] > base["value"]
+    reason = History.read(workspace).table("choices").filter(pc.field("reason") == "no consent")
+    if reason.num_rows:
+        wider, _, _ = total("everybody agrees", without_rules=("no consent",))
+        assert wider["value"] > base["value"]
+    assert all(r["used"] <= r["available"] + 1e-6 for (_, item), r in rows.items() if item != "total")
+    assert len(History.read(workspace).table("scenarios")) > len(rows)
+    with pytest.raises(DataError) as error:
+        total("wrong", levers={"nonsense": 1.0}, stopped=("ghost",))
+    assert "'nonsense' is not known" in str(error.value)
+    assert "'ghost' is not known" in str(error.value)
+    with pytest.raises(DataError, match="expected name=number"):
+        scenario.parse(["email", "sms=-3"], "--capacity")
+    with pytest.raises(DataError, match="batch 'x' is not known"):
+        scenario.scenario(workspace, "a", scenario.Changes({}), "x")
+
+
+def test_evaluation_writes_what_pages_show(workspace, end):
+    evaluate.evaluate(workspace, end)
+    history = History.read(workspace)
+    for name in ("diagnostics", "ablations", "value_finder"):
+        tables.BY_NAME[name].check(history.table(name))
+    assert history.table("value_finder").num_rows > 0
+
+
+def test_a_log_without_probabilities_is_left_out(workspace, end):
+    from pipelines import replay
+
+    context = replay.Context.read(workspace, end)
+    batch_id = replay.closed_after(context, None)[0]
+    decisions = context.history.table("decisions")
+    old = pc.equal(decisions["batch_id"], batch_id)
+    unknown = pc.if_else(old, 0.0, decisions["p_action"])
+    at = decisions.column_names.index("p_action")
+    copy = workspace.with_name("old-log")
+    shutil.copytree(workspace, copy)
+    History.read(copy).commit(replace={"decisions": decisions.set_column(at, "p_action", unknown)})
+    other = replay.Context.read(copy, end)
+    assert replay.read(other, batch_id) is None
+    assert replay.read(context, batch_id).n_dropped == 0
+
+
+# recovery
+
+
+def test_validation_prefers_the_recent_where_tastes_have_turned():
+    rng = np.random.default_rng(0)
+    from datetime import UTC, datetime
+
+    from nba.catalog import Action, Catalog, Treatment
+    from nba.settings import Models
+
+    shop = Catalog((Action("sale", "s", "s", "Sale", 20.0),), (Treatment("mail", "sale", "email", 0.1),))
+    start = datetime(2026, 1, 5, tzinfo=UTC)
+    rows = []
+    for week in range(20):
+        for i in range(500):
+            x, treated = float(rng.normal()), rng.random() < 0.5
+            sign = 1 if week < 15 else -1
+            p = 0.2 + treated * 0.18 * np.tanh(2 * sign * x)
+            rows.append(
+                {"decision_id": f"{week}-{i}", "customer_id": f"c{i}", "as_of": start + timedelta(weeks=week),
+                 "treatment_id": "mail" if treated else "none", "p_action": 0.5,
+                 "is_response": bool(rng.random() < p), "reward": 0.0, "f_x": x, "f_margin_per_order": 20.0,
+                 "f_orders_total": 1.0}
+            )  # fmt: skip
+    examples = tables.EXAMPLES.build(rows)
+    found = belief.choose(examples, shop, Models(trees=20, folds=2), 0)
+    assert found.settings.half_life_days == 45.0
+    early = examples.slice(0, 1000)
+    stays = belief.choose(early, shop, Models(trees=20, folds=2), 0)
+    assert (stays.settings, stays.candidates) == (Models(trees=20, folds=2), ())
