@@ -96,7 +96,7 @@ def _batch(history, number: int, ids: pa.Array, trait: np.ndarray, catalog, rng:
          "customer_id": ids.take(pa.array(buys)),
          "ordered_at": pa.array(bought, tables.TIME),
          "revenue": np.full(len(buys), 60.0), "margin": rng.lognormal(3.2, 0.4, len(buys)),
-         "n_items": pa.array(np.ones(len(buys), dtype=np.int64)), "is_return": np.zeros(len(buys), dtype=bool)}
+         "n_items": pa.array(np.ones(len(buys), dtype=np.int64)), "is_return": [False] * len(buys)}
     )  # fmt: skip
     sent = np.flatnonzero(column)
     touches = pa.table(
