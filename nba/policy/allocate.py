@@ -1,9 +1,9 @@
-"""Limits become prices: one shadow price per capacity or budget, then each customer is decided alone.
+"""Limits become prices: one shadow price per volume or budget, then each customer is decided alone.
 
-The prices minimise the smooth convex dual of the batch (for a softmax exactly: its log-partition is the
-dual's smoothing, Nesterov 2005), so that the *expected* use of every limit lies just inside it. Independent
-draws scatter around that; whatever a draw still puts over a limit is trimmed to `none` in an order hashed
-independently of the draw, and the logged probabilities hold the share that trimming takes on average.
+The prices minimise the smooth convex dual of the batch (`nba.policy.prices`), so that the *expected* use of
+every limit lies just inside it. Independent draws scatter around that; whatever a draw still puts over a
+limit is trimmed to `none` in an order hashed independently of the draw, and the logged probabilities hold
+the share that trimming takes on average. A limit from below has a price too, which is a subsidy.
 """
 
 from collections.abc import Sequence
@@ -15,7 +15,8 @@ from scipy.optimize import minimize
 from scipy.special import ndtri
 
 from nba import draws
-from nba.policy.explore import Estimate, Policy, Softmax, even
+from nba.policy import explore, prices
+from nba.policy.explore import Estimate, Policy, Thompson, even
 
 Array = NDArray[np.float64]
 Flags = NDArray[np.bool_]
@@ -25,8 +26,8 @@ Flags = NDArray[np.bool_]
 MARGIN_SD, MARGIN_SHARE = 2.0, 0.05
 # The even floor of a policy that also exploits may use at most this share of any limit.
 FLOOR_SHARE = 0.5
-# Policies that are not smooth in belief are priced at this share of the spread of belief as temperature.
-_COLD = 1e-3
+# Customers whose probabilities are worked out at a time, so that they stay in the processor's cache.
+_CHUNK = 16_384
 # Midpoints of 200 equal parts of the standard normal.
 _NORMAL = ndtri((np.arange(200) + 0.5) / 200)
 
@@ -37,7 +38,7 @@ class Allocation(NamedTuple):
     Attributes:
         drawn: Probabilities to draw from, shape (n, k).
         final: Probabilities after trimming, which is what is logged, shape (n, k).
-        price: Money per unit of each limit, shape (m,).
+        price: Money per unit of each limit, shape (m,); below 0 where a limit from below binds.
         expected_use: Expected use of each limit by `final`, shape (m,).
         floor_kept: Share of the even floor that each treatment kept, shape (k,); 1 where no limit cut it.
         kept: Share of each treatment's remaining probability that was kept, shape (k,): below 1 where
@@ -53,48 +54,60 @@ class Allocation(NamedTuple):
 
 
 def allocate(
-    policy: Policy, estimate: Estimate, is_eligible: Flags, use: Array, available: Array
+    policy: Policy,
+    estimate: Estimate,
+    is_eligible: Flags,
+    use: Array,
+    available: Array,
+    least: Array | None = None,
 ) -> Allocation:
     """Find the prices at which a policy's expected use meets its limits, and its probabilities there.
 
     Args:
-        policy: Any policy; a softmax is priced exactly.
+        policy: Any policy; softmax and SquareCB are priced exactly.
         estimate: Belief in money, shapes (n, k).
         is_eligible: Shape (n, k).
         use: What one choice of each treatment uses of each limit, shape (k, m); row 0 is 0. A treatment of
             which one choice would exceed a limit is not chosen.
-        available: The limits, shape (m,).
+        available: The limits from above, shape (m,); infinite where there is none.
+        least: The limits from below, shape (m,); 0 where there is none. They hold in expectation, as far as
+            eligibility and the limits from above let them (`nba.policy.limits.reachable`).
+
+    Raises:
+        DataError: when there is nothing to believe (`nba.policy.explore.check`).
 
     Example:
         >>> belief = Estimate(np.array([[0.0, 1.0], [0.0, 3.0]] * 500), np.zeros((1000, 2)))
         >>> use, limit = np.array([[0.0], [1.0]]), np.array([500.0])
-        >>> found = allocate(Softmax(0.01, 0.0), belief, np.ones((1000, 2), bool), use, limit)
+        >>> found = allocate(explore.Softmax(0.01, 0.0), belief, np.ones((1000, 2), bool), use, limit)
         >>> bool(1 < found.price[0] < 3), round(float(found.expected_use[0]))
         (True, 500)
     """
+    explore.check(policy, estimate, is_eligible)
     n, k = is_eligible.shape
-    if not len(available) or n == 0:
+    m = len(available)
+    least = np.zeros(m) if least is None else least
+    if not m or n == 0:
         p = policy.probabilities(estimate, is_eligible)
-        ones = np.ones(k)
-        return Allocation(p, p, np.zeros(len(available)), np.zeros(len(available)), ones, ones)
+        return Allocation(p, p, np.zeros(m), p.sum(axis=0) @ use, np.ones(k), np.ones(k))
     is_eligible = is_eligible & (use <= available).all(axis=1)
-    explored = policy.floor * even(is_eligible)
     exploits = policy.floor < 1
+    explored = policy.floor * even(is_eligible).sum(axis=0)
     floor_kept = _fitting(explored, use, available * FLOOR_SHARE) if exploits else np.ones(k)
-    explored = _thin(explored, floor_kept)
-    price, margin = np.zeros(len(available)), np.zeros(len(available))
+    case = _Case(policy, estimate, is_eligible, use, floor_kept)
+    price, margin = np.zeros(2 * m), np.zeros(m)
     for _ in range(3):
         target = available - margin
         if exploits:
-            room = target - explored.sum(axis=0) @ use
-            price = _prices(policy, estimate.mean, is_eligible, use, room, start=price)
-        drawn, kept, price = _served(policy, estimate, is_eligible, explored, use, target, price)
+            price = _priced(case, target, np.where(least > 0, least + margin, 0.0), price)
+        drawn, kept, price = _served(case, target, price)
         wanted = np.minimum(MARGIN_SD * _spread(drawn, use), MARGIN_SHARE * available)
         if (drawn.sum(axis=0) @ use <= available - 0.98 * wanted).all():
             break
-        margin = wanted
+        margin = np.where(np.isfinite(available), wanted, 0.0)
     final = after_trimming(drawn, use, available)
-    return Allocation(drawn, final, price, final.sum(axis=0) @ use, floor_kept, kept)
+    net = price[:m] - price[m:]
+    return Allocation(drawn, final, net, final.sum(axis=0) @ use, floor_kept, kept)
 
 
 def trim(
@@ -147,7 +160,7 @@ def after_trimming(p: Array, use: Array, available: Array) -> Array:
     """
     for j, limit in enumerate(available):
         uses = use[:, j] > 0
-        if not uses.any():
+        if not uses.any() or not np.isfinite(limit):
             continue
         amounts = use[uses, j]
         if np.allclose(amounts, amounts[0], rtol=1e-9):
@@ -223,92 +236,86 @@ def _kept_of_sum(p: Array, use: Array, limit: float) -> Array:
     return kept
 
 
-def _prices(policy: Policy, mean: Array, is_eligible: Flags, use: Array, room: Array, start: Array) -> Array:
-    # min over prices >= 0 of sum_i (1 - floor) T logsumexp((mean_i - use price) / T) + price @ room
-    masked = np.where(is_eligible, mean, -np.inf)
-    spread = float(np.std(mean[is_eligible])) or 1.0
-    final = policy.temperature if isinstance(policy, Softmax) else _COLD * spread
-    share = 1 - policy.floor
-    unit = use.max(axis=0)
-    unit[unit == 0] = 1.0
-    most = np.maximum(masked, 0.0).max(axis=0)
-    price = start
-    for temperature in [final] if start.any() else _cooling(spread, final):
-        cells = np.where(use > 0, (most[:, None] + 40 * temperature) / np.where(use > 0, use, 1.0), 0.0)
-        bound = cells.max(axis=0) * unit / temperature
-        dual = _Dual(masked / temperature, use / unit, room / unit / share)
-        first = np.clip(price * unit / temperature, 0.0, bound)
-        found = minimize(
-            dual,
-            first,
-            jac=True,
-            method="L-BFGS-B",
-            bounds=[(0.0, b) for b in bound],
-            options={"maxiter": 200, "ftol": 1e-13, "gtol": 1e-9},
-        )
-        price = np.asarray(found.x) * temperature / unit
-    return price
+class _Case(NamedTuple):
+    # What a batch is decided with; `floor_kept` is the share of the even floor that each treatment keeps.
+    policy: Policy
+    estimate: Estimate
+    is_eligible: Flags
+    use: Array
+    floor_kept: Array
+
+    def probabilities(self, charge: Array, rows: slice) -> Array:
+        # At a charge per treatment, shape (rows, k).
+        policy, own = self.policy, self.is_eligible[rows]
+        belief = Estimate(self.estimate.mean[rows] - charge, self.estimate.se[rows])
+        p = policy.probabilities(belief, own)
+        if (self.floor_kept < 1).any():
+            explored = policy.floor * even(own)
+            p = np.maximum(p - explored, 0.0) + explored * self.floor_kept
+            p[:, 0] += 1 - p.sum(axis=1)
+        return p
+
+    def totals(self, charge: Array) -> tuple[Array, Array]:
+        # Expected choices of each treatment, and what they are worth before prices, shapes (k,).
+        chosen, worth = np.zeros(self.use.shape[0]), np.zeros(self.use.shape[0])
+        for rows in self.chunks():
+            p = self.probabilities(charge, rows)
+            chosen += p.sum(axis=0)
+            worth += np.einsum("ij,ij->j", p, np.nan_to_num(self.estimate.mean[rows]))
+        return chosen, worth
+
+    def chunks(self) -> list[slice]:
+        n = len(self.is_eligible)
+        return [slice(start, min(start + _CHUNK, n)) for start in range(0, n, _CHUNK)]
 
 
-def _cooling(spread: float, final: float) -> list[float]:
-    # A cold dual has kinks: come to it from a warm one.
-    steps = max(int(np.log10(spread / final)), 0) if spread > final else 0
-    return [final * 10.0**step for step in range(steps, -1, -1)]
+def _priced(case: _Case, target: Array, least: Array, price: Array) -> Array:
+    # Prices of limits from above and from below, shape (2 m,).
+    m, floor = len(target), case.policy.floor
+    explored = (floor * even(case.is_eligible).sum(axis=0) * case.floor_kept) @ case.use if floor else 0.0
+    both = np.hstack([case.use, -case.use])
+    bound = np.append(target - explored, -np.maximum(least - explored, 0.0))
+    binding = np.append(np.isfinite(target), least > 0)
+    out = np.zeros(2 * m)
+    if not binding.any():
+        return out
+    limits = both[:, binding], bound[binding]
+    policy, estimate, is_eligible = case[:3]
+    out[binding] = prices.find(policy, estimate, is_eligible, *limits, price[binding])
+    if isinstance(policy, Thompson):
+        out[binding] = prices.match(policy, estimate, is_eligible, *limits, out[binding])
+    return out
 
 
-class _Dual:
-    """Value and gradient of the smooth dual per customer, in units of the temperature."""
-
-    def __init__(self, mean: Array, use: Array, room: Array) -> None:
-        self._mean, self._use, self._room = mean, use, room
-        self._p = np.empty_like(mean)
-
-    def __call__(self, price: Array) -> tuple[float, Array]:
-        n, p = len(self._mean), self._p
-        np.subtract(self._mean, self._use @ price, out=p)
-        top = p.max(axis=1)
-        p -= top[:, None]
-        np.exp(p, out=p)
-        total = p.sum(axis=1)
-        used = ((1 / total) @ p) @ self._use
-        value = (top + np.log(total)).sum() + price @ self._room
-        return float(value) / n, (self._room - used) / n
-
-
-def _served(
-    policy: Policy,
-    estimate: Estimate,
-    is_eligible: Flags,
-    explored: Array,
-    use: Array,
-    target: Array,
-    price: Array,
-) -> tuple[Array, Array, Array]:
+def _served(case: _Case, target: Array, price: Array) -> tuple[Array, Array, Array]:
     # A smooth policy meets its prices; others jump there, so try near prices and keep what is worth most.
-    exact = isinstance(policy, Softmax) or policy.floor == 1 or not price.any()
-    best: tuple[float, Array, Array, Array] | None = None
+    both = np.hstack([case.use, -case.use])
+    exact = prices.is_exact(case.policy) or case.policy.floor == 1 or not price.any()
+    best: tuple[float, Array, Array] | None = None
     for nudge in (0.0,) if exact else (0.0, 1e-4, 1e-3, 1e-2, -1e-3):
         nudged = price * (1 + nudge)
-        p = policy.probabilities(estimate.net_of(use @ nudged), is_eligible)
-        p = np.maximum(p - policy.floor * even(is_eligible), 0.0) + explored
-        p[:, 0] += 1 - p.sum(axis=1)
-        kept = _fitting(p, use, target)
-        p = _thin(p, kept)
-        worth = float(np.nansum(p * np.where(is_eligible, estimate.mean, 0.0)))
-        if best is None or worth > best[0]:
-            best = (worth, p, kept, nudged)
+        chosen, worth = case.totals(both @ nudged)
+        kept = _fitting(chosen, case.use, target)
+        total = float(kept @ worth)
+        if best is None or total > best[0]:
+            best = (total, kept, nudged)
     assert best is not None
-    return best[1:]
+    _, kept, nudged = best
+    drawn = np.empty(case.is_eligible.shape)
+    for rows in case.chunks():
+        p = case.probabilities(both @ nudged, rows)
+        drawn[rows] = p if (kept == 1).all() else _thin(p, kept)
+    return drawn, kept, nudged
 
 
-def _fitting(p: Array, use: Array, available: Array) -> Array:
-    """Give the share of each treatment's probability that the limits allow, shape (k,).
+def _fitting(total: Array, use: Array, available: Array) -> Array:
+    """Give the share of each treatment's expected choices, shape (k,), that the limits allow, shape (k,).
 
     Of all shares that fit it is the nearest in relative entropy (Csiszar 1975), `exp(-use @ price)`: who
     uses most of what is scarce gives way most.
     """
-    total = p.sum(axis=0)
-    limit = np.maximum(available, 0.0)
+    bounded = np.isfinite(available)
+    use, limit = use[:, bounded], np.maximum(available[bounded], 0.0)
     if (total @ use <= limit).all():
         return np.ones(len(total))
     blocked = (use[:, limit == 0] > 0).any(axis=1)

@@ -1,28 +1,43 @@
-"""Who may have what: consent, reach, cooldown and frequency, with the rule that removed each candidate."""
+"""Who may have what: the engagement policy, with the stage and rule that removed each candidate.
 
+Stages in order: running (dates, reach), consent (channel and purpose), the rules' own (eligibility,
+applicability, suitability), contact (cooldown, pauses, one action per issue, caps, quiet hours). The first
+rule that removes a candidate is its reason.
+"""
+
+from datetime import datetime
 from typing import NamedTuple
 
+import duckdb
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from nba import tables
-from nba.catalog import Catalog
-from nba.errors import DataError
+from nba.catalog import NONE, Catalog
+from nba.errors import DataError, SettingsError
 from nba.history import Snapshot
-from nba.settings import Limits
+from nba.policy import rules, windows
+from nba.policy.contacts import Contacts
+from nba.settings import ContactPolicy, Engagement, FrequencyCap, Limits, Rule
 
-# Rules in order; the first that removes a candidate is its reason. 0 is eligible.
-REASONS = (
-    "",
-    "action not running",
-    "no external id",
-    "no consent",
-    "opted out",
-    "cooldown",
-    "frequency cap",
+Flags = NDArray[np.bool_]
+
+# What is always asked, with its stage; a workspace's own rules come after these.
+BUILT_IN = (
+    ("", ""),
+    ("action not running", "running"),
+    ("no external id", "running"),
+    ("no consent", "consent"),
+    ("opted out", "consent"),
+    ("cooldown", "contact"),
+    ("frequency cap", "contact"),
+    ("another action of the issue is active", "contact"),
+    ("quiet until it lapses", "contact"),
 )
-_STOPPED, _UNREACHABLE, _NO_CONSENT, _OPTED_OUT, _COOLDOWN, _FREQUENCY = range(1, 7)
+REASONS = tuple(name for name, _ in BUILT_IN)
+STAGES = tuple(stage for _, stage in BUILT_IN)
+_STOPPED, _UNREACHABLE, _NO_CONSENT, _OPTED_OUT, _COOLDOWN, _FREQUENCY, _ISSUE, _QUIET = range(1, 9)
+_RULE_STAGES = ("eligibility", "applicability", "suitability")
 
 
 class Eligibility(NamedTuple):
@@ -33,15 +48,39 @@ class Eligibility(NamedTuple):
         is_eligible: Shape (n, k); `none` (column 0) always.
         reason: Shape (n, k), number of the rule in `reasons` that removed it; 0 where eligible.
         reasons: The rules in words.
+        stages: Stage of each rule.
+        send_from, send_until: When each channel of the catalog may be sent to each customer, microseconds
+            since 1970, shape (n, channels); -1 where it may not.
     """
 
     customer_ids: pa.Array
-    is_eligible: NDArray[np.bool_]
-    reason: NDArray[np.int8]
+    is_eligible: Flags
+    reason: NDArray[np.int16]
     reasons: tuple[str, ...] = REASONS
+    stages: tuple[str, ...] = STAGES
+    send_from: NDArray[np.int64] | None = None
+    send_until: NDArray[np.int64] | None = None
 
 
-def eligible(snapshot: Snapshot, catalog: Catalog, limits: Limits, customer_ids: pa.Array) -> Eligibility:
+def reasons(engagement: Engagement) -> tuple[tuple[str, str], ...]:
+    """Give every rule that can remove a candidate and its stage, in the order of their numbers."""
+    own: list[tuple[str, str]] = [(rule.name, rule.stage) for rule in engagement.rules]
+    own += [(purpose.name, "consent") for purpose in engagement.purposes]
+    own += [(policy.name, "contact") for policy in engagement.contact_policies]
+    own += [(cap.name, "contact") for cap in engagement.frequency_caps]
+    return (*BUILT_IN, *own)
+
+
+def eligible(
+    snapshot: Snapshot,
+    catalog: Catalog,
+    limits: Limits,
+    customer_ids: pa.Array,
+    engagement: Engagement | None = None,
+    features: pa.Table | None = None,
+    until: datetime | None = None,
+    zone: str = "UTC",
+) -> Eligibility:
     """Apply the rules to every customer and treatment, as known at the snapshot's moment.
 
     A contact counts once: as our decision (unless it was refused or failed), or as somebody else's touch.
@@ -51,15 +90,24 @@ def eligible(snapshot: Snapshot, catalog: Catalog, limits: Limits, customer_ids:
         catalog: Fixes the columns.
         limits: Frequency cap per customer.
         customer_ids: Shape (n,).
+        engagement: The workspace's own rules, pauses, caps and send windows; none if absent.
+        features: Of the customers, in their order; what rules may read beside the customers' columns.
+        until: When a decision lapses; without it send windows are not asked.
+        zone: Zone of customers whose own is not known.
 
     Raises:
         DataError: when a channel of the catalog has no consent column, or a customer is not known.
+        SettingsError: when a rule cannot be used, naming every fault.
     """
+    engagement = engagement or Engagement()
     _check_channels(snapshot, catalog)
+    _check_names(engagement, catalog)
     customers = _customers(snapshot, catalog, customer_ids)
-    reason = np.zeros((len(customer_ids), len(catalog.treatment_ids)), dtype=np.int8)
+    every = reasons(engagement)
+    number = {name: i for i, (name, _) in enumerate(every)}
+    reason = np.zeros((len(customer_ids), len(catalog.treatment_ids)), dtype=np.int16)
 
-    def remove(rule: int, which: NDArray[np.bool_]) -> None:
+    def remove(rule: int, which: Flags) -> None:
         reason[(reason == 0) & which] = rule
 
     remove(_STOPPED, ~catalog.active(snapshot.at)[None, :])
@@ -68,10 +116,174 @@ def eligible(snapshot: Snapshot, catalog: Catalog, limits: Limits, customer_ids:
         here = (catalog.channel == channel)[None, :]
         remove(_NO_CONSENT, ~_column(customers, f"can_{channel}")[:, None] & here)
         remove(_OPTED_OUT, _column(customers, f"left_{channel}")[:, None] & here)
-    remove(_COOLDOWN, _cooling(snapshot, catalog, customer_ids))
-    remove(_FREQUENCY, _tired(snapshot, limits, customer_ids)[:, None])
+    for name, gone in _by_rules(snapshot, catalog, engagement, customer_ids, features):
+        remove(number[name], gone)
+    zones = [windows.known_zone(one, zone) for one in customers["timezone"].to_pylist()]
+    contacts = Contacts(snapshot, catalog, customer_ids, zones)
+    remove(_COOLDOWN, contacts.cooling())
+    for policy in engagement.contact_policies:
+        remove(number[policy.name], contacts.paused(policy))
+    if engagement.issue_days:
+        remove(_ISSUE, contacts.kept_by_another(engagement.issue_days))
+    remove(_FREQUENCY, contacts.tired(limits)[:, None])
+    for cap in engagement.frequency_caps:
+        remove(number[cap.name], contacts.capped(cap))
+    spans = _spans(snapshot.at, until, zones, catalog, engagement) if until is not None else None
+    if spans is not None:
+        column = np.array([catalog.channels.index(name) for name in catalog.channel[1:]], dtype=np.int64)
+        remove(_QUIET, np.insert(spans[0][:, column] < 0, 0, False, axis=1))
     reason[:, 0] = 0
-    return Eligibility(customer_ids, reason == 0, reason)
+    return Eligibility(
+        customer_ids,
+        reason == 0,
+        reason,
+        tuple(name for name, _ in every),
+        tuple(stage for _, stage in every),
+        *(spans or (None, None)),
+    )
+
+
+def removals(found: Eligibility, catalog: Catalog) -> pa.Table:
+    """Count what removed candidates: treatment_id, stage (`kept` where nothing did), rule, n_customers."""
+    rows = []
+    for j, treatment in enumerate(catalog.treatment_ids):
+        if treatment == NONE:
+            continue
+        counts = np.bincount(found.reason[:, j], minlength=len(found.reasons))
+        rows += [
+            {
+                "treatment_id": treatment,
+                "stage": found.stages[i] or "kept",
+                "rule": found.reasons[i],
+                "n_customers": int(n),
+            }
+            for i, n in enumerate(counts)
+            if n or i == 0
+        ]
+    names = ("treatment_id", "stage", "rule", "n_customers")
+    return pa.table({name: [row[name] for row in rows] for name in names})
+
+
+def _by_rules(
+    snapshot: Snapshot,
+    catalog: Catalog,
+    engagement: Engagement,
+    customer_ids: pa.Array,
+    features: pa.Table | None,
+) -> list[tuple[str, Flags]]:
+    # What the workspace's own conditions and purposes remove, in order of the stages.
+    if not engagement.rules and not engagement.purposes:
+        return []
+    known = [name for name in snapshot.sql("from customers limit 0").column_names if name != "customer_id"]
+    extra = [] if features is None else [n for n in features.column_names if n.startswith("f_")]
+    columns = ["decided_at", *known, *extra]
+    faults = [fault for rule in engagement.rules if (fault := _fault(rule, columns))]
+    faults += [
+        f"purpose {one.name!r}: column {one.column!r} is not among {known}"
+        for one in engagement.purposes
+        if one.column not in known
+    ]
+    if faults:
+        raise SettingsError(
+            "\n".join(["the engagement policy cannot be used:", *(f"- {fault}" for fault in faults)]),
+            "Mend [engagement] in nba.toml; docs/features.md lists the features.",
+        )
+    ordered = sorted(engagement.rules, key=lambda rule: _RULE_STAGES.index(rule.stage))
+    asked = [(one.name, f'coalesce("{one.column}", false)') for one in engagement.purposes]
+    asked += [(rule.name, f"coalesce(({rule.keep}\n)::boolean, false)") for rule in ordered]
+    kept = _conditions(snapshot, customer_ids, features, extra, [sql for _, sql in asked])
+    concerned = [_selected(one, catalog) for one in (*engagement.purposes, *ordered)]
+    return [(name, ~kept[:, [i]] & concerned[i]) for i, (name, _) in enumerate(asked)]
+
+
+def _conditions(
+    snapshot: Snapshot, customer_ids: pa.Array, features: pa.Table | None, extra: list[str], asked: list[str]
+) -> Flags:
+    connection = snapshot.connection
+    own = {"customer_id": customer_ids, "row": pa.array(np.arange(len(customer_ids)))}
+    if features is not None:
+        own |= {name: features[name] for name in extra}
+    connection.register("asked", pa.table(own))
+    moment = f"timestamptz '{snapshot.at:%Y-%m-%d %H:%M:%S.%f}+00'"
+    shown = ", ".join(f"{sql} as kept_{i}" for i, sql in enumerate(asked))
+    try:
+        found = snapshot.sql(
+            f"select {shown} from (select *, {moment} as decided_at from asked) a"
+            " join customers using (customer_id) order by a.row"
+        )
+    except duckdb.Error as error:
+        raise SettingsError(
+            f"a rule of the engagement policy cannot be answered: {str(error).splitlines()[0]}",
+            "Compare columns with values of their own type; a condition is true or false.",
+        ) from None
+    finally:
+        connection.unregister("asked")
+    return np.column_stack([_column(found, f"kept_{i}") for i in range(len(asked))])
+
+
+def _fault(rule: Rule, columns: list[str]) -> str:
+    try:
+        rules.check(rule.keep, columns)
+    except SettingsError as error:
+        return f"rule {rule.name!r}: {error.message}"
+    return ""
+
+
+def _selected(one: object, catalog: Catalog) -> Flags:
+    # Columns that a rule or purpose concerns, shape (k,).
+    out = np.ones(len(catalog.treatment_ids), dtype=bool)
+    for names, of in _names_asked(one, catalog):
+        if names:
+            out &= np.isin(of, names)
+    return out
+
+
+def _names_asked(one: object, catalog: Catalog) -> list[tuple[tuple[str, ...], NDArray[np.str_]]]:
+    actions = {action.action_id: action for action in catalog.actions}
+    of = [actions[t.action_id] for t in catalog.treatments]
+    levels = {
+        "issues": np.array([NONE, *(a.issue for a in of)]),
+        "groups": np.array([NONE, *(a.group for a in of)]),
+        "actions": catalog.action,
+        "treatments": np.array(catalog.treatment_ids),
+        "channels": catalog.channel,
+    }
+    return [(getattr(one, level, ()), names) for level, names in levels.items()]
+
+
+def _check_names(engagement: Engagement, catalog: Catalog) -> None:
+    faults = []
+    for one in (*engagement.rules, *engagement.purposes, *engagement.send_windows):
+        for names, of in _names_asked(one, catalog):
+            if odd := sorted(set(names) - set(of.tolist())):
+                called = repr(getattr(one, "name", "send window"))
+                faults.append(f"{called} names {odd}; the catalog has {sorted(set(of.tolist()) - {NONE})}")
+    levels = dict(zip(("issue", "group", "action", "treatment", "channel"), _names_asked(None, catalog)))
+    limits: list[ContactPolicy | FrequencyCap] = [*engagement.contact_policies, *engagement.frequency_caps]
+    for limit in limits:
+        of = levels[limit.level][1] if limit.level in levels else np.array(["all"])
+        if odd := sorted(set(limit.only) - set(of.tolist())):
+            there = sorted(set(of.tolist()) - {NONE})
+            faults.append(f"{limit.name!r} names {odd}; at level {limit.level} there are {there}")
+    if faults:
+        raise SettingsError(
+            "\n".join(["the engagement policy does not fit the catalog:", *(f"- {f}" for f in faults)]),
+            "Mend the names in [engagement] of nba.toml, or the catalog.",
+        )
+
+
+def _spans(
+    at: datetime, until: datetime, zones: list[str], catalog: Catalog, engagement: Engagement
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    # Worked out once per zone and channel.
+    names, row = np.unique(np.array(zones, dtype=str), return_inverse=True)
+    found = np.full((2, len(names), len(catalog.channels)), -1, dtype=np.int64)
+    for i, name in enumerate(names.tolist()):
+        for j, channel in enumerate(catalog.channels):
+            window = windows.of_channel(engagement.send_windows, channel)
+            if span := windows.span(at, until, name, window):
+                found[:, i, j] = [round(moment.timestamp() * 1e6) for moment in span]
+    return found[0][row], found[1][row]
 
 
 def _check_channels(snapshot: Snapshot, catalog: Catalog) -> None:
@@ -94,7 +306,8 @@ def _customers(snapshot: Snapshot, catalog: Catalog, customer_ids: pa.Array) -> 
     table = _ask(
         snapshot,
         customer_ids,
-        f"select a.row, c.customer_id is null as absent, c.external_id is null as unreachable{consent}{left}"
+        "select a.row, c.customer_id is null as absent, c.external_id is null as unreachable,"
+        f" c.timezone{consent}{left}"
         " from asked a left join customers c using (customer_id) left join ("
         "  select customer_id, list(distinct channel) as channels from touches"
         "  where kind = 'unsubscribed' group by 1) u using (customer_id) order by a.row",
@@ -108,71 +321,16 @@ def _customers(snapshot: Snapshot, catalog: Catalog, customer_ids: pa.Array) -> 
     return table
 
 
-def _cooling(snapshot: Snapshot, catalog: Catalog, customer_ids: pa.Array) -> NDArray[np.bool_]:
-    # Shape (n, k): the column's action was given fewer days ago than the treatment's cooldown.
-    n, k = len(customer_ids), len(catalog.treatment_ids)
-    actions, column = np.unique(catalog.action, return_inverse=True)
-    rows = _ask(
-        snapshot,
-        customer_ids,
-        f"with {_CONTACTS} select row, treatment_id, min(days) as days from contacts"
-        f" join asked using (customer_id) where days < {int(catalog.cooldown_days.max())} group by 1, 2",
-    )
-    given = catalog.columns(rows["treatment_id"].to_pylist())
-    known = given > 0
-    since = np.full((n, len(actions)), np.inf)
-    where = (rows["row"].to_numpy()[known], column[given[known]])
-    np.minimum.at(since, where, rows["days"].to_numpy()[known])
-    return np.asarray(since[:, column] < catalog.cooldown_days).reshape(n, k)
-
-
-def _tired(snapshot: Snapshot, limits: Limits, customer_ids: pa.Array) -> NDArray[np.bool_]:
-    rows = _ask(
-        snapshot,
-        customer_ids,
-        f"with {_CONTACTS} select row, count(distinct decision_id) + greatest("
-        "  count(*) filter (decision_id is null and kind = 'sent'),"
-        "  count(*) filter (decision_id is null and kind = 'delivered')) as n"
-        f" from contacts join asked using (customer_id) where days < {limits.contact_days}"
-        f" group by 1 having n >= {limits.max_contacts}",
-    )
-    out = np.zeros(len(customer_ids), dtype=bool)
-    out[rows["row"].to_numpy()] = True
-    return out
-
-
-# Contacts given: our decisions (save the refused and the failed) and touches sent, with their age.
-_CONTACTS = """
-lost as (
-    select distinct decision_id from touches where kind in ('refused', 'failed') and decision_id is not null
-),
-given as (
-    select customer_id, decision_id, treatment_id, 'decided' as kind, decided_at as given_at
-    from decisions where treatment_id <> 'none'
-    union all
-    select customer_id, decision_id, treatment_id, kind, touched_at
-    from touches where kind in ('sent', 'delivered')
-),
-contacts as (
-    select customer_id, decision_id, treatment_id, kind,
-        (epoch_us(moment) - epoch_us(given_at)) / 86400e6 as days
-    from given anti join lost using (decision_id), (select moment from asked_at)
-)
-"""
-
-
 def _ask(snapshot: Snapshot, customer_ids: pa.Array, query: str) -> pa.Table:
-    # `asked` holds the customers with their row number, `asked_at` the moment.
+    # `asked` holds the customers with their row number.
     connection = snapshot.connection
     row = pa.array(np.arange(len(customer_ids)))
     connection.register("asked", pa.table({"customer_id": customer_ids, "row": row}))
-    connection.register("asked_at", pa.table({"moment": pa.array([snapshot.at], tables.TIME)}))
     try:
         return snapshot.sql(query)
     finally:
         connection.unregister("asked")
-        connection.unregister("asked_at")
 
 
-def _column(table: pa.Table, name: str) -> NDArray[np.bool_]:
+def _column(table: pa.Table, name: str) -> Flags:
     return np.asarray(table[name].to_numpy(), dtype=bool)

@@ -1,4 +1,10 @@
-"""From belief to probabilities: how a policy explores. Nothing is drawn here."""
+"""From belief to probabilities: how a policy explores. Nothing is drawn here.
+
+A candidate is a treatment that is eligible and of which something is believed: where the mean is NaN (or
+the standard error, for a policy that needs it) a treatment is only chosen by the even floor. A customer of
+whom nothing is known is given `none` by belief. Every row is worked out alone, so that any order and any
+partitioning of the customers gives the same probabilities.
+"""
 
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
@@ -6,10 +12,13 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from nba.errors import SettingsError
+from nba.errors import DataError, SettingsError
+from nba.policy import kernels
 
 Array = NDArray[np.float64]
 Flags = NDArray[np.bool_]
+# Nodes and weights of Gauss-Legendre on (0, 1).
+_NODES = tuple((x + shift) / 2 for x, shift in zip(np.polynomial.legendre.leggauss(8), (1.0, 0.0)))
 
 
 class Estimate(NamedTuple):
@@ -77,7 +86,94 @@ class Softmax:
     def probabilities(self, estimate: Estimate, is_eligible: Flags) -> Array:
         """Give each customer's probabilities, shape (n, k)."""
         likely = softmax(estimate.mean, is_eligible, self.temperature)
-        return (1 - self.floor) * likely + self.floor * even(is_eligible)
+        return _mixed(likely, self.floor, is_eligible)
+
+
+@dataclass(frozen=True)
+class SquareCB:
+    """Inverse-gap weighting: a treatment is less likely the further it is behind, in standard errors.
+
+    The probabilities maximise `p @ mean + sum(log p) / gamma`, so that `p = 1 / (gamma (nu - mean))`
+    (Foster and Rakhlin 2020, in the log-barrier form of Foster et al. 2020, which is continuous where two
+    treatments tie and whose dual prices limits exactly). Gamma follows the data, customer by customer:
+    `scale sqrt(candidates) / rms(se)`, the rate at which the regret of the choice and of the regression
+    are even; as belief narrows, exploration ends by itself.
+
+    Args:
+        scale: Factor of gamma; above 1 is greedier.
+        floor: Share spread evenly over all eligible treatments.
+
+    Example:
+        >>> belief = Estimate(np.array([[0.0, 1.0, 1.0]]), np.array([[0.0, 0.5, 0.5]]))
+        >>> SquareCB(1.0, 0.0).probabilities(belief, np.array([[True, True, False]])).round(3).tolist()
+        [[0.241, 0.759, 0.0]]
+    """
+
+    scale: float = 1.0
+    floor: float = 0.0
+
+    def __post_init__(self) -> None:
+        _within("squarecb scale", self.scale, above=0.0)
+        _within("squarecb floor", self.floor, most=1.0)
+
+    @property
+    def policy_id(self) -> str:
+        """Name of the policy and its parameters."""
+        return f"squarecb-{self.scale:g}-f{self.floor:g}"
+
+    def gamma(self, estimate: Estimate, is_eligible: Flags) -> Array:
+        """Give each customer's gamma, per money, shape (n,); infinite where belief is certain."""
+        believed = is_eligible & ~np.isnan(estimate.mean) & ~np.isnan(estimate.se)
+        believed[:, 0] = False
+        n = believed.sum(axis=1)
+        square = np.where(believed, estimate.se, 0.0) ** 2
+        with np.errstate(divide="ignore"):
+            rms = np.sqrt(square.sum(axis=1) / np.maximum(n, 1))
+            return np.asarray(self.scale * np.sqrt(n + 1.0) / rms, dtype=np.float64)
+
+    def probabilities(self, estimate: Estimate, is_eligible: Flags) -> Array:
+        """Give each customer's probabilities, shape (n, k)."""
+        likely = kernels.barrier_rows(
+            estimate.mean, is_eligible, np.zeros(is_eligible.shape[1]), self.gamma(estimate, is_eligible)
+        )
+        return _mixed(likely, self.floor, is_eligible)
+
+
+@dataclass(frozen=True)
+class Thompson:
+    """Every treatment is as likely as it is to be the best one, belief being independent normals.
+
+    The probabilities are integrals (Gauss-Legendre, error below 1e-6), not shares of random draws, so that
+    what is logged is what is drawn from.
+
+    Args:
+        scale: Factor of the standard errors; below 1 is greedier.
+        floor: Share spread evenly over all eligible treatments.
+
+    Example:
+        >>> belief = Estimate(np.array([[0.0, 1.0]]), np.array([[0.0, 1.0]]))
+        >>> Thompson(1.0, 0.0).probabilities(belief, np.array([[True, True]])).round(4).tolist()
+        [[0.1587, 0.8413]]
+    """
+
+    scale: float = 1.0
+    floor: float = 0.0
+
+    def __post_init__(self) -> None:
+        _within("thompson scale", self.scale, above=0.0)
+        _within("thompson floor", self.floor, most=1.0)
+
+    @property
+    def policy_id(self) -> str:
+        """Name of the policy and its parameters."""
+        return f"thompson-{self.scale:g}-f{self.floor:g}"
+
+    def probabilities(self, estimate: Estimate, is_eligible: Flags) -> Array:
+        """Give each customer's probabilities, shape (n, k)."""
+        se = self.scale * estimate.se
+        charge = np.zeros(is_eligible.shape[1])
+        likely, _ = kernels.thompson_rows(estimate.mean, se, is_eligible, charge, *_NODES)
+        return _mixed(likely, self.floor, is_eligible)
 
 
 @dataclass(frozen=True)
@@ -101,7 +197,7 @@ class EpsilonGreedy:
 
     def probabilities(self, estimate: Estimate, is_eligible: Flags) -> Array:
         """Give each customer's probabilities, shape (n, k)."""
-        return (1 - self.epsilon) * _best(estimate, is_eligible) + self.epsilon * even(is_eligible)
+        return _mixed(softmax(estimate.mean, is_eligible, 0.0), self.epsilon, is_eligible)
 
 
 @dataclass(frozen=True)
@@ -113,7 +209,7 @@ class Greedy:
 
     def probabilities(self, estimate: Estimate, is_eligible: Flags) -> Array:
         """Give each customer's probabilities, shape (n, k)."""
-        return _best(estimate, is_eligible)
+        return softmax(estimate.mean, is_eligible, 0.0)
 
 
 @dataclass(frozen=True)
@@ -128,23 +224,83 @@ class Uniform:
         return even(is_eligible)
 
 
+def choose(
+    policy: Softmax | SquareCB | Greedy | EpsilonGreedy,
+    estimate: Estimate,
+    is_eligible: Flags,
+    price: Array,
+    draw: Array,
+) -> tuple[NDArray[np.int64], Array]:
+    """Draw every customer's treatment in one pass, without the matrix of probabilities.
+
+    It gives what `probabilities` at the prices and `nba.draws.pick` give.
+
+    Args:
+        policy: Whose probabilities have a closed form.
+        estimate: Belief, shapes (n, k).
+        is_eligible: Shape (n, k).
+        price: What each treatment is charged, money, shape (k,).
+        draw: In [0, 1), shape (n,).
+
+    Returns:
+        Columns and the chance of each, shapes (n,).
+
+    Example:
+        >>> belief = Estimate(np.array([[0.0, 1.0]]), np.zeros((1, 2)))
+        >>> choose(Greedy(), belief, np.array([[True, True]]), np.array([0.0, 2.0]), np.array([0.4]))
+        (array([0]), array([1.]))
+    """
+    if isinstance(policy, SquareCB):
+        gamma = policy.gamma(estimate, is_eligible)
+        return kernels.barrier_choose(estimate.mean, is_eligible, price, gamma, policy.floor, draw)
+    temperature = policy.temperature if isinstance(policy, Softmax) else 0.0
+    return kernels.softmax_choose(estimate.mean, is_eligible, price, temperature, policy.floor, draw)
+
+
+def check(policy: Policy, estimate: Estimate, is_eligible: Flags) -> None:
+    """See that a policy has something to believe.
+
+    Raises:
+        DataError: when every score is unknown, a score is infinite, or a policy that explores by standard
+            errors finds none.
+    """
+    faults = []
+    asked = is_eligible.copy()
+    asked[:, 0] = False
+    if policy.floor < 1 and asked.any():
+        mean, se = estimate.mean[asked], estimate.se[asked]
+        if np.isnan(mean).all():
+            faults.append(f"all {len(mean)} scores of eligible treatments are unknown (NaN)")
+        if n := int(np.isinf(mean).sum()):
+            faults.append(f"{n} of {len(mean)} scores are infinite")
+        if isinstance(policy, SquareCB | Thompson):
+            if not np.isnan(mean).all() and np.isnan(se).all():
+                faults.append(f"{policy.policy_id} explores by standard errors; all {len(se)} are unknown")
+            if n := int(((se < 0) | np.isinf(se)).sum()):
+                faults.append(f"{n} of {len(se)} standard errors are negative or infinite")
+    if faults:
+        raise DataError(
+            "\n".join([f"{policy.policy_id} cannot decide:", *(f"- {fault}" for fault in faults)]),
+            "Look at the model's health and its features, train again, or decide with the random policy.",
+        )
+
+
 def even(is_eligible: Flags) -> Array:
     """Spread each customer's probability evenly over what is eligible, shape (n, k)."""
     return np.asarray(is_eligible / is_eligible.sum(axis=1, keepdims=True), dtype=np.float64)
 
 
 def softmax(mean: Array, is_eligible: Flags, temperature: float) -> Array:
-    """Weigh treatments by exp(mean / temperature) over what is eligible, shape (n, k)."""
-    scaled = np.where(is_eligible, mean, -np.inf) / temperature
-    scaled -= scaled.max(axis=1, keepdims=True)
-    np.exp(scaled, out=scaled)
-    scaled /= scaled.sum(axis=1, keepdims=True)
-    return scaled
+    """Weigh candidates by exp(mean / temperature), shape (n, k); temperature 0 shares the best."""
+    return kernels.softmax_rows(mean, is_eligible, np.zeros(mean.shape[1]), temperature)
 
 
-def _best(estimate: Estimate, is_eligible: Flags) -> Array:
-    mean = np.where(is_eligible, estimate.mean, -np.inf)
-    return even(mean == mean.max(axis=1, keepdims=True))
+def _mixed(likely: Array, floor: float, is_eligible: Flags) -> Array:
+    if floor == 0:
+        return likely
+    likely *= 1 - floor
+    likely += floor * even(is_eligible)
+    return likely
 
 
 def _within(name: str, value: float, *, above: float | None = None, most: float | None = None) -> None:

@@ -1,0 +1,98 @@
+"""When a decision may be sent: quiet hours and allowed days by the customer's own clock.
+
+A window is a span of the zone's wall clock; where the clock is put forward a time that does not exist counts
+as the moment of the change, and where it is put back the span holds only moments at which every clock reading
+lies within it. Lengths are thus exact over both changes.
+"""
+
+from collections.abc import Sequence
+from datetime import UTC, date, datetime, time, timedelta
+from functools import lru_cache
+from typing import NamedTuple
+from zoneinfo import ZoneInfo
+
+from nba.settings import WEEKDAYS, SendWindow
+
+
+class Span(NamedTuple):
+    """From and until when something may be sent, UTC; the end is not part of it."""
+
+    start: datetime
+    end: datetime
+
+
+def of_channel(windows: Sequence[SendWindow], channel: str) -> SendWindow | None:
+    """Give the first window that concerns a channel; None where it may always be sent."""
+    return next((one for one in windows if not one.channels or channel in one.channels), None)
+
+
+def span(at: datetime, until: datetime, zone: str, window: SendWindow | None) -> Span | None:
+    """Give the first span from a moment on in which something may be sent, cut at the moment it lapses.
+
+    Args:
+        at: The moment of the decision.
+        until: The moment it lapses.
+        zone: IANA zone of the customer.
+        window: Allowed days and hours; None is always.
+
+    Returns:
+        None where there is no allowed moment before it lapses.
+
+    Example:
+        >>> day = SendWindow(opens="09:00", closes="20:00")
+        >>> at = datetime(2026, 3, 28, 22, tzinfo=UTC)  # the night in which clocks go forward
+        >>> span(at, at + timedelta(days=2), "Europe/Madrid", day).start.isoformat()
+        '2026-03-29T07:00:00+00:00'
+    """
+    if window is None:
+        return Span(at, until) if at < until else None
+    here = _zone(zone)
+    day = at.astimezone(here).date() - timedelta(days=1)
+    last = until.astimezone(here).date()
+    while day <= last:
+        if WEEKDAYS[day.weekday()] in window.days:
+            start = max(_moment(day, window.opens, here, fold=1), at)
+            end = min(_moment(day, window.closes, here, fold=0), until)
+            if start < end:
+                return Span(start, end)
+        day += timedelta(days=1)
+    return None
+
+
+def known_zone(zone: str | None, default: str) -> str:
+    """Give the zone itself where it is an IANA zone, else the default."""
+    return zone if zone is not None and _exists(zone) else default
+
+
+def _moment(day: date, clock: str, zone: ZoneInfo, fold: int) -> datetime:
+    hour, minute = (int(part) for part in clock.split(":"))
+    if hour == 24:
+        day, hour = day + timedelta(days=1), 0
+    local = datetime.combine(day, time(hour, minute, fold=fold), zone)
+    moment = local.astimezone(UTC)
+    if moment.astimezone(zone).replace(tzinfo=None) == local.replace(tzinfo=None):
+        return moment
+    # The clock jumps over this reading: the moment of the jump, found between its two readings.
+    early, late = (local.replace(fold=f).astimezone(UTC) for f in (1, 0))
+    before = early.astimezone(zone).utcoffset()
+    while late - early > timedelta(seconds=1):
+        middle = early + (late - early) / 2
+        if middle.astimezone(zone).utcoffset() == before:
+            early = middle
+        else:
+            late = middle
+    return late.replace(microsecond=0)
+
+
+@lru_cache(maxsize=1024)
+def _zone(name: str) -> ZoneInfo:
+    return ZoneInfo(name)
+
+
+@lru_cache(maxsize=1024)
+def _exists(name: str) -> bool:
+    try:
+        _zone(name)
+    except (ValueError, OSError):
+        return False
+    return True
