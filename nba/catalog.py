@@ -154,6 +154,18 @@ class Catalog:
         """Cooldown by column, shape (k,); 0 for `none`."""
         return np.array([0, *(t.cooldown_days for t in self.treatments)], dtype=np.int64)
 
+    @cached_property
+    def levels(self) -> dict[str, NDArray[np.str_]]:
+        """Names by column at the levels treatment, action, group, issue and channel, shapes (k,)."""
+        of = [self._action(t) for t in self.treatments]
+        return {
+            "treatment": np.array(self.treatment_ids),
+            "action": self.action,
+            "group": np.array([NONE, *(a.group for a in of)]),
+            "issue": np.array([NONE, *(a.issue for a in of)]),
+            "channel": self.channel,
+        }
+
     def active(self, at: datetime) -> NDArray[np.bool_]:
         """Say which columns may be proposed at a moment, shape (k,); `none` always."""
         return np.array([True, *(_running(self._action(t), at) for t in self.treatments)])

@@ -176,6 +176,34 @@ class Reward(_Frozen):
     correction_days: int = Field(default=30, ge=0, le=365)
 
 
+class Volume(_Frozen):
+    """How many contacts there may or should be, over all customers.
+
+    Attributes:
+        name: Of the limit, as reports call it.
+        channels, actions, groups: What counts; all that are given must fit, empty is all.
+        most: At most so many; held exactly. None is no limit.
+        least: At least so many in expectation, even where they are worth less than nothing.
+        per: batch, or day (since the workspace's midnight, earlier batches counted).
+    """
+
+    name: str = Field(min_length=1)
+    channels: tuple[str, ...] = ()
+    actions: tuple[str, ...] = ()
+    groups: tuple[str, ...] = ()
+    most: Annotated[int, Field(ge=0)] | None = None
+    least: int = Field(default=0, ge=0)
+    per: Literal["batch", "day"] = "batch"
+
+    @model_validator(mode="after")
+    def _limits_something(self) -> "Volume":
+        if self.most is None and self.least == 0:
+            raise ValueError(f"volume {self.name!r} needs most, least or both")
+        if self.most is not None and self.least > self.most:
+            raise ValueError(f"volume {self.name!r} asks for at least {self.least} and at most {self.most}")
+        return self
+
+
 class Limits(_Frozen):
     """Limits of one batch over all customers.
 
@@ -183,12 +211,14 @@ class Limits(_Frozen):
         capacity: Channel to contacts per batch; a channel without one is unlimited.
         budget: Money per batch; None is unlimited.
         contact_days, max_contacts: A customer gets at most so many contacts in so many days.
+        volumes: Further limits, per channel, action, group and day, from above and below.
     """
 
     capacity: dict[str, Annotated[int, Field(ge=0)]] = {}
     budget: Money | None = None
     contact_days: int = Field(default=28, ge=1)
     max_contacts: int = Field(default=3, ge=1)
+    volumes: tuple[Volume, ...] = ()
 
 
 class Rule(_Frozen):
@@ -327,6 +357,8 @@ class Engagement(_Frozen):
         parts = (self.rules, self.purposes, self.contact_policies, self.frequency_caps)
         names = [one.name for part in parts for one in part]
         twice = sorted({name for name in names if names.count(name) > 1})
+        if len(names) > 100:
+            raise ValueError(f"{len(names)} rules, purposes, policies and caps; at most 100 are asked")
         if twice:
             raise ValueError(f"names {twice} stand twice; each rule, purpose, policy and cap needs its own")
         return self
@@ -336,14 +368,16 @@ class PolicySettings(_Frozen):
     """How the champion explores.
 
     Attributes:
-        strategy: softmax, epsilon_greedy, greedy or uniform.
+        strategy: softmax, squarecb, thompson, epsilon_greedy, greedy or uniform.
         temperature: Money by which a worse treatment is e times less likely (softmax).
+        scale: Factor of gamma (squarecb: above 1 is greedier) or of standard errors (thompson: below 1 is).
         floor: Chance spread evenly over all eligible treatments.
         valid_days: Days for which a decision may be delivered.
     """
 
-    strategy: Literal["softmax", "epsilon_greedy", "greedy", "uniform"] = "softmax"
+    strategy: Literal["softmax", "squarecb", "thompson", "epsilon_greedy", "greedy", "uniform"] = "softmax"
     temperature: Annotated[float, Field(gt=0)] = 0.25
+    scale: Annotated[float, Field(gt=0)] = 1.0
     floor: Share = 0.05
     valid_days: int = Field(default=7, ge=1)
 

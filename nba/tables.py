@@ -395,6 +395,12 @@ DECISIONS = Table(
         _text("reason", "why this treatment, or why none"),
         _id("config_hash", "hash of the configuration it was made with"),
         _time("valid_until", "when it lapses if not delivered"),
+        _time(
+            "send_from",
+            "first moment at which it may be sent (quiet hours); unknown for `none`",
+            nullable=True,
+        ),
+        _time("send_until", "when it may no longer be sent", nullable=True),
     ),
     laws=("a holdout customer is given `none`", "p_action is above 0"),
 )

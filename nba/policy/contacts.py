@@ -10,7 +10,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from nba import tables
-from nba.catalog import Catalog
+from nba.catalog import NONE, Catalog
 from nba.history import Snapshot
 from nba.settings import ContactPolicy, FrequencyCap, Limits
 
@@ -153,16 +153,7 @@ class Contacts:
 
 def _keys(catalog: Catalog) -> dict[str, NDArray[np.str_]]:
     # The name of each column at each level, shapes (k,).
-    actions = {action.action_id: action for action in catalog.actions}
-    of = [actions[t.action_id] for t in catalog.treatments]
-    return {
-        "treatment": np.array(catalog.treatment_ids),
-        "action": catalog.action,
-        "group": np.array(["none", *(a.group for a in of)]),
-        "issue": np.array(["none", *(a.issue for a in of)]),
-        "channel": catalog.channel,
-        "everything": np.array(["none", *["all"] * len(of)]),
-    }
+    return {**catalog.levels, "everything": np.where(catalog.channel == NONE, NONE, "all")}
 
 
 def _happened(policy: ContactPolicy) -> str:

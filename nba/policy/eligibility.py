@@ -49,17 +49,15 @@ class Eligibility(NamedTuple):
         reason: Shape (n, k), number of the rule in `reasons` that removed it; 0 where eligible.
         reasons: The rules in words.
         stages: Stage of each rule.
-        send_from, send_until: When each channel of the catalog may be sent to each customer, microseconds
-            since 1970, shape (n, channels); -1 where it may not.
+        zone: Number of each customer's zone in `nba.policy.windows.ZONES`, shape (n,).
     """
 
     customer_ids: pa.Array
     is_eligible: Flags
-    reason: NDArray[np.int16]
+    reason: NDArray[np.int8]
+    zone: NDArray[np.int16]
     reasons: tuple[str, ...] = REASONS
     stages: tuple[str, ...] = STAGES
-    send_from: NDArray[np.int64] | None = None
-    send_until: NDArray[np.int64] | None = None
 
 
 def reasons(engagement: Engagement) -> tuple[tuple[str, str], ...]:
@@ -105,7 +103,7 @@ def eligible(
     customers = _customers(snapshot, catalog, customer_ids)
     every = reasons(engagement)
     number = {name: i for i, (name, _) in enumerate(every)}
-    reason = np.zeros((len(customer_ids), len(catalog.treatment_ids)), dtype=np.int16)
+    reason = np.zeros((len(customer_ids), len(catalog.treatment_ids)), dtype=np.int8)
 
     def remove(rule: int, which: Flags) -> None:
         reason[(reason == 0) & which] = rule
@@ -118,8 +116,8 @@ def eligible(
         remove(_OPTED_OUT, _column(customers, f"left_{channel}")[:, None] & here)
     for name, gone in _by_rules(snapshot, catalog, engagement, customer_ids, features):
         remove(number[name], gone)
-    zones = [windows.known_zone(one, zone) for one in customers["timezone"].to_pylist()]
-    contacts = Contacts(snapshot, catalog, customer_ids, zones)
+    zones = windows.numbers(customers["timezone"].to_pylist(), zone)
+    contacts = Contacts(snapshot, catalog, customer_ids, [windows.ZONES[i] for i in zones])
     remove(_COOLDOWN, contacts.cooling())
     for policy in engagement.contact_policies:
         remove(number[policy.name], contacts.paused(policy))
@@ -128,18 +126,18 @@ def eligible(
     remove(_FREQUENCY, contacts.tired(limits)[:, None])
     for cap in engagement.frequency_caps:
         remove(number[cap.name], contacts.capped(cap))
-    spans = _spans(snapshot.at, until, zones, catalog, engagement) if until is not None else None
-    if spans is not None:
+    if until is not None:
+        start, _ = windows.spans(snapshot.at, until, zones, catalog.channels, engagement.send_windows)
         column = np.array([catalog.channels.index(name) for name in catalog.channel[1:]], dtype=np.int64)
-        remove(_QUIET, np.insert(spans[0][:, column] < 0, 0, False, axis=1))
+        remove(_QUIET, np.insert(start[:, column] < 0, 0, values=False, axis=1))
     reason[:, 0] = 0
     return Eligibility(
         customer_ids,
         reason == 0,
         reason,
+        zones,
         tuple(name for name, _ in every),
         tuple(stage for _, stage in every),
-        *(spans or (None, None)),
     )
 
 
@@ -239,15 +237,7 @@ def _selected(one: object, catalog: Catalog) -> Flags:
 
 
 def _names_asked(one: object, catalog: Catalog) -> list[tuple[tuple[str, ...], NDArray[np.str_]]]:
-    actions = {action.action_id: action for action in catalog.actions}
-    of = [actions[t.action_id] for t in catalog.treatments]
-    levels = {
-        "issues": np.array([NONE, *(a.issue for a in of)]),
-        "groups": np.array([NONE, *(a.group for a in of)]),
-        "actions": catalog.action,
-        "treatments": np.array(catalog.treatment_ids),
-        "channels": catalog.channel,
-    }
+    levels = {f"{level}s": names for level, names in catalog.levels.items()}
     return [(getattr(one, level, ()), names) for level, names in levels.items()]
 
 
@@ -258,10 +248,10 @@ def _check_names(engagement: Engagement, catalog: Catalog) -> None:
             if odd := sorted(set(names) - set(of.tolist())):
                 called = repr(getattr(one, "name", "send window"))
                 faults.append(f"{called} names {odd}; the catalog has {sorted(set(of.tolist()) - {NONE})}")
-    levels = dict(zip(("issue", "group", "action", "treatment", "channel"), _names_asked(None, catalog)))
+    levels = catalog.levels
     limits: list[ContactPolicy | FrequencyCap] = [*engagement.contact_policies, *engagement.frequency_caps]
     for limit in limits:
-        of = levels[limit.level][1] if limit.level in levels else np.array(["all"])
+        of = levels.get(limit.level, np.array(["all"]))
         if odd := sorted(set(limit.only) - set(of.tolist())):
             there = sorted(set(of.tolist()) - {NONE})
             faults.append(f"{limit.name!r} names {odd}; at level {limit.level} there are {there}")
@@ -270,20 +260,6 @@ def _check_names(engagement: Engagement, catalog: Catalog) -> None:
             "\n".join(["the engagement policy does not fit the catalog:", *(f"- {f}" for f in faults)]),
             "Mend the names in [engagement] of nba.toml, or the catalog.",
         )
-
-
-def _spans(
-    at: datetime, until: datetime, zones: list[str], catalog: Catalog, engagement: Engagement
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    # Worked out once per zone and channel.
-    names, row = np.unique(np.array(zones, dtype=str), return_inverse=True)
-    found = np.full((2, len(names), len(catalog.channels)), -1, dtype=np.int64)
-    for i, name in enumerate(names.tolist()):
-        for j, channel in enumerate(catalog.channels):
-            window = windows.of_channel(engagement.send_windows, channel)
-            if span := windows.span(at, until, name, window):
-                found[:, i, j] = [round(moment.timestamp() * 1e6) for moment in span]
-    return found[0][row], found[1][row]
 
 
 def _check_channels(snapshot: Snapshot, catalog: Catalog) -> None:

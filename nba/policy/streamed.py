@@ -107,7 +107,13 @@ def thinned(p: Array, kept: Array) -> Array:
 
 
 def first_cut(
-    policy: Policy, estimate: Estimate, is_eligible: Flags, use: Array, available: Array, share: Array
+    policy: Policy,
+    estimate: Estimate,
+    is_eligible: Flags,
+    use: Array,
+    available: Array,
+    share: Array,
+    least: Array | None = None,
 ) -> Cut:
     """Solve the prices on a sample.
 
@@ -118,9 +124,10 @@ def first_cut(
         use: Shape (k, m).
         available: Limits of all customers, shape (m,).
         share: How much of each limit the sample has, shape (m,).
+        least: The sample's part of the limits from below, shape (m,); none if absent.
     """
     possible = (use <= available).all(axis=1)
-    found = allocate(policy, estimate, is_eligible & possible, use, available * share)
+    found = allocate(policy, estimate, is_eligible & possible, use, available * share, least)
     none = Cut.none(len(use), len(available))
     return none._replace(
         price=found.price, floor_kept=found.floor_kept, kept=found.kept, possible=np.asarray(possible)
@@ -195,5 +202,7 @@ def trim_counts(number: NDArray[np.uint64], amount: Whole) -> Whole:
 
 def trim_from(counts: Whole, limit: float) -> int:
     """Give the first trimming number that no longer fits a limit."""
+    if np.isinf(limit):
+        return 1 << TRIM_BITS
     fits = np.cumsum(counts) <= int(np.floor(limit * _MICRO * (1 + 1e-12)))
     return int(fits.sum()) if not fits.all() else 1 << TRIM_BITS

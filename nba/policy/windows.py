@@ -5,13 +5,21 @@ as the moment of the change, and where it is put back the span holds only moment
 lies within it. Lengths are thus exact over both changes.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import UTC, date, datetime, time, timedelta
 from functools import lru_cache
 from typing import NamedTuple
-from zoneinfo import ZoneInfo
+from zoneinfo import ZoneInfo, available_timezones
 
+import numpy as np
+from numpy.typing import NDArray
+
+from nba.errors import SettingsError
 from nba.settings import WEEKDAYS, SendWindow
+
+# Zones by number, so that a customer's fits two bytes.
+ZONES = tuple(sorted(available_timezones()))
+_NUMBER = {name: i for i, name in enumerate(ZONES)}
 
 
 class Span(NamedTuple):
@@ -59,9 +67,39 @@ def span(at: datetime, until: datetime, zone: str, window: SendWindow | None) ->
     return None
 
 
-def known_zone(zone: str | None, default: str) -> str:
-    """Give the zone itself where it is an IANA zone, else the default."""
-    return zone if zone is not None and _exists(zone) else default
+def numbers(zones: Iterable[str | None], default: str) -> NDArray[np.int16]:
+    """Give the number in `ZONES` of each zone, that of the default where it is not known, shape (n,).
+
+    Raises:
+        SettingsError: when the default is no IANA zone.
+    """
+    if default not in _NUMBER:
+        raise SettingsError(
+            f"workspace.timezone is {default!r}; expected an IANA zone", "Such as Europe/Madrid."
+        )
+    other = _NUMBER[default]
+    return np.array([_NUMBER.get(zone or "", other) for zone in zones], dtype=np.int16)
+
+
+def spans(
+    at: datetime,
+    until: datetime,
+    zone: NDArray[np.int16],
+    channels: Sequence[str],
+    windows: Sequence[SendWindow],
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Give from and until when each channel may be sent to each customer.
+
+    Returns:
+        Microseconds since 1970, shapes (n, channels); -1 where it may not be sent before it lapses.
+    """
+    present, row = np.unique(zone, return_inverse=True)
+    found = np.full((2, len(present), len(channels)), -1, dtype=np.int64)
+    for i, number in enumerate(present.tolist()):
+        for j, channel in enumerate(channels):
+            if one := span(at, until, ZONES[number], of_channel(windows, channel)):
+                found[:, i, j] = [round(moment.timestamp() * 1e6) for moment in one]
+    return found[0][row], found[1][row]
 
 
 def _moment(day: date, clock: str, zone: ZoneInfo, fold: int) -> datetime:
@@ -87,12 +125,3 @@ def _moment(day: date, clock: str, zone: ZoneInfo, fold: int) -> datetime:
 @lru_cache(maxsize=1024)
 def _zone(name: str) -> ZoneInfo:
     return ZoneInfo(name)
-
-
-@lru_cache(maxsize=1024)
-def _exists(name: str) -> bool:
-    try:
-        _zone(name)
-    except (ValueError, OSError):
-        return False
-    return True

@@ -20,14 +20,15 @@ from nba.catalog import NONE, Catalog
 from nba.errors import DataError
 from nba.experiments import design
 from nba.history import Snapshot
-from nba.policy import arbitrate, explore
+from nba.policy import arbitrate, explore, windows
+from nba.policy import limits as volumes
 from nba.policy.allocate import Allocation, allocate, trim
 from nba.policy.eligibility import Eligibility, eligible
 from nba.policy.explore import Estimate, Policy
+from nba.policy.limits import Limited, scaled
 
 Array = NDArray[np.float64]
 START = "uniform-start"
-BUDGET = "budget"
 
 
 class Scores(Protocol):
@@ -59,20 +60,6 @@ class Scorer(Protocol):
 
     def scores(self, features: pa.Table, catalog: Catalog) -> Scores:
         """Score every customer of a features table for every column of the catalog."""
-
-
-class Limited(NamedTuple):
-    """The limits of a batch in numbers.
-
-    Attributes:
-        names: Channels that have a capacity, and `budget` where there is one; m of them.
-        use: What one choice of each treatment uses of each, shape (k, m).
-        available: How much there is, shape (m,).
-    """
-
-    names: tuple[str, ...]
-    use: Array
-    available: Array
 
 
 class Rule(NamedTuple):
@@ -138,6 +125,7 @@ class _Decided(NamedTuple):
     limited: Limited
     column: NDArray[np.int64]
     dropped: NDArray[np.int64]
+    told: tuple[volumes.Finding, ...]
 
 
 class _Merged(NamedTuple):
@@ -178,9 +166,13 @@ def decide(
     ids: list[str] = customer_ids.to_pylist()
     if not ids:
         raise DataError(f"no customer is known at {at}", "Ingest customers first.")
-    rules = eligible(snapshot, catalog, config.limits, customer_ids)
+    valid_until = at + timedelta(days=config.policy.valid_days)
+    zone = config.workspace.timezone
+    rules = eligible(
+        snapshot, catalog, config.limits, customer_ids, config.engagement, features, valid_until, zone
+    )
     deciders = _deciders(snapshot, features, catalog, config, models)
-    limited = limits_of(catalog, config.limits)
+    limited = limits_of(catalog, config.limits, volumes.spent_today(snapshot, catalog, zone))
     people = _attributes(snapshot, config, customer_ids)
     placed = design.place(config, ids, at, people)
     decided = {}
@@ -191,7 +183,6 @@ def decide(
         decided[arm.name] = _decide_arm(deciders[arm.name], rules, rows, share, names, batch_id)
     merged = _merge(decided, rules)
     decision_id = _decision_ids(batch_id, ids)
-    valid_until = at + timedelta(days=config.policy.valid_days)
     decisions = _decision_rows(customer_ids, decision_id, batch_id, merged, catalog) | {
         "external_id": _external_ids(snapshot, customer_ids),
         "decided_at": pa.array([at] * len(ids), tables.TIME),
@@ -199,6 +190,7 @@ def decide(
         "p_arm": pa.array(placed.p_arm),
         "config_hash": _same(config.config_hash, len(ids)),
         "valid_until": pa.array([valid_until] * len(ids), tables.TIME),
+        **send_spans(config, at, catalog, rules.zone, merged.column),
     }
     return Batch(
         batch_id,
@@ -216,24 +208,9 @@ def decide(
     )
 
 
-def limits_of(catalog: Catalog, limits: settings.Limits) -> Limited:
-    """Put the batch's capacities and budget into numbers."""
-    capped = [channel for channel in catalog.channels if channel in limits.capacity]
-    use = [(catalog.channel == channel).astype(np.float64) for channel in capped]
-    available = [float(limits.capacity[channel]) for channel in capped]
-    if limits.budget is not None:
-        use.append(catalog.cost)
-        available.append(limits.budget)
-    names = (*capped, *([BUDGET] if limits.budget is not None else []))
-    matrix = np.stack(use, axis=1) if use else np.zeros((len(catalog.treatment_ids), 0))
-    return Limited(names, matrix, np.array(available))
-
-
-def scaled(limited: Limited, share: float) -> Limited:
-    """Give a share of the limits; capacities are whole contacts."""
-    part = limited.available * share
-    whole = np.array([name != BUDGET for name in limited.names], dtype=bool)
-    return limited._replace(available=np.where(whole, np.floor(part + 1e-9), part))
+def limits_of(catalog: Catalog, limits: settings.Limits, spent: Array | None = None) -> Limited:
+    """Put the batch's limits into numbers."""
+    return volumes.of(catalog, limits, spent)
 
 
 def strategy(chosen: settings.PolicySettings) -> Policy:
@@ -241,6 +218,10 @@ def strategy(chosen: settings.PolicySettings) -> Policy:
     match chosen.strategy:
         case "softmax":
             return explore.Softmax(chosen.temperature, chosen.floor)
+        case "squarecb":
+            return explore.SquareCB(chosen.scale, chosen.floor)
+        case "thompson":
+            return explore.Thompson(chosen.scale, chosen.floor)
         case "epsilon_greedy":
             return explore.EpsilonGreedy(chosen.floor)
         case "greedy":
@@ -319,15 +300,37 @@ def _decide_arm(
     batch_id: str,
 ) -> _Decided:
     is_eligible = rules.is_eligible[rows]
+    told: tuple[volumes.Finding, ...] = ()
     if decider.policy is None:
         allocation = _held_out(len(rows), limited)
     else:
         own = Estimate(decider.belief.mean[rows], decider.belief.se[rows])
-        allocation = allocate(decider.policy, own, is_eligible, limited.use, limited.available)
+        reached, lowered = volumes.reachable(limited, is_eligible)
+        allocation = allocate(decider.policy, own, is_eligible, limited.use, limited.available, reached.least)
+        told = (*lowered, *volumes.short(reached, allocation.expected_use))
     column = draws.pick(allocation.drawn, draws.uniform(ids, f"decision|{batch_id}"))
     dropped = trim(column, limited.use, limited.available, ids, f"decision|{batch_id}")
     column = np.where(dropped >= 0, 0, column)
-    return _Decided(rows, decider, allocation, limited, column, dropped)
+    return _Decided(rows, decider, allocation, limited, column, dropped, told)
+
+
+def send_spans(
+    config: settings.Settings,
+    at: datetime,
+    catalog: Catalog,
+    zone: NDArray[np.int16],
+    column: NDArray[np.int64],
+) -> dict[str, pa.Array]:
+    """Give the columns `send_from` and `send_until`: when each choice may be sent; unknown for `none`."""
+    until, channels = at + timedelta(days=config.policy.valid_days), catalog.channels
+    found = windows.spans(at, until, zone, channels, config.engagement.send_windows)
+    number = np.array([-1, *(channels.index(str(name)) for name in catalog.channel[1:])])[column]
+    every, none = np.arange(len(column)), number < 0
+    names = ("send_from", "send_until")
+    return {
+        name: pa.array(part[every, number], pa.int64(), mask=none).cast(tables.TIME)
+        for name, part in zip(names, found)
+    }
 
 
 def _held_out(n: int, limited: Limited) -> Allocation:
@@ -434,16 +437,16 @@ def _limit_rows(batch_id: str, at: datetime, catalog: Catalog, decided: Mapping[
         n = len(found.rows)
         count = np.bincount(found.column, minlength=len(catalog.treatment_ids))
         for limit in dict.fromkeys((*catalog.channels, *found.limited.names)):
-            use = catalog.cost if limit == BUDGET else (catalog.channel == limit).astype(np.float64)
             limited = limit in found.limited.names
             j = found.limited.names.index(limit) if limited else -1
+            use = found.limited.use[:, j] if limited else (catalog.channel == limit).astype(np.float64)
             rows.append(
                 {
                     "batch_id": batch_id,
                     "arm": arm,
                     "limit": limit,
                     "decided_at": at,
-                    "available": found.limited.available[j] if limited else float(n),
+                    "available": volumes.bounded(found.limited.available[j], use, n) if limited else float(n),
                     "used": float(count @ use),
                     "price": float(found.allocation.price[j]) if limited else 0.0,
                     "n_customers": n,
@@ -473,6 +476,7 @@ def _notes(catalog: Catalog, decided: Mapping[str, _Decided]) -> tuple[str, ...]
     for arm, found in decided.items():
         if found.decider.policy_id == START:
             out.append(f"arm {arm}: no model is registered yet; it explores evenly to gather the first data")
+        out += [f"arm {arm}: {finding.words}" for finding in found.told]
         parts = (
             ("its exploration floor", found.allocation.floor_kept),
             ("its choices", found.allocation.kept),

@@ -32,13 +32,12 @@ from nba.errors import DataError
 from nba.experiments import design
 from nba.history import Snapshot
 from nba.models import traverse
-from nba.policy import streamed
-from nba.policy.eligibility import REASONS, eligible
+from nba.policy import eligibility, streamed
+from nba.policy.eligibility import eligible
 from nba.policy.explore import Estimate
 from nba.policy.streamed import Cut, Totals
 from nba.serving import delivery
 from nba.serving.decide import (
-    BUDGET,
     START,
     Limited,
     Rule,
@@ -47,6 +46,7 @@ from nba.serving.decide import (
     limits_of,
     rules_of,
     scaled,
+    send_spans,
 )
 from nba.serving.parts import Parts
 
@@ -67,6 +67,7 @@ class Job:
 
     Attributes:
         nuisance: Price of a contact's risk, money, shape (k,).
+        spent: Choices of each treatment earlier on the day, shape (k,); none if absent.
         corrects: The batch that this one takes the place of.
     """
 
@@ -78,6 +79,7 @@ class Job:
     nuisance: Array
     feature_as_of: datetime
     corrects: str | None = None
+    spent: Array | None = None
 
     @property
     def rules(self) -> tuple[Rule, ...]:
@@ -85,9 +87,19 @@ class Job:
         return rules_of(self.config, self.at, {alias: m.model_id for alias, m in self.models.items()})
 
     @property
+    def valid_until(self) -> datetime:
+        """When its decisions lapse."""
+        return self.at + timedelta(days=self.config.policy.valid_days)
+
+    @property
+    def reasons(self) -> tuple[str, ...]:
+        """The rules that can remove a candidate, by their number."""
+        return tuple(name for name, _ in eligibility.reasons(self.config.engagement))
+
+    @property
     def limited(self) -> Limited:
         """The limits of the batch."""
-        return limits_of(self.catalog, self.config.limits)
+        return limits_of(self.catalog, self.config.limits, self.spent)
 
 
 class Scored(NamedTuple):
@@ -99,6 +111,7 @@ class Scored(NamedTuple):
         experiment: Number of the experiment (0 the standing one, then the trials in their order).
         p_arm: Share of the arm.
         mean, se: Belief in money, of the arm's own model.
+        zone: Number of the customer's zone in `nba.policy.windows.ZONES`.
         reason: Number of the rule that removed a candidate; 0 where eligible.
     """
 
@@ -107,6 +120,7 @@ class Scored(NamedTuple):
     arm: NDArray[np.int16]
     experiment: NDArray[np.int16]
     p_arm: Array
+    zone: NDArray[np.int16]
     mean: Array
     se: Array
     reason: NDArray[np.int8]
@@ -274,7 +288,16 @@ def score_part(job: Job, snapshot: Snapshot, features: pa.Table) -> Scored:
         features: Their features.
     """
     ids = features["customer_id"].combine_chunks().cast(pa.string())
-    found = eligible(snapshot, job.catalog, job.config.limits, ids)
+    found = eligible(
+        snapshot,
+        job.catalog,
+        job.config.limits,
+        ids,
+        job.config.engagement,
+        features,
+        job.valid_until,
+        job.config.workspace.timezone,
+    )
     names = ids.to_pylist()
     placed = design.place(job.config, names, job.at, _attributes(job, snapshot, ids))
     rules = job.rules
@@ -292,7 +315,7 @@ def score_part(job: Job, snapshot: Snapshot, features: pa.Table) -> Scored:
         mean[rows], se[rows] = own.mean[rows], own.se[rows]
     external = _external(snapshot, ids)
     experiment = _numbers(placed.experiment_id, experiments)
-    return Scored(ids, external, arm, experiment, placed.p_arm, mean, se, found.reason)
+    return Scored(ids, external, arm, experiment, placed.p_arm, found.zone, mean, se, found.reason)
 
 
 def probabilities_of(job: Job, part: Scored, cuts: Sequence[Cut]) -> Array:
@@ -370,7 +393,8 @@ def _price(
                 out.append(Cut.none(k, m))
                 continue
             own = sample.take(np.flatnonzero(sample.arm == i))
-            out.append(_solved(rule, own, limited.use, available[i], share[i] * scale[i]))
+            least = None if limited.least is None else limited.least * (share[i] * customers[i] / total)
+            out.append(_solved(rule, own, limited.use, available[i], share[i] * scale[i], least))
         return tuple(out)
 
     found = cuts()
@@ -398,9 +422,10 @@ def _price(
     return Drawn(found, np.zeros((len(customers), m), dtype=np.int64), customers, available)
 
 
-def _solved(rule: Rule, own: Scored, use: Array, available: Array, share: Array) -> Cut:
+def _solved(rule: Rule, own: Scored, use: Array, available: Array, share: Array, least: Array | None) -> Cut:
     assert rule.policy is not None
-    return streamed.first_cut(rule.policy, Estimate(own.mean, own.se), own.reason == 0, use, available, share)
+    belief = Estimate(own.mean, own.se)
+    return streamed.first_cut(rule.policy, belief, own.reason == 0, use, available, share, least)
 
 
 def _totals(
@@ -539,7 +564,6 @@ def finish_part(job: Job, part: Scored, drawn: Drawn, column: Whole, *, log: boo
     ids = decision_ids(job.batch_id, part.ids)
     channel = [str(name) for name in job.catalog.channel]
     experiments = [job.config.experiment.experiment_id, *(e.experiment_id for e in job.config.experiments)]
-    valid_until = job.at + timedelta(days=job.config.policy.valid_days)
     decisions = pa.table(
         {
             "decision_id": ids,
@@ -557,12 +581,13 @@ def finish_part(job: Job, part: Scored, drawn: Drawn, column: Whole, *, log: boo
             "expected_value": pa.array(part.mean[every, final], from_pandas=True),
             "reason": reasons_of(job, part, part.mean - price, final, dropped),
             "config_hash": _named(np.zeros(n, np.int8), [job.config.config_hash]),
-            "valid_until": pa.array(np.full(n, _microseconds(valid_until)), pa.int64()).cast(tables.TIME),
+            "valid_until": pa.array(np.full(n, _microseconds(job.valid_until)), pa.int64()).cast(tables.TIME),
+            **send_spans(job.config, job.at, job.catalog, part.zone, final),
         }
     )
     counts = np.zeros((len(job.rules), k), dtype=np.int64)
     np.add.at(counts, (part.arm, final), 1)
-    removed = np.bincount(part.reason.ravel(), minlength=len(REASONS))
+    removed = np.bincount(part.reason.ravel(), minlength=len(job.reasons))
     choices = _choices(job, part, ids, final_p, price) if log else None
     return Rows(decisions.select(list(tables.DECISIONS.columns)), choices, None, counts, removed)
 
@@ -594,13 +619,13 @@ def reasons_of(job: Job, part: Scored, worth: Array, final: Whole, dropped: Whol
     by_belief = (
         ~start & ~np.array([rule.policy is not None and rule.policy.floor >= 1 for rule in rules])[part.arm]
     )
-    most = _most_common(part.reason)
+    most = _most_common(part.reason, len(job.reasons))
     names = job.limited.names
     kinds = [
         (held & outside, ["decided outside"], None),
         (held, ["held out"], None),
         (dropped >= 0, [f"drawn, but beyond the limit of {name}" for name in names], dropped),
-        (among == 1, [f"nothing eligible: {text or 'none'}" for text in REASONS], most),
+        (among == 1, [f"nothing eligible: {text or 'none'}" for text in job.reasons], most),
         (start, [f"no model yet: drawn evenly among {i} eligible" for i in range(k + 1)], among),
         (~by_belief, [f"drawn evenly among {i} eligible" for i in range(k + 1)], among),
         (~is_best, [f"explored among {i} eligible" for i in range(k + 1)], among),
@@ -616,11 +641,11 @@ def reasons_of(job: Job, part: Scored, worth: Array, final: Whole, dropped: Whol
     return _named(code, words)
 
 
-def _most_common(reason: NDArray[np.int8]) -> Whole:
+def _most_common(reason: NDArray[np.int8], n_reasons: int) -> Whole:
     # The rule that removed most candidates of each customer, the first of equals.
     if reason.shape[1] < 2:
         return np.zeros(len(reason), dtype=np.int64)
-    counts = np.stack([(reason[:, 1:] == code).sum(axis=1) for code in range(len(REASONS))], axis=1)
+    counts = np.stack([(reason[:, 1:] == code).sum(axis=1) for code in range(n_reasons)], axis=1)
     return np.asarray(counts.argmax(axis=1))
 
 
@@ -635,7 +660,7 @@ def _choices(job: Job, part: Scored, ids: pa.Array, p: Array, price: Array) -> p
         "decision_id": ids.take(pa.array(np.repeat(rows, k))),
         "treatment_id": _named(np.tile(np.arange(k), len(rows)), job.catalog.treatment_ids),
         "is_eligible": (part.reason[rows] == 0).ravel(),
-        "reason": _named(part.reason[rows].ravel(), REASONS),
+        "reason": _named(part.reason[rows].ravel(), job.reasons),
         "p_action": p[rows].ravel(),
         "mean": pa.array(part.mean[rows].ravel(), from_pandas=True),
         "se": pa.array(part.se[rows].ravel(), from_pandas=True),
@@ -656,7 +681,7 @@ def _write(
     writer = delivery.Writer(root, job.batch_id, job.config.delivery.formats)
     logs = _Logs(spool.folder) if log else None
     counts = np.zeros((len(job.rules), len(job.catalog.treatment_ids)), dtype=np.int64)
-    removed = np.zeros(len(REASONS), dtype=np.int64)
+    removed = np.zeros(len(job.reasons), dtype=np.int64)
 
     def work(number: int) -> Rows:
         part = spool.get_scored(number)
@@ -678,12 +703,12 @@ def _write(
             job.batch_id,
             job.at,
             job.feature_as_of,
-            job.at + timedelta(days=job.config.policy.valid_days),
+            job.valid_until,
             job.config.config_hash,
             {rule.arm: rule.policy_id for rule in job.rules},
             {alias: model.model_id for alias, model in job.models.items()},
             limits.to_pylist(),
-            {name: int(n) for name, n in zip(REASONS, removed) if name and n},
+            {name: int(n) for name, n in zip(job.reasons, removed) if name and n},
             _notes(job, drawn),
             job.corrects,
             prices_of(job, drawn),
@@ -728,15 +753,17 @@ def batch_rows(job: Job, drawn: Drawn, counts: Whole) -> pa.Table:
     limited = job.limited
     for i, rule in enumerate(job.rules):
         for limit in dict.fromkeys((*job.catalog.channels, *limited.names)):
-            use = job.catalog.cost if limit == BUDGET else (job.catalog.channel == limit).astype(np.float64)
             j = limited.names.index(limit) if limit in limited.names else -1
+            use = limited.use[:, j] if j >= 0 else (job.catalog.channel == limit).astype(np.float64)
             rows.append(
                 {
                     "batch_id": job.batch_id,
                     "arm": rule.arm,
                     "limit": limit,
                     "decided_at": job.at,
-                    "available": float(drawn.available[i, j]) if j >= 0 else float(drawn.customers[i]),
+                    "available": volumes.bounded(drawn.available[i, j], use, int(drawn.customers[i]))
+                    if j >= 0
+                    else float(drawn.customers[i]),
                     "used": round(float(counts[i] @ use), 6),
                     "price": float(drawn.cuts[i].price[j]) if j >= 0 else 0.0,
                     "n_customers": int(drawn.customers[i]),
