@@ -217,7 +217,7 @@ def price_words(limited: Limited, price: Array, used: Array) -> tuple[str, ...]:
 
 
 def bounded(available: float, use: Array, n: int) -> float:
-    """Give a limit as a number for tables: what n customers can use at most where there is none from above."""
+    """Give a limit as a number for tables: what n customers can use at most where it has no upper end."""
     return float(available) if np.isfinite(available) else float(n * use.max(initial=0.0))
 
 

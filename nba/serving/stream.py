@@ -33,6 +33,7 @@ from nba.experiments import design
 from nba.history import Snapshot
 from nba.models import traverse
 from nba.policy import eligibility, streamed
+from nba.policy import limits as volumes
 from nba.policy.eligibility import eligible
 from nba.policy.explore import Estimate
 from nba.policy.streamed import Cut, Totals
