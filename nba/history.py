@@ -29,6 +29,7 @@ INDEX = "history.json"
 
 # What was known at a moment: rows that had happened and arrived before it, outcomes that had closed by then.
 _ARRIVED = "(known_at is null or known_at < $at)"
+_ARRIVING = ("orders", "events", "touches")
 # Tables of ingestion, whose rows follow a customer that went into another.
 _MOVED = ("identities", "orders", "events", "touches")
 # What was decided for a customer that went into another since: decisions count for the other; of two
@@ -46,9 +47,9 @@ _FOLLOWING = {
 _VISIBLE = {
     "customers": "joined_at < $at",
     "identities": "first_seen_at < $at",
-    "orders": f"ordered_at < $at and {_ARRIVED}",
-    "events": f"occurred_at < $at and {_ARRIVED}",
-    "touches": f"touched_at < $at and {_ARRIVED}",
+    "orders": "ordered_at < $at",
+    "events": "occurred_at < $at",
+    "touches": "touched_at < $at",
     "decisions": "decided_at < $at",
     "outcomes": "closed_at <= $at",
     "assignments": "assigned_at < $at",
@@ -229,15 +230,19 @@ class History:
         _sweep(folder, keep={name for group in (*files.values(), *self.files.values()) for name in group})
         return after
 
-    def as_of(self, at: datetime) -> "Snapshot":
-        """Look back from a moment: nothing that happened or closed later is visible.
+    def as_of(self, at: datetime, memory_gb: float | None = None) -> "Snapshot":
+        """Look back from a moment: nothing that happened, arrived or closed later is visible.
+
+        Args:
+            at: The moment.
+            memory_gb: Memory that DuckDB may use; beyond it, it spills to disk.
 
         Raises:
             DataError: when `at` has no time zone.
         """
         if at.tzinfo is None:
             raise DataError(f"{at} has no time zone; expected one, such as {at}Z", "Add the offset or Z.")
-        return Snapshot(self, at)
+        return Snapshot(self, at, memory_gb)
 
     def connection(self) -> duckdb.DuckDBPyConnection:
         """Open DuckDB with one view per table, whole: for readers of what happened, not for features."""
@@ -269,10 +274,11 @@ class Snapshot:
     `close`; `connection` gives the views, `sql` runs one query on them.
     """
 
-    def __init__(self, history: History, at: datetime) -> None:
+    def __init__(self, history: History, at: datetime, memory_gb: float | None = None) -> None:
         self.history = history
         self.at = at.astimezone(UTC)
-        self.connection = connect()
+        spill = history.root / FOLDER / ".spill" if memory_gb is not None else None
+        self.connection = connect(memory_gb=memory_gb, spill=spill)
         moment = f"timestamptz '{self.at:%Y-%m-%d %H:%M:%S.%f}+00'"
         follows = history.has("aliases")
         if follows:
@@ -285,6 +291,8 @@ class Snapshot:
                 _view(self.connection, f"{name}_all", history, name)
             else:
                 self.connection.register(f"{name}_all", tables.BY_NAME[name].empty())
+            if name in _ARRIVING:
+                visible = _with_arrival(self.connection, name, visible)
             condition = visible.replace("$at", moment)
             self.connection.execute(f"create view {name} as from {name}_all where {condition}").fetchall()
 
@@ -305,6 +313,12 @@ class Snapshot:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _with_arrival(connection: duckdb.DuckDBPyConnection, name: str, visible: str) -> str:
+    # Tables of earlier versions have no such column.
+    columns = connection.sql(f"select * from {name}_all limit 0").columns
+    return f"{visible} and {_ARRIVED}" if "known_at" in columns else visible
 
 
 def check_file(contract: tables.Table, path: Path) -> None:

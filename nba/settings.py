@@ -142,6 +142,27 @@ class Identity(_Frozen):
     email_ignore_tags: tuple[str, ...] = ("gmail.com", "googlemail.com")
 
 
+class OwnFeature(_Frozen):
+    """A feature of the company's own, computed with the others in training and scoring.
+
+    Attributes:
+        name: Column name, with the prefix `f_`.
+        unit: Unit of its values.
+        doc: What it means, in one phrase.
+        source: orders, events, touches, decisions or customers.
+        sql: DuckDB aggregate over the source's rows of one customer that were known; `age` is the days
+            from the row's time to the moment. For customers a plain expression over the one row.
+        absent: Value of a customer without rows; unknown if left out.
+    """
+
+    name: Annotated[str, Field(pattern="^f_[a-z][a-z0-9_]*$")]
+    unit: str
+    doc: str
+    source: Literal["orders", "events", "touches", "decisions", "customers"]
+    sql: str
+    absent: float | None = None
+
+
 class CatalogFiles(_Frozen):
     """The two CSV files of the catalog.
 
@@ -712,6 +733,7 @@ class Settings(_Frozen):
     workspace: Workspace
     sources: tuple[Source, ...] = ()
     identity: Identity = Identity()
+    features: tuple[OwnFeature, ...] = ()
     catalog: CatalogFiles = CatalogFiles()
     reward: Reward = Reward()
     limits: Limits = Limits()

@@ -11,15 +11,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import pyarrow as pa
 
 from nba import settings, tables
 from nba.errors import SettingsError
-from nba.histories import identifiers, identity, quality, staging, unify
+from nba.histories import identifiers, identity, incremental, quality, staging, unify
 from nba.histories.staging import StagedSource
 from nba.history import FOLDER, History, connect
 from nba.settings import Settings
-from pipelines.progress import Progress, silent
+from pipelines.progress import Advance, Progress, silent
 
 CACHE = ".cache"
 _CHECK_SALT = "only for a look, never stored"
@@ -87,14 +88,47 @@ def ingest(workspace: Path, *, data: Path | None = None, progress: Progress | No
                 return IngestReport(history.version, False, history.table("quality"), seconds)
             with _timed(seconds, "unify"):
                 step = progress.step("unifying customers", total=unify.N_PARTS)
-                found = unify.unify(connection, staged, config, new, known, advance=lambda _: step(1))
+                told = _add(connection, history, staged, config, new, known, ingested, step)
         with _timed(seconds, "write"):
             progress.step("writing the history")
-            history = history.commit(replace={**found.files, "ingested": ingested})
+            history = history.commit(append=told.append, replace={**told.replace, "ingested": ingested})
             staging.sweep(cache, staged)
     finally:
         shutil.rmtree(new, ignore_errors=True)
-    return IngestReport(history.version, True, found.quality, seconds)
+    return IngestReport(history.version, True, told.quality, seconds)
+
+
+def _add(
+    connection: duckdb.DuckDBPyConnection,
+    history: History,
+    staged: Sequence[StagedSource],
+    config: Settings,
+    folder: Path,
+    known: unify.Known,
+    ingested: pa.Table,
+    step: Advance,
+) -> incremental.Added:
+    """Add new files to the history where that is enough; else make it anew."""
+    fresh = _fresh(history, staged, ingested)
+    if fresh is not None:
+        scans = {name: history.scan(name) for name in unify.NAMES}
+        found = incremental.add(
+            connection, staged, fresh, config, folder, scans, known, advance=lambda _: step(1)
+        )
+        if found is not None:
+            return found
+        connection.execute("drop table if exists seen").fetchall()
+    whole = unify.unify(connection, staged, config, folder, known, advance=lambda _: step(1))
+    return incremental.Added({}, whole.files, whole.quality)
+
+
+def _fresh(history: History, staged: Sequence[StagedSource], ingested: pa.Table) -> list[StagedSource] | None:
+    if not all(history.has(name) for name in (*unify.NAMES, "ingested")):
+        return None
+    many = max(len(history.paths(name)) for name in ("orders", "events", "touches", "identities"))
+    if many >= incremental.MOST_FILES or history.n_rows("aliases") > incremental.MOST_PENDING:
+        return None
+    return incremental.new_files(staged, history.table("ingested"), ingested)
 
 
 def _known(history: History) -> unify.Known:
@@ -105,7 +139,7 @@ def _known(history: History) -> unify.Known:
     )
 
 
-_CODE = b"".join(Path(module.__file__ or "").read_bytes() for module in (identity, unify))
+_CODE = b"".join(Path(module.__file__ or "").read_bytes() for module in (identity, unify, incremental))
 
 
 def _ingested(staged: Sequence[StagedSource], config: Settings) -> pa.Table:

@@ -45,4 +45,23 @@ FEATURES: tuple[Feature, ...] = (
     Feature("f_tenure_days", "days", "since first seen in any source", "customers", "age"),
     Feature("f_season_sin", "ratio", "sine of the time of year", "customers", f"sin({_YEAR})"),
     Feature("f_season_cos", "ratio", "cosine of the time of year", "customers", f"cos({_YEAR})"),
+    Feature(
+        "f_visit_trend",
+        "ratio",
+        "smoothed visits of the last 28 days against the 28 days before",
+        "events",
+        "(count(*) filter (kind = 'visit' and age <= 28) + 1.0)"
+        " / (count(*) filter (kind = 'visit' and age > 28 and age <= 56) + 1.0)",
+        1.0,
+    ),
+    *(
+        Feature(
+            f"f_hour_{name}",
+            "ratio",
+            f"mean {wave} of the hour of day (UTC) of events: the preferred hour, and how strongly",
+            "events",
+            f"avg({name}(2 * pi() * (epoch_us(occurred_at) % 86400000000) / 86400e6))",
+        )
+        for name, wave in (("sin", "sine"), ("cos", "cosine"))
+    ),
 )

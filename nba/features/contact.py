@@ -94,4 +94,28 @@ FEATURES: tuple[Feature, ...] = (
         f" / (count(*) filter (treatment_id <> 'none' and is_response is not null) + {_WEIGHT})",
         0.05,
     ),
+    Feature(
+        "f_days_since_decision",
+        "days",
+        "since the last decision to contact",
+        "decisions",
+        "min(age) filter (treatment_id <> 'none')",
+    ),
+    Feature(
+        "f_contact_pressure",
+        "ratio",
+        "messages of the last 28 days against the mean of 28 days in the year, smoothed by one",
+        "touches",
+        "(count(*) filter (kind = 'sent' and age <= 28) + 1.0)"
+        " / (count(*) filter (kind = 'sent' and age <= 365) * 28 / 365.0 + 1.0)",
+        1.0,
+    ),
+    Feature(
+        "f_opt_outs",
+        "opt-outs",
+        "opt-outs so far, on all channels",
+        "touches",
+        "count(*) filter (kind = 'unsubscribed')",
+        0.0,
+    ),
 )

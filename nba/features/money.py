@@ -70,4 +70,27 @@ FEATURES: tuple[Feature, ...] = (
         f"count(*) filter (is_return) / (count(*) filter ({_BOUGHT}) + 1.0)",
         0.0,
     ),
+    Feature(
+        "f_returns_365",
+        "returns",
+        "returns in a year",
+        "orders",
+        "count(*) filter (is_return and age <= 365)",
+        0.0,
+    ),
+    Feature(
+        "f_largest_order",
+        "money",
+        "revenue of the largest purchase",
+        "orders",
+        f"max(revenue) filter ({_BOUGHT})",
+    ),
+    Feature(
+        "f_margin_trend",
+        "fraction",
+        "margin of the last 90 days in that of the last 180, purchases only; unknown without one",
+        "orders",
+        f"sum(margin) filter ({_BOUGHT} and age <= 90)"
+        f" / nullif(sum(margin) filter ({_BOUGHT} and age <= 180), 0)",
+    ),
 )

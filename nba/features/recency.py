@@ -3,6 +3,11 @@
 from nba.features.feature import Feature
 
 _BOUGHT = "not is_return"
+# Mean time between purchases, a week at least.
+_GAP = (
+    f"greatest(7, (max(age) filter ({_BOUGHT}) - min(age) filter ({_BOUGHT}))"
+    f" / nullif(count(*) filter ({_BOUGHT}) - 1, 0))"
+)
 
 
 def _orders_within(days: int) -> Feature:
@@ -56,5 +61,22 @@ FEATURES: tuple[Feature, ...] = (
         f"(count(*) filter ({_BOUGHT} and age <= 90) + 1.0)"
         f" / (count(*) filter ({_BOUGHT} and age > 90 and age <= 180) + 1.0)",
         1.0,
+    ),
+    Feature(
+        "f_weekend_share",
+        "fraction",
+        "purchases on Saturdays and Sundays",
+        "orders",
+        f"avg((isodow(ordered_at) >= 6)::int) filter ({_BOUGHT})",
+    ),
+    Feature(
+        "f_stage",
+        "stage",
+        "journey: 0 no purchase, 1 after the first, 2 active, 3 overdue (two gaps), 4 lapsed (four gaps)",
+        "orders",
+        f"case count(*) filter ({_BOUGHT}) when 0 then 0 when 1 then 1 else 2"
+        f" + (min(age) filter ({_BOUGHT}) > 2 * {_GAP})::int"
+        f" + (min(age) filter ({_BOUGHT}) > 4 * {_GAP})::int end",
+        0.0,
     ),
 )

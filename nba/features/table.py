@@ -9,15 +9,22 @@ outcome: numbers and flags as they are; texts of up to `MAX_VALUES` values as on
 (`f_a_<attribute>_<value>`), which linear models and trees both read well; texts of more values as the
 share of customers who have the same value (`f_a_<attribute>_share`). Models match features by name, so
 that a value seen later is ignored and one that is gone is unknown.
+
+A company declares features of its own under `[[features]]` in the workspace's nba.toml, in the same words;
+they are computed with the others, in training as in scoring. Where the catalog's treatments are known, the
+time since the last decision for each action is a feature too (`f_days_since_action_<action>`).
 """
 
+import math
 import re
 from collections.abc import Iterable
 from datetime import datetime
 
+import duckdb
 import pyarrow as pa
 
-from nba import tables
+from nba import settings, tables
+from nba.errors import SettingsError
 from nba.features import behaviour, contact, money, recency
 from nba.features.feature import Feature
 from nba.history import Snapshot
@@ -29,6 +36,7 @@ FEATURES: tuple[Feature, ...] = (
     *contact.FEATURES,
 )
 MAX_VALUES = 10
+MAX_ACTIONS = 20
 
 # Rows of each source, with `age`: days from the row's time to as_of.
 SOURCES: dict[str, str] = {
@@ -57,8 +65,10 @@ def build(snapshot: Snapshot, customer_ids: pa.Array | None = None) -> pa.Table:
 
     Raises:
         DataError: when the result breaks the contract.
+        SettingsError: when a feature of the workspace's own cannot be computed.
     """
-    features = (*FEATURES, *_attributes(snapshot))
+    own = _own(snapshot)
+    features = (*FEATURES, *own, *_actions(snapshot), *_attributes(snapshot))
     wanted = "true"
     if customer_ids is not None:
         ids = customer_ids.combine_chunks() if isinstance(customer_ids, pa.ChunkedArray) else customer_ids
@@ -70,6 +80,47 @@ def build(snapshot: Snapshot, customer_ids: pa.Array | None = None) -> pa.Table:
         if customer_ids is not None:
             snapshot.connection.unregister("wanted_customers")
     return tables.FEATURES.conform(table)
+
+
+def _own(snapshot: Snapshot) -> tuple[Feature, ...]:
+    # Declared in the workspace, so that training and scoring cannot differ.
+    if not (snapshot.history.root / settings.FILE).is_file():
+        return ()
+    found = []
+    taken = {f.name for f in FEATURES}
+    for spec in settings.read(snapshot.history.root).features:
+        absent = math.nan if spec.absent is None else spec.absent
+        feature = Feature(spec.name, spec.unit, spec.doc, spec.source, spec.sql, absent)
+        if spec.name in taken:
+            raise SettingsError(f"feature {spec.name!r} is declared twice", "Give it a name of its own.")
+        taken.add(spec.name)
+        try:
+            snapshot.connection.execute(_query((feature,), snapshot.at, "false")).fetchall()
+        except duckdb.Error as error:
+            told = str(error).splitlines()[0]
+            raise SettingsError(
+                f"feature {spec.name!r} cannot be computed from {spec.source}: {told}",
+                "Mend its sql in nba.toml; docs/own-data.md shows examples.",
+            ) from None
+        found.append(feature)
+    return tuple(found)
+
+
+def _actions(snapshot: Snapshot) -> list[Feature]:
+    if not snapshot.history.has("treatments"):
+        return []
+    known = snapshot.history.table("treatments").select(["treatment_id", "action_id"]).to_pylist()
+    treatments: dict[str, list[str]] = {}
+    for row in sorted(known, key=lambda row: (row["action_id"], row["treatment_id"])):
+        treatments.setdefault(row["action_id"], []).append(row["treatment_id"])
+    out = []
+    for action in sorted(treatments)[:MAX_ACTIONS]:
+        quoted = ", ".join("'" + name.replace("'", "''") + "'" for name in treatments[action])
+        slug = re.sub(r"\W+", "_", action.lower()).strip("_")
+        sql = f"min(age) filter (treatment_id in ({quoted}))"
+        doc = f"since the last decision for {action}"
+        out.append(Feature(f"f_days_since_action_{slug}", "days", doc, "decisions", sql))
+    return out
 
 
 def describe(features: Iterable[Feature] = FEATURES) -> str:
@@ -92,7 +143,9 @@ def describe(features: Iterable[Feature] = FEATURES) -> str:
     attributes = (
         "\n\nAttributes of customers (`a_*`): numbers and flags as they are (`f_a_<attribute>`); texts of up"
         f" to {MAX_VALUES} values as one 0/1 feature per value (`f_a_<attribute>_<value>`); texts of more"
-        " values as the share of customers with the same value (`f_a_<attribute>_share`).\n"
+        " values as the share of customers with the same value (`f_a_<attribute>_share`).\n\n"
+        "Time since the last decision for each action of the catalog: `f_days_since_action_<action>`.\n\n"
+        "Features of your own: `[[features]]` in nba.toml (see own-data.md).\n"
     )
     return head + "\n".join(rows) + attributes
 

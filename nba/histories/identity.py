@@ -30,9 +30,10 @@ _LARGEST = 5
 class Resolution:
     """Which identifiers belong to which customer.
 
-    The rows stay in the connection: `identity` (the contract's table, and `node`: null for an earlier
-    identifier that was not seen again), `combo_customer` (combo, customer_id; null where every identifier
-    of the combination is cut).
+    The rows stay in the connection: `customer` (customer_no, customer_id: numbered in order of the ids),
+    `identity` (node, strength, hash, customer_no, place and time of first sight; node is null for an
+    earlier identifier that was not seen again) and `owner` (combo, customer_no: null where every
+    identifier of the combination is cut). `write` gives the contract's table.
 
     Attributes:
         cut: Identifiers that link nobody: identifier_kind, identifier_hash, n_customers (CRM ids).
@@ -91,24 +92,17 @@ def resolve(
         connection,
         """create or replace temp table member as
         select i.node, i.strength, c.component,
-            (i.strength << 54) + epoch_us(i.first_seen_at) + (1::bigint << 52) as turn from identifiers i
+            (i.strength << 54) + (i.sight >> 10) + (1::bigint << 52) as turn from identifiers i
         join node_component c using (node) anti join cut using (node)""",
     )
     merged, n_split = _names(connection)
     connection.register("merged", pa.table({"old": [*merged], "new": [*merged.values()]}, schema=_MERGED))
     _identity(connection, has_known=known is not None)
-    _run(
-        connection,
-        """create or replace temp table combo_customer as
-        select combo, customer_id from (select distinct combo from pairs)
-        left join (select combo, min(node) as node from pairs anti join cut using (node) group by combo)
-            using (combo)
-        left join member using (node) left join component_customer using (component)""",
-    )
+    _owners(connection, component)
     return Resolution(
         connection.sql(
             f"""select identifier_kind, {_hex("hash")} as identifier_hash, n_customers
-            from cut join identifiers using (node) order by 1, 2"""
+            from cut join identifiers using (node) join kind_strength using (strength) order by 1, 2"""
         ).to_arrow_table(),
         merged,
         n_split,
@@ -237,19 +231,20 @@ def _identifiers(connection: duckdb.DuckDBPyConnection, kinds: Sequence[str], so
     ranks = pa.table({"strength": range(len(kinds)), "identifier_kind": list(kinds)})
     connection.register("source_place", places)
     connection.register("kind_strength", ranks)
+    # Numbered by rowid, in order of strength and hash: the same however rows come.
     _run(
         connection,
-        f"""create or replace temp table identifiers as
-        select i.* exclude (sight), identifier_kind, sight % 1024 as place,
-            make_timestamp(sight >> 10)::timestamptz as first_seen_at
-        from (select row_number() over (order by strength, hash) - 1 as node, *
-            from (select strength, hash, min(sight) as sight from ({parts}) group by 1, 2)) i
-        join kind_strength using (strength)""",
+        f"""create or replace temp table identifiers_sorted as
+        select strength, hash, min(sight) as sight from ({parts}) group by 1, 2 order by 1, 2""",
+    )
+    _run(
+        connection,
+        "create or replace temp view identifiers as select rowid as node, * from identifiers_sorted",
     )
     _run(
         connection,
         f"""create or replace temp table pairs as
-        select combo, node, p.strength, sight >> 10 as since from ({parts}) p
+        select combo, node, p.strength, p.sight >> 10 as since from ({parts}) p
         join identifiers i on p.strength = i.strength and p.hash = i.hash""",
     )
 
@@ -280,13 +275,20 @@ def _components(
     connection: duckdb.DuckDBPyConnection, kinds: Sequence[str], settings: Identity
 ) -> tuple[Ints, int]:
     # Each row links its strongest identifier that is not cut with its others.
+    _run(
+        connection,
+        """create or replace temp table centre as
+        select combo, min(node) as node, count(*) as n
+        from pairs anti join cut using (node) group by combo""",
+    )
     found = connection.execute(
-        """with linking as (from pairs anti join cut using (node)),
-        centre as (select combo, min(node) as centre from linking group by combo having count(*) > 1)
-        select centre, node, min(since) as since from linking join centre using (combo)
-        where node <> centre group by 1, 2"""
+        """select c.node as centre, p.node, min(since) as since
+        from pairs p join centre c using (combo) anti join cut on cut.node = p.node
+        where c.n > 1 and p.node <> c.node group by 1, 2"""
     ).fetchnumpy()
-    strength = connection.execute("select strength from identifiers order by node").fetchnumpy()["strength"]
+    strength = connection.execute("select strength from identifiers_sorted order by rowid").fetchnumpy()[
+        "strength"
+    ]
     strength = np.asarray(strength, np.int64)
     rank = {kind: i for i, kind in enumerate(kinds)}
     weak = np.isin(strength, [rank[kind] for kind in settings.weak if kind in rank])
@@ -307,8 +309,9 @@ def _names(connection: duckdb.DuckDBPyConnection) -> tuple[dict[str, str], int]:
         f"""create or replace temp table known_member as
         select component, k.customer_id, node,
             (m.strength << 54) + epoch_us(k.first_seen_at) + (1::bigint << 52) as turn
-        from known k join identifiers i using (identifier_kind) join member m using (node)
-        where k.identifier_hash = {_hex("i.hash")}""",
+        from known k join kind_strength s using (identifier_kind)
+        join identifiers i on i.strength = s.strength and k.identifier_hash = {_hex("i.hash")}
+        join member m using (node)""",
     )
     _run(
         connection,
@@ -378,19 +381,71 @@ def _apart(connection: duckdb.DuckDBPyConnection) -> None:
 
 
 def _identity(connection: duckdb.DuckDBPyConnection, *, has_known: bool) -> None:
-    earlier = """union all by name
-        select null::bigint as node, k.identifier_kind, k.identifier_hash,
-            coalesce(new, customer_id) as customer_id, k.source, k.first_seen_at
-        from known k anti join (select identifier_kind, replace(hash::varchar, '-', '') as identifier_hash
-            from identifiers) using (identifier_kind, identifier_hash)
-        left join merged on old = customer_id"""
+    # Earlier identifiers that were not seen again stay with their customer.
     _run(
         connection,
-        f"""create or replace temp table identity as
-        select node, identifier_kind, {_hex("hash")} as identifier_hash, customer_id, source, i.first_seen_at
-        from member join identifiers i using (node) join component_customer using (component)
-        join source_place using (place) {earlier if has_known else ""}""",
+        """create or replace temp table earlier as
+        select k.identifier_kind, k.identifier_hash, coalesce(new, customer_id) as customer_id, k.source,
+            k.first_seen_at
+        from known k anti join (select s.identifier_kind, replace(i.hash::varchar, '-', '') as identifier_hash
+            from identifiers i join kind_strength s using (strength)) using (identifier_kind, identifier_hash)
+        left join merged on old = customer_id"""
+        if has_known
+        else "create or replace temp table earlier as from known",
     )
+    _run(
+        connection,
+        """create or replace temp table customer as
+        select row_number() over (order by customer_id) as customer_no, customer_id from (
+            select customer_id from component_customer union select customer_id from earlier)""",
+    )
+    _run(
+        connection,
+        """create or replace temp table customer_of as
+        select component, customer_no from component_customer join customer using (customer_id)""",
+    )
+    _run(
+        connection,
+        """create or replace temp table identity as
+        select i.node, i.strength, i.hash, i.sight, customer_no from identifiers i
+        join member using (node) join customer_of using (component)""",
+    )
+
+
+def write(connection: duckdb.DuckDBPyConnection) -> str:
+    """Give the query of the contract's table `identities`, in order of kind (strongest first) and hash."""
+    return f"""select * exclude (strength, node) from (
+        select identifier_kind, {_hex("hash")} as identifier_hash, customer_id, source,
+            make_timestamp(sight >> 10)::timestamptz as first_seen_at, i.strength, node
+        from identity i join customer using (customer_no) join kind_strength using (strength)
+        join source_place on place = sight % 1024
+        union all by name
+        select e.*, coalesce(strength, 99) as strength, null::bigint as node
+        from earlier e left join kind_strength using (identifier_kind))
+    order by strength, {"identifier_hash" if _has_earlier(connection) else "node"}"""
+
+
+def _has_earlier(connection: duckdb.DuckDBPyConnection) -> bool:
+    return bool(connection.execute("select count(*) from earlier").fetchall()[0][0])
+
+
+def _owners(connection: duckdb.DuckDBPyConnection, component: Ints) -> None:
+    # In numpy: a gather is several times faster than joins.
+    customer = np.full(int(component.max(initial=-1)) + 1, -1, np.int64)
+    rows = connection.execute("select component, customer_no from customer_of").fetchnumpy()
+    customer[np.asarray(rows["component"], np.int64)] = rows["customer_no"]
+    centre = connection.execute("select combo, node from centre order by combo").fetchnumpy()
+    combo = np.asarray(centre["combo"], np.int64)
+    number = customer[component[np.asarray(centre["node"], np.int64)]] if len(combo) else combo
+    connection.register("owner_found", pa.table({"combo": combo, "customer_no": number}))
+    _run(connection, "create or replace temp table owner as from owner_found")
+    cut = connection.execute("select count(*) from cut").fetchall()[0][0]
+    if cut:
+        _run(
+            connection,
+            "insert into owner select distinct combo, null::bigint from pairs anti join centre using (combo)",
+        )
+    connection.unregister("owner_found")
 
 
 def _largest(connection: duckdb.DuckDBPyConnection) -> tuple[int, ...]:
@@ -404,6 +459,7 @@ def _counts(connection: duckdb.DuckDBPyConnection) -> tuple[dict[str, int], dict
     rows = connection.execute(
         """select identifier_kind, count(*), count(*) filter (component in (
             select component from member where strength = 0))
-        from identifiers left join member using (node) group by 1 order by 1"""
+        from identifiers join kind_strength using (strength) left join member using (node)
+        group by 1 order by 1"""
     ).fetchall()
     return {kind: n for kind, n, _ in rows}, {kind: n for kind, _, n in rows}

@@ -123,28 +123,30 @@ def combos(plan: Plan, types: Sequence[pa.DataType], rows: str, after: int = 0) 
         SQL giving `combo`, the texts `k_<kind>`, `i_<kind>`, `junk_<kind>` (an identifier was there, but
         is junk), `external`, and whether it `names` anybody.
     """
+    # Each text is normalised and hashed once, however many combinations it stands in.
     kinds = list(plan.source.identifiers)
     texts = ", ".join(f"{identifier_texts(plan, types, kind)} as k_{kind}" for kind in kinds)
-    clean, made = [], []
+    clean, joins, made = [], [], []
     for kind in kinds:
-        value = (
-            "phone_number.e164"
-            if kind == "phone"
-            else identifiers.normalised(kind, f"k_{kind}", plan.identity)
+        phone = kind == "phone"
+        value = "e164" if phone else identifiers.normalised(kind, "k", plan.identity)
+        lookup = " left join phone_number on raw = k" if phone else ""
+        distinct = f"select distinct k_{kind} as k from told where k_{kind} is not null"
+        clean.append(
+            f"{kind}_clean as materialized (select k, n, {identifiers.hashed(kind, 'n')} as i from (select k,"
+            f" {value} as n from ({distinct}){lookup}))"
         )
-        clean.append(f"{value} as n_{kind}")
+        joins.append(f"left join {kind}_clean on {kind}_clean.k = k_{kind}")
         made += [
-            f"{identifiers.hashed(kind, f'n_{kind}')} as i_{kind}",
-            f"(k_{kind} is not null and n_{kind} is null) as junk_{kind}",
+            f"{kind}_clean.i as i_{kind}",
+            f"(k_{kind} is not null and {kind}_clean.n is null) as junk_{kind}",
         ]
-    external = f"n_{plan.external}" if plan.external in kinds else "null::varchar"
-    phones = " left join phone_number on phone_number.raw = k_phone" if "phone" in kinds else ""
-    some = " or ".join(f"n_{kind} is not null" for kind in kinds)
+    external = f"{plan.external}_clean.n" if plan.external in kinds else "null::varchar"
+    some = " or ".join(f"{kind}_clean.n is not null" for kind in kinds)
     return (
-        f"with told as (select distinct {texts} from {rows}),\n"
-        f"clean as (select told.*, {', '.join(clean)} from told{phones})\n"
+        f"with told as materialized (select distinct {texts} from {rows}),\n{', '.join(clean)}\n"
         f"select row_number() over () + {after} as combo, {', '.join(f'k_{kind}' for kind in kinds)},"
-        f" {', '.join(made)}, {external} as external, ({some}) as names from clean"
+        f" {', '.join(made)}, {external} as external, ({some}) as names from told {' '.join(joins)}"
     )
 
 
@@ -406,15 +408,22 @@ def _named(source: Source) -> set[str]:
 
 
 def _scrubbed(plan: Plan, text: str) -> str:
-    # E-mails, numbers with a prefix, and the row's own identifiers wherever they stand.
+    # E-mails, numbers with a prefix, and the row's own identifiers wherever they stand. What cannot hold one
+    # is left alone: regular expressions are slow.
     out = text
     for kind in plan.source.identifiers:
         if kind != plan.external:
             own = f"case when strlen(k_{kind}) > 3 or k_{kind} = {text} then k_{kind} else chr(1) end"
-            out = f"replace({out}, {own}, '{_REMOVED}')"
-    for pattern in (_MAIL, _CALL):
-        out = f"regexp_replace({out}, {literal(pattern)}, '{_REMOVED}', 'g')"
+            replaced = f"replace({out}, {own}, '{_REMOVED}')"
+            out = f"case when contains({text}, k_{kind}) then {replaced} else {out} end"
+    for pattern, sign in ((_MAIL, f"contains({text}, '@')"), (_CALL, f"{_many_digits(text)}")):
+        replaced = f"regexp_replace({out}, {literal(pattern)}, '{_REMOVED}', 'g')"
+        out = f"case when {sign} then {replaced} else {out} end"
     return out
+
+
+def _many_digits(text: str) -> str:
+    return f"(strlen({text}) > 8 and (contains({text}, '+') or contains({text}, '00')))"
 
 
 def _raw(plan: Plan, texts: Mapping[str, str]) -> str:

@@ -75,10 +75,68 @@ def measure(
     n_split = resolution.n_split + value(past, IDENTITY, "splits")
     rows.append((IDENTITY, "splits", n_split, "customers, so far, whose identifiers no longer hang together"))
     rows.append((IDENTITY, "merges", n_merged, "customers, so far, that turned out to be another one"))
-    n = people["customers"] or 1
-    rows += [(CONSENT, f"can_{c}", people[f"can_{c}"] / n, "share of customers") for c in tables.CHANNELS]
+    return _built([*rows, *_consent_rows(people)])
+
+
+def grown(
+    connection: duckdb.DuckDBPyConnection,
+    staged: Sequence[StagedSource],
+    added: Counts,
+    files: Mapping[str, Path],
+    past: pa.Table,
+    n_merged: int,
+) -> pa.Table:
+    """Make the quality table after new files were added to a history.
+
+    What needs all customers at once (the largest, the share of identifiers that lead to an external id)
+    stays as the last full run found it.
+
+    Args:
+        connection: Any.
+        staged: All sources.
+        added: What became of the new rows; `latest` of all rows.
+        files: The new rows of `identities`, and the `customers` of now.
+        past: The quality table before.
+        n_merged: Customer ids that went into others, so far.
+    """
+    rows: list[Row] = []
+    last = max(added.latest.values(), default=None)
+    totals = Counts(latest=added.latest)
+    for s, one in enumerate(staged):
+        name = one.source.name
+        for measure, was, now in (
+            ("rows_kept", totals.kept, added.kept),
+            ("records", totals.records, added.records),
+            ("duplicates", totals.duplicates, added.duplicates),
+            ("conflicts", totals.conflicts, added.conflicts),
+        ):
+            was[s] = int(value(past, name, measure)) + now.get(s, 0)
+        totals.orphaned[s] = one.n_rows - totals.kept[s] - totals.duplicates[s] - one.n_bad
+        rows += _source_rows(one, s, totals, last)
+    people = _people(connection, files["customers"])
+    fresh = dict(
+        connection.execute(
+            "select identifier_kind, count(*) from read_parquet($path) group by 1",
+            {"path": str(files["identities"])},
+        ).fetchall()
+    )
+    new = {"customers": people["customers"], "customers_known": people["known"], "merges": n_merged}
+    for row in past.to_pylist():
+        if row["source"] == IDENTITY:
+            measure = row["measure"]
+            found = row["value"] + fresh.get(measure.removeprefix("identifiers_"), 0)
+            rows.append((IDENTITY, measure, new.get(measure, found), row["note"]))
+    return _built([*rows, *_consent_rows(people)])
+
+
+def _built(rows: Sequence[Row]) -> pa.Table:
     names = tables.QUALITY.columns
     return tables.QUALITY.build([dict(zip(names, row)) for row in rows])
+
+
+def _consent_rows(people: Mapping[str, int]) -> list[Row]:
+    n = people["customers"] or 1
+    return [(CONSENT, f"can_{c}", people[f"can_{c}"] / n, "share of customers") for c in tables.CHANNELS]
 
 
 def _people(connection: duckdb.DuckDBPyConnection, customers: Path) -> dict[str, int]:

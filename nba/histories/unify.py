@@ -83,18 +83,17 @@ def unify(
     kinds = kinds_of(staged, settings)
     look(connection, staged, kinds)
     found = identity.resolve(connection, kinds, names_of(staged), settings.identity, known.identities)
-    _number_customers(connection)
-    write_identities(connection, files["identities"])
+    copy(connection, identity.write(connection), files["identities"], "snappy")
     advance("identities")
     counts, late = quality.Counts(), []
-    _count(connection, staged, counts)
+    count(connection, staged, counts)
     for table in mapping.KEYS:
         write_table(connection, table, staged, files[table], counts)
-        late.append(_orphans(connection, table, staged, settings.identity.max_customers))
+        late.append(orphans(connection, table, staged, settings.identity.max_customers))
         advance(table)
     aliases = _aliases(connection, known.aliases, found.merged)
     write_small(files["aliases"], aliases)
-    _write_quarantine(connection, staged, late, files["quarantine"])
+    write_quarantine(connection, staged, late, files["quarantine"])
     advance("quarantine")
     measured = quality.measure(
         connection, staged, counts, found, files, n_merged=aliases.num_rows, past=known.quality
@@ -114,17 +113,33 @@ def names_of(staged: Sequence[StagedSource]) -> list[str]:
     return sorted(one.source.name for one in staged)
 
 
-def look(connection: duckdb.DuckDBPyConnection, staged: Sequence[StagedSource], kinds: Sequence[str]) -> None:
+def look(
+    connection: duckdb.DuckDBPyConnection,
+    staged: Sequence[StagedSource],
+    kinds: Sequence[str],
+    *,
+    seen: str = "seen",
+    names: Sequence[str] = (),
+    after: int = 0,
+) -> None:
     """Make the views of all that is staged.
 
     These are the rows (`all_<table>`), the combinations of identifiers (`seen`), the external ids in clear
     (`clear`) and the names of files (`file_name`). Combinations get a number of their own across files.
+
+    Args:
+        connection: Where.
+        staged: The sources and files.
+        kinds: Identifier kinds, the strongest first.
+        seen: Name of the view of combinations.
+        names: Sources in order of name; those of `staged` where empty.
+        after: Highest number that is taken.
     """
     places = [(s, f, file.name) for s, one in enumerate(staged) for f, file in enumerate(one.files)]
     source, file, name = zip(*places) if places else ((), (), ())
     connection.register("file_name", pa.table({"source": source, "file": file, "name": name}, _FILES))
-    order = names_of(staged)
-    offset, combos = 0, []
+    order = list(names) or names_of(staged)
+    offset, combos = after, []
     rows: dict[str, list[str]] = {table: [] for table in mapping.KEYS}
     for s, one in enumerate(staged):
         table = one.source.table
@@ -146,13 +161,12 @@ def look(connection: duckdb.DuckDBPyConnection, staged: Sequence[StagedSource], 
     nulls = ", ".join(f"null::uuid as i_{kind}" for kind in kinds)
     nothing = f"select 0 as source_no, 0 as file, 0::bigint as combo, {nulls}, null::varchar as external,"
     nothing += " null::timestamptz as seen_at, 0::bigint as n, 0 as source limit 0"
-    _run(connection, f"create or replace temp view seen as {' union all '.join(combos) or nothing}")
+    _run(connection, f"create or replace temp view {seen} as {' union all '.join(combos) or nothing}")
     for kept, parts in rows.items():
         union = " union all ".join(parts) or _no_rows(kept, staged)
         _run(connection, f"create or replace temp view all_{kept} as {union}")
-    clear = (
-        f"select i_{kinds[0]} as hash, min(external) as clear from seen where external is not null group by 1"
-    )
+    clear = f"select i_{kinds[0]} as hash, min(external) as clear from {seen}"
+    clear += " where external is not null group by 1"
     _run(connection, f"create or replace temp view clear as {clear}")
 
 
@@ -185,27 +199,6 @@ def _sql(kind: pa.DataType) -> str:
     return names.get(kind, "varchar")
 
 
-def _number_customers(connection: duckdb.DuckDBPyConnection) -> None:
-    # Numbers in order of the ids: rows are sorted by them, several times faster than by text.
-    _run(
-        connection,
-        """create or replace temp table customer as
-        select row_number() over (order by customer_id) as customer_no, customer_id
-        from (select distinct customer_id from identity)""",
-    )
-    _run(
-        connection,
-        """create or replace temp table owner as
-        select combo, customer_no from combo_customer left join customer using (customer_id)""",
-    )
-
-
-def write_identities(connection: duckdb.DuckDBPyConnection, path: Path) -> None:
-    """Write the identities that were resolved."""
-    names = ", ".join(tables.IDENTITIES.columns)
-    copy(connection, f"select {names} from identity order by identifier_kind, identifier_hash", path)
-
-
 def write_table(
     connection: duckdb.DuckDBPyConnection,
     table: str,
@@ -232,11 +225,11 @@ def write_table(
     )
 
 
-def copy(connection: duckdb.DuckDBPyConnection, query: str, path: Path) -> None:
+def copy(connection: duckdb.DuckDBPyConnection, query: str, path: Path, codec: str = "zstd") -> None:
     """Write what a query gives as a Parquet file, streaming."""
     path.parent.mkdir(parents=True, exist_ok=True)
     where = literal(str(path))
-    _run(connection, f"copy ({query}) to {where} (format parquet, compression zstd)")
+    _run(connection, f"copy ({query}) to {where} (format parquet, compression {codec})")
 
 
 def write_small(path: Path, table: pa.Table) -> None:
@@ -317,10 +310,11 @@ def _line(spec: tables.Field, table: str) -> str:
     return f"arg_max({name}, (file, row_number)) as {name}"
 
 
-def _orphans(
+def orphans(
     connection: duckdb.DuckDBPyConnection, table: str, staged: Sequence[StagedSource], most: int
 ) -> pa.Table:
-    # Rows that nobody owns; their raw text is gone by now, so the contract's fields are kept.
+    """Give the rows that nobody owns, as `write_quarantine` wants them."""
+    # Their raw text is gone by now, so the contract's fields are kept.
     shown = ", ".join(["key", *(f.name for f in mapping.staged_fields(table, _attributes(staged)))])
     rows = connection.sql(
         f"""select source, file, row_number, to_json(struct_pack({shown}))::varchar as raw
@@ -349,14 +343,15 @@ def _customers(connection: duckdb.DuckDBPyConnection, staged: Sequence[StagedSou
                 order by updated_at nulls first, name, joined_at, source, row_number) as turn
             from once left join file_name using (source, file)),
         latest as (select customer_no, {picked} from crm group by customer_no),
+        oldest as (
+            select customer_no, arg_min(node, (sight, node)) as node
+            from identity where strength = 0 group by 1),
         known as (
-            select customer_id, arg_min(clear, (i.first_seen_at, identifier_hash)) as external_id
-            from identity i join identifiers using (node) join clear using (hash) group by customer_id),
-        first as (
-            select customer_id, min(first_seen_at) as joined_at from identity
-            where node is not null group by 1)
-        select customer_id, external_id, joined_at, {shown}
-        from first left join known using (customer_id) join customer using (customer_id)
+            select customer_no, clear as external_id from oldest join identifiers using (node)
+            join clear using (hash)),
+        first as (select customer_no, min(sight) >> 10 as joined from identity group by 1)
+        select customer_id, external_id, make_timestamp(joined)::timestamptz as joined_at, {shown}
+        from first left join known using (customer_no) join customer using (customer_no)
             left join latest using (customer_no) order by customer_no"""
 
 
@@ -373,6 +368,8 @@ def _aliases(
     connection: duckdb.DuckDBPyConnection, past: pa.Table | None, merged: Mapping[str, str]
 ) -> pa.Table:
     # A chain of merges ends at the customer of now.
+    if not merged and not (past and past.num_rows):
+        return tables.ALIASES.empty()
     alive = connection.sql("select customer_id from customer").to_arrow_table()["customer_id"].to_pylist()
     return follow(past, merged, set(alive))
 
@@ -391,46 +388,58 @@ def follow(past: pa.Table | None, merged: Mapping[str, str], alive: set[str]) ->
     return tables.ALIASES.build(rows)
 
 
-def _write_quarantine(
+def write_quarantine(
     connection: duckdb.DuckDBPyConnection,
     staged: Sequence[StagedSource],
     late: Sequence[pa.Table],
     path: Path,
 ) -> None:
+    """Write the rows in quarantine: those that could not be read, and those that nobody owns."""
     parts = [f"select {s} as source, {f} as file, row_number, reason, raw from {file.rows_sql}"
              " where reason is not null"
              for s, one in enumerate(staged) for f, file in enumerate(one.files) if file.n_bad]  # fmt: skip
-    orphans = pa.concat_tables(late)
-    connection.register("orphans", orphans)
-    parts.append("select source, file, row_number, reason, raw from orphans")
+    if late:
+        connection.register("orphan", pa.concat_tables(late))
+        parts.append("select source, file, row_number, reason, raw from orphan")
+    nothing = "select 0 as source, 0 as file, 0::bigint as row_number, '' as reason, '' as raw limit 0"
     names = pa.table({"source": range(len(staged)), "source_name": [one.source.name for one in staged]})
     connection.register("source_name", names)
     copy(
         connection,
         f"""select source_name as source, name as file, row_number, reason, raw
-        from ({" union all ".join(parts)}) q
+        from ({" union all ".join(parts) or nothing}) q
         join source_name using (source) join file_name using (source, file)
         order by 1, 2, 3, 4""",
         path,
     )
 
 
-def _count(
-    connection: duckdb.DuckDBPyConnection, staged: Sequence[StagedSource], counts: quality.Counts
+def count(
+    connection: duckdb.DuckDBPyConnection,
+    staged: Sequence[StagedSource],
+    counts: quality.Counts,
+    seen: str = "seen",
 ) -> None:
-    # Before duplicates: what each source gives, and its newest row.
+    """Count what each source gives before duplicates are known, and its newest row."""
     rows = connection.execute(
-        "select source_no, coalesce(sum(n) filter (customer_no is not null), 0)::bigint,"
-        " coalesce(sum(n) filter (customer_no is null), 0)::bigint"
-        " from seen join owner using (combo) group by 1"
+        f"""select source_no, coalesce(sum(n) filter (customer_no is not null), 0)::bigint,
+            coalesce(sum(n) filter (customer_no is null), 0)::bigint
+        from {seen} join owner using (combo) group by 1"""
     ).fetchall()
     for source, n, orphaned in rows:
         counts.kept[source] = counts.records[source] = n
         counts.orphaned[source] = orphaned
+    counts.latest.update(newest(staged))
+
+
+def newest(staged: Sequence[StagedSource]) -> dict[int, datetime]:
+    """Give the time of the newest usable row of each source, by its number."""
+    out = {}
     for s, one in enumerate(staged):
-        newest = [file.latest for file in one.files if file.latest is not None]
-        if newest:
-            counts.latest[s] = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=max(newest))
+        found = [file.latest for file in one.files if file.latest is not None]
+        if found:
+            out[s] = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=max(found))
+    return out
 
 
 def _run(connection: duckdb.DuckDBPyConnection, query: str) -> None:

@@ -49,8 +49,7 @@ def resolve(seen: list[dict[str, Any]], known: pa.Table | None = None, most: int
             connection.register("before", known)
         rules = Identity(max_customers=most, **guards)
         told = identity.resolve(connection, KINDS, names, rules, None if known is None else "before")
-        columns_of = ", ".join(tables.IDENTITIES.columns)
-        rows = connection.sql(f"select {columns_of} from identity order by 1, 2").to_arrow_table()
+        rows = connection.sql(identity.write(connection)).to_arrow_table()
         return Found(tables.IDENTITIES.conform(rows), told)
 
 

@@ -1,0 +1,307 @@
+"""New files added to a history without touching the rest of it.
+
+Only customers whose identifiers stand in the new rows are resolved again, with all the combinations of
+identifiers that reach them; rows of the new files are appended, and customers that turned out to be one
+become aliases, which readers follow. What cannot be done that way is left to a full rebuild: corrected
+rows, files that went or changed, new CRM files, an identifier newly shared by too many, customers who
+fall apart. The result is that of a full rebuild from the same state, which a test holds it to.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import duckdb
+import pyarrow as pa
+
+from nba import tables
+from nba.histories import identity, quality, unify
+from nba.histories.staging import StagedFile, StagedSource
+from nba.settings import Settings
+
+MOST_FILES = 40
+MOST_PENDING = 100_000
+_MOST_ROUNDS = 6
+_MOST_SHARE = 0.2
+
+
+@dataclass(frozen=True)
+class Added:
+    """What new files add.
+
+    Attributes:
+        append: Table to the Parquet file with its new rows.
+        replace: Table to the file that takes its place.
+        quality: The quality table.
+    """
+
+    append: Mapping[str, Path]
+    replace: Mapping[str, Path]
+    quality: pa.Table
+
+
+def new_files(staged: Sequence[StagedSource], before: pa.Table, now: pa.Table) -> list[StagedSource] | None:
+    """Give the sources with their new files only; None where more has changed than new files.
+
+    Args:
+        staged: All sources of now.
+        before: The `ingested` table of the history.
+        now: The same of the files of now.
+    """
+    names = ("source", "file", "content_hash")
+    old, all_now = ({tuple(row[n] for n in names) for row in t.to_pylist()} for t in (before, now))
+    if not old or not old <= all_now:
+        return None
+    fresh = {(source, file) for source, file, _ in all_now - old}
+    known = {(source, file) for source, file, _ in old}
+    if fresh & known:
+        return None
+    out = []
+    for one in staged:
+        files = tuple(file for file in one.files if (one.source.name, file.name) in fresh)
+        if files and (one.source.table == "customers" or one.source.aggregate):
+            return None
+        out.append(StagedSource(one.source, files))
+    return out
+
+
+def add(
+    connection: duckdb.DuckDBPyConnection,
+    staged: Sequence[StagedSource],
+    fresh: Sequence[StagedSource],
+    settings: Settings,
+    folder: Path,
+    scans: Mapping[str, str],
+    known: unify.Known,
+    *,
+    advance: Callable[[str], None] = lambda _: None,
+) -> Added | None:
+    """Make the files that add new raw files to a history.
+
+    Args:
+        connection: DuckDB in UTC, with the salt in use.
+        staged: All sources.
+        fresh: As `new_files` gives them.
+        settings: Of the workspace.
+        folder: Where files are written.
+        scans: Table to what stands after `from` for it in the history.
+        known: What the history knows.
+        advance: Called with the name of each part that is done.
+
+    Returns:
+        None where a full rebuild is needed.
+    """
+    kinds = unify.kinds_of(staged, settings)
+    if not _gather(connection, staged, fresh, kinds, scans):
+        return None
+    names = unify.names_of(staged)
+    unify.look(connection, fresh, kinds, seen="seen_fresh", names=names)
+    found = identity.resolve(connection, kinds, names, settings.identity, "known_affected")
+    if found.n_split or _cuts_changed(connection) or _joins_known(connection, scans["customers"]):
+        return None
+    advance("identities")
+    counts, append = quality.Counts(), {}
+    unify.count(connection, fresh, counts, "seen_fresh")
+    late = []
+    for table in ("orders", "events", "touches"):
+        if any(one.files and one.source.table == table for one in fresh):
+            if _corrects(connection, table, scans[table]):
+                return None
+            append[table] = folder / f"{table}.parquet"
+            unify.write_table(connection, table, fresh, append[table], counts)
+            late.append(unify.orphans(connection, table, fresh, settings.identity.max_customers))
+        advance(table)
+    append["identities"] = folder / "identities.parquet"
+    _write_identities(connection, append["identities"], scans["identities"])
+    append["quarantine"] = folder / "quarantine.parquet"
+    unify.write_quarantine(connection, fresh, late, append["quarantine"])
+    replace = {name: folder / f"{name}.parquet" for name in ("customers", "aliases", "quality")}
+    aliases = _aliases(known.aliases, found.merged)
+    unify.write_small(replace["aliases"], aliases)
+    _write_customers(connection, replace["customers"], scans["customers"], kinds[0])
+    advance("customers")
+    counts.latest.update(unify.newest(staged))
+    measured = quality.grown(
+        connection, staged, counts, {**append, **replace}, known.quality, aliases.num_rows
+    )
+    unify.write_small(replace["quality"], measured)
+    return Added(append, replace, measured)
+
+
+def _gather(
+    connection: duckdb.DuckDBPyConnection,
+    staged: Sequence[StagedSource],
+    fresh: Sequence[StagedSource],
+    kinds: Sequence[str],
+    scans: Mapping[str, str],
+) -> bool:
+    """Make `seen`: new combinations, and the earlier ones that reach the same customers."""
+    is_new = {(one.source.name, file.name) for one in fresh for file in one.files}
+    old = [
+        StagedSource(one.source, tuple(f for f in one.files if (one.source.name, f.name) not in is_new))
+        for one in staged
+    ]
+    unify.look(connection, fresh, kinds, seen="seen_fresh", names=unify.names_of(staged))
+    taken = sum(_n_combos(one.files) for one in fresh)
+    unify.look(connection, old, kinds, seen="seen_old", names=unify.names_of(staged), after=taken)
+    hashes = " union ".join(
+        f"select '{kind}' as identifier_kind, replace(i_{kind}::varchar, '-', '') as identifier_hash,"
+        f" i_{kind} as hash from {{seen}} where i_{kind} is not null"
+        for kind in kinds
+    )
+    _run(connection, f"create or replace temp table wanted as {hashes.format(seen='seen_fresh')}")
+    _run(
+        connection,
+        f"""create or replace temp table affected as
+        select distinct customer_id from {scans["identities"]}
+        semi join wanted using (identifier_kind, identifier_hash)""",
+    )
+    total = connection.execute(f"select count(*) from {scans['customers']}").fetchall()[0][0]
+    for _ in range(_MOST_ROUNDS):
+        n = connection.execute("select count(*) from affected").fetchall()[0][0]
+        if n > max(_MOST_SHARE * total, 1000):
+            return False
+        _reach(connection, kinds, scans, hashes)
+        grown = connection.execute(
+            f"""insert into affected select distinct customer_id from {scans["identities"]}
+            semi join reached using (identifier_kind, identifier_hash)
+            anti join affected using (customer_id)"""
+        ).fetchall()
+        if not grown[0][0]:
+            _with_shared(connection, kinds, scans)
+            return True
+    return False
+
+
+def _n_combos(files: Sequence[StagedFile]) -> int:
+    return sum(file.n_combos for file in files)
+
+
+def _reach(
+    connection: duckdb.DuckDBPyConnection, kinds: Sequence[str], scans: Mapping[str, str], hashes: str
+) -> None:
+    # All identifiers of the affected customers, all combinations that hold one, and all that stands there.
+    _run(
+        connection,
+        f"""create or replace temp table known_affected as
+        select k.* from {scans["identities"]} k semi join affected using (customer_id)""",
+    )
+    _run(
+        connection,
+        """create or replace temp table inside as
+        select identifier_kind, identifier_hash::uuid as hash from known_affected
+        union select identifier_kind, hash from wanted""",
+    )
+    held = " or ".join(
+        f"i_{kind} in (select hash from inside where identifier_kind = '{kind}')" for kind in kinds
+    )
+    _run(connection, f"create or replace temp table seen_near as select * from seen_old where {held}")
+    _run(connection, f"create or replace temp table reached as {hashes.format(seen='seen_near')}")
+
+
+def _with_shared(
+    connection: duckdb.DuckDBPyConnection, kinds: Sequence[str], scans: Mapping[str, str]
+) -> None:
+    # Identifiers that are cut belong to nobody. That they are so shows only with all who share them: of
+    # their other combinations, what stands beside the identifier is kept, and nothing else is linked.
+    _run(
+        connection,
+        f"""create or replace temp table shared as
+        select distinct identifier_kind, hash from reached
+        anti join {scans["identities"]} using (identifier_kind, identifier_hash)""",
+    )
+    n = connection.execute("select count(*) from shared").fetchall()[0][0]
+    _run(connection, "drop view if exists seen")
+    parts = ["select * from seen_fresh", "select * from seen_near"]
+    if n:
+        held = " or ".join(
+            f"i_{kind} in (select hash from shared where identifier_kind = '{kind}')" for kind in kinds
+        )
+        parts.append(f"select * from seen_old where ({held}) and combo not in (select combo from seen_near)")
+    _run(connection, f"create or replace temp table seen as {' union all by name '.join(parts)}")
+
+
+def _cuts_changed(connection: duckdb.DuckDBPyConnection) -> bool:
+    # What was cut stays so, and nothing that names a customer is cut now.
+    return bool(
+        connection.execute(
+            """with cut_now as (
+                select identifier_kind, hash from cut join identifiers using (node)
+                join kind_strength using (strength))
+            select (select count(*) from shared anti join cut_now using (identifier_kind, hash))
+                + (select count(*) from cut_now anti join shared using (identifier_kind, hash)
+                    semi join inside using (identifier_kind, hash))"""
+        ).fetchall()[0][0]
+    )
+
+
+def _joins_known(connection: duckdb.DuckDBPyConnection, scan: str) -> bool:
+    # Two customers of the CRM that are one share what the CRM says of them.
+    return bool(
+        connection.execute(
+            f"select count(*) from {scan}"
+            " where external_id is not null and customer_id in (select old from merged)"
+        ).fetchall()[0][0]
+    )
+
+
+def _corrects(connection: duckdb.DuckDBPyConnection, table: str, scan: str) -> bool:
+    key = tables.BY_NAME[table].key[0]
+    found = connection.execute(
+        f"select count(*) from (select {key} from {scan} semi join all_{table} a on a.key = {key} limit 1)"
+    ).fetchall()
+    return bool(found[0][0])
+
+
+def _write_identities(connection: duckdb.DuckDBPyConnection, path: Path, scan: str) -> None:
+    rows = f"select f.* from ({identity.write(connection)}) f"
+    unify.copy(
+        connection,
+        f"{rows} anti join {scan} using (identifier_kind, identifier_hash)"
+        " semi join inside i on i.identifier_kind = f.identifier_kind"
+        " and i.hash = f.identifier_hash::uuid order by all",
+        path,
+        "snappy",
+    )
+
+
+def _aliases(past: pa.Table | None, merged: Mapping[str, str]) -> pa.Table:
+    rows = {row["alias_id"]: row for row in (past.to_pylist() if past is not None else [])}
+    for row in rows.values():
+        row["customer_id"] = merged.get(row["customer_id"], row["customer_id"])
+    for old, new in merged.items():
+        rows[old] = {"alias_id": old, "customer_id": new, "is_pending": True}
+    return tables.ALIASES.build([rows[old] for old in sorted(rows)])
+
+
+def _write_customers(connection: duckdb.DuckDBPyConnection, path: Path, scan: str, external: str) -> None:
+    consent = ", ".join(f"coalesce(can_{channel}, false) as can_{channel}" for channel in tables.CHANNELS)
+    _run(
+        connection,
+        f"""create or replace temp table person as
+        with clear_now as (
+            select i_{external} as hash, min(external) as clear from seen
+            where external is not null group by 1),
+        oldest as (
+            select customer_no, arg_min(hash, (sight, node)) as hash from identity
+            semi join inside using (hash) where strength = 0 group by 1)
+        select customer_id, make_timestamp(min(sight) >> 10)::timestamptz as joined_now,
+            any_value(clear) as external_now
+        from identity i semi join inside using (hash) join customer using (customer_no)
+        left join (select customer_no, clear from oldest join clear_now using (hash)) using (customer_no)
+        group by 1""",
+    )
+    unify.copy(
+        connection,
+        f"""select customer_id, coalesce(external_now, external_id) as external_id,
+            least(joined_at, joined_now) as joined_at, {consent},
+            * exclude (customer_id, external_id, external_now, joined_at, joined_now,
+                {", ".join(f"can_{channel}" for channel in tables.CHANNELS)})
+        from (select * from {scan} where customer_id not in (select old from merged))
+        full join person using (customer_id) order by customer_id""",
+        path,
+    )
+
+
+def _run(connection: duckdb.DuckDBPyConnection, query: str) -> None:
+    connection.execute(query).fetchall()
