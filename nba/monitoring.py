@@ -3,9 +3,14 @@
 from dataclasses import dataclass
 from datetime import timedelta
 
+import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from nba.history import Snapshot
+
+_SAMPLE = 20_000  # customers of a batch whose features are compared
+_WORST = 5
 
 SCHEMA = pa.schema(
     [
@@ -28,12 +33,19 @@ class Thresholds:
         pressure: Share of a limit used above which the limit binds.
         contacts: Share of the batch before last's contacts below which a batch is suspiciously empty.
         unanswered_days: Delivered contacts of a batch this old without any touch.
+        drift: Population stability index of a feature between the last two batches (over 0.25 is usually
+            called a shift).
+        value: Share of the expected value per customer of the batch before last below which it dropped.
+        srm: Chance of arms this uneven below which assignment is doubted.
     """
 
     stale_days: float = 8.0
     pressure: float = 0.9
     contacts: float = 0.5
     unanswered_days: float = 3.0
+    drift: float = 0.25
+    value: float = 0.5
+    srm: float = 0.001
 
 
 def health(snapshot: Snapshot, thresholds: Thresholds | None = None) -> pa.Table:
@@ -51,6 +63,9 @@ def health(snapshot: Snapshot, thresholds: Thresholds | None = None) -> pa.Table
         *_freshness(snapshot, thresholds),
         *_batch(snapshot, thresholds),
         *_pressure(snapshot, thresholds),
+        *_value(snapshot, thresholds),
+        *_drift(snapshot, thresholds),
+        *_uneven(snapshot, thresholds),
     ]
     return pa.Table.from_pylist(rows, SCHEMA)
 
@@ -111,6 +126,90 @@ def _pressure(snapshot: Snapshot, thresholds: Thresholds) -> list[dict[str, obje
         subject = f"{row['arm']} {row['limit']}"
         out.append(_row("limit leaves room", subject, status, share, thresholds.pressure, note))
     return out
+
+
+def _value(snapshot: Snapshot, thresholds: Thresholds) -> list[dict[str, object]]:
+    # Only arms that a belief decided; a holdout expects nothing.
+    rows = snapshot.sql(
+        "select arm, batch_id, max(decided_at) as decided_at, avg(expected_value) as value from decisions"
+        " where policy_id not in ('none', 'outside', 'random', 'uniform-start')"
+        " and expected_value is not null"
+        " group by 1, 2 qualify row_number() over (partition by arm order by max(decided_at) desc) <= 2"
+        " order by arm, decided_at desc"
+    ).to_pylist()
+    out = []
+    for arm in dict.fromkeys(row["arm"] for row in rows):
+        own = [row["value"] for row in rows if row["arm"] == arm]
+        if len(own) < 2 or own[1] <= 0:
+            note = "two batches with a positive expected value are needed"
+            out.append(_row("value holds", arm, "unknown", own[0], None, note))
+            continue
+        limit = thresholds.value * own[1]
+        note = f"expected value per customer; {own[1]:.3g} in the batch before"
+        out.append(_row("value holds", arm, "ok" if own[0] >= limit else "warning", own[0], limit, note))
+    return out
+
+
+def stability(before: NDArray[np.float64], after: NDArray[np.float64], bins: int = 10) -> float:
+    """Give the population stability index of a feature: sum of (a - b) ln(a / b) over deciles of `before`.
+
+    Unknown values are a class of their own; shares are smoothed by half a customer.
+
+    Args:
+        before: Values then, shape (n,); NaN where unknown.
+        after: Values now, shape (m,).
+        bins: Quantiles of `before`.
+
+    Example:
+        >>> stability(np.arange(1000.0), np.arange(1000.0))
+        0.0
+        >>> stability(np.arange(1000.0), np.arange(1000.0) + 500) > 1
+        True
+    """
+    known = before[~np.isnan(before)]
+    edges = np.unique(np.quantile(known, np.linspace(0, 1, bins + 1)[1:-1])) if len(known) else np.zeros(0)
+
+    def shares(values: NDArray[np.float64]) -> NDArray[np.float64]:
+        at = np.where(np.isnan(values), len(edges) + 1, np.searchsorted(edges, values, side="left"))
+        counts = np.bincount(at, minlength=len(edges) + 2) + 0.5
+        return np.asarray(counts / counts.sum())
+
+    b, a = shares(before), shares(after)
+    return float(((a - b) * np.log(a / b)).sum())
+
+
+def _drift(snapshot: Snapshot, thresholds: Thresholds) -> list[dict[str, object]]:
+    if not snapshot.history.has("features"):
+        return []
+    found = snapshot.sql("select distinct decided_at as at from decisions order by 1 desc limit 2")
+    moments = found["at"].to_pylist()
+    if len(moments) < 2:
+        return [_row("features are stable", "", "unknown", None, thresholds.drift, "two batches are needed")]
+    sampled = f"from features where as_of = $at using sample reservoir({_SAMPLE} rows) repeatable (7)"
+    now, then = (snapshot.history.sql(sampled, {"at": at}) for at in moments)
+    sizes = {
+        name: stability(*(table[name].cast(pa.float64()).to_numpy() for table in (then, now)))
+        for name in now.column_names
+        if name.startswith("f_") and name in then.column_names
+    }
+    note = "population stability index between the last two batches"
+    limit = thresholds.drift
+    return [
+        _row("features are stable", name, "warning" if size > limit else "ok", size, limit, note)
+        for name, size in sorted(sizes.items(), key=lambda item: -item[1])[:_WORST]
+    ]
+
+
+def _uneven(snapshot: Snapshot, thresholds: Thresholds) -> list[dict[str, object]]:
+    if not snapshot.history.has("readouts"):
+        return []
+    out = []
+    for row in snapshot.history.table("readouts").to_pylist():
+        p = row["p_srm"]
+        status = "unknown" if p is None else "warning" if p < thresholds.srm else "ok"
+        note = f"chance of arms this uneven in {row['experiment_id']} if assignment works"
+        out.append(_row("arms are even", row["experiment_id"], status, p, thresholds.srm, note))
+    return list({str(row["subject"]): row for row in out}.values())
 
 
 def _row(

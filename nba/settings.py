@@ -710,6 +710,23 @@ class Attribution(_Frozen):
         return self
 
 
+class Sink(_Frozen):
+    """Somewhere that delivered batches are sent to.
+
+    Attributes:
+        name: How records call it.
+        kind: folder (also an object store), sql (PostgreSQL) or hook (a function of one's own).
+        target: folder: a path or URL that fsspec knows; sql: postgresql://user@host:port/database; hook:
+            module:function.
+        table: sql: the table of the decisions.
+    """
+
+    name: str
+    kind: Literal["folder", "sql", "hook"]
+    target: str
+    table: Annotated[str, Field(pattern="^[a-z_][a-z0-9_]*$")] = "nba_decisions"
+
+
 class Delivery(_Frozen):
     """How batches are delivered.
 
@@ -719,12 +736,16 @@ class Delivery(_Frozen):
         stream_above: Batches of more customers are decided part by part, so that memory does not grow with
             them; smaller ones are solved whole.
         log_choices: Share of the customers of a streamed batch, by hash, of whom every candidate is logged.
+        feedback: Folder of the files in which orchestration answers, relative to the workspace.
+        sinks: Where `nba nightly` and `nba deliver` send batches.
     """
 
     path: str = "decisions"
     formats: tuple[Literal["parquet", "csv", "jsonl"], ...] = ("parquet",)
     stream_above: int = Field(default=200_000, ge=0)
     log_choices: Share = 1.0
+    feedback: str = "feedback"
+    sinks: tuple[Sink, ...] = ()
 
 
 class Settings(_Frozen):

@@ -1038,6 +1038,27 @@ QUALITY = Table(
     ),
 )
 
+ALERTS = Table(
+    "alerts",
+    "What somebody should look at, as of the last nightly run.",
+    ("alert", "subject"),
+    (
+        _code(
+            "alert",
+            "what it is about",
+            values=(
+                *("stale data", "SRM", "drift", "cap pressure", "empty batch"),
+                *("silent batch", "value drop"),
+            ),
+        ),
+        _text("subject", "the table, batch, arm, limit, feature or experiment"),
+        _time("at", "the moment looked back from"),
+        _code("status", "the finding", values=("ok", "warning", "unknown")),
+        _number("value", "what was found", "as the note says", nullable=True),
+        _number("limit", "where a warning begins", "as the value", nullable=True),
+        _text("note", "in words"),
+    ),
+)
 SUMMARY_BATCHES = Table(
     "summary_batches",
     "One row per batch and arm, for pages: how much was sent, what it cost, and what it was worth.",
@@ -1168,6 +1189,7 @@ ALL: tuple[Table, ...] = (
     FEEDBACK_FAULTS,
     QUARANTINE,
     QUALITY,
+    ALERTS,
     FEATURES,
     EXAMPLES,
     SCORES,

@@ -157,11 +157,16 @@ def decide(
     batch_id: Annotated[
         str | None, typer.Option("--batch", help="Name of the batch; from --at if left out.")
     ] = None,
+    corrects: Annotated[
+        str | None, typer.Option("--corrects", help="A delivered batch that this one takes the place of.")
+    ] = None,
 ) -> None:
     """Decide one batch for every customer and deliver it as files with a manifest."""
     from pipelines import decide as step
 
-    report = _run(lambda progress: step.decide(workspace, _moment(at), batch_id, progress=progress))
+    report = _run(
+        lambda progress: step.decide(workspace, _moment(at), batch_id, corrects=corrects, progress=progress)
+    )
     _show(f"Batch {report.batch_id}", report.rows)
     out.print(f"Delivered to {report.folder}")
 
@@ -175,6 +180,39 @@ def verify(
 
     delivery.verify(folder)
     out.print(f"{folder} keeps its contract.")
+
+
+@app.command()
+def deliver(
+    workspace: WorkspaceArg,
+    batch_id: Annotated[str, typer.Option("--batch", help="Batch to send.", show_default=False)],
+) -> None:
+    """Send a delivered batch to every sink of the workspace; sending it again changes nothing."""
+    from pipelines import deliver as step
+
+    _show(f"Batch {batch_id}", _run(lambda progress: step.deliver(workspace, batch_id, progress=progress)))
+
+
+@app.command()
+def nightly(workspace: WorkspaceArg, at: AtOption = None) -> None:
+    """Ingest, close outcomes, decide, verify, deliver, report, raise alerts; goes on where it failed."""
+    from pipelines import nightly as step
+
+    _run(lambda progress: step.nightly(workspace, _moment(at), progress=progress, write=_line))
+
+
+@app.command()
+def weekly(workspace: WorkspaceArg, at: AtOption = None) -> None:
+    """Train on what has closed, evaluate and register it; goes on where it failed."""
+    from pipelines import weekly as step
+
+    _run(lambda progress: step.weekly(workspace, _moment(at), progress=progress, write=_line))
+
+
+def _line(text: str) -> None:
+    # One line of JSON per step, never wrapped: programs read it.
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()
 
 
 @app.command()
@@ -568,7 +606,7 @@ def main() -> None:
             raise KeyboardInterrupt
     except NbaError as error:
         console.print(f"[bold red]Error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
-        sys.exit(1)
+        sys.exit(getattr(error, "exit_code", 1))
     except (KeyboardInterrupt, typer.Abort):
         console.print(_INTERRUPTED)
         sys.exit(130)

@@ -5,6 +5,8 @@ commit, then published by a rename. A run that is killed in between is completed
 was logged is delivered, and what was not logged is decided anew, with the same result.
 """
 
+import os
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -13,15 +15,20 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 from nba import settings, tables, tracking
 from nba.errors import DataError, MissingError
 from nba.features import table as features
 from nba.history import History, Snapshot
 from nba.models.scorer import Scorer
+from nba.policy import arbitrate
 from nba.serving import decide as serving
-from nba.serving import delivery
-from pipelines.progress import Progress, silent
+from nba.serving import delivery, stream
+from pipelines.lock import locked
+from pipelines.progress import Advance, Progress, silent
+
+_FEATURE_ROWS = 250_000
 
 
 @dataclass(frozen=True)
@@ -53,7 +60,12 @@ def batch_name(at: datetime) -> str:
 
 
 def decide(
-    workspace: Path, at: datetime, batch_id: str | None = None, *, progress: Progress | None = None
+    workspace: Path,
+    at: datetime,
+    batch_id: str | None = None,
+    *,
+    corrects: str | None = None,
+    progress: Progress | None = None,
 ) -> DecideReport:
     """Decide and deliver one batch; the same batch again changes nothing.
 
@@ -61,13 +73,21 @@ def decide(
         workspace: Folder of the workspace.
         at: The moment of decision.
         batch_id: Names the batch; from `at` if absent.
+        corrects: A delivered batch that this one takes the place of.
         progress: Where to report.
 
     Raises:
         MissingError: when there are no customers yet.
         DataError: when the batch was decided at another moment, or `at` is not after the last batch.
+        BusyError: when another run works on the workspace.
     """
-    progress = progress or silent()
+    with locked(workspace, f"decide {batch_id or batch_name(at)}"):
+        return _decide(workspace, at, batch_id, corrects, progress or silent())
+
+
+def _decide(
+    workspace: Path, at: datetime, batch_id: str | None, corrects: str | None, progress: Progress
+) -> DecideReport:
     config = settings.read(workspace)
     history = History.read(workspace)
     batch_id = batch_id or batch_name(at)
@@ -77,30 +97,83 @@ def decide(
         raise MissingError(f"{workspace} has no customers yet", "Run `nba ingest` first.")
     if _is_logged(history, batch_id, at):
         return _report(history, batch_id, _complete(root, batch_id), (), is_new=False)
-    step = progress.step(f"deciding {batch_id}", total=4)
     catalog = settings.read_catalog(workspace, config)
+    models = _models(workspace, config)
     with history.as_of(at) as snapshot:
-        seen = features.build(snapshot, _reachable(snapshot))
-        step(1)
-        models = _models(workspace, config)
-        batch = serving.decide(snapshot, seen, catalog, config, models, batch_id)
-    step(1)
-    staged = delivery.stage(batch, root, formats=config.delivery.formats)
-    step(1)
-    logged = {
+        ids = _reachable(snapshot)
+        if len(ids) > config.delivery.stream_above:
+            nuisance = arbitrate.nuisance(snapshot, catalog, config.reward)
+            job = stream.Job(batch_id, snapshot.at, catalog, config, models, nuisance, snapshot.at, corrects)
+            staged, logged, notes = _part_by_part(job, snapshot, ids, root, progress)
+        else:
+            step = progress.step(f"deciding {batch_id}", total=3)
+            seen = features.build(snapshot, ids)
+            step(1)
+            batch = serving.decide(snapshot, seen, catalog, config, models, batch_id)
+            step(1)
+            staged = delivery.stage(batch, root, formats=config.delivery.formats, corrects=corrects)
+            logged, notes = _logged(batch), batch.notes
+            step(1)
+    current = dict(zip(("actions", "treatments"), catalog.to_tables()))
+    offered = {name: _with_retired(history, name, table) for name, table in current.items()}
+    history = history.commit(append=logged, replace=offered)
+    folder = delivery.publish(staged)
+    for leftover in (stream.work_folder(root, batch_id), _feature_folder(root, batch_id)):
+        shutil.rmtree(leftover, ignore_errors=True)
+    return _report(history, batch_id, folder, notes, is_new=True)
+
+
+def _logged(batch: serving.Batch) -> dict[str, pa.Table | Path]:
+    out: dict[str, pa.Table | Path] = {
         "decisions": batch.decisions,
         "choices": batch.choices,
         "batches": batch.batches,
         "features": batch.features,
     }
     if batch.assignments.num_rows:
-        logged["assignments"] = batch.assignments
-    current = dict(zip(("actions", "treatments"), catalog.to_tables()))
-    offered = {name: _with_retired(history, name, table) for name, table in current.items()}
-    history = history.commit(append=logged, replace=offered)
-    folder = delivery.publish(staged)
-    step(1)
-    return _report(history, batch_id, folder, batch.notes, is_new=True)
+        out["assignments"] = batch.assignments
+    return out
+
+
+def _part_by_part(
+    job: stream.Job, snapshot: Snapshot, ids: pa.Array, root: Path, progress: Progress
+) -> tuple[Path, dict[str, pa.Table | Path], tuple[str, ...]]:
+    # Features go to disk first, in the order of the ids; what is logged goes from disk into the history.
+    step = progress.step(f"features of {len(ids):,} customers", total=len(ids))
+    folder = _feature_folder(root, job.batch_id)
+    shutil.rmtree(folder, ignore_errors=True)
+    with delivery.full_disk(folder):
+        folder.mkdir(parents=True)
+        files = []
+        for number, begin in enumerate(range(0, len(ids), _FEATURE_ROWS)):
+            some = ids[begin : begin + _FEATURE_ROWS]
+            files.append(folder / f"{number:05d}.parquet")
+            table = features.build(snapshot, some)
+            pq.write_table(table, files[-1], compression="zstd", row_group_size=stream.ROWS)
+            step(len(some))
+    shown: dict[str, Advance] = {}
+
+    def advance(name: str, n: int) -> None:
+        if name not in shown:
+            shown[name] = progress.step(f"{name} {job.batch_id}", total=len(ids) if n else None)
+        shown[name](n)
+
+    found = stream.run(job, snapshot, files, root, threads=os.cpu_count() or 1, advance=advance)
+    known = snapshot.sql("select experiment_id, customer_id from assignments")
+    logged: dict[str, pa.Table | Path] = {name: paths[0] for name, paths in found.log.items()}
+    one = folder / "features.parquet"
+    with delivery.full_disk(folder), pq.ParquetWriter(one, pq.ParquetFile(files[0]).schema_arrow) as writer:
+        for table in stream.read_parts(files):
+            writer.write_table(table.cast(writer.schema))
+    logged |= {"batches": found.batches, "features": one}
+    assigned = stream.assignments_of(job, snapshot, ids, known)
+    if assigned.num_rows:
+        logged["assignments"] = assigned
+    return found.staged, logged, tuple(found.manifest["notes"])
+
+
+def _feature_folder(root: Path, batch_id: str) -> Path:
+    return root / f".features.batch_id={batch_id}"
 
 
 def _with_retired(history: History, name: str, current: pa.Table) -> pa.Table:

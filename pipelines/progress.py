@@ -5,8 +5,18 @@ from contextlib import contextmanager
 from typing import Protocol
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    ProgressColumn,
+    SpinnerColumn,
+    Task,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.progress import Progress as Bars
+from rich.text import Text
 
 Advance = Callable[[float], None]
 
@@ -42,6 +52,13 @@ class _Terminal:
             self._bars.update(task.id, total=total, completed=total)
 
 
+class _Rate(ProgressColumn):
+    # Amounts per second, where they are many.
+    def render(self, task: Task) -> Text:
+        speed = task.finished_speed or task.speed
+        return Text(f"{speed:,.0f}/s" if speed and speed >= 100 else "")
+
+
 def silent() -> Progress:
     """Report nowhere (for tests and programs)."""
     return _Silent()
@@ -49,13 +66,15 @@ def silent() -> Progress:
 
 @contextmanager
 def terminal(console: Console) -> Iterator[Progress]:
-    """Show one line per step with a bar, its count and the time it takes."""
+    """Show one line per step with a bar, its count, rate, and the time taken and left."""
     columns = (
         SpinnerColumn(finished_text="[green]✓[/]"),
         TextColumn("{task.description}"),
         BarColumn(bar_width=24),
         MofNCompleteColumn(),
+        _Rate(),
         TimeElapsedColumn(),
+        TimeRemainingColumn(),
     )
     with Bars(*columns, console=console) as bars:
         shown = _Terminal(bars)

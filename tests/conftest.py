@@ -1,6 +1,7 @@
 """Fixtures shared by areas: a tracking store of the tests' own, and a small world that was played."""
 
 import fcntl
+import importlib.util
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +16,11 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 
 ROOT = Path(__file__).parents[1]
+_spec = importlib.util.spec_from_file_location("postgres_server", ROOT / "tests" / "postgres.py")
+assert _spec is not None
+assert _spec.loader is not None
+postgres_server = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(postgres_server)
 CUSTOMERS, BATCHES, SEED = 1_500, 4, 3
 
 
@@ -61,3 +67,12 @@ def data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"the public data sets are not in {folder}; set NBA_DATA to their folder")
     return folder
+
+
+@pytest.fixture(scope="session")
+def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """URL of a PostgreSQL server of this run; tests that need it are skipped where none is installed."""
+    if postgres_server.binaries() is None:
+        pytest.skip("no PostgreSQL server is installed (Debian: apt-get install postgresql)")
+    with postgres_server.server(tmp_path_factory.mktemp("postgres")) as url:
+        yield url

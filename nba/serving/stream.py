@@ -60,6 +60,7 @@ ROWS = 32_768
 SAMPLE = 50_000
 ROUNDS = 3
 _CERTAIN = 1.0
+_ASSIGNED_ROWS = 250_000
 
 
 @dataclass(frozen=True)
@@ -539,7 +540,6 @@ class Rows(NamedTuple):
 
     decisions: pa.Table
     choices: pa.Table | None
-    assignments: pa.Table | None
     counts: Whole
     removed: Whole
 
@@ -590,7 +590,7 @@ def finish_part(job: Job, part: Scored, drawn: Drawn, column: Whole, *, log: boo
     np.add.at(counts, (part.arm, final), 1)
     removed = np.bincount(part.reason.ravel(), minlength=len(job.reasons))
     choices = _choices(job, part, ids, final_p, price) if log else None
-    return Rows(decisions.select(list(tables.DECISIONS.columns)), choices, None, counts, removed)
+    return Rows(decisions.select(list(tables.DECISIONS.columns)), choices, counts, removed)
 
 
 def decision_ids(batch_id: str, ids: pa.Array) -> pa.Array:
@@ -789,6 +789,28 @@ def prices_of(job: Job, drawn: Drawn) -> dict[str, Any]:
         for rule, cut in zip(job.rules, drawn.cuts)
         if rule.policy is not None
     }
+
+
+def assignments_of(job: Job, snapshot: Snapshot, ids: pa.Array, known: pa.Table) -> pa.Table:
+    """Make the `assignments` rows of customers who come under an experiment for the first time.
+
+    Args:
+        job: The batch.
+        snapshot: What was known.
+        ids: All customers of the batch.
+        known: experiment_id and customer_id of those who are assigned already.
+    """
+    found = []
+    for begin in range(0, len(ids), _ASSIGNED_ROWS):
+        some = ids[begin : begin + _ASSIGNED_ROWS]
+        old = known.filter(pc.is_in(known["customer_id"], value_set=some))
+        by = {
+            name: old.filter(pc.equal(old["experiment_id"], name))["customer_id"].to_pylist()
+            for name in pc.unique(old["experiment_id"]).to_pylist()
+        }
+        attributes = _attributes(job, snapshot, some)
+        found.append(design.assignments(job.config, some.to_pylist(), job.at, by, attributes))
+    return pa.concat_tables(found)
 
 
 def _less_than_all(names: Sequence[str], share: Array) -> dict[str, float]:

@@ -1,0 +1,48 @@
+"""The week in one command: train on what has closed, evaluate it, register it."""
+
+from datetime import datetime
+from pathlib import Path
+
+from nba.errors import MissingError
+from nba.history import History
+from pipelines import evaluate, feedback, runs, train
+from pipelines.progress import Progress
+from pipelines.runs import Counts, Step, Write
+
+
+def weekly(
+    workspace: Path, at: datetime, *, progress: Progress | None = None, write: Write = print
+) -> runs.Record:
+    """Run the week's steps; a week that failed goes on at the step that failed.
+
+    Args:
+        workspace: Folder of the workspace.
+        at: Outcomes that had closed by then count.
+        progress: Where to report.
+        write: Gets one line of JSON per step.
+
+    Raises:
+        BusyError: when another run works on the workspace.
+        NbaError: of the step that failed.
+    """
+    return runs.run("weekly", STEPS, workspace, at, progress=progress, write=write)
+
+
+def _feedback(workspace: Path, at: datetime, progress: Progress) -> Counts:
+    return {"closed": feedback.feedback(workspace, at, progress=progress).n_closed}
+
+
+def _train(workspace: Path, at: datetime, progress: Progress) -> Counts:
+    if not History.read(workspace).has("outcomes"):
+        raise MissingError(
+            "no outcome has closed yet", "Run this week's command once a reward window has closed."
+        )
+    report = train.train(workspace, at, progress=progress)
+    return {"policy": report.policy_id, "alias": report.alias, "is_new": int(report.is_new)}
+
+
+def _evaluate(workspace: Path, at: datetime, progress: Progress) -> Counts:
+    return {"policies": evaluate.evaluate(workspace, at, progress=progress).num_rows}
+
+
+STEPS = (Step("feedback", _feedback), Step("train", _train), Step("evaluate", _evaluate))
