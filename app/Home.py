@@ -1,28 +1,37 @@
 # ruff: noqa: N999 (the name by which Streamlit's users know the entry)
 """The app's router: `streamlit run app/Home.py -- WORKSPACE`, or `nba app WORKSPACE`."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import streamlit as st
 
-from app import data
-from app.messages import say
-from app.parts import READER
-from nba.errors import MissingError
+from app import access, data
+from app.messages import LANGUAGE, LANGUAGES, say
+from app.parts import READER, ROLE
+from nba import settings
+from nba.errors import MissingError, NbaError
 
 VIEWS = Path(__file__).parent / "views"
-PAGES = {
-    "overview": ":material/monitoring:",
-    "decisions": ":material/send:",
-    "experiment": ":material/science:",
-    "policy": ":material/rule:",
-    "attribution": ":material/account_tree:",
-    "clv": ":material/savings:",
+PAGES: Mapping[str, Mapping[str, str]] = {
+    "results": {
+        "overview": ":material/monitoring:",
+        "experiments": ":material/science:",
+        "attribution": ":material/account_tree:",
+        "clv": ":material/savings:",
+    },
+    "policy": {
+        "policy": ":material/rule:",
+        "decision": ":material/person_search:",
+        "value": ":material/troubleshoot:",
+    },
+    "trust": {"models": ":material/model_training:", "health": ":material/health_and_safety:"},
 }
 
 
 def main() -> None:
-    """Choose the workspace and show the page."""
+    """Choose language and workspace, let the reader in, and show the page."""
+    _set_language()
     st.set_page_config(page_title=say("app.title"), page_icon=":material/ads_click:", layout="wide")
     try:
         found = data.workspaces()
@@ -31,17 +40,9 @@ def main() -> None:
         st.error(say("app.none", found=error.message), icon=":material/error:")
         st.markdown(say("app.none_hint"))
         return
-    pages = [
-        st.Page(
-            VIEWS / f"{name}.py",
-            title=say(f"page.{name}"),
-            icon=icon,
-            url_path=name,
-            default=name == "overview",
-        )
-        for name, icon in PAGES.items()
-    ]
-    chosen = st.navigation(pages)
+    chosen = st.navigation({say(f"section.{name}"): _pages(pages) for name, pages in PAGES.items()})
+    first = next(iter(found))
+    role = _enter(found[first])
     name = st.sidebar.selectbox(
         say("app.workspace"),
         list(found),
@@ -49,8 +50,48 @@ def main() -> None:
         bind="query-params",
         help=say("app.workspace_help"),
     )
-    st.session_state[READER] = found[str(name)]
+    if name != first:
+        role = _enter(found[str(name)])
+    _choose_language()
+    st.session_state[READER], st.session_state[ROLE] = found[str(name)], role
     chosen.run()
+
+
+def _pages(pages: Mapping[str, str]) -> list[st.Page]:
+    return [
+        st.Page(
+            VIEWS / f"{name}.py",
+            title=say(f"page.{name}"),
+            icon=icon,
+            url_path=name,
+            default=name == "overview",
+        )
+        for name, icon in pages.items()
+    ]
+
+
+def _enter(workspace: Path) -> access.Role:
+    try:
+        given = settings.read(workspace).app
+    except NbaError:
+        return access.NOBODY  # the page says what is wrong with the settings, and shows nothing else
+    return access.enter(given)
+
+
+def _set_language() -> None:
+    # From the link, else from the browser, before anything is said.
+    if st.session_state.get(LANGUAGE) in LANGUAGES:
+        return
+    asked = st.query_params.get(LANGUAGE)
+    browser = str(st.context.locale or "")[:2]
+    st.session_state[LANGUAGE] = next((name for name in (asked, browser) if name in LANGUAGES), "en")
+
+
+def _choose_language() -> None:
+    st.sidebar.selectbox(
+        say("app.language"), list(LANGUAGES), key=LANGUAGE, format_func=lambda name: LANGUAGES[str(name)]
+    )
+    st.query_params[LANGUAGE] = st.session_state[LANGUAGE]
 
 
 if __name__ == "__main__":

@@ -28,6 +28,14 @@ STEP = {
     "attribution": "attribute",
     "clv": "clv",
     "policy_values": "evaluate",
+    "readouts": "analyze",
+    "looks": "analyze",
+    "path_statistics": "attribute",
+    "choices": "decide",
+    "features": "decide",
+    "quality": "ingest",
+    "quarantine": "ingest",
+    "customers": "ingest",
     "summary": "overview",
 }
 
@@ -71,6 +79,12 @@ class Reader:
             DataError: when it is damaged.
         """
         return _table(self.history, str(self.root), self.history.version, name)
+
+    def lookup(self, name: str, column: str, *values: str) -> pa.Table:
+        """Read the rows of a table in which a column has one of the values; none where it is not there."""
+        if not self.history.has(name) or not values:
+            return tables.BY_NAME[name].empty()
+        return _lookup(self.history, str(self.root), self.history.version, name, column, values)
 
     def rows(self, name: str, **equal: object) -> list[dict[str, Any]]:
         """Read the rows of a table in which the named columns have the given values."""
@@ -142,3 +156,15 @@ def _table(_history: History, root: str, version: int, name: str) -> pa.Table:  
     found = _history.table(name)
     contract = tables.BY_NAME.get(name)
     return contract.conform(found) if contract else found
+
+
+@st.cache_data(max_entries=500, show_spinner=False)
+def _lookup(
+    _history: History,
+    root: str,  # noqa: ARG001
+    version: int,  # noqa: ARG001
+    name: str,
+    column: str,
+    values: tuple[str, ...],
+) -> pa.Table:
+    return _history.lookup(name, column, values)

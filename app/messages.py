@@ -1,14 +1,59 @@
-"""All words of the app, from one catalogue, and numbers and days as people read them."""
+"""All words of the app, from one catalogue per language, and numbers and days as people read them."""
 
+import re
 import tomllib
 from collections.abc import Mapping
 from datetime import datetime
+from functools import cache
 from pathlib import Path
 from types import MappingProxyType
 
-EN: Mapping[str, str] = MappingProxyType(
-    tomllib.loads((Path(__file__).parent / "words" / "en.toml").read_text(encoding="utf-8"))
+import streamlit as st
+from streamlit.runtime.scriptrunner import get_script_run_ctx
+
+FOLDER = Path(__file__).parent / "words"
+LANGUAGES: Mapping[str, str] = MappingProxyType({"en": "English", "es": "Español"})
+LANGUAGE = "lang"
+_MONTHS: Mapping[str, str] = MappingProxyType(
+    {
+        "en": "Jan Feb Mar Apr May Jun Jul Aug Sep Oct Nov Dec",
+        "es": "ene feb mar abr may jun jul ago sep oct nov dic",
+    }
 )
+
+
+@cache
+def words(language: str) -> Mapping[str, str]:
+    """Give the catalogue of a language: the same keys in every language."""
+    text = (FOLDER / f"{language}.toml").read_text(encoding="utf-8")
+    return MappingProxyType(tomllib.loads(text))
+
+
+@cache
+def phrases(language: str) -> tuple[tuple[str, str], ...]:
+    """Give the translations of figures' and tables' own English phrases, longest first; none in English."""
+    path = FOLDER / f"{language}.phrases.toml"
+    if not path.is_file():
+        return ()
+    found = tomllib.loads(path.read_text(encoding="utf-8"))
+    return tuple(sorted(found["phrases"].items(), key=lambda pair: -len(pair[0])))
+
+
+@cache
+def _sentences(language: str) -> tuple[tuple[re.Pattern[str], str], ...]:
+    path = FOLDER / f"{language}.phrases.toml"
+    if not path.is_file():
+        return ()
+    found = tomllib.loads(path.read_text(encoding="utf-8"))
+    return tuple((re.compile(pattern), text) for pattern, text in found["sentences"].items())
+
+
+def language() -> str:
+    """Give the language of this session; English outside of one."""
+    if get_script_run_ctx(suppress_warning=True) is None:
+        return "en"
+    chosen = st.session_state.get(LANGUAGE)
+    return str(chosen) if chosen in LANGUAGES else "en"
 
 
 def say(key: str, **values: object) -> str:
@@ -18,12 +63,36 @@ def say(key: str, **values: object) -> str:
         >>> say("overview.since", at="1 May")
         'since 1 May'
     """
-    return EN[key].format(**values)
+    return words(language())[key].format(**values)
+
+
+def knows(key: str) -> bool:
+    """Say whether the catalogue has a text."""
+    return key in words(language())
 
 
 def label(prefix: str, name: str) -> str:
     """Give the text for a name of our own words, or the name itself where it is the company's."""
-    return EN.get(f"{prefix}.{name}", name)
+    return words(language()).get(f"{prefix}.{name}", name)
+
+
+def phrase(text: str) -> str:
+    """Give a whole phrase of a figure or of the data dictionary in the session's language."""
+    return dict(phrases(language())).get(text, text)
+
+
+def told(text: str) -> str:
+    """Give a sentence that a table tells in English in the session's language, where it is known.
+
+    Example:
+        >>> told("held out")
+        'held out'
+    """
+    for pattern, translated in _sentences(language()):
+        found = pattern.fullmatch(text)
+        if found:
+            return translated.format(*(told(part) if part else "" for part in found.groups()))
+    return phrase(text)
 
 
 def plain(text: object) -> str:
@@ -44,14 +113,24 @@ def number(value: float | None, unit: str = "", *, signed: bool = False) -> str:
         ('+12,346 EUR', '0.123', 'unknown')
     """
     if value is None or value != value:
-        return EN["unknown"]
+        return say("unknown")
     size = abs(value)
     if unit:
         digits = 0 if size >= 1000 else 4 if 0 < size < 0.01 else 2
     else:
         digits = 0 if size >= 1000 or value == round(value) else 2 if size >= 1 else 3
-    text = f"{value:{'+' if signed else ''},.{digits}f}".replace("-", "−")
+    text = _local(f"{value:{'+' if signed else ''},.{digits}f}")
     return f"{text} {unit}" if unit else text
+
+
+def count(value: float | None) -> str:
+    """Write how many, rounded.
+
+    Example:
+        >>> count(1234.5)
+        '1,234'
+    """
+    return say("unknown") if value is None or value != value else _local(f"{value:,.0f}")
 
 
 def percent(value: float | None, *, signed: bool = False, digits: int = 1) -> str:
@@ -62,8 +141,15 @@ def percent(value: float | None, *, signed: bool = False, digits: int = 1) -> st
         '+5.1%'
     """
     if value is None or value != value:
-        return EN["unknown"]
-    return f"{value:{'+' if signed else ''}.{digits}%}".replace("-", "−")
+        return say("unknown")
+    return _local(f"{value:{'+' if signed else ''}.{digits}%}")
+
+
+def _local(text: str) -> str:
+    text = text.replace("-", "−")
+    if language() == "es":
+        return text.translate(str.maketrans(",.", ".,")).replace("%", " %")
+    return text
 
 
 def day(moment: datetime | None) -> str:
@@ -73,4 +159,16 @@ def day(moment: datetime | None) -> str:
         >>> day(datetime(2026, 3, 2))
         '2 Mar 2026'
     """
-    return f"{moment.day} {moment:%b %Y}" if moment else EN["unknown"]
+    if moment is None:
+        return say("unknown")
+    return f"{moment.day} {_MONTHS[language()].split()[moment.month - 1]} {moment.year}"
+
+
+def clock(moment: datetime | None) -> str:
+    """Write a moment as a day and time.
+
+    Example:
+        >>> clock(datetime(2026, 3, 2, 6, 5))
+        '2 Mar 2026, 06:05'
+    """
+    return say("unknown") if moment is None else f"{day(moment)}, {moment:%H:%M}"

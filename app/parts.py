@@ -1,8 +1,8 @@
-"""Parts that pages share: the frame around a page, empty states, tables and figures."""
+"""Parts that pages share: the frame around a page, empty states, choices, tables and figures."""
 
 import io
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import plotly.graph_objects as go
@@ -12,45 +12,76 @@ import streamlit as st
 from pyarrow import csv
 
 from app import data
+from app.access import NOBODY, Role
 from app.data import Reader
-from app.messages import EN, day, plain, say
+from app.messages import clock, day, knows, label, language, phrase, phrases, plain, say, told
 from nba import tables
 from nba.errors import MissingError, NbaError
 
-READER = "reader"
-ALL = "all"
+READER, ROLE = "reader", "role"
+ALL, RATE = "all", "%"
 LARGE = 1000  # from here on, thousands are set apart
 P_VALUES = ("p_value", "p_corrected", "p_heterogeneity", "p_srm")
-_UNIT_FORMAT = {"fraction": "percent", "probability 0-1": "percent"}
+_UNIT_FORMAT = {"fraction": "percent", "probability 0-1": "percent", "probability": "percent"}
 _TERM = {
     "lower": "interval",
     "upper": "interval",
     "relative_lower": "interval",
     "relative_upper": "interval",
+    "always_lower": "sequence",
+    "always_upper": "sequence",
     "p_value": "p_value",
+    "p_corrected": "corrected",
     "price": "price",
     "is_matured": "matured",
     "ess": "ess",
+    "max_weight": "max_weight",
     "credit": "credit",
     "n_delivered": "delivered",
+    "p_action": "p_action",
+    "p_response": "p_response",
+    "uplift": "uplift",
+    "priority": "priority",
+    "lever": "lever",
+    "roas": "roas",
+    "p_alive": "alive",
+    "clv": "clv",
 }
+# Columns whose values are our own words: column to the section of the catalogue that words them.
+_WORDED = {
+    "verdict": "verdict",
+    "metric": "metric_short",
+    "method": "method",
+    "limit": "limit",
+    "table": "table",
+    "severity": "severity",
+}
+_TOLD = ("reason", "note", "rule", "estimand", "warning", "unit", "source_words")
 
 
 def page(name: str, draw: Callable[[Reader], None]) -> None:
     """Show a page; whatever goes wrong with its data becomes a message in its place."""
     st.title(say(f"page.{name}"))
+    st.caption(say(f"about.{name}"))
     try:
         draw(data.read(st.session_state[READER]))
     except MissingError as error:
-        st.info(f"{say('empty.title')} {_literal(error.message)}", icon=":material/hourglass_empty:")
+        st.info(f"{say('empty.title')} {literal(error.message)}", icon=":material/hourglass_empty:")
         st.markdown(say("page.hint", hint=error.hint))
     except NbaError as error:
-        st.error(_literal(error.message), icon=":material/error:")
+        st.error(literal(error.message), icon=":material/error:")
         if error.hint:
             st.markdown(say("page.hint", hint=error.hint))
     except Exception:
         logging.getLogger(__name__).exception("page %s failed", name)
         st.error(say("page.failed"), icon=":material/error:")
+
+
+def role() -> Role:
+    """Give the role of whoever looks."""
+    found = st.session_state.get(ROLE, NOBODY)
+    assert isinstance(found, Role)
+    return found
 
 
 def filled(reader: Reader, *needs: str) -> bool:
@@ -73,9 +104,9 @@ def numbers(*shown: tuple[str, str, str, str]) -> None:
         shown: Label, value, tooltip ("" for none) and a note below ("" for none) of each.
     """
     with st.container(horizontal=True, gap="medium"):
-        for label, value, meaning, note in shown:
-            with st.container(width=200, gap=None):
-                st.metric(label, value, help=meaning or None)
+        for title, value, meaning, note in shown:
+            with st.container(width=CARD, gap=None):
+                st.metric(title, value, help=meaning or None)
                 if note:
                     st.caption(note)
 
@@ -102,8 +133,8 @@ def choose(
     asked = st.query_params.get(key)
     if st.session_state.get(key) not in options:
         st.session_state[key] = asked if asked in options else options[0]
-    draw = (where or st).segmented_control if prefix else (where or st).selectbox
-    more = {"required": True} if prefix else {}
+    draw = (where or st).segmented_control if prefix and len(options) <= SEGMENTS else (where or st).selectbox
+    more = {"required": True} if prefix and len(options) <= SEGMENTS else {}
     shown = draw(
         title, options, key=key, format_func=lambda name: _option(prefix, name), help=help or None, **more
     )
@@ -114,12 +145,23 @@ def choose(
     return str(shown)
 
 
+CARD = 172  # pixels of a single number
+SEGMENTS = 7  # more options than these go into a list
+
+
 def _option(prefix: str, name: str) -> str:
-    return EN["all_arms"] if name == ALL else EN.get(f"{prefix}.{name}", name)
+    own = label(prefix, name) if prefix else name
+    return say("all") if name == ALL and own == ALL else own
 
 
 def table(
-    shown: pa.Table, columns: Sequence[str], contract: tables.Table, currency: str, key: str, names: str = ""
+    shown: pa.Table,
+    columns: Sequence[str],
+    contract: tables.Table,
+    currency: str,
+    key: str,
+    names: str = "",
+    titles: Mapping[str, str] | None = None,
 ) -> None:
     """Show columns of a table with units, the contract's meaning as tooltip, and a download.
 
@@ -130,28 +172,85 @@ def table(
         currency: Unit of money.
         key: Names the widget and the file.
         names: Unit of numbers whose unit depends on the row, where it is one for all rows.
+        titles: Column to a title other than its usual one.
     """
     fields = {f.name: f for f in contract.fields}
     config = {
         name: _column(fields[name], contract.name, currency, names, _is_large(shown[name]))
         for name in columns
     }
+    for name, title in (titles or {}).items():
+        config[name]["label"] = title
     st.dataframe(
-        _without_zone(shown.select(list(columns))).to_pandas(),
+        worded(_without_zone(shown.select(list(columns)))).to_pandas(),
         hide_index=True,
         column_config=config,
         key=f"table_{key}",
+        placeholder="–",
     )
+    download(shown, key)
+
+
+def download(shown: pa.Table, key: str, title: str = "download") -> None:
+    """Offer a table as CSV, as it is stored: units and names of the contract."""
+    st.download_button(
+        say(title),
+        lambda: _csv(shown),
+        f"{key}.csv",
+        "text/csv",
+        key=f"csv_{key}",
+        type="tertiary",
+        icon=":material/download:",
+        on_click="ignore",
+    )
+
+
+def _csv(shown: pa.Table) -> bytes:
     buffer = io.BytesIO()
     csv.write_csv(shown, buffer)
-    st.download_button(
-        say("download"), buffer.getvalue(), f"{key}.csv", "text/csv", key=f"csv_{key}", type="tertiary"
-    )
+    return buffer.getvalue()
 
 
 def figure(drawn: go.Figure, key: str, alt: str) -> None:
-    """Show a figure in the app's theme."""
-    st.plotly_chart(drawn, key=f"figure_{key}", alt=alt, config={"displaylogo": False})
+    """Show a figure in the app's theme and language."""
+    st.plotly_chart(localised(drawn), key=f"figure_{key}", alt=alt, config={"displaylogo": False})
+
+
+def localised(drawn: go.Figure) -> go.Figure:
+    """Put a figure's own words, numbers and days into the session's language."""
+    if not phrases(language()):
+        return drawn
+    drawn.update_layout(separators=",.")
+    for axis in (*drawn.select_xaxes(), *drawn.select_yaxes()):
+        if axis.title.text:
+            axis.title.text = _translated(axis.title.text)
+        if axis.tickformat:
+            axis.tickformat = axis.tickformat.replace("%-d %b", "%-d/%-m")
+        if axis.hoverformat:
+            axis.hoverformat = axis.hoverformat.replace("%-d %b", "%-d/%-m")
+    for note in drawn.layout.annotations:
+        note.text = phrase(note.text)
+    for trace in drawn.data:
+        if trace.name:
+            trace.name = told(trace.name)
+        if isinstance(getattr(trace, "hovertemplate", None), str):
+            trace.hovertemplate = _translated(trace.hovertemplate).replace("%d %b %Y", "%d/%m/%Y")
+    return drawn
+
+
+def _translated(text: str) -> str:
+    # Whole phrases only, longest first; what is replaced is not looked at again.
+    out, rest = "", text
+    while rest:
+        for english, own in phrases(language()):
+            if rest.startswith(english) and not (out and out[-1].isalpha() and english[0].isalpha()):
+                end = rest[len(english) : len(english) + 1]
+                if not (english[-1].isalpha() and end.isalpha()):
+                    out, rest = out + own, rest[len(english) :]
+                    break
+        else:
+            out, rest = out + rest[0], rest[1:]
+    return out
 
 
 _SOURCE = {
@@ -160,8 +259,17 @@ _SOURCE = {
     "summary_mix": "decisions",
     "summary_arms": "decisions",
     "summary_channels": "decisions",
+    "summary_segments": "decisions",
+    "summary_arbitration": "decisions",
+    "summary_removed": "decisions",
+    "summary_examples": "decisions",
     "summary_credits": "credits",
+    "summary_credit_parts": "credits",
     "summary_clv": "clv",
+    "summary_tables": "customers",
+    "summary_sources": "quality",
+    "summary_consent": "customers",
+    "summary_spreads": "customers",
 }
 
 
@@ -188,10 +296,25 @@ def _without_zone(shown: pa.Table) -> pa.Table:
     return shown
 
 
+def worded(shown: pa.Table) -> pa.Table:
+    """Put our own words and sentences into the session's language; the company's names stay as they are."""
+    for i, name in enumerate(shown.column_names):
+        if name in _WORDED:
+            section = _WORDED[name]
+            words = [None if v is None else label(section, v) for v in shown[i].to_pylist()]
+        elif name in _TOLD and phrases(language()):
+            words = [None if v is None else told(v) for v in shown[i].to_pylist()]
+        else:
+            continue
+        shown = shown.set_column(i, name, pa.array(words, pa.string()))
+    return shown
+
+
 def _column(field: tables.Field, table: str, currency: str, names: str, large: bool) -> Any:
-    own = field.name.removesuffix("_id").replace("_", " ").capitalize()
-    title = EN.get(f"column.{table}.{field.name}", EN.get(f"column.{field.name}", own))
-    meaning = EN[f"term.{_TERM[field.name]}"] if field.name in _TERM else field.doc
+    title = title_of(field.name, table)
+    meaning: str | None = say(f"term.{_TERM[field.name]}") if field.name in _TERM else phrase(field.doc)
+    if language() != "en" and field.name not in _TERM and meaning == field.doc:
+        meaning = None  # rather none than one in another language
     if field.kind == "time":
         return st.column_config.DatetimeColumn(f"{title} (UTC)", help=meaning, format="D MMM YYYY, HH:mm")
     if field.kind == "flag":
@@ -200,6 +323,8 @@ def _column(field: tables.Field, table: str, currency: str, names: str, large: b
         return st.column_config.NumberColumn(title, help=meaning, format="localized")
     if field.kind == "number":
         unit = currency if field.unit == "money" else names if "metric" in field.unit else ""
+        if unit == RATE:
+            return st.column_config.NumberColumn(title, help=meaning, format="percent")
         plain_form = "localized" if large else "%.2f" if unit else "%.4g"
         shown = "%.3f" if field.name in P_VALUES else _UNIT_FORMAT.get(field.unit, plain_form)
         return st.column_config.NumberColumn(
@@ -208,5 +333,19 @@ def _column(field: tables.Field, table: str, currency: str, names: str, large: b
     return st.column_config.TextColumn(title, help=meaning)
 
 
-def _literal(text: str) -> str:
+def title_of(name: str, table: str = "") -> str:
+    """Give the title of a column: the catalogue's, or in English the column's own name."""
+    for key in (f"column.{table}.{name}", f"column.{name}"):
+        if knows(key):
+            return say(key)
+    return name.removesuffix("_id").removesuffix("_at").replace("_", " ").capitalize()
+
+
+def moment(value: Any) -> str:
+    """Write a moment of a table as day and time, UTC."""
+    return clock(value)
+
+
+def literal(text: str) -> str:
+    """Escape a message of several lines, so that it shows as it is."""
     return "  \n".join(plain(line) for line in text.splitlines())

@@ -9,6 +9,7 @@ import hashlib
 import inspect
 import json
 import tomllib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
@@ -748,6 +749,26 @@ class Delivery(_Frozen):
     sinks: tuple[Sink, ...] = ()
 
 
+class App(_Frozen):
+    """Who may see and do what in the app.
+
+    Attributes:
+        sign_in: Whether people must sign in, through OpenID Connect as `[auth]` of Streamlit's
+            `secrets.toml` configures it.
+        viewers: E-mail addresses, or domains as `@shop.example`, that may look; empty is whoever signs in.
+        approvers: Those who may also approve.
+        open_role: Role of whoever opens the app where nobody has to sign in.
+        personal_data: Roles that see personal data: the ids by which orchestration knows customers, their
+            attributes, free text of events.
+    """
+
+    sign_in: bool = False
+    viewers: tuple[str, ...] = ()
+    approvers: tuple[str, ...] = ()
+    open_role: Literal["viewer", "approver"] = "viewer"
+    personal_data: tuple[Literal["viewer", "approver"], ...] = ("approver",)
+
+
 class Settings(_Frozen):
     """All settings of a workspace."""
 
@@ -766,6 +787,7 @@ class Settings(_Frozen):
     promotion: Promotion = Promotion()
     attribution: Attribution = Attribution()
     delivery: Delivery = Delivery()
+    app: App = App()
 
     @model_validator(mode="after")
     def _trials_do_not_meet(self) -> "Settings":
@@ -796,9 +818,14 @@ class Settings(_Frozen):
         return self
 
     @property
+    def trial_share(self) -> float:
+        """The part of all customers that trials can have: those of standing arms that run the champion."""
+        return sum(arm.share for arm in self.experiment.arms if arm.policy == "champion")
+
+    @property
     def config_hash(self) -> str:
-        """Hash of all settings, logged with everything that ran with them."""
-        text = json.dumps(self.model_dump(mode="json"), sort_keys=True)
+        """Hash of all settings that decide anything, logged with everything that ran with them."""
+        text = json.dumps(self.model_dump(mode="json", exclude={"app"}), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
@@ -957,6 +984,59 @@ def _spelled_out(row: dict[str, str]) -> dict[str, Any]:
             spelled = {"true": True, "false": False}
             out["audience"][name.strip()] = [spelled.get(v.strip(), v.strip()) for v in values.split("|")]
     return out
+
+
+def declare(settings: Settings, trial: Mapping[str, Any]) -> Trial:
+    """Make a trial and check that it fits the workspace's other experiments.
+
+    Raises:
+        SettingsError: naming every fault at once.
+    """
+    try:
+        made = Trial.model_validate(dict(trial))
+        Settings.model_validate(
+            settings.model_dump(exclude={"experiments"})
+            | {"experiments": [*(e.model_dump() for e in settings.experiments), made.model_dump()]}
+        )
+    except ValidationError as error:
+        lines = [_fault(fault) for fault in error.errors()]
+        raise SettingsError("\n".join(["the experiment cannot be declared:", *lines])) from None
+    return made
+
+
+def declaration(trial: Trial) -> str:
+    """Write a trial as the text to put at the end of `nba.toml`; reading it back gives the same trial.
+
+    Example:
+        >>> arms = [{"name": "a", "share": 0.5, "policy": "champion"}]
+        >>> arms.append({"name": "b", "share": 0.5, "policy": "random"})
+        >>> trial = Trial(experiment_id="x", control="a", arms=arms, starts_at="2026-03-02T06:00Z")
+        >>> print(declaration(trial).splitlines()[0])
+        [[experiments]]
+    """
+    given = trial.model_dump(mode="json", exclude_none=True)
+    default = {name: field.get_default() for name, field in Trial.model_fields.items()}
+    lines = ["[[experiments]]"]
+    for name, value in given.items():
+        if name in ("arms", "metrics", "phases") or getattr(trial, name) == default.get(name):
+            continue
+        moment = name in ("starts_at", "ends_at")
+        lines.append(f"{name} = {value if moment else _toml(value)}")
+    for name in ("arms", "metrics", "phases"):
+        for entry in given.get(name, []):
+            lines += ["", f"[[experiments.{name}]]"]
+            lines += [
+                f"{key} = {value if key == 'starts_at' else _toml(value)}" for key, value in entry.items()
+            ]
+    return "\n".join(lines) + "\n"
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, dict):
+        return "{ " + ", ".join(f"{json.dumps(k)} = {_toml(v)}" for k, v in value.items()) + " }"
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(_toml(v) for v in value) + "]"
+    return json.dumps(value, ensure_ascii=False)
 
 
 def reference() -> str:

@@ -1171,6 +1171,199 @@ SUMMARY_NUMBERS = Table(
         _text("note", "in words, where that helps"),
     ),
 )
+SUMMARY_SEGMENTS = Table(
+    "summary_segments",
+    "What was decided for which part of the customers, in all batches, for pages.",
+    ("attribute", "segment", "arm", "treatment_id"),
+    (
+        _text("attribute", "attribute of customers"),
+        _text("segment", "its value"),
+        _text("arm", "the arm of the experiment; `policy` where there was none"),
+        _TREATMENT,
+        _id("action_id", "the action carried; `none` for no contact"),
+        _text("channel", "the medium; `none` for no contact"),
+        _count("n", "decisions", low=0),
+        _count("n_delivered", "of these, known to have reached the customer", low=0),
+        _money("cost", "spent on them, as reported", low=0.0),
+        _money("expected_value", "expected net value against no contact, summed", nullable=True),
+    ),
+)
+SUMMARY_ARBITRATION = Table(
+    "summary_arbitration",
+    "How the candidates of the last batch came to their rank, by arm and treatment, for pages.",
+    ("batch_id", "arm", "treatment_id"),
+    (
+        _id("batch_id", "the batch"),
+        _text("arm", "the arm of the experiment; `policy` where there was none"),
+        _TREATMENT,
+        _id("action_id", "the action carried; `none` for no contact"),
+        _text("channel", "the medium; `none` for no contact"),
+        _count("n", "customers of the arm", low=0),
+        _count("n_eligible", "of these, customers who could be given it", low=0),
+        _count("n_chosen", "of these, customers who were given it", low=0),
+        _p("p_response", "mean chance of a response if treated, on a sample of customers", nullable=True),
+        _number(
+            "uplift",
+            "mean change of that chance against no contact, on the sample",
+            "probability",
+            low=-1.0,
+            high=1.0,
+            nullable=True,
+        ),
+        _money(
+            "value",
+            "mean expected net value against no contact, of those who could be given it",
+            nullable=True,
+        ),
+        _number("lever", "business weight on the value; 1 changes nothing", "factor", low=0.0, nullable=True),
+        _money("cost", "per delivery", low=0.0),
+        _money("price", "mean price of the limits it uses", low=0.0),
+        _money("priority", "value less price: what candidates are ranked by", nullable=True),
+        _p("p_action", "mean chance of being chosen, of those who could be given it", nullable=True),
+    ),
+)
+SUMMARY_REMOVED = Table(
+    "summary_removed",
+    "How many candidates of the last batch each rule removed, for pages.",
+    ("batch_id", "arm", "treatment_id", "reason"),
+    (
+        _id("batch_id", "the batch"),
+        _text("arm", "the arm of the experiment; `policy` where there was none"),
+        _TREATMENT,
+        _text("reason", "rule that removed it; empty if eligible"),
+        _count("n", "customers", low=0),
+    ),
+)
+SUMMARY_EXAMPLES = Table(
+    "summary_examples",
+    "A sample of the last batch's decisions to look at one by one, for pages.",
+    ("decision_id",),
+    (
+        _id("decision_id", "the decision"),
+        _CUSTOMER,
+        _time("decided_at", "when"),
+        _text("arm", "the arm of the experiment; `policy` where there was none"),
+        _TREATMENT,
+        _text("channel", "the medium; `none` for no contact"),
+        _p("p_action", "chance with which it was chosen"),
+        _money("expected_value", "expected net value against no contact", nullable=True),
+        _text("reason", "why this treatment, or why none"),
+    ),
+)
+SUMMARY_SPREADS = Table(
+    "summary_spreads",
+    "How much each metric varies between past customers by duration, for planning on pages.",
+    ("experiment_id", "metric", "days"),
+    (
+        _id("experiment_id", "the experiment whose metrics they are"),
+        _text("metric", "what is measured, per customer"),
+        _count("days", "days that customers are watched", "days", low=1),
+        _count("n", "customers that the experiment can have", low=0),
+        _number("mean", "mean of the metric", "the metric's"),
+        _number("sd", "standard deviation between customers", "the metric's", low=0.0),
+        _number("sd_adjusted", "what is left of it after CUPED", "the metric's", low=0.0),
+    ),
+)
+SUMMARY_SOURCES = Table(
+    "summary_sources",
+    "What ingestion made of each source, for pages.",
+    ("source",),
+    (
+        _text("source", "name of the source"),
+        _count("files", "files read", low=0, nullable=True),
+        _count("rows_in", "rows found", low=0, nullable=True),
+        _count("rows_kept", "rows that became history", low=0, nullable=True),
+        _count("quarantined", "rows that cannot be used", low=0, nullable=True),
+        _count("duplicates", "rows whose key a later row has", low=0, nullable=True),
+        _count("conflicts", "rows that contradict another", low=0, nullable=True),
+        _number("days_behind", "age of the newest row when it was read", "days", nullable=True),
+    ),
+)
+SUMMARY_TABLES = Table(
+    "summary_tables",
+    "How full and how fresh each table of the history is, for pages.",
+    ("table",),
+    (
+        _text("table", "the table"),
+        _count("n_rows", "rows", low=0),
+        _time("newest_at", "time of the newest row", nullable=True),
+        _number("days_behind", "days from the newest row to the summary", "days", nullable=True),
+    ),
+)
+SUMMARY_CONSENT = Table(
+    "summary_consent",
+    "Whom each channel may reach, for pages.",
+    ("channel",),
+    (
+        _text("channel", "the medium"),
+        _count("n", "customers", low=0),
+        _count("n_consent", "of these, with consent in the CRM", low=0),
+        _count("n_opted_out", "of these with consent, opted out since", low=0),
+        _count("n_reachable", "with consent, not opted out, and known to orchestration", low=0),
+        _number("share", "reachable of all customers", "fraction", low=0.0, high=1.0, nullable=True),
+    ),
+)
+SUMMARY_QUARANTINE = Table(
+    "summary_quarantine",
+    "Rows that could not be used, by source and reason, for pages.",
+    ("source", "reason"),
+    (
+        _text("source", "name of the source"),
+        _text("reason", "what was wrong"),
+        _count("n", "rows", low=0),
+        _text("file", "a file in which it occurs"),
+        _count("row_number", "a row of that file", low=0),
+    ),
+)
+SUMMARY_CLUSTERS = Table(
+    "summary_clusters",
+    "The customers with most identifiers, where false merges would show, for pages.",
+    ("customer_id",),
+    (
+        _CUSTOMER,
+        _count("n_identifiers", "identifiers that name the customer", low=0),
+        _count("n_kinds", "kinds among them", low=0),
+        _text("kinds", "how many of each kind"),
+        _time("first_seen_at", "when the first was seen"),
+    ),
+)
+SUMMARY_CREDIT_PARTS = Table(
+    "summary_credit_parts",
+    "Credit by method, month, part of the customers and treatment, for pages.",
+    ("method", "period", "audience", "channel", "treatment_id"),
+    (
+        _text("method", "rule or model"),
+        _text("period", "`all`, or the month of the order as 2026-01"),
+        _text("audience", "`all`, or the part of the customers as attribute=value"),
+        _text("channel", "the medium"),
+        _id("treatment_id", "what was sent; `unknown` where it was not ours"),
+        _id("action_id", "the action carried; `unknown` where it was not ours"),
+        _text("campaign", "issue and group of the action; `unknown` where it was not ours"),
+        _count("n_orders", "orders with a share of credit", low=0),
+        _money("credit", "margin credited"),
+        _p("share", "part of all orders the method credits in this period and audience", nullable=True),
+    ),
+)
+SUMMARY_ALERTS = Table(
+    "summary_alerts",
+    "What somebody should look at, for pages.",
+    ("kind", "subject"),
+    (
+        _code(
+            "kind",
+            "what is the matter",
+            values=(
+                *("uneven arms", "harm", "verdict", "stale data", "thin batch", "unanswered batch"),
+                *("limit pressed", "immature", "credit disagrees", "drift", "model", "run failed"),
+            ),
+        ),
+        _text("subject", "the experiment, table, batch, limit or method concerned"),
+        _code("severity", "how bad", values=("error", "warning", "info")),
+        _number("value", "what was found", "as the kind says", nullable=True),
+        _number("limit", "what was expected", "as the kind says", nullable=True),
+        _text("note", "in words"),
+    ),
+)
 
 ALL: tuple[Table, ...] = (
     ACTIONS,
@@ -1230,6 +1423,18 @@ ALL: tuple[Table, ...] = (
     SUMMARY_CREDITS,
     SUMMARY_CLV,
     SUMMARY_NUMBERS,
+    SUMMARY_SEGMENTS,
+    SUMMARY_ARBITRATION,
+    SUMMARY_REMOVED,
+    SUMMARY_EXAMPLES,
+    SUMMARY_SPREADS,
+    SUMMARY_SOURCES,
+    SUMMARY_TABLES,
+    SUMMARY_CONSENT,
+    SUMMARY_QUARANTINE,
+    SUMMARY_CLUSTERS,
+    SUMMARY_CREDIT_PARTS,
+    SUMMARY_ALERTS,
 )
 BY_NAME: Mapping[str, Table] = {table.name: table for table in ALL}
 

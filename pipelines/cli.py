@@ -618,3 +618,7 @@ def main() -> None:
             console.print(_INTERRUPTED)
             sys.exit(130)
         raise
+
+
+if __name__ == "__main__":
+    main()

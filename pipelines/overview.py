@@ -14,6 +14,8 @@ from nba import settings, tables
 from nba.experiments import srm
 from nba.experiments.analyze import welch
 from nba.history import History
+from pipelines import overview_alerts, overview_credits, overview_data, overview_models, overview_policy
+from pipelines import plan as planning
 from pipelines.progress import Progress, silent
 
 LEVEL = 0.95
@@ -131,17 +133,19 @@ def overview(workspace: Path, at: datetime, *, progress: Progress | None = None)
     progress = progress or silent()
     config = settings.read(workspace)
     history = History.read(workspace)
-    parts: tuple[Callable[[History, settings.Settings], dict[str, pa.Table]], ...] = (
+    parts: tuple[Callable[[History, settings.Settings, datetime], dict[str, pa.Table]], ...] = (
         _decisions,
         _effects,
         _credits,
         _clv,
+        _data,
+        _spreads,
     )
     advance = progress.step("gathering what the app shows", total=len(parts))
     made: dict[str, pa.Table] = {}
     numbers: list[dict[str, Any]] = []
     for part in parts:
-        found = part(history, config)
+        found = part(history, config, at)
         numbers += found.pop("summary_numbers", tables.SUMMARY_NUMBERS.empty()).to_pylist()
         made |= found
         advance(1)
@@ -149,11 +153,12 @@ def overview(workspace: Path, at: datetime, *, progress: Progress | None = None)
         {"measure": "summarised", "value": float(history.version), "at": at, "note": "history version"}
     ]
     made["summary_numbers"] = tables.SUMMARY_NUMBERS.build(numbers)
+    made["summary_alerts"] = overview_alerts.gather(history, config, at, made)
     history.commit(replace=made)
     return OverviewReport([{"table": name, "rows": table.num_rows} for name, table in made.items()])
 
 
-def _decisions(history: History, config: settings.Settings) -> dict[str, pa.Table]:
+def _decisions(history: History, config: settings.Settings, at: datetime) -> dict[str, pa.Table]:  # noqa: ARG001
     if not history.has("decisions"):
         return {}
     with history.connection() as connection:
@@ -170,6 +175,9 @@ def _decisions(history: History, config: settings.Settings) -> dict[str, pa.Tabl
         connection.execute(f"create temp view assigned as from {source}").fetchall()
         arms = connection.sql(_ARMS).to_arrow_table()
         channels = connection.sql(_CHANNELS).to_arrow_table()
+        catalog = settings.read_catalog(history.root, config)
+        means = overview_models.means(history, config, catalog)
+        more = overview_policy.gather(connection, history, catalog, means)
         (period,) = connection.sql(_PERIOD).to_arrow_table().to_pylist()
     return {
         "summary_batches": tables.SUMMARY_BATCHES.conform(
@@ -179,7 +187,23 @@ def _decisions(history: History, config: settings.Settings) -> dict[str, pa.Tabl
         "summary_channels": tables.SUMMARY_CHANNELS.conform(channels),
         "summary_arms": tables.SUMMARY_ARMS.conform(sample_ratio(arms)),
         "summary_numbers": _numbers(period),
+        **more,
     }
+
+
+def _data(history: History, config: settings.Settings, at: datetime) -> dict[str, pa.Table]:  # noqa: ARG001
+    with history.connection() as connection:
+        if not history.has("touches"):
+            connection.register("touches", tables.TOUCHES.empty())
+        return overview_data.gather(connection, history, at)
+
+
+def _spreads(history: History, config: settings.Settings, at: datetime) -> dict[str, pa.Table]:
+    if not (history.has("customers") and history.has("orders")):
+        return {}
+    with history.as_of(at) as snapshot:
+        rows = planning.spreads(snapshot, config)
+    return {"summary_spreads": tables.SUMMARY_SPREADS.build(rows)}
 
 
 def _treatments(history: History, config: settings.Settings) -> pa.Table:
@@ -260,7 +284,7 @@ def sample_ratio(arms: pa.Table) -> pa.Table:
     )
 
 
-def _effects(history: History, config: settings.Settings) -> dict[str, pa.Table]:  # noqa: ARG001
+def _effects(history: History, config: settings.Settings, at: datetime) -> dict[str, pa.Table]:  # noqa: ARG001
     if not history.has("effects"):
         return {}
     rows = tables.EFFECTS.conform(history.table("effects")).to_pylist()
@@ -270,13 +294,16 @@ def _effects(history: History, config: settings.Settings) -> dict[str, pa.Table]
     return {"summary_effects": tables.SUMMARY_EFFECTS.build(rows)}
 
 
-def _credits(history: History, config: settings.Settings) -> dict[str, pa.Table]:  # noqa: ARG001
+def _credits(history: History, config: settings.Settings, at: datetime) -> dict[str, pa.Table]:  # noqa: ARG001
     if not history.has("credits"):
         return {}
-    return {"summary_credits": tables.SUMMARY_CREDITS.conform(history.sql(_CREDITS))}
+    return {
+        "summary_credits": tables.SUMMARY_CREDITS.conform(history.sql(_CREDITS)),
+        "summary_credit_parts": overview_credits.gather(history, settings.read_catalog(history.root, config)),
+    }
 
 
-def _clv(history: History, config: settings.Settings) -> dict[str, pa.Table]:  # noqa: ARG001
+def _clv(history: History, config: settings.Settings, at: datetime) -> dict[str, pa.Table]:  # noqa: ARG001
     if not history.has("clv"):
         return {}
     rows = history.sql(_CLV, {"bins": BINS}).to_pylist()

@@ -69,6 +69,30 @@ def _reach(config: settings.Settings, experiment: Experiment) -> float:
     return open_share * (experiment.slots[1] - experiment.slots[0])
 
 
+def spreads(snapshot: Snapshot, config: settings.Settings) -> list[dict[str, object]]:
+    """Measure how much each metric of the standing experiment varies between past customers, by duration.
+
+    Args:
+        snapshot: The history as it was known.
+        config: Names the metrics.
+
+    Returns:
+        Rows of the `summary_spreads` table.
+    """
+    rows: list[dict[str, object]] = []
+    experiment = config.experiment
+    for days in DAYS:
+        people, made = _past(snapshot, experiment, days)
+        if people.num_rows < 2:
+            continue
+        variables = cube.variables_of(made)
+        sums = cube.Sums.of(_values(people, variables), np.zeros(people.num_rows, dtype=np.int64), 1)
+        for metric, columns in zip(experiment.metrics, made):
+            named = {"experiment_id": experiment.experiment_id, "metric": metric.name, "days": days}
+            rows.append(named | planning.spread(sums, columns, variables)._asdict())
+    return rows
+
+
 def _past(snapshot: Snapshot, experiment: Experiment, days: int) -> tuple[pa.Table, tuple[cube.Metric, ...]]:
     """Sum what past customers did in the last days, as if they had been assigned then."""
     began = snapshot.at - timedelta(days=days)

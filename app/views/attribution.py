@@ -1,39 +1,121 @@
-"""Attribution: how the margin of orders is shared among contacts, by method, beside what they caused."""
+"""Attribution: how each method shares the margin of orders, beside what contact caused; the paths there."""
 
+import pyarrow as pa
 import streamlit as st
 
 from app import parts
 from app.data import Reader, where
-from app.messages import plain, say
+from app.messages import number, plain, say, told
 from nba import plots, tables
+from nba.plots import journeys
+
+DIMENSIONS = ("channel", "action_id", "campaign", "treatment_id")
+TABS = ("credit", "cause", "paths")
 
 
 def draw(reader: Reader) -> None:
     """Show the page."""
     if not parts.filled(reader, "summary_credits"):
         return
-    shown = reader.table("summary_credits")
+    shown = parts.choose(say("view"), TABS, "view", "attribution.view")
+    {"credit": _credit, "cause": _cause, "paths": _paths}[shown](reader)
+
+
+def _credit(reader: Reader) -> None:
     st.info(say("attribution.note"), icon=":material/info:")
+    found = reader.table("summary_credit_parts") if reader.has("summary_credit_parts") else None
+    by = parts.choose(say("attribution.by"), DIMENSIONS, "by", "attribution.by")
+    if found is None:
+        found = reader.table("summary_credits")
+        by = "channel" if by in ("action_id", "campaign") else by
+    else:
+        left, right = st.columns(2)
+        periods = [parts.ALL, *sorted(set(found["period"].to_pylist()) - {parts.ALL}, reverse=True)]
+        period = parts.choose(say("attribution.period"), periods, "period", where=left)
+        audiences = [parts.ALL, *sorted(set(found["audience"].to_pylist()) - {parts.ALL})]
+        audience = parts.choose(say("attribution.audience"), audiences, "audience", where=right)
+        found = where(found, period=period, audience=audience)
     st.subheader(say("attribution.credits"), help=say("term.credit"))
-    parts.figure(plots.credits(shown, reader.currency), "credits", say("alt.credits"))
-    if reader.has("attribution"):
-        _incremental(reader)
-    st.subheader(say("attribution.by"))
-    methods = list(dict.fromkeys(shown["method"].to_pylist()))
-    method = parts.choose(say("attribution.method"), methods, "method")
+    parts.figure(plots.credits(parts.worded(found), reader.currency, by), "credits", say("alt.credits"))
+    methods = list(dict.fromkeys(found["method"].to_pylist()))
+    if not methods:
+        return
+    method = parts.choose(say("attribution.method"), methods, "method", "method")
+    contract = tables.SUMMARY_CREDIT_PARTS if "period" in found.column_names else tables.SUMMARY_CREDITS
     columns = ["method", "channel", "treatment_id", "n_orders", "credit", "share"]
-    parts.table(
-        where(shown, method=method), columns, tables.SUMMARY_CREDITS, reader.currency, f"credits_{method}"
-    )
+    listed = where(found, method=method).sort_by([("credit", "descending")])
+    parts.table(listed, columns, contract, reader.currency, f"credits_{method}")
 
 
-def _incremental(reader: Reader) -> None:
-    shown = where(reader.table("attribution"), period="all")
+def _cause(reader: Reader) -> None:
     st.subheader(say("attribution.incremental"), help=say("term.incremental"))
-    for text in dict.fromkeys(row["warning"] for row in shown.to_pylist() if row["warning"]):
-        st.warning(plain(text), icon=":material/balance:")
-    columns = ["method", "channel", "credited", "incremental", "lower", "upper", "ratio", "cost", "reason"]
+    if not parts.filled(reader, "attribution"):
+        return
+    whole = reader.table("attribution")
+    periods = [parts.ALL, *sorted(set(whole["period"].to_pylist()) - {parts.ALL}, reverse=True)]
+    period = parts.choose(say("attribution.period"), periods, "period")
+    shown = where(whole, period=period)
+    _disagreements(shown, reader)
+    parts.figure(
+        journeys.credited_against_caused(parts.worded(shown), reader.currency), "caused", say("alt.caused")
+    )
+    st.caption(say("attribution.caused_note"))
+    columns = ["method", "channel", "compared", "incremental", "lower", "upper", "ratio", "source", "reason"]
     parts.table(shown, columns, tables.ATTRIBUTION, reader.currency, "attribution")
+    st.subheader(say("attribution.roas"), help=say("term.roas"))
+    first = shown["method"][0].as_py() if shown.num_rows else ""
+    once = where(shown, method=first)
+    columns = ["channel", "cost", "incremental", "roas", "incremental_conversions", "cost_per_conversion"]
+    parts.table(once, columns, tables.ATTRIBUTION, reader.currency, "roas")
+
+
+def _disagreements(shown: pa.Table, reader: Reader) -> None:
+    rows = [row for row in shown.to_pylist() if row["warning"]]
+    if not rows:
+        st.markdown(say("attribution.agrees"))
+        return
+    st.warning(say("attribution.disagrees", n=number(len(rows))), icon=":material/balance:")
+    with st.expander(say("attribution.which")):
+        for row in rows:
+            words = {
+                name: number(row[name], reader.currency)
+                for name in ("compared", "incremental", "lower", "upper")
+            }
+            way = "too_much" if (row["compared"] or 0) > (row["incremental"] or 0) else "too_little"
+            st.markdown(
+                say(f"attribution.{way}", method=plain(row["method"]), channel=plain(row["channel"]), **words)
+            )
+
+
+def _paths(reader: Reader) -> None:
+    if not parts.filled(reader, "path_statistics"):
+        return
+    shown = reader.table("path_statistics")
+    journey = {row["item"]: row for row in where(shown, measure="journeys").to_pylist()}
+    parts.numbers(
+        *(
+            (told(name).capitalize(), number((row["conversions"] or 0) or row["nulls"]), "", "")
+            for name, row in journey.items()
+        )
+    )
+    st.subheader(say("attribution.paths"), help=say("term.path"))
+    parts.figure(journeys.paths(shown), "paths", say("alt.paths"))
+    left, right = st.columns(2)
+    with left:
+        st.subheader(say("attribution.length"))
+        parts.figure(
+            journeys.counts(shown, "length", "Contacts before the order"), "length", say("alt.length")
+        )
+    with right:
+        st.subheader(say("attribution.lag"))
+        parts.figure(
+            journeys.counts(shown, "lag_days", "Days from the first contact to the order"),
+            "lag",
+            say("alt.lag"),
+        )
+    listed = where(shown, measure="path").sort_by([("conversions", "descending")])
+    columns = ["item", "conversions", "nulls", "margin"]
+    parts.table(listed, columns, tables.PATH_STATISTICS, reader.currency, "path_list")
 
 
 parts.page("attribution", draw)

@@ -1,100 +1,139 @@
-"""Overview: what the policy was worth, what was sent, which limits were short."""
+"""Overview: what the policy was worth, what needs a look, what was sent to whom, which limits were short."""
+
+from typing import Any
 
 import pyarrow.compute as pc
 import streamlit as st
 
 from app import parts
 from app.data import Reader, where
-from app.messages import day, label, number, percent, plain, say
+from app.messages import day, label, number, percent, plain, say, told
 from nba import plots, tables
+from nba.plots import policies
 
 METRIC = "margin"
-SRM_ALERT = 0.001
+SHOWN = 6  # alerts that are shown at once
+_ICON = {"error": ":material/error:", "warning": ":material/warning:", "info": ":material/info:"}
+# Where each kind of alert is looked into.
+_PAGE = {
+    "uneven arms": "experiments",
+    "harm": "experiments",
+    "verdict": "experiments",
+    "stale data": "health",
+    "thin batch": "policy",
+    "unanswered batch": "health",
+    "limit pressed": "policy",
+    "immature": "policy",
+    "credit disagrees": "attribution",
+    "drift": "models",
+    "model": "models",
+    "run failed": "health",
+}
 
 
 def draw(reader: Reader) -> None:
     """Show the page."""
     if not parts.filled(reader, "summary_batches", "summary_numbers"):
         return
-    _alerts(reader)
-    _headline(reader)
+    left, right = st.columns(2, gap="large")
+    with left:
+        _headline(reader)
+    with right:
+        _alerts(reader)
     _counts(reader)
     st.subheader(say("overview.value"), help=say("term.incremental"))
-    st.caption(say("overview.value_note"))
     batches = reader.table("summary_batches")
     parts.figure(plots.value_over_batches(batches, reader.currency), "value", say("alt.value"))
-    _sent(reader)
+    st.caption(say("overview.value_note"))
     _limits(reader)
+    _sent(reader)
+    _to_whom(reader)
 
 
 def _headline(reader: Reader) -> None:
     arm = reader.headline_arm
     if not reader.has("summary_effects"):
-        st.info(
-            say("overview.no_effects", command=reader.command("effects")), icon=":material/hourglass_empty:"
-        )
+        command = reader.command("effects")
+        st.info(say("overview.no_effects", command=command), icon=":material/hourglass_empty:")
         return
     experiment = reader.config.experiment.experiment_id
     found = reader.rows("summary_effects", experiment_id=experiment, metric=METRIC, arm=arm, segment="all")
     if not found or found[0]["effect"] is None:
-        reason = found[0]["reason"] if found else say("unknown")
-        st.info(
-            say("overview.unknown", arm=plain(arm), reason=plain(reason)), icon=":material/hourglass_empty:"
-        )
+        reason = told(found[0]["reason"]) if found else say("unknown")
+        text = say("overview.unknown", arm=plain(arm), reason=plain(reason))
+        st.info(text, icon=":material/hourglass_empty:")
         return
     row, unit = found[0], reader.currency
-    ends = {
-        name: number(row[name], unit, signed=True)
-        for name in ("lower", "upper", "total_lower", "total_upper")
-    }
     with st.container(border=True):
         st.metric(
             say("overview.headline", arm=plain(arm)),
             number(row["total"], unit, signed=True),
             help=say("term.incremental"),
         )
-        level = percent(row["level"], digits=0)
-        st.markdown(
-            say("overview.interval", level=level, lower=ends["total_lower"], upper=ends["total_upper"]),
-            help=say("term.interval"),
-        )
+        words = _words(row, arm, unit)
+        st.markdown(say("overview.interval", **words), help=say("term.interval"))
         key = "overview.sentence" if row["control"] == "holdout" else "overview.plain"
-        st.markdown(
-            say(
-                key,
-                arm=plain(arm),
-                control=plain(row["control"]),
-                effect=number(abs(row["effect"]), unit),
-                way=say("more" if row["effect"] >= 0 else "less"),
-                level=level,
-                lower=ends["lower"],
-                upper=ends["upper"],
-                n=number(row["n"]),
-                total=number(row["total"], unit, signed=True),
-            )
-        )
+        st.markdown(say(key, **words))
         if row["lower"] is not None and row["lower"] <= 0 <= row["upper"]:
             st.markdown(say("overview.unclear"))
+        st.caption(_maturity(reader), help=say("term.matured"))
+
+
+def _words(row: dict[str, Any], arm: str, unit: str) -> dict[str, str]:
+    names = ("lower", "upper", "total", "total_lower", "total_upper")
+    return {name: number(row[name], unit, signed=True) for name in names} | {
+        "arm": plain(arm),
+        "control": plain(row["control"]),
+        "effect": number(abs(row["effect"]), unit),
+        "way": say("more" if row["effect"] >= 0 else "less"),
+        "level": percent(row["level"], digits=0),
+        "n": number(row["n"]),
+    }
 
 
 def _alerts(reader: Reader) -> None:
-    rows = reader.rows("summary_arms")
-    for name, chance in {row["experiment_id"]: row["p_srm"] for row in rows}.items():
-        if chance is not None and chance < SRM_ALERT:
-            text = say("overview.alert_srm", experiment=plain(name), p=f"{chance:.2g}")
-            st.error(text, icon=":material/warning:")
+    st.subheader(say("overview.next"))
+    rows = reader.rows("summary_alerts") if reader.has("summary_alerts") else []
+    if not rows:
+        st.markdown(say("overview.nothing"))
+    for row in rows[:SHOWN]:
+        _alert(row, reader)
+    if len(rows) > SHOWN:
+        with st.expander(say("overview.more", n=number(len(rows) - SHOWN))):
+            for row in rows[SHOWN:]:
+                _alert(row, reader)
+
+
+def _alert(row: dict[str, Any], reader: Reader) -> None:
+    kind = row["kind"].replace(" ", "_")
+    subject = row["subject"]
+    text = say(
+        f"alert.{kind}",
+        subject=plain(" · ".join(label("limit", part) for part in subject.split())),
+        table=label("table", subject),
+        name=plain(subject),
+        value=number(row["value"]),
+        limit=number(row["limit"]),
+        share=percent(row["value"], digits=0),
+        small=f"{row['value'] or 0:.2g}",
+        note=plain(label("verdict", told(row["note"]))),
+        at=day(reader.moment("matures_at")),
+    )
+    words, link = st.columns([5, 1], vertical_alignment="top")
+    words.markdown(f"{_ICON[row['severity']]} {text}")
+    link.page_link(f"views/{_PAGE[row['kind']]}.py", label=say("overview.look"), width="content")
 
 
 def _counts(reader: Reader) -> None:
     batches, matured = number(reader.number("batches")), number(reader.number("batches_matured"))
     delivered = say("overview.delivered", n=number(reader.number("delivered")))
+    since = say("overview.since", at=day(reader.moment("first_batch")))
     parts.numbers(
         (say("overview.contacts"), number(reader.number("contacts")), say("term.delivered"), delivered),
-        (say("overview.cost"), number(reader.number("cost"), reader.currency), "", ""),
-        (say("overview.customers"), number(reader.number("customers")), "", ""),
+        (say("overview.cost"), number(reader.number("cost"), reader.currency), "", since),
+        (say("overview.customers"), number(reader.number("customers")), "", since),
         (say("overview.batches"), batches, say("term.matured"), say("overview.matured_n", n=matured)),
     )
-    st.caption(_maturity(reader), help=say("term.matured"))
 
 
 def _maturity(reader: Reader) -> str:
@@ -115,7 +154,19 @@ def _sent(reader: Reader) -> None:
         tables.SUMMARY_CHANNELS,
         reader.currency,
         "channels",
+        titles={"n": say("overview.contacts")},
     )
+
+
+def _to_whom(reader: Reader) -> None:
+    if not reader.has("summary_segments"):
+        return
+    st.subheader(say("overview.to_whom"))
+    names = sorted(set(reader.table("summary_segments")["attribute"].to_pylist()))
+    attribute = parts.choose(say("attribute"), names, "attribute", "attribute")
+    shown = where(reader.table("summary_segments"), attribute=attribute, arm=reader.headline_arm)
+    parts.figure(policies.segments(shown), "segments", say("alt.segments"))
+    st.caption(say("overview.to_whom_note", arm=plain(reader.headline_arm)))
 
 
 def _limits(reader: Reader) -> None:
@@ -128,7 +179,7 @@ def _limits(reader: Reader) -> None:
     short = [row for row in last.to_pylist() if row["price"] > 0]
     for row in short:
         price = number(row["price"], reader.currency)
-        limit = plain(label("limit", row["limit"]))
+        limit = plain(label("limit_unit", row["limit"]))
         st.markdown(say("overview.price", limit=limit, price=price))
     if not short:
         st.markdown(say("overview.no_price"))

@@ -54,6 +54,48 @@ class Check(NamedTuple):
     is_fine: bool
 
 
+class Outlook(NamedTuple):
+    """What an experiment of one duration can see.
+
+    Attributes:
+        n, n_control: Customers in the arm and in the control.
+        mde: Smallest effect seen with the chance asked for, with CUPED, in the metric's unit.
+        chance: Chance to see the effect asked about; NaN for an effect of 0.
+        needed: Customers that the control needs to see it with the chance asked for; NaN for 0.
+        is_enough: Whether the experiment is large enough for it.
+    """
+
+    n: float
+    n_control: float
+    mde: float
+    chance: float
+    needed: float
+    is_enough: bool
+
+
+def outlook(spread: Spread, effect: float, share: float, goal: float = 0.8) -> Outlook:
+    """Say what an experiment among the customers of a spread can see.
+
+    Args:
+        spread: Of the metric over the experiment's duration; its n customers take part.
+        effect: The effect asked about, in the metric's unit.
+        share: Share of the control.
+        goal: Chance to see it.
+
+    Example:
+        >>> found = outlook(Spread(128, 1.0, 1.0, 1.0), 0.5, 0.5)
+        >>> round(found.mde, 4), round(found.needed, 1), found.is_enough
+        (0.4991, 63.8, True)
+    """
+    n, n_control = spread.n * (1 - share), spread.n * share
+    mde = detectable(spread.sd_adjusted, n, n_control, goal)
+    if effect == 0:
+        return Outlook(n, n_control, mde, float("nan"), float("nan"), False)
+    chance = power(effect, spread.sd_adjusted, n, n_control)
+    needed = sample_size(effect, spread.sd_adjusted, goal, ratio=(1 - share) / share)
+    return Outlook(n, n_control, mde, chance, needed, mde <= abs(effect))
+
+
 def power(effect: float, sd: float, n: float, n_control: float, alpha: float = 0.05) -> float:
     """Give the chance that a two-sided test sees an effect.
 
@@ -147,6 +189,11 @@ def spread(sums: Sums, metric: Metric, variables: tuple[str, ...]) -> Spread:
     return Spread(int(whole.n[0]), float(side.y[0, 0]), float(sd), float(adjusted))
 
 
+def within(spreads: dict[int, Spread], share: float) -> dict[int, Spread]:
+    """Keep a share of the customers, whose spread is that of all."""
+    return {days: found._replace(n=int(found.n * share)) for days, found in spreads.items()}
+
+
 def curve(
     spreads: dict[int, Spread], shares: tuple[float, float], goal: float = 0.8, alpha: float = 0.05
 ) -> pa.Table:
@@ -182,6 +229,17 @@ def power_curve(
 ) -> NDArray[np.float64]:
     """Give the power at each effect, as data for a plot, shape of `effects`."""
     return np.array([power(float(e), sd, n, n_control, alpha) for e in effects])
+
+
+def powers(spread: Spread, found: Outlook, effect: float, points: int = 41) -> pa.Table:
+    """Give the power at effects from 0 to twice the one asked about, with CUPED, as data for a plot.
+
+    Returns:
+        Columns effect (unit of the metric), power.
+    """
+    effects = np.linspace(0.0, 2 * max(effect, found.mde), points)
+    chance = power_curve(effects, spread.sd_adjusted, found.n, found.n_control)
+    return pa.table({"effect": effects, "power": chance})
 
 
 def aa_check(

@@ -246,6 +246,95 @@ def _others(n: int, batches: int, rng: np.random.Generator) -> dict[str, pa.Tabl
     }
 
 
+def _people(n: int, batches: int) -> dict[str, list[dict[str, Any]]]:
+    # What ingestion and features would give: half the customers bought, all came by one of two ways.
+    joined = START - timedelta(days=200)
+    out: dict[str, list[dict[str, Any]]] = {
+        "customers": [
+            {
+                "customer_id": f"c{i}", "external_id": f"CRM-{i}", "joined_at": joined, "can_email": True,
+                "can_sms": i % 2 == 0, "can_push": i % 4 == 0, "can_call": False, "timezone": "Europe/Madrid",
+                "a_acquisition": ("search", "store")[i % 2],
+            }
+            for i in range(n)
+        ],
+        "orders": [
+            {
+                "order_id": f"o{i}", "customer_id": f"c{i}", "ordered_at": START - timedelta(days=1 + i % 40),
+                "revenue": 50.0 + i % 7, "margin": 20.0 + i % 5, "n_items": 2, "is_return": False,
+            }
+            for i in range(n // 2)
+        ],
+        "events": [
+            {
+                "event_id": f"e{i}", "customer_id": f"c{i}", "occurred_at": START - timedelta(hours=i),
+                "kind": "visit" if i % 3 else "complaint", "channel": "web", "detail": f"<b>/page{i}</b>",
+            }
+            for i in range(n)
+        ],
+        "identities": [
+            {
+                "identifier_kind": kind, "identifier_hash": f"{kind}{i}", "customer_id": f"c{i}",
+                "source": "crm", "first_seen_at": joined,
+            }
+            for i in range(n)
+            for kind in (("crm_id", "email") if i else ("crm_id", "email", "cookie"))
+        ],
+        "quality": [
+            {"source": "crm", "measure": "rows_in", "value": float(n), "note": ""},
+            {"source": "crm", "measure": "rows_kept", "value": n - 3.0, "note": ""},
+            {"source": "identity", "measure": "merges", "value": 7.0, "note": ""},
+        ],
+        "quarantine": [
+            {"source": "crm", "file": "a.csv", "row_number": r, "reason": "revenue: missing", "raw": "{}"}
+            for r in (3, 8, 9)
+        ],
+        "features": [
+            {
+                "customer_id": f"c{i}", "as_of": START + timedelta(weeks=b), "f_orders_28": float(i % 3),
+                "f_a_acquisition_store": float(i % 2),
+            }
+            for b in range(batches)
+            for i in range(n)
+        ],
+    }  # fmt: skip
+    return out
+
+
+def _readings(batches: int) -> dict[str, list[dict[str, Any]]]:
+    end = START + timedelta(weeks=batches)
+    looks = [
+        {
+            "experiment_id": "policy", "metric": "margin", "arm": arm,
+            "looked_at": START + timedelta(weeks=w),
+            "effect": effect, "se": 0.5, "bound": 2.8, "lower": effect - 1.4, "upper": effect + 1.4,
+            "scale": 1.0,
+        }
+        for arm, effect in (("random", 0.4), ("policy", 2.5))
+        for w in range(2, batches + 1)
+    ]  # fmt: skip
+    readouts = [
+        {
+            "experiment_id": "policy", "arm": arm, "control": "holdout", "unit": "customer",
+            "metric": "margin", "verdict": verdict, "reason": reason, "is_early": False, "n_looks": 3,
+            "p_srm": 0.7, "matured_at": end, "ends_at": None, "rule": "any look, confidence sequence",
+            "estimand": "effect of being assigned to the arm",
+        }
+        for arm, verdict, reason in (
+            ("policy", "ship", "margin is better, and no guardrail is worse."),
+            ("random", "keep running", "margin has not been measured closely enough yet."),
+        )
+    ]  # fmt: skip
+    paths = [
+        {"measure": "journeys", "item": "with an order", "conversions": 60.0, "nulls": 0.0, "margin": 900.0},
+        {"measure": "path", "item": "email > sms", "conversions": 20.0, "nulls": 30.0, "margin": 300.0},
+        {"measure": "path", "item": "email", "conversions": 40.0, "nulls": 90.0, "margin": 600.0},
+        {"measure": "length", "item": "1", "conversions": 40.0, "nulls": 0.0, "margin": 600.0},
+        {"measure": "lag_days", "item": "3", "conversions": 20.0, "nulls": 0.0, "margin": 300.0},
+    ]
+    return {"looks": looks, "readouts": readouts, "path_statistics": paths}
+
+
 def make(root: Path, n: int = 400, batches: int = 4, *, filled: bool = True) -> Path:
     """Write a workspace; without `filled`, only its configuration and catalog."""
     (root / "catalog").mkdir(parents=True)
@@ -254,7 +343,8 @@ def make(root: Path, n: int = 400, batches: int = 4, *, filled: bool = True) -> 
     (root / "catalog" / "treatments.csv").write_text(TREATMENTS, encoding="utf-8")
     if filled:
         rng = np.random.default_rng(5)
-        made = {name: tables.BY_NAME[name].build(rows) for name, rows in _decided(n, batches, rng).items()}
+        rows = _decided(n, batches, rng) | _people(n, batches) | _readings(batches)
+        made = {name: tables.BY_NAME[name].build(found) for name, found in rows.items()}
         History.read(root).commit(replace=made | _others(n, batches, rng))
         overview.overview(root, START + timedelta(weeks=batches))
     return root

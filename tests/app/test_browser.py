@@ -66,7 +66,7 @@ def test_overview_and_the_way_to_the_experiment(page, served) -> None:
     page.goto(served)
     page.get_by_text("Incremental value of policy").wait_for()
     page.locator(".js-plotly-plot").first.wait_for()
-    page.get_by_role("link", name="Experiment").click()
+    page.get_by_role("link", name="Experiments").click()
     page.get_by_text("Each arm against holdout").wait_for()
     page.locator(".js-plotly-plot").first.wait_for()
     assert page.get_by_test_id("stException").count() == 0
@@ -74,7 +74,7 @@ def test_overview_and_the_way_to_the_experiment(page, served) -> None:
 
 
 def test_a_link_opens_a_page_with_its_filter(page, served) -> None:
-    page.goto(f"{served}/experiment?metric=orders")
+    page.goto(f"{served}/experiments?metric=orders")
     page.get_by_text("Each arm against holdout").wait_for()
     page.get_by_text("0.425 against 0.300").wait_for()
     assert "metric=orders" in page.url

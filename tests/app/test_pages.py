@@ -1,24 +1,31 @@
 """Every page: shows its content, on an empty workspace, on a broken one, and after a change of a filter."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from streamlit.testing.v1 import AppTest
 
+from app import data, report
 from app.data import STEP
-from app.messages import EN, say
-from nba import tables
+from app.messages import LANGUAGES, say
+from app.messages import words as catalogue
+from nba import settings, tables
+from nba.experiments import planning
 from nba.history import History
 
 HOME = Path(__file__).parents[2] / "app" / "Home.py"
 PAGES = {
     "overview": ("summary_batches", "Incremental value of policy"),
-    "decisions": ("summary_mix", say("decisions.mix")),
-    "experiment": ("summary_effects", "Each arm against holdout"),
-    "policy": ("batches", say("policy.prices")),
+    "experiments": ("summary_effects", "Each arm against holdout"),
     "attribution": ("summary_credits", say("attribution.credits")),
     "clv": ("summary_clv", say("clv.mean")),
+    "policy": ("summary_mix", say("policy.mix")),
+    "decision": ("decisions", say("decision.candidates")),
+    "value": ("summary_removed", ""),
+    "models": ("summary_removed", ""),
+    "health": ("summary_tables", say("health.tables")),
 }
 
 
@@ -112,46 +119,166 @@ def test_overview_tells_the_tables_numbers(show, workspace) -> None:
     assert shown["Spent on contacts"] == f"{cost:,.2f} EUR"
     assert shown["Batches"] == "4"
     assert "3 of 4 batches are matured" in text
-    assert "One more unit of **sms**" in text
+    assert "One more **SMS slot**" in text
+    assert "1 of 4 batches still have open reward windows" in text
 
 
-def test_experiment_says_what_is_known_and_no_verdict(show, workspace) -> None:
-    text = words(show(workspace, "experiment"))
+def test_experiment_says_what_is_known_and_its_verdict(show, workspace) -> None:
+    text = words(show(workspace, "experiments"))
     assert "**policy**: 8\\.50 EUR against" not in text  # our own numbers are not escaped
     assert "**policy**: 8.50 EUR against 6.00 EUR in holdout: a difference of **+2.50 EUR**" in text
     assert "(95% interval +1.50 EUR to +3.50 EUR)" in text
     assert "240 against 80 customers" in text
-    assert not any(word in text.lower() for word in ("winner", "significant", "success"))
+    assert "**policy** against holdout: **Ship it**" in text
+    assert "**random** against holdout: **Keep running**" in text
 
 
 def test_changing_the_metric_changes_sentence_and_table(show, workspace) -> None:
-    app = show(workspace, "experiment")
+    app = show(workspace, "experiments")
     app.segmented_control(key="metric").set_value("orders").run()
     assert not app.exception
     assert "**policy**: 0.425 against 0.300 in holdout" in words(app)
-    assert "EUR" not in next(m.value for m in app.markdown if m.value.startswith("**policy**"))
+    assert "EUR" not in next(m.value for m in app.markdown if m.value.startswith("**policy**: "))
+
+
+def test_the_planner_tells_what_the_library_says(show, workspace) -> None:
+    app = show(workspace, "experiments", view="plan")
+    (row,) = (
+        History.read(workspace).sql("from summary_spreads where metric = 'margin' and days = 28").to_pylist()
+    )
+    n = int(row["n"] * 0.6)  # the champion decides 60% of the customers
+    mde = planning.detectable(row["sd_adjusted"], n * 0.9, n * 0.1)
+    shown = {m.label: m.value for m in app.metric}
+    assert shown["Smallest visible effect"] == f"{mde:.2f} EUR"
+    assert shown["Customers in the new arm"] == f"{n * 0.9:,.0f}"
+    app.slider(key="share").set_value(50).run()
+    assert not app.exception
+    half = planning.detectable(row["sd_adjusted"], n * 0.5, n * 0.5)
+    assert {m.label: m.value for m in app.metric}["Smallest visible effect"] == f"{half:.2f} EUR"
+
+
+def test_the_planner_declares_what_the_settings_accept(show, workspace, tmp_path) -> None:
+    app = show(workspace, "experiments", view="plan")
+    app.text_input(key="trial").set_value("offers").run()
+    assert not app.exception
+    text = app.code[0].value
+    root = shutil.copytree(workspace, tmp_path / "declared")
+    with (root / "nba.toml").open("a", encoding="utf-8") as file:
+        file.write("\n" + text)
+    (trial,) = settings.read(root).experiments
+    assert (trial.experiment_id, trial.control) == ("offers", "offers_control")
+    assert [arm.share for arm in trial.arms] == [0.1, 0.9]
+    app = show(root, "experiments", view="plan")
+    app.text_input(key="trial").set_value("offers").run()
+    assert "cannot be declared" in app.error[0].value  # the name and the place are taken
+
+
+def test_the_report_of_an_experiment_needs_nothing_else(workspace) -> None:
+    text = report.build(data.read(workspace), "policy")
+    assert "Ship it" in text
+    assert "2.50" in text
+    assert "src=" not in text.split("<script")[0]
+    assert 'src="http' not in text
 
 
 def test_changing_channel_to_action_and_arm(show, workspace) -> None:
-    app = show(workspace, "decisions")
-    assert len(set(app.dataframe[0].value["arm"])) == 3
-    app.segmented_control(key="by").set_value("action_id").run()
-    app.selectbox(key="arm").set_value("policy").run()
-    assert not app.exception
+    app = show(workspace, "policy")
     assert set(app.dataframe[0].value["arm"]) == {"policy"}
-    assert set(app.dataframe[1].value["arm"]) == {"policy"}
+    app.segmented_control(key="by").set_value("action_id").run()
+    app.selectbox(key="arm").set_value("all").run()
+    assert not app.exception
+    assert len(set(app.dataframe[0].value["arm"])) == 3
 
 
-def test_changing_the_method_filters_credits(show, workspace) -> None:
+def test_policy_tells_the_tables_numbers(show, workspace) -> None:
+    history = History.read(workspace)
+    app = show(workspace, "policy", view="arbitration")
+    shown = app.dataframe[0].value.set_index("treatment_id")
+    last = "batch_id = 'b3' and coalesce(arm, '') = 'policy'"
+    chosen = history.sql(f"select treatment_id, count(*) as n from decisions where {last} group by 1")
+    expected = {row["treatment_id"]: row["n"] for row in chosen.to_pylist()}
+    assert shown["n_chosen"].to_dict() == {k: v for k, v in expected.items() if k != "none"}
+    assert shown["value"].tolist() == pytest.approx([0.1] * 4)
+    app.segmented_control(key="view").set_value("prices").run()
+    assert "One more **SMS slot** for policy would have been worth about **0.40 EUR**" in words(app)
+    app.segmented_control(key="view").set_value("values").run()
+    assert app.dataframe[0].value["value"].tolist() == [3.1, 3.1, 2.2, 2.2]
+
+
+def test_a_decision_tells_the_tables_numbers(show, workspace) -> None:
+    history = History.read(workspace)
+    (row,) = history.sql(
+        "from decisions where arm = 'policy' and batch_id = 'b2' and treatment_id <> 'none' limit 1"
+    ).to_pylist()
+    app = show(workspace, "decision", customer=row["customer_id"], decision=row["decision_id"])
+    text = words(app)
+    assert f"Chance of this choice: {row['p_action']:.1%}" in text
+    assert f"Expected value: {row['expected_value']:+.2f} EUR" in text
+    assert row["treatment_id"].replace("_", "\\_") in text
+    candidates = app.dataframe[0].value
+    assert len(candidates) == 5
+    assert candidates["p_action"].sum() == pytest.approx(1.0)
+    assert len(app.dataframe[1].value) == 4  # its decisions in all batches
+    app.text_input(key="customer").set_value("nobody").run()
+    assert not app.exception
+    assert "No decision was made for nobody" in words(app)
+
+
+def test_personal_data_are_shown_only_to_the_role(show, fresh) -> None:
+    root = fresh()
+    hidden = show(root, "decision", customer="c1")
+    features = hidden.dataframe[-1].value
+    assert "CRM\\-1" not in words(hidden)
+    assert "a acquisition store" not in features["feature"].tolist()
+    with (root / "nba.toml").open("a", encoding="utf-8") as file:
+        file.write('\n[app]\nopen_role = "approver"\n')
+    shown = show(root, "decision", customer="c1")
+    assert "CRM\\-1" in words(shown)
+    assert "a acquisition store" in shown.dataframe[-1].value["feature"].tolist()
+
+
+def test_who_must_sign_in_sees_nothing_before(show, fresh) -> None:
+    root = fresh()
+    with (root / "nba.toml").open("a", encoding="utf-8") as file:
+        file.write("\n[app]\nsign_in = true\n")
+    app = show(root)
+    assert not app.exception
+    assert say("access.unconfigured") in words(app)
+    assert not app.metric
+    assert not app.dataframe
+
+
+def test_data_health_tells_the_tables_numbers(show, workspace) -> None:
+    app = show(workspace, "health")
+    shown = {m.label: m.value for m in app.metric}
+    assert shown["Orders"] == "200"
+    assert shown["Merged so far"] == "7"
+    frames = [frame.value for frame in app.dataframe]
+    sources = next(frame for frame in frames if "rows_kept" in frame.columns)
+    assert sources["rows_kept"].tolist() == [397]
+    refused = next(frame for frame in frames if "row_number" in frame.columns)
+    assert (refused["n"].item(), refused["row_number"].item()) == (3, 3)
+    reach = next(frame for frame in frames if "n_reachable" in frame.columns).set_index("channel")
+    assert reach["n_reachable"].to_dict() == {"email": 400, "sms": 200, "push": 100, "call": 0}
+    assert reach["share"]["sms"] == 0.5
+
+
+def test_changing_the_method_and_the_part_filters_credits(show, workspace) -> None:
     app = show(workspace, "attribution")
-    app.selectbox(key="method").set_value("shapley").run()
+    app.segmented_control(key="method").set_value("shapley").run()
     assert set(app.dataframe[-1].value["method"]) == {"shapley"}
+    whole = app.dataframe[-1].value["credit"].sum()
+    assert whole == pytest.approx(30 * 2 * 8.0)
+    app.selectbox(key="audience").set_value("acquisition=store").run()
+    assert not app.exception
+    assert app.dataframe[-1].value["credit"].sum() == pytest.approx(whole / 2)
 
 
 def test_where_credit_and_cause_disagree_the_page_says_so(show, workspace) -> None:
-    app = show(workspace, "attribution")
-    assert any("2\\.5 times what it caused" in warning.value for warning in app.warning)
-    caused = next(frame.value for frame in app.dataframe if "incremental" in frame.value.columns)
+    app = show(workspace, "attribution", view="cause")
+    assert "1 credits disagree" in app.warning[0].value
+    assert "credits email with 300.00 EUR; contact caused 120.00 EUR" in words(app)
+    caused = next(frame.value for frame in app.dataframe if "ratio" in frame.value.columns)
     assert caused["incremental"].tolist() == [120.0, 120.0]  # of the whole period only
 
 
@@ -186,7 +313,7 @@ def test_uneven_arms_raise_an_alert(show, fresh) -> None:
     table = tables.SUMMARY_ARMS.build([row | {"p_srm": 1e-6} for row in rows])
     history.commit(replace={"summary_arms": table})
     assert "not as large as planned" in words(show(root))
-    assert "Trust no effect" in words(show(root, "experiment"))
+    assert "Trust no effect" in words(show(root, "experiments"))
 
 
 def test_several_experiments_are_chosen_one_at_a_time(show, fresh) -> None:
@@ -195,12 +322,13 @@ def test_several_experiments_are_chosen_one_at_a_time(show, fresh) -> None:
     rows = history.table("summary_effects").to_pylist()
     rows += [row | {"experiment_id": "trial"} for row in rows if row["metric"] == "orders"]
     history.commit(replace={"summary_effects": tables.SUMMARY_EFFECTS.build(rows)})
-    app = show(root, "experiment")
+    app = show(root, "experiments")
     assert app.segmented_control(key="metric").value == "margin"
     app.selectbox(key="experiment").set_value("trial").run()
     assert not app.exception
     assert app.segmented_control(key="metric").value == "orders"
-    assert len(app.dataframe[0].value) == 2
+    effects = next(frame.value for frame in app.dataframe if "p_value" in frame.value.columns)
+    assert len(effects) == 2
 
 
 def test_what_comes_from_data_is_not_markup(show, fresh) -> None:
@@ -210,7 +338,7 @@ def test_what_comes_from_data_is_not_markup(show, fresh) -> None:
     for row in rows:
         row["arm"] = "[x](javascript:alert(1)) <b>" if row["arm"] == "policy" else row["arm"]
     history.commit(replace={"summary_effects": tables.SUMMARY_EFFECTS.build(rows)})
-    app = show(root, "experiment")
+    app = show(root, "experiments")
     assert not app.exception
     assert "](javascript" not in words(app)
 
@@ -228,7 +356,8 @@ def test_every_word_used_is_in_the_catalogue() -> None:
         for key in re.findall(r'say\(\s*"([a-z_.]+)"', path.read_text(encoding="utf-8"))
     }
     assert used
-    assert used <= set(EN)
+    for language in LANGUAGES:
+        assert used <= set(catalogue(language))
 
 
 def commands() -> set[str]:

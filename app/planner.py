@@ -1,0 +1,138 @@
+"""The planner: how long an experiment must run to see an effect, and its declaration to download."""
+
+from collections.abc import Mapping
+from datetime import UTC, datetime, time, timedelta
+
+import streamlit as st
+
+from app import parts
+from app.data import Reader
+from app.messages import count, label, number, percent, say
+from nba import settings
+from nba.errors import NbaError
+from nba.experiments import planning
+from nba.plots import readings
+
+MONEY = ("margin", "revenue", "cost", "reward")
+USUAL_DAYS = 28
+POLICIES = ("champion", "challenger", "random", "response_greedy")
+
+
+def draw(reader: Reader) -> None:
+    """Show the planner."""
+    if not parts.filled(reader, "summary_spreads"):
+        return
+    st.markdown(say("planner.intro"))
+    rows = reader.rows("summary_spreads")
+    metrics = list(dict.fromkeys(row["metric"] for row in rows))
+    left, middle, right = st.columns(3)
+    metric = parts.choose(say("metric"), metrics, "plan_metric", "metric_short", where=left)
+    spreads = {
+        row["days"]: planning.Spread(row["n"], row["mean"], row["sd"], row["sd_adjusted"])
+        for row in rows
+        if row["metric"] == metric
+    }
+    unit = reader.currency if metric in MONEY else ""
+    days = int(parts.choose(say("planner.days"), _days(spreads), "days", where=middle))
+    share = (
+        right.slider(
+            say("planner.share"), 1, 50, 10, format="%d%%", help=say("planner.share_help"), key="share"
+        )
+        / 100
+    )
+    goal = (
+        left.slider(say("planner.goal"), 50, 95, 80, format="%d%%", help=say("term.power"), key="goal") / 100
+    )
+    reach = middle.slider(
+        say("planner.reach"), 5, 100, 100, format="%d%%", help=say("planner.reach_help"), key="reach"
+    )
+    given = planning.within(spreads, reader.config.trial_share * reach / 100)
+    curve = planning.curve(given, (1 - share, share), goal)
+    row = next(r for r in curve.to_pylist() if r["days"] == days)
+    least = row["mde_adjusted"]
+    effect = right.number_input(
+        f"{say('planner.effect')} ({unit})" if unit else say("planner.effect"),
+        min_value=0.0,
+        value=float(f"{least:.3g}"),
+        format="%.4g",
+        help=say("planner.effect_help"),
+        key="effect",
+    )
+    found = planning.outlook(given[days], effect, share, goal)
+    _answer(found, days, unit, row["mde_relative"])
+    left, right = st.columns(2)
+    with left:
+        st.subheader(say("planner.power"), help=say("term.power"))
+        drawn = planning.powers(given[days], found, effect)
+        parts.figure(readings.power(drawn, goal, unit), "power", say("alt.power"))
+    with right:
+        st.subheader(say("planner.detectable"), help=say("term.mde"))
+        parts.figure(readings.detectable(curve, unit), "detectable", say("alt.detectable"))
+    parts.download(curve, "plan")
+    _declare(reader, metric, days, share, reach / 100, effect)
+
+
+def _answer(found: planning.Outlook, days: int, unit: str, relative: float | None) -> None:
+    against = say("planner.against", n=count(found.n_control))
+    of_mean = say("planner.relative", share=percent(relative))
+    parts.numbers(
+        (say("planner.arm"), count(found.n), "", against),
+        (say("planner.mde"), number(found.mde, unit), say("term.mde"), of_mean),
+        (say("planner.chance"), percent(found.chance, digits=0), say("term.power"), ""),
+        (say("planner.size"), count(found.needed), say("planner.size_help"), ""),
+    )
+    text = say("planner.long_enough" if found.is_enough else "planner.too_short", days=count(days))
+    (st.success if found.is_enough else st.warning)(text, icon=":material/timer:")
+
+
+def _declare(reader: Reader, metric: str, days: int, share: float, reach: float, effect: float) -> None:
+    st.subheader(say("planner.declare"))
+    st.markdown(say("planner.declare_note"))
+    left, middle, right = st.columns(3)
+    name = left.text_input(say("planner.name"), "trial", key="trial")
+    treatment = middle.selectbox(
+        say("planner.new"), POLICIES[1:], format_func=lambda p: label("arm_policy", p), key="new_policy"
+    )
+    start = right.date_input(say("planner.starts"), _next_monday(reader), key="starts")
+    begins = datetime.combine(start, time(6), UTC)
+    arms = [
+        {"name": f"{name}_control", "share": round(share, 4), "policy": "champion"},
+        {"name": f"{name}_new", "share": round(1 - share, 4), "policy": str(treatment)},
+    ]
+    declared = next(m for m in reader.config.experiment.metrics if m.name == metric)
+    primary = declared.model_copy(update={"role": "primary", "planned_effect": effect, "margin": 0.0})
+    guards = [m for m in reader.config.experiment.metrics if m.role == "guardrail" and m.name != metric]
+    try:
+        trial = settings.declare(
+            reader.config,
+            {
+                "experiment_id": name,
+                "salt": name,
+                "control": f"{name}_control",
+                "arms": arms,
+                "metrics": [m.model_dump(exclude_none=True) for m in (primary, *guards)],
+                "starts_at": begins,
+                "ends_at": begins + timedelta(days=days),
+                "slots": (0.0, reach),
+            },
+        )
+    except NbaError as error:
+        st.error(parts.literal(error.message), icon=":material/error:")
+        return
+    text = settings.declaration(trial)
+    st.download_button(
+        say("planner.download"), text, f"{name}.toml", "application/toml", key="declaration",
+        type="primary", icon=":material/download:", on_click="ignore",
+    )  # fmt: skip
+    with st.expander(say("planner.text")):
+        st.code(text, language="toml")
+
+
+def _next_monday(reader: Reader) -> datetime:
+    at = reader.moment("summarised") or datetime.now(UTC)
+    return at + timedelta(days=7 - at.weekday())
+
+
+def _days(spreads: Mapping[int, planning.Spread]) -> list[str]:
+    # Four weeks first: long enough for most rewards to come in.
+    return [str(d) for d in sorted(spreads, key=lambda d: (d != USUAL_DAYS, d))]

@@ -1,0 +1,184 @@
+"""Single decision: why this customer was given this, or nothing."""
+
+from typing import Any
+
+import pyarrow as pa
+import streamlit as st
+
+from app import parts, story
+from app.data import Reader, where
+from app.messages import clock, number, percent, phrase, plain, say, told
+from nba import tables
+from nba.features.table import FEATURES
+from nba.plots import policies
+
+CUSTOMER, DECISION = "customer", "decision"
+CANDIDATES = ["treatment_id", "is_eligible", "reason", "mean", "se", "price", "p_action"]
+EARLIER = ["decided_at", "arm", "treatment_id", "p_action", "expected_value", "reason"]
+OUTCOMES = ["decision_id", "is_delivered", "is_response", "is_click", "is_unsubscribe", "reward", "closed_at"]
+
+
+def draw(reader: Reader) -> None:
+    """Show the page."""
+    if not parts.filled(reader, "decisions"):
+        return
+    customer = _customer(reader)
+    if not customer:
+        return
+    found = reader.lookup("decisions", "customer_id", customer)
+    if not found.num_rows:
+        st.warning(say("decision.unknown", customer=plain(customer)), icon=":material/person_off:")
+        return
+    found = found.sort_by([("decided_at", "descending")])
+    rows = {row["decision_id"]: row for row in found.to_pylist()}
+    asked = _decision(rows)
+    _verdict(rows[asked], reader)
+    _candidates(reader, rows[asked])
+    st.subheader(say("decision.timeline"))
+    shown = story.timeline(reader, customer, personal=parts.role().sees_personal)
+    parts.figure(policies.timeline(shown, story.lanes()), "timeline", say("alt.timeline"))
+    _earlier(reader, found)
+    _features(reader, rows[asked])
+    if not parts.role().sees_personal:
+        st.caption(say("decision.private"))
+
+
+def _customer(reader: Reader) -> str:
+    left, right = st.columns([2, 3])
+    if CUSTOMER not in st.session_state:
+        st.session_state[CUSTOMER] = st.query_params.get(CUSTOMER, "")
+    given = left.text_input(
+        say("decision.customer"),
+        key=CUSTOMER,
+        help=say("decision.customer_help"),
+        placeholder="c0034ff43be0509ecae1b",
+    ).strip()
+    if reader.has("summary_examples"):
+        examples = reader.table("summary_examples")
+        contacted = [row for row in examples.to_pylist() if row["treatment_id"] != "none"]
+        listed = (contacted or examples.to_pylist())[:60]
+        names = {row["customer_id"]: _named(row) for row in listed}
+        with right:
+            picked = st.selectbox(
+                say("decision.example"),
+                ["", *names],
+                format_func=lambda c: names.get(c, say("decision.pick")),
+            )
+        given = given or str(picked or "") or next(iter(names), "")
+    if given:
+        st.query_params[CUSTOMER] = given
+    else:
+        st.markdown(say("decision.none"))
+    return given
+
+
+def _named(row: dict[str, Any]) -> str:
+    return f"{row['customer_id']} · {row['treatment_id']} · {row['arm']}"
+
+
+def _decision(rows: dict[str, dict[str, Any]]) -> str:
+    names = list(rows)
+    asked = st.query_params.get(DECISION)
+    place = names.index(asked) if asked in names else 0
+    chosen = st.selectbox(
+        say("decision.which"),
+        names,
+        place,
+        format_func=lambda name: f"{clock(rows[name]['decided_at'])} · {rows[name]['treatment_id']}",
+    )
+    st.query_params[DECISION] = str(chosen)
+    return str(chosen)
+
+
+def _verdict(row: dict[str, Any], reader: Reader) -> None:
+    key = "decision.nothing" if row["treatment_id"] == "none" else "decision.given"
+    with st.container(border=True):
+        st.markdown(
+            say(
+                key,
+                at=clock(row["decided_at"]),
+                treatment=plain(row["treatment_id"]),
+                channel=plain(row["channel"]),
+                reason=plain(told(row["reason"])),
+                p=percent(row["p_action"]),
+            )
+        )
+        parts.numbers(
+            (say("decision.p"), percent(row["p_action"]), say("term.p_action"), ""),
+            (say("decision.value"), number(row["expected_value"], reader.currency, signed=True),
+             say("term.expected"), ""),
+            (say("arm"), plain(row["arm"] or "–"), say("arm_help"), percent(row["p_arm"], digits=0)),
+        )  # fmt: skip
+        facts = {
+            "decision.policy": row["policy_id"],
+            "decision.batch": row["batch_id"],
+            "decision.valid": clock(row["valid_until"]),
+            "decision.config": row["config_hash"],
+        }
+        if parts.role().sees_personal:
+            facts["decision.external"] = row["external_id"] or "–"
+        st.caption(" · ".join(f"{say(key)} {plain(value)}" for key, value in facts.items()))
+
+
+def _candidates(reader: Reader, row: dict[str, Any]) -> None:
+    st.subheader(say("decision.candidates"), help=say("term.eligible"))
+    found = reader.lookup("choices", "decision_id", row["decision_id"])
+    if not found.num_rows:
+        st.markdown(say("decision.no_candidates"))
+        return
+    shown = found.sort_by([("p_action", "descending"), ("is_eligible", "descending")])
+    parts.figure(policies.candidates(shown, reader.currency), "candidates", say("alt.candidates"))
+    removed = [r for r in shown.to_pylist() if not r["is_eligible"]]
+    kept = shown.num_rows - len(removed)
+    st.markdown(say("decision.count", kept=number(kept), all=number(shown.num_rows)))
+    parts.table(shown, CANDIDATES, tables.CHOICES, reader.currency, "candidates")
+
+
+def _earlier(reader: Reader, found: pa.Table) -> None:
+    st.subheader(say("decision.earlier"))
+    parts.table(found, EARLIER, tables.DECISIONS, reader.currency, "earlier")
+    outcomes = reader.lookup("outcomes", "decision_id", *found["decision_id"].to_pylist())
+    if not outcomes.num_rows:
+        st.markdown(say("decision.no_outcomes"))
+        return
+    st.subheader(say("decision.outcomes"), help=say("term.matured"))
+    parts.table(
+        outcomes.sort_by([("closed_at", "descending")]),
+        OUTCOMES,
+        tables.OUTCOMES,
+        reader.currency,
+        "outcomes",
+    )
+
+
+def _features(reader: Reader, row: dict[str, Any]) -> None:
+    found = reader.lookup("features", "customer_id", row["customer_id"])
+    found = where(found, as_of=row["decided_at"]) if found.num_rows else found
+    if not found.num_rows:
+        return
+    known = {feature.name: feature for feature in FEATURES}
+    values = found.to_pylist()[0]
+    names = [
+        name
+        for name, value in values.items()
+        if name.startswith("f_")
+        and value is not None
+        and value == value
+        and (parts.role().sees_personal or not name.startswith("f_a_"))
+    ]
+    with st.expander(say("decision.features", n=number(len(names)))):
+        st.caption(say("decision.features_note"))
+        shown = pa.table(
+            {
+                "feature": [name.removeprefix("f_").replace("_", " ") for name in names],
+                "value": pa.array([float(values[name]) for name in names], pa.float64()),
+                "unit": [phrase(known[name].unit) if name in known else "" for name in names],
+                "meaning": [phrase(known[name].doc) if name in known else "" for name in names],
+            }
+        )
+        config = {name: st.column_config.Column(say(f"feature.{name}")) for name in shown.column_names}
+        st.dataframe(shown.to_pandas(), hide_index=True, column_config=config, key="table_features")
+        parts.download(shown, "features")
+
+
+parts.page("decision", draw)

@@ -1,0 +1,210 @@
+"""Experiments: which run and what they say, one in full, and the planner of the next."""
+
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import streamlit as st
+
+from app import parts, planner, report
+from app.data import Reader, where
+from app.messages import day, knows, label, number, percent, plain, say, told
+from nba import plots, tables
+from nba.plots import readings
+
+MONEY = ("margin", "revenue", "cost", "reward", "basket")
+RATES = ("unsubscribes", "opt_outs")
+COLUMNS = [
+    *("arm", "n", "n_control", "mean", "mean_control", "effect", "lower", "upper"),
+    *("relative_effect", "p_value"),
+]
+SRM_ALERT = 0.001
+LIST, PLAN = "list", "plan"
+
+
+def draw(reader: Reader) -> None:
+    """Show the page."""
+    view = parts.choose(say("view"), [LIST, PLAN], "view", "experiments.view")
+    if view == PLAN:
+        planner.draw(reader)
+        return
+    if not parts.filled(reader, "summary_effects"):
+        return
+    shown = reader.table("summary_effects")
+    names = list(dict.fromkeys(shown["experiment_id"].to_pylist()))
+    _listed(reader)
+    experiment = parts.choose(say("experiments.one"), names, "experiment")
+    shown = where(shown, experiment_id=experiment)
+    _verdicts(reader, experiment)
+    metrics = list(dict.fromkeys(shown["metric"].to_pylist()))
+    metric = parts.choose(say("metric"), metrics, "metric", "metric_short")
+    st.caption(label("metric", metric))
+    _metric(reader, shown, experiment, metric)
+    _guardrails(reader, experiment)
+    _sizes(reader, experiment)
+    with st.expander(say("experiments.how")):
+        for text in dict.fromkeys(
+            f"{told(row['estimand'])}. {told(row['method'])}." for row in shown.to_pylist()
+        ):
+            st.markdown(plain(text))
+    report.offer(reader, experiment)
+
+
+def _listed(reader: Reader) -> None:
+    if not reader.has("readouts"):
+        return
+    shown = reader.table("readouts")
+    columns = ["experiment_id", "arm", "control", "verdict", "metric", "n_looks", "matured_at", "ends_at"]
+    parts.table(shown, columns, tables.READOUTS, reader.currency, "readouts")
+
+
+def _verdicts(reader: Reader, experiment: str) -> None:
+    if not reader.has("readouts"):
+        return
+    rows = reader.rows("readouts", experiment_id=experiment)
+    for row in rows:
+        words = {
+            "arm": plain(row["arm"]),
+            "control": plain(row["control"]),
+            "verdict": label("verdict", row["verdict"]),
+            "reason": plain(told(row["reason"])),
+        }
+        early = f" {say('experiments.early')}" if row["is_early"] else ""
+        st.markdown(f"{say('experiments.verdict', **words)}{early}", help=say("term.verdict"))
+    if rows:
+        ends = rows[0]["ends_at"]
+        text = say("experiments.ends", at=day(ends)) if ends else say("experiments.open")
+        looks = number(rows[0]["n_looks"])
+        st.caption(f"{say('experiments.state', at=day(rows[0]['matured_at']), looks=looks)} {text}")
+
+
+def _metric(reader: Reader, shown: pa.Table, experiment: str, metric: str) -> None:
+    unit = _unit(metric, reader)
+    whole = _in_order(where(shown, metric=metric, segment="all"), reader)
+    controls = sorted(set(whole["control"].to_pylist()))
+    st.subheader(say("experiments.effects", control=plain(", ".join(controls))), help=say("term.holdout"))
+    for row in whole.to_pylist():
+        st.markdown(sentence(row, unit), help=say("term.interval"))
+    parts.figure(plots.effects(whole, unit), "effects", say("alt.effects"))
+    if any("CUPED" in row["method"] for row in whole.to_pylist()):
+        st.caption(say("experiments.adjusted"))
+    money = ["total", "total_lower", "total_upper"] if unit == reader.currency else []
+    parts.table(whole, [*COLUMNS, *money], tables.SUMMARY_EFFECTS, reader.currency, f"effects_{metric}", unit)
+    if reader.has("looks"):
+        looks = where(reader.table("looks"), experiment_id=experiment, metric=metric)
+        if looks.num_rows:
+            st.subheader(say("experiments.sequence"), help=say("term.sequence"))
+            st.caption(say("experiments.sequence_note"))
+            parts.figure(readings.sequence(looks, unit), "sequence", say("alt.sequence"))
+    _segments(where(shown, metric=metric), reader, metric, unit)
+
+
+def _unit(metric: str, reader: Reader) -> str:
+    return reader.currency if metric in MONEY else parts.RATE if metric in RATES else ""
+
+
+def _in_order(shown: pa.Table, reader: Reader) -> pa.Table:
+    # The champion first, the others as the experiment declares them.
+    names = [reader.headline_arm, *(arm.name for arm in reader.config.experiment.arms)]
+    place = [names.index(arm) if arm in names else len(names) for arm in shown["arm"].to_pylist()]
+    return shown.take(sorted(range(shown.num_rows), key=lambda i: place[i]))
+
+
+def sentence(row: dict[str, Any], unit: str) -> str:
+    """Say one effect in a sentence."""
+    words: dict[str, str] = {name: plain(row[name]) for name in ("arm", "control")}
+    words |= {name: number(row[name]) for name in ("n", "n_control")}
+    unit = "" if unit == parts.RATE else unit
+    if row["effect"] is None or row["lower"] is None:
+        return say("experiments.unknown", reason=plain(told(row["reason"])), **words)
+
+    def write(name: str, *, signed: bool = True) -> str:
+        value, is_rate = row[name], row["metric"] in RATES
+        return percent(value, signed=signed, digits=2) if is_rate else number(value, unit, signed=signed)
+
+    relative = ""
+    if row["relative_effect"] is not None:
+        names = {"relative": "relative_effect", "lower": "relative_lower", "upper": "relative_upper"}
+        relative = say("experiments.relative", **{k: percent(row[v], signed=True) for k, v in names.items()})
+    return say(
+        "experiments.sentence",
+        **words,
+        mean=write("mean", signed=False),
+        mean_control=write("mean_control", signed=False),
+        level=percent(row["level"], digits=0),
+        relative=relative,
+        **{name: write(name) for name in ("effect", "lower", "upper")},
+    )
+
+
+def _segments(shown: pa.Table, reader: Reader, metric: str, unit: str) -> None:
+    parts_only = shown.filter(pc.not_equal(shown["segment"], "all"))
+    if not parts_only.num_rows:
+        return
+    st.subheader(say("experiments.segments"), help=say("term.corrected"))
+    st.caption(say("experiments.segments_note"))
+    arms = list(dict.fromkeys(parts_only["arm"].to_pylist()))
+    first = [arm for arm in arms if arm == reader.headline_arm]
+    arm = parts.choose(say("arm"), [*first, *(a for a in arms if a not in first)], "segment_arm")
+    parts_only = where(parts_only, arm=arm)
+    parts.figure(plots.effects(parts_only, unit), "segments", say("alt.effects"))
+    columns = ["segment", *COLUMNS, "p_corrected", "p_heterogeneity"]
+    parts.table(parts_only, columns, tables.SUMMARY_EFFECTS, reader.currency, f"segments_{metric}", unit)
+
+
+def _guardrails(reader: Reader, experiment: str) -> None:
+    declared = next(
+        (e for e in (reader.config.experiment, *reader.config.experiments) if e.experiment_id == experiment),
+        None,
+    )
+    guards = [metric for metric in declared.metrics if metric.role == "guardrail"] if declared else []
+    if not guards:
+        return
+    st.subheader(say("experiments.guardrails"), help=say("term.guardrail"))
+    for guard in guards:
+        is_rate, unit = guard.name in RATES, _unit(guard.name, reader)
+        margin = percent(guard.margin) if is_rate else number(guard.margin, unit)
+        st.markdown(say("experiments.guardrail", metric=_named(guard.name), margin=margin))
+    effects = where(reader.table("summary_effects"), experiment_id=experiment, segment="all")
+    names = pa.array([guard.name for guard in guards])
+    shown = effects.filter(pc.is_in(effects["metric"], value_set=names))
+    columns = [
+        "metric",
+        "arm",
+        "n",
+        "mean",
+        "mean_control",
+        "effect",
+        "always_lower",
+        "always_upper",
+        "reason",
+    ]
+    units = {_unit(guard.name, reader) for guard in guards}
+    unit = units.pop() if len(units) == 1 else ""
+    parts.table(shown, columns, tables.SUMMARY_EFFECTS, reader.currency, "guardrails", unit)
+
+
+def _named(metric: str) -> str:
+    return label("metric_short", metric) if knows(f"metric_short.{metric}") else plain(metric)
+
+
+def _sizes(reader: Reader, experiment: str) -> None:
+    if not reader.has("summary_arms"):
+        return
+    shown = where(reader.table("summary_arms"), experiment_id=experiment)
+    if not shown.num_rows:
+        return
+    st.subheader(say("experiments.srm"), help=say("term.srm"))
+    chance = shown["p_srm"][0].as_py()
+    if chance is None:
+        st.markdown(say("experiments.srm_unknown"))
+    else:
+        bad = chance < SRM_ALERT
+        (st.error if bad else st.markdown)(
+            say("experiments.srm_bad" if bad else "experiments.srm_ok", p=f"{chance:.2g}")
+        )
+    columns = ["arm", "n", "n_expected"]
+    parts.table(shown, columns, tables.SUMMARY_ARMS, reader.currency, "arms")
+
+
+parts.page("experiments", draw)

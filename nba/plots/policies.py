@@ -1,0 +1,247 @@
+"""Figures of the policy: who is contacted, what removed candidates, how they rank, one customer's time."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import plotly.graph_objects as go
+import pyarrow as pa
+
+from nba.plots import (
+    _MARK,
+    BLUE,
+    GREY,
+    ORANGE,
+    RED,
+    _columns,
+    _empty,
+    _figure,
+    _unit,
+    _whiskers,
+    _zero_line,
+    colours,
+)
+
+
+def segments(table: pa.Table, by: str = "channel") -> go.Figure:
+    """Draw which share of each segment's decisions went to which channel or action; the rest is no contact.
+
+    Args:
+        table: Columns segment, n and the column named by `by`, of one attribute.
+        by: channel or action_id.
+    """
+    data = _columns(table, "segments", ("segment", "n", by))
+    figure = _figure("Share of decisions", "")
+    if not table.num_rows:
+        return _empty(figure)
+    whole: dict[str, float] = {}
+    cell: dict[tuple[str, str], float] = {}
+    for segment, name, n in zip(data["segment"], data[by], data["n"]):
+        whole[segment] = whole.get(segment, 0.0) + n
+        cell[segment, name] = cell.get((segment, name), 0.0) + n
+    contacted = {s: 1 - cell.get((s, "none"), 0.0) / whole[s] for s in whole}
+    order = sorted(whole, key=lambda s: contacted[s])
+    names = [n for n in sorted({n for _, n in cell}) if n != "none"]
+    colour = colours(names)
+    for name in names:
+        figure.add_bar(
+            y=order,
+            x=[cell.get((s, name), 0.0) / whole[s] for s in order],
+            name=str(name),
+            orientation="h",
+            marker={"color": colour[name]},
+            customdata=[[cell.get((s, name), 0.0), whole[s]] for s in order],
+            hovertemplate="%{x:.1%}: %{customdata[0]:,.0f} of %{customdata[1]:,.0f} decisions"
+            "<extra>%{y}: %{fullData.name}</extra>",
+        )
+    figure.update_layout(barmode="stack", height=max(240, 34 * len(order) + 110))
+    return figure.update_xaxes(tickformat=".0%", rangemode="tozero").update_yaxes(type="category")
+
+
+def removed(table: pa.Table, by: str = "treatment_id") -> go.Figure:
+    """Draw for each treatment what became of its candidates: the rule that removed them, or eligible.
+
+    Args:
+        table: Columns reason (empty is eligible), n and the column named by `by`.
+        by: Usually treatment_id.
+    """
+    data = _columns(table, "removed", (by, "reason", "n"))
+    figure = _figure("Customers", "")
+    if not table.num_rows:
+        return _empty(figure)
+    order = sorted(set(data[by]), reverse=True)
+    total: dict[str, float] = {}
+    for reason, n in zip(data["reason"], data["n"]):
+        total[reason] = total.get(reason, 0.0) + n
+    reasons = ["", *sorted((r for r in total if r), key=lambda r: -total[r])]
+    colour = colours([r for r in reasons if r])
+    for i, reason in enumerate(reasons):
+        rows = data["reason"] == reason
+        figure.add_bar(
+            y=order,
+            x=[float(data["n"][rows & (data[by] == name)].sum()) for name in order],
+            name=str(reason) or "eligible",
+            orientation="h",
+            marker={
+                "color": colour[reason] if reason else "#2F6B3C",
+                "pattern": {"shape": "" if i < 5 else "/"},
+                "opacity": 0.9 if reason else 1.0,
+            },
+            hovertemplate="%{x:,.0f}<extra>%{y}: %{fullData.name}</extra>",
+        )
+    return figure.update_layout(barmode="stack", height=max(260, 30 * len(order) + 120))
+
+
+def ranking(table: pa.Table, currency: str = "") -> go.Figure:
+    """Draw each treatment's value and what the limits take of it: what is left is its priority.
+
+    Args:
+        table: Columns treatment_id, value, price, priority (money; unknown where nobody was eligible).
+        currency: Unit of the money.
+    """
+    data = _columns(table, "ranking", ("treatment_id", "value", "price", "priority"))
+    figure = _figure(_unit("Mean per customer who could be given it", currency), "")
+    known = ~np.isnan(data["value"])
+    if not known.any():
+        return _empty(figure)
+    rows = np.flatnonzero(known)
+    rows = rows[np.argsort(data["priority"][rows], kind="stable")]
+    names = data["treatment_id"][rows]
+    figure.add_scatter(
+        x=np.column_stack([data["priority"][rows], data["value"][rows], np.full(len(rows), np.nan)]).ravel(),
+        y=np.repeat(names, 3),
+        mode="lines",
+        line={"color": GREY, "width": 3},
+        showlegend=False,
+        hoverinfo="skip",
+    )
+    parts: Mapping[str, tuple[str, str]] = {"value": (BLUE, "circle"), "priority": (ORANGE, "diamond")}
+    for column, (colour, mark) in parts.items():
+        figure.add_scatter(
+            x=data[column][rows],
+            y=names,
+            name=column,
+            mode="markers",
+            marker={"color": colour, "symbol": mark, "size": 11},
+            customdata=data["price"][rows],
+            hovertemplate="%{x:+.3g}; price of limits %{customdata:.3g}<extra>%{y}: %{fullData.name}</extra>",
+        )
+    figure.update_layout(height=max(260, 30 * len(rows) + 120))
+    return _zero_line(figure.update_yaxes(type="category"), "v")
+
+
+def candidates(table: pa.Table, currency: str = "") -> go.Figure:
+    """Draw one decision's candidates: value and its uncertainty, the size showing the chance of being chosen.
+
+    Args:
+        table: Columns treatment_id, is_eligible, p_action, mean, se, price of the `choices` of a decision.
+        currency: Unit of the money.
+    """
+    names = ("treatment_id", "is_eligible", "p_action", "mean", "se", "price")
+    data = _columns(table, "choices", names)
+    figure = _figure(_unit("Expected value less the price of limits", currency), "")
+    known = data["is_eligible"].astype(bool) & ~np.isnan(data["mean"])
+    if not known.any():
+        return _empty(figure)
+    rows = np.flatnonzero(known)
+    worth = data["mean"] - data["price"]
+    rows = rows[np.argsort(worth[rows], kind="stable")]
+    half = np.nan_to_num(data["se"][rows]) * 1.959964
+    figure.add_scatter(
+        x=worth[rows],
+        y=data["treatment_id"][rows],
+        mode="markers",
+        marker={"size": 9 + 22 * np.sqrt(data["p_action"][rows]), "color": BLUE, "opacity": 0.85},
+        error_x={**_whiskers(worth[rows], worth[rows] - half, worth[rows] + half), "color": GREY},
+        customdata=data["p_action"][rows],
+        hovertemplate="%{x:+.3g}; chosen with chance %{customdata:.1%}<extra>%{y}</extra>",
+    )
+    figure.update_layout(height=max(220, 34 * len(rows) + 90), showlegend=False)
+    return _zero_line(figure.update_yaxes(type="category"), "v")
+
+
+def timeline(table: pa.Table, lanes: Sequence[str]) -> go.Figure:
+    """Draw what one customer did and was sent, over time, one lane for each kind.
+
+    Args:
+        table: Columns at, lane, kind, channel, text.
+        lanes: Lanes from top to bottom.
+    """
+    data = _columns(table, "timeline", ("at", "lane", "kind", "channel", "text"))
+    figure = _figure("", "")
+    if not table.num_rows:
+        return _empty(figure)
+    channels = [name for name in dict.fromkeys(data["channel"]) if name]
+    colour = colours(channels)
+    kinds = list(dict.fromkeys(data["kind"]))
+    for kind in kinds:
+        rows = data["kind"] == kind
+        figure.add_scatter(
+            x=data["at"][rows],
+            y=data["lane"][rows],
+            mode="markers",
+            name=str(kind),
+            marker={
+                "size": 11,
+                "symbol": _MARK[kinds.index(kind) % len(_MARK)],
+                "color": [colour.get(name, GREY) for name in data["channel"][rows]],
+            },
+            customdata=data["text"][rows],
+            hovertemplate="%{x|%d %b %Y, %H:%M}<br>%{customdata}<extra>%{fullData.name}</extra>",
+        )
+    shown = [lane for lane in lanes if lane in set(data["lane"])]
+    figure.update_yaxes(type="category", categoryorder="array", categoryarray=shown[::-1])
+    figure.update_layout(height=70 * len(shown) + 110)
+    return figure.update_xaxes(type="date", tickformat="%-d %b\n%Y")
+
+
+def ablations(table: pa.Table, currency: str = "") -> go.Figure:
+    """Draw what each part of the policy is worth: the whole against it without that part, with intervals.
+
+    Args:
+        table: Columns name, value, lower, upper (money per decision; unknown rows are left out).
+        currency: Unit of the money.
+    """
+    data = _columns(table, "ablations", ("name", "value", "lower", "upper"))
+    figure = _figure(_unit("Difference per decision", currency), "")
+    known = ~np.isnan(data["value"])
+    if not known.any():
+        return _empty(figure)
+    for i in np.flatnonzero(known)[::-1]:
+        middle, low, high = (data[part][i : i + 1] for part in ("value", "lower", "upper"))
+        colour = BLUE if low[0] > 0 else RED if high[0] < 0 else GREY
+        figure.add_scatter(
+            x=middle,
+            y=[data["name"][i]],
+            mode="markers",
+            marker={"color": colour, "size": 13},
+            error_x={**_whiskers(middle, low, high), "thickness": 2.5, "width": 8, "color": colour},
+            customdata=[[low[0], high[0]]],
+            hovertemplate="%{x:+.3g} (%{customdata[0]:+.3g} to %{customdata[1]:+.3g})<extra>%{y}</extra>",
+        )
+    figure.update_layout(height=52 * int(known.sum()) + 110, showlegend=False)
+    return _zero_line(figure, "v")
+
+
+def shares(table: pa.Table, names: tuple[str, str], x: str) -> go.Figure:
+    """Draw a part of a whole for each row as horizontal bars.
+
+    Args:
+        table: The columns named: a text and a fraction.
+        names: The columns.
+        x: Title of the axis.
+    """
+    label, value = names
+    data = _columns(table, "shares", names)
+    figure = _figure(x, "")
+    if not table.num_rows:
+        return _empty(figure)
+    colour = colours([str(name) for name in data[label]])
+    figure.add_bar(
+        y=data[label][::-1],
+        x=data[value][::-1],
+        orientation="h",
+        marker={"color": [colour[name] for name in data[label]][::-1]},
+        hovertemplate="%{y}: %{x:.1%}<extra></extra>",
+    )
+    figure.update_layout(height=max(180, 34 * table.num_rows + 80))
+    return figure.update_xaxes(tickformat=".0%", range=[0, 1])

@@ -1,0 +1,121 @@
+"""Figures of experiments: what every look saw, and what a plan can see."""
+
+from collections.abc import Mapping
+
+import numpy as np
+import plotly.graph_objects as go
+import pyarrow as pa
+
+from nba.plots import (
+    BLUE,
+    ORANGE,
+    _columns,
+    _dashed,
+    _empty,
+    _figure,
+    _time_axis,
+    _unit,
+    _zero_line,
+    colours,
+)
+
+
+def sequence(table: pa.Table, currency: str = "") -> go.Figure:
+    """Draw what each look of an experiment saw, with intervals that hold at all looks together.
+
+    Args:
+        table: Columns arm, looked_at, effect, lower, upper of the `looks` table, of one metric.
+        currency: Unit of the metric where it is money.
+    """
+    data = _columns(table, "looks", ("arm", "looked_at", "effect", "lower", "upper"))
+    figure = _figure("Look", _unit("Effect per customer so far", currency))
+    known = ~np.isnan(data["effect"])
+    if not known.any():
+        return _empty(figure)
+    arms = sorted(set(data["arm"][known]))
+    colour = colours(arms)
+    for arm in arms:
+        rows = np.flatnonzero(known & (data["arm"] == arm))
+        rows = rows[np.argsort(data["looked_at"][rows])]
+        at, low, high = (data[name][rows] for name in ("looked_at", "lower", "upper"))
+        figure.add_scatter(
+            x=np.concatenate([at, at[::-1]]),
+            y=np.concatenate([high, low[::-1]]),
+            mode="lines",
+            fill="toself",
+            fillcolor=_faint(colour[arm]),
+            line={"width": 0},
+            hoverinfo="skip",
+            showlegend=False,
+            legendgroup=arm,
+        )
+        figure.add_scatter(
+            x=at,
+            y=data["effect"][rows],
+            name=arm,
+            mode="lines+markers",
+            legendgroup=arm,
+            line={"color": colour[arm], "width": 2},
+            customdata=np.column_stack([low, high]),
+            hovertemplate="%{x|%d %b %Y}: %{y:+.4g} (%{customdata[0]:+.4g} to %{customdata[1]:+.4g})"
+            "<extra>%{fullData.name}</extra>",
+        )
+    moments = np.unique(data["looked_at"][known])
+    return _zero_line(_time_axis(figure, moments), "h")
+
+
+def power(table: pa.Table, goal: float = 0.8, currency: str = "") -> go.Figure:
+    """Draw the chance to see an effect against its true size.
+
+    Args:
+        table: Columns effect (unit of the metric), power (probability 0-1).
+        goal: Drawn as a line.
+        currency: Unit of the metric where it is money.
+    """
+    data = _columns(table, "power", ("effect", "power"))
+    figure = _figure(_unit("True effect per customer", currency), "Chance to see it")
+    if not table.num_rows:
+        return _empty(figure)
+    figure.add_scatter(
+        x=data["effect"],
+        y=data["power"],
+        mode="lines",
+        line={"color": BLUE, "width": 3},
+        name="power",
+        hovertemplate="effect %{x:.3g}: seen in %{y:.0%} of cases<extra></extra>",
+    )
+    figure.add_hline(y=goal, line=_dashed())
+    return figure.update_yaxes(tickformat=".0%", range=[0, 1.02]).update_layout(showlegend=False)
+
+
+def detectable(table: pa.Table, currency: str = "") -> go.Figure:
+    """Draw the smallest visible effect by duration, with and without what was known before (CUPED).
+
+    Args:
+        table: Columns days, mde, mde_adjusted (unit of the metric).
+        currency: Unit of the metric where it is money.
+    """
+    data = _columns(table, "detectable", ("days", "mde", "mde_adjusted"))
+    figure = _figure("Days", _unit("Smallest visible effect per customer", currency))
+    if not table.num_rows:
+        return _empty(figure)
+    parts: Mapping[str, tuple[str, str, str]] = {
+        "mde_adjusted": ("with adjustment", BLUE, "circle"),
+        "mde": ("without adjustment", ORANGE, "square"),
+    }
+    for column, (name, colour, mark) in parts.items():
+        figure.add_scatter(
+            x=data["days"],
+            y=data[column],
+            name=name,
+            mode="lines+markers",
+            line={"color": colour, "width": 2},
+            marker={"symbol": mark, "size": 9},
+            hovertemplate="%{x} days: %{y:.3g}<extra>%{fullData.name}</extra>",
+        )
+    return figure.update_yaxes(rangemode="tozero")
+
+
+def _faint(colour: str) -> str:
+    red, green, blue = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
+    return f"rgba({red},{green},{blue},0.15)"

@@ -1,0 +1,101 @@
+"""Gather for pages: what somebody should look at, as kinds that a page words, worst first."""
+
+from datetime import datetime
+from typing import Any
+
+import pyarrow as pa
+
+from nba import monitoring, settings, tables
+from nba.history import History
+
+SRM_ALERT = 0.001
+_KINDS = {
+    "data is fresh": "stale data",
+    "batch is full": "thin batch",
+    "batch is answered": "unanswered batch",
+    "limit leaves room": "limit pressed",
+}
+_ORDER = {"error": 0, "warning": 1, "info": 2}
+
+
+def gather(history: History, config: settings.Settings, at: datetime, made: dict[str, pa.Table]) -> pa.Table:
+    """Turn findings of all readers into one list.
+
+    Args:
+        history: What the workspace holds.
+        config: Says which arms run the champion: only their limits are worth a look.
+        at: The moment of the summary.
+        made: Summaries made in this run.
+    """
+    rows = [
+        *_arms(made),
+        *_verdicts(history),
+        *_health(history, config, at),
+        *_immature(made),
+        *_credit(history),
+    ]
+    rows.sort(key=lambda row: _ORDER[row["severity"]])
+    return tables.SUMMARY_ALERTS.build(rows)
+
+
+def _row(kind: str, subject: str, severity: str, **more: Any) -> dict[str, Any]:
+    return {"kind": kind, "subject": subject, "severity": severity, "note": ""} | more
+
+
+def _arms(made: dict[str, pa.Table]) -> list[dict[str, Any]]:
+    arms = made.get("summary_arms", tables.SUMMARY_ARMS.empty()).to_pylist()
+    chances = {row["experiment_id"]: row["p_srm"] for row in arms}
+    return [
+        _row("uneven arms", name, "error", value=p, limit=SRM_ALERT)
+        for name, p in chances.items()
+        if p is not None and p < SRM_ALERT
+    ]
+
+
+def _verdicts(history: History) -> list[dict[str, Any]]:
+    if not history.has("readouts"):
+        return []
+    out = []
+    for row in history.table("readouts").to_pylist():
+        subject = f"{row['experiment_id']}: {row['arm']}"
+        if row["verdict"] == "stop: harm":
+            out.append(_row("harm", subject, "error", note=row["reason"]))
+        elif row["verdict"] not in ("keep running", "cannot be read"):
+            out.append(_row("verdict", subject, "info", note=row["verdict"]))
+    return out
+
+
+def _health(history: History, config: settings.Settings, at: datetime) -> list[dict[str, Any]]:
+    needed = ("orders", "events", "touches", "decisions")
+    if not any(history.has(name) for name in needed):
+        return []
+    champions = {arm.name for arm in config.experiment.arms if arm.policy == "champion"}
+    with history.as_of(at) as snapshot:
+        found = monitoring.health(snapshot).to_pylist()
+    return [
+        _row(
+            _KINDS[row["check"]], row["subject"], "warning",
+            value=row["value"], limit=row["limit"], note=row["note"],
+        )
+        for row in found
+        if row["status"] == "warning" and row["check"] in _KINDS
+        and (row["check"] != "limit leaves room" or row["subject"].split(" ")[0] in champions)
+    ]  # fmt: skip
+
+
+def _immature(made: dict[str, pa.Table]) -> list[dict[str, Any]]:
+    numbers = {row["measure"]: row["value"] for row in made["summary_numbers"].to_pylist()}
+    batches, matured = numbers.get("batches") or 0, numbers.get("batches_matured") or 0
+    if batches <= matured:
+        return []
+    return [_row("immature", "batches", "info", value=batches - matured, limit=batches)]
+
+
+def _credit(history: History) -> list[dict[str, Any]]:
+    if not history.has("attribution"):
+        return []
+    rows = history.table("attribution").to_pylist()
+    wrong = sorted({row["method"] for row in rows if row["period"] == "all" and row["warning"]})
+    if not wrong:
+        return []
+    return [_row("credit disagrees", "attribution", "info", value=len(wrong), note=", ".join(wrong))]
