@@ -14,7 +14,7 @@ from pyarrow import csv
 from app import data
 from app.access import NOBODY, Role
 from app.data import Reader
-from app.messages import clock, day, knows, label, language, phrase, phrases, plain, say, told
+from app.messages import day, knows, label, language, phrase, phrases, plain, say, told
 from nba import tables
 from nba.errors import MissingError, NbaError
 
@@ -266,6 +266,10 @@ _SOURCE = {
     "summary_credits": "credits",
     "summary_credit_parts": "credits",
     "summary_clv": "clv",
+    "summary_at_risk": "clv",
+    "summary_models": "models",
+    "summary_importance": "models",
+    "summary_drift": "models",
     "summary_tables": "customers",
     "summary_sources": "quality",
     "summary_consent": "customers",
@@ -341,9 +345,9 @@ def title_of(name: str, table: str = "") -> str:
     return name.removesuffix("_id").removesuffix("_at").replace("_", " ").capitalize()
 
 
-def moment(value: Any) -> str:
-    """Write a moment of a table as day and time, UTC."""
-    return clock(value)
+def safe(text: str) -> str:
+    """Escape what comes from data."""
+    return plain(text)
 
 
 def literal(text: str) -> str:

@@ -2,15 +2,21 @@
 
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from nba import tables
 from nba.history import Snapshot
 
 _SAMPLE = 20_000  # customers of a batch whose features are compared
 _WORST = 5
+Array = NDArray[np.float64]
+# A treatment with fewer closed decisions is too young to be judged; a model that sorts no better than this is
+# weak; a feature that carries more than this share of all importance looks like the answer itself.
+YOUNG, WEAK_AUC, LEAK = 100, 0.55, 0.5
 
 SCHEMA = pa.schema(
     [
@@ -46,6 +52,85 @@ class Thresholds:
     drift: float = 0.25
     value: float = 0.5
     srm: float = 0.001
+
+
+def drift(before: pa.Table, now: pa.Table, bins: int = 10) -> pa.Table:
+    """Say how far each feature has moved between two samples of customers.
+
+    The population stability index sums (q - p) ln(q / p) over bins that hold equal parts of the earlier
+    sample, unknown values in a bin of their own; below 0.1 is usual, above 0.25 a shift worth a look. It is
+    unknown for what is the same for all customers of a moment, as the season is.
+
+    Args:
+        before: Columns `f_*` of the earlier customers.
+        now: The same columns of the later ones.
+        bins: Bins of known values.
+
+    Returns:
+        The `summary_drift` table, largest index first.
+    """
+    rows: list[dict[str, Any]] = []
+    for name in before.column_names:
+        if name.startswith("f_") and name in now.column_names:
+            old, new = (np.asarray(t[name].to_numpy(), dtype=np.float64) for t in (before, now))
+            if len(old) and len(new):
+                rows.append({"feature": name} | _moved(old, new, bins))
+    rows.sort(key=lambda row: (row["psi"] is None, -(row["psi"] or 0.0), row["feature"]))
+    return tables.SUMMARY_DRIFT.build(rows)
+
+
+def _moved(old: Array, new: Array, bins: int) -> dict[str, Any]:
+    known_old, known_new = old[~np.isnan(old)], new[~np.isnan(new)]
+    inner = np.linspace(0, 1, bins + 1)[1:-1]
+    edges = np.unique(np.quantile(known_old, inner)) if len(known_old) else np.empty(0)
+    p, q = (
+        np.concatenate([np.bincount(np.searchsorted(edges, part, side="right"), minlength=len(edges) + 1),
+                        [len(whole) - len(part)]])
+        for whole, part in ((old, known_old), (new, known_new))
+    )  # fmt: skip
+    # Half a customer in every bin keeps empty ones finite.
+    p, q = (p + 0.5) / (p + 0.5).sum(), (q + 0.5) / (q + 0.5).sum()
+    same = all(len(np.unique(part)) <= 1 and len(part) for part in (known_old, known_new))
+    return {
+        "psi": None if same else float(((q - p) * np.log(q / p)).sum()),
+        "mean_before": float(known_old.mean()) if len(known_old) else None,
+        "mean_now": float(known_new.mean()) if len(known_new) else None,
+        "unknown_before": float(1 - len(known_old) / len(old)),
+        "unknown_now": float(1 - len(known_new) / len(new)),
+    }
+
+
+def model_checks(treatments: pa.Table, auc: float | None, importance: pa.Table) -> pa.Table:
+    """Check what a model learns from, and whether it looks too weak or too good.
+
+    Args:
+        treatments: Columns treatment_id, n_chosen, n_closed, n_response: of every treatment offered.
+        auc: Of the model on customers that it had not seen; None where unknown.
+        importance: Columns model, feature, importance.
+
+    Returns:
+        The `summary_checks` table.
+    """
+    rows: list[dict[str, object]] = []
+
+    def add(check: str, subject: str, value: float | None, limit: float, *, bad: bool) -> None:
+        status = "warning" if bad else "ok"
+        rows.append({"check": check, "subject": subject, "status": status, "value": value, "limit": limit})
+
+    for row in treatments.to_pylist():
+        name, closed = row["treatment_id"], row["n_closed"]
+        add("never chosen", name, row["n_chosen"], 1, bad=row["n_chosen"] < 1)
+        add("no positives", name, row["n_response"], 1, bad=closed > 0 and row["n_response"] < 1)
+        add("too young", name, closed, YOUNG, bad=closed < YOUNG)
+    if auc is not None:
+        add("low discrimination", "response", auc, WEAK_AUC, bad=auc < WEAK_AUC)
+    response = [row for row in importance.to_pylist() if row["model"] == "response"]
+    total = sum(row["importance"] for row in response)
+    if response and total > 0:
+        top = max(response, key=lambda row: row["importance"])
+        share = top["importance"] / total
+        add("leaking feature", top["feature"], share, LEAK, bad=share > LEAK)
+    return tables.SUMMARY_CHECKS.build(rows)
 
 
 def health(snapshot: Snapshot, thresholds: Thresholds | None = None) -> pa.Table:

@@ -1364,6 +1364,143 @@ SUMMARY_ALERTS = Table(
         _text("note", "in words"),
     ),
 )
+SUMMARY_AT_RISK = Table(
+    "summary_at_risk",
+    "The customers of whom most lifetime value is at risk, and what the last batch did for them, for pages.",
+    ("customer_id",),
+    (
+        _CUSTOMER,
+        _money("clv_at_risk", "worth if surely still a customer, less clv", low=0.0),
+        _money("clv", "expected discounted margin over the horizon", nullable=True),
+        _p("p_alive", "chance of still being a customer", nullable=True),
+        _count("n_repeat", "days with a purchase after the first", low=0),
+        _number("quiet_days", "days since the last purchase", "days", low=0.0, nullable=True),
+        _id("treatment_id", "what the last batch gave; unknown where it decided nothing", nullable=True),
+        _text("reason", "why", nullable=True),
+    ),
+)
+SUMMARY_RETAINED = Table(
+    "summary_retained",
+    "What the last batch did for customers by how much lifetime value is at risk, for pages.",
+    ("band", "channel"),
+    (
+        _count("band", "fifth of the customers by lifetime value at risk, 1 is the highest", low=1),
+        _text("channel", "the medium; `none` for no contact"),
+        _count("n", "decisions", low=0),
+        _number("share", "of the band's decisions", "fraction", low=0.0, high=1.0),
+        _money("clv_at_risk", "lifetime value at risk of these customers", low=0.0),
+    ),
+)
+SUMMARY_MODELS = Table(
+    "summary_models",
+    "Registered versions of the policy's model with their measures, for pages.",
+    ("version",),
+    (
+        _count("version", "number of the version, from 1", low=1),
+        _text("alias", "champion, challenger, or empty"),
+        _time("created_at", "when it was registered", nullable=True),
+        _time("trained_at", "outcomes closed by then were learnt from", nullable=True),
+        _id("model_id", "hash of the model's content", nullable=True),
+        _id("run_id", "the MLflow run that made it"),
+        _text("link", "path of the run on MLflow's pages"),
+        _number("n_examples", "decisions learnt from", "decisions", nullable=True, low=0.0),
+        _p("base_rate", "share of them that responded", nullable=True),
+        _p("auc", "chance that a responder is scored above another customer", nullable=True),
+        _number("log_loss", "mean log loss on customers it had not seen", "nats", nullable=True),
+        _number("log_loss_constant", "that of the base rate alone", "nats", nullable=True),
+        _number("ece", "mean gap between predicted and observed chance", "probability", nullable=True),
+        _number("qini", "gain over contacting at random", "as the model's card says", nullable=True),
+        _number("qini_lower", "lower end of its interval", "as the model's card says", nullable=True),
+        _number("qini_upper", "upper end of its interval", "as the model's card says", nullable=True),
+    ),
+)
+SUMMARY_CALIBRATION = Table(
+    "summary_calibration",
+    "Observed against predicted chance of the champion, for pages.",
+    ("bin",),
+    (
+        _count("bin", "number of the bin, lowest first", low=0),
+        _count("n", "decisions", low=0),
+        _p("predicted", "mean predicted chance"),
+        _p("observed", "share that responded"),
+    ),
+)
+SUMMARY_QINI = Table(
+    "summary_qini",
+    "Gain of contacting the best share first, of the champion, for pages.",
+    ("share",),
+    (
+        _number("share", "share of customers contacted, best first", "fraction", low=0.0, high=1.0),
+        _number("qini", "gain over no contact", "responses"),
+        _number("random", "gain of contacting as many at random", "responses"),
+    ),
+)
+SUMMARY_DECILES = Table(
+    "summary_deciles",
+    "Measured against predicted uplift of the champion by decile, for pages.",
+    ("decile",),
+    (
+        _count("decile", "1 is the highest predicted uplift", low=1),
+        _count("n", "decisions", low=0),
+        _number("predicted", "mean predicted change of the chance to respond", "probability"),
+        _number("observed", "measured change", "probability", nullable=True),
+        _number("lower", "lower end of its interval", "probability", nullable=True),
+        _number("upper", "upper end of its interval", "probability", nullable=True),
+    ),
+)
+SUMMARY_IMPORTANCE = Table(
+    "summary_importance",
+    "How much each feature moves the champion's predictions (mean absolute SHAP value), for pages.",
+    ("model", "feature"),
+    (
+        _text("model", "response or uplift"),
+        _text("feature", "the feature"),
+        _number("importance", "mean absolute contribution", "log-odds", low=0.0),
+    ),
+)
+SUMMARY_DEPENDENCE = Table(
+    "summary_dependence",
+    "How the champion's response depends on its most important features, for pages.",
+    ("feature", "bin"),
+    (
+        _text("feature", "the feature"),
+        _count("bin", "number of the bin, lowest values first", low=0),
+        _number("value", "mean of the feature in the bin", "the feature's"),
+        _number("contribution", "mean SHAP value in the bin", "log-odds"),
+        _number("lower", "10th percentile of the SHAP values", "log-odds"),
+        _number("upper", "90th percentile of the SHAP values", "log-odds"),
+        _count("n", "customers", low=0),
+    ),
+)
+SUMMARY_DRIFT = Table(
+    "summary_drift",
+    "How far each feature has moved since the champion was trained, for pages.",
+    ("feature",),
+    (
+        _text("feature", "the feature"),
+        _number("psi", "population stability index over ten bins", "", low=0.0, nullable=True),
+        _number("mean_before", "mean when it was trained", "the feature's", nullable=True),
+        _number("mean_now", "mean in the last batch", "the feature's", nullable=True),
+        _p("unknown_before", "share unknown when it was trained"),
+        _p("unknown_now", "share unknown in the last batch"),
+    ),
+)
+SUMMARY_CHECKS = Table(
+    "summary_checks",
+    "Checks of the champion and of what it learns from, for pages.",
+    ("check", "subject"),
+    (
+        _code(
+            "check",
+            "what was asked",
+            values=("never chosen", "no positives", "too young", "low discrimination", "leaking feature"),
+        ),
+        _text("subject", "the treatment, model or feature"),
+        _code("status", "how it stands", values=("ok", "warning")),
+        _number("value", "what was found", "as the check says", nullable=True),
+        _number("limit", "from where on it is a warning", "as the check says", nullable=True),
+    ),
+)
 
 ALL: tuple[Table, ...] = (
     ACTIONS,
@@ -1435,6 +1572,16 @@ ALL: tuple[Table, ...] = (
     SUMMARY_CLUSTERS,
     SUMMARY_CREDIT_PARTS,
     SUMMARY_ALERTS,
+    SUMMARY_AT_RISK,
+    SUMMARY_RETAINED,
+    SUMMARY_MODELS,
+    SUMMARY_CALIBRATION,
+    SUMMARY_QINI,
+    SUMMARY_DECILES,
+    SUMMARY_IMPORTANCE,
+    SUMMARY_DEPENDENCE,
+    SUMMARY_DRIFT,
+    SUMMARY_CHECKS,
 )
 BY_NAME: Mapping[str, Table] = {table.name: table for table in ALL}
 

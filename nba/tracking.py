@@ -16,6 +16,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -275,6 +276,44 @@ def version(name: str, number: int) -> Registered:
                 f"policy {name!r} has no version {number}", "`nba mlflow` shows the versions."
             ) from None
         return Registered(name, int(found.version), found.run_id or "")
+
+
+def versions(name: str) -> list[dict[str, Any]]:
+    """List the versions of a policy, newest first: number, alias, moment, tags, measures and run.
+
+    Returns:
+        Dicts with version, alias, created_at, tags, metrics, run_id, link (its path in the MLflow app);
+        none where nothing is registered.
+    """
+    database = _store().database
+    if database is not None and not database.is_file():
+        return []
+    with _mlflow() as (mlflow, _):
+        client = mlflow.MlflowClient()
+        # The registered model names the version of each alias; the versions do not.
+        found = client.search_model_versions(f"name = '{name}'")
+        if not found:
+            return []
+        named = client.get_registered_model(name).aliases
+        aliases: dict[int, list[str]] = {}
+        for alias, number in named.items():
+            aliases.setdefault(int(number), []).append(alias)
+        out = []
+        for one in found:
+            run = client.get_run(one.run_id) if one.run_id else None
+            experiment = run.info.experiment_id if run else ""
+            out.append(
+                {
+                    "version": int(one.version),
+                    "alias": ", ".join(sorted(aliases.get(int(one.version), []))),
+                    "created_at": datetime.fromtimestamp(one.creation_timestamp / 1000, UTC),
+                    "tags": dict(one.tags),
+                    "metrics": dict(run.data.metrics) if run else {},
+                    "run_id": one.run_id or "",
+                    "link": f"/#/experiments/{experiment}/runs/{one.run_id}" if run else "",
+                }
+            )
+        return sorted(out, key=lambda row: -row["version"])
 
 
 def load_policy(name: str, alias: str = CHAMPION) -> tuple[Path, int]:

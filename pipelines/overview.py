@@ -14,7 +14,14 @@ from nba import settings, tables
 from nba.experiments import srm
 from nba.experiments.analyze import welch
 from nba.history import History
-from pipelines import overview_alerts, overview_credits, overview_data, overview_models, overview_policy
+from pipelines import (
+    overview_alerts,
+    overview_clv,
+    overview_credits,
+    overview_data,
+    overview_models,
+    overview_policy,
+)
 from pipelines import plan as planning
 from pipelines.progress import Progress, silent
 
@@ -176,8 +183,10 @@ def _decisions(history: History, config: settings.Settings, at: datetime) -> dic
         arms = connection.sql(_ARMS).to_arrow_table()
         channels = connection.sql(_CHANNELS).to_arrow_table()
         catalog = settings.read_catalog(history.root, config)
-        means = overview_models.means(history, config, catalog)
+        champion = overview_models.champion(history, config)
+        means = overview_models.means(history, catalog, champion)
         more = overview_policy.gather(connection, history, catalog, means)
+        more |= overview_models.gather(connection, history, catalog, champion)
         (period,) = connection.sql(_PERIOD).to_arrow_table().to_pylist()
     return {
         "summary_batches": tables.SUMMARY_BATCHES.conform(
@@ -313,7 +322,7 @@ def _clv(history: History, config: settings.Settings, at: datetime) -> dict[str,
         row["lower"] = row["bin"] * top / BINS
         row["upper"] = highest if row["bin"] == BINS else (row["bin"] + 1) * top / BINS
     (numbers,) = history.sql(_CLV_NUMBERS).to_pylist()
-    return {
+    return overview_clv.gather(history) | {
         "summary_clv": tables.SUMMARY_CLV.build(rows),
         "summary_numbers": _numbers(numbers),
     }

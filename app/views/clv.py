@@ -1,17 +1,26 @@
-"""Lifetime value: what customers are expected to bring, and how unevenly."""
+"""Lifetime value: what customers will bring, who is worth keeping, how good the forecast is, what is done."""
 
+import pyarrow.compute as pc
 import streamlit as st
 
 from app import parts
-from app.data import Reader
-from app.messages import day, number, percent, say
+from app.data import Reader, where
+from app.messages import day, label, number, percent, say
 from nba import plots, tables
+from nba.plots import journeys, policies
+
+VIEWS = ("worth", "groups", "alive", "risk", "check")
 
 
 def draw(reader: Reader) -> None:
     """Show the page."""
     if not parts.filled(reader, "summary_clv", "summary_numbers"):
         return
+    shown = parts.choose(say("view"), VIEWS, "view", "clv.view")
+    {"worth": _worth, "groups": _groups, "alive": _alive, "risk": _risk, "check": _check}[shown](reader)
+
+
+def _worth(reader: Reader) -> None:
     worth = [
         (say(f"clv.{name}"), number(reader.number(f"clv_{name}"), reader.currency), say("term.clv"), "")
         for name in ("mean", "median", "total")
@@ -30,6 +39,85 @@ def draw(reader: Reader) -> None:
     parts.figure(plots.clv(shown, reader.currency), "clv", say("alt.clv"))
     columns = ["lower", "upper", "n", "total", "p_alive"]
     parts.table(shown, columns, tables.SUMMARY_CLV, reader.currency, "clv")
+
+
+def _groups(reader: Reader) -> None:
+    if not parts.filled(reader, "clv_groups"):
+        return
+    whole = reader.table("clv_groups")
+    names = [name for name in dict.fromkeys(whole["attribute"].to_pylist()) if name != parts.ALL]
+    short = [name.removeprefix("a_") for name in names]
+    chosen = parts.choose(say("attribute"), short, "attribute", "attribute")
+    shown = where(whole, attribute=names[short.index(chosen)]).sort_by([("clv", "descending")])
+    st.subheader(say("clv.groups"), help=say("term.clv"))
+    known = shown.filter(pc.is_valid(shown["clv"]))
+    parts.figure(
+        journeys.bars(known, ("item", "clv", "n_known"), reader.currency), "groups", say("alt.groups")
+    )
+    columns = ["item", "n", "n_known", "p_alive", "expected_orders", "clv", "clv_total", "clv_at_risk"]
+    title = {"item": label("attribute", chosen)}
+    parts.table(shown, columns, tables.CLV_GROUPS, reader.currency, "groups", titles=title)
+
+
+def _alive(reader: Reader) -> None:
+    if not parts.filled(reader, "clv_grid"):
+        return
+    measure = parts.choose(say("clv.show"), ["p_alive", "clv", "n"], "measure", "clv.measure")
+    shown = reader.table("clv_grid").sort_by([("quiet_from", "ascending"), ("repeats_from", "ascending")])
+    st.subheader(say("clv.grid"), help=say("term.alive"))
+    st.caption(say("clv.grid_note"))
+    titles = ("Days since the last purchase", "Purchases after the first")
+    names = ("quiet", "repeats", measure, "n")
+    form = ".0%" if measure == "p_alive" else ",.0f"
+    parts.figure(journeys.heat(shown, names, titles, form), "grid", say("alt.grid"))
+    columns = ["repeats", "quiet", "n", "p_alive", "expected_orders", "clv"]
+    parts.table(shown, columns, tables.CLV_GRID, reader.currency, "grid")
+
+
+def _risk(reader: Reader) -> None:
+    if not parts.filled(reader, "summary_at_risk"):
+        return
+    st.subheader(say("clv.risk"), help=say("term.at_risk"))
+    st.caption(say("clv.risk_note"))
+    columns = [
+        "customer_id",
+        "clv_at_risk",
+        "clv",
+        "p_alive",
+        "n_repeat",
+        "quiet_days",
+        "treatment_id",
+        "reason",
+    ]
+    parts.table(
+        reader.table("summary_at_risk"), columns, tables.SUMMARY_AT_RISK, reader.currency, "customers_at_risk"
+    )
+    if reader.has("summary_retained"):
+        st.subheader(say("clv.retained"))
+        shown = reader.table("summary_retained")
+        named = [say("clv.band", n=number(band)) for band in shown["band"].to_pylist()]
+        drawn = tables.SUMMARY_SEGMENTS.empty().select(["segment", "n", "channel"])
+        drawn = drawn.from_pydict({"segment": named, "n": shown["n"], "channel": shown["channel"]})
+        parts.figure(policies.segments(drawn, sort=False), "retained", say("alt.segments"))
+        st.caption(say("clv.retained_note"))
+
+
+def _check(reader: Reader) -> None:
+    if not parts.filled(reader, "clv_deciles"):
+        return
+    part = parts.choose(say("clv.part"), ["value", "orders"], "part", "clv.part")
+    whole = where(reader.table("clv_deciles"), part=part)
+    origin = max(whole["origin_at"].to_pylist())
+    unit = reader.currency if part == "value" else ""
+    st.subheader(say("clv.check"), help=say("term.calibration"))
+    st.caption(say("clv.check_note", at=day(origin)))
+    shown = where(whole, origin_at=origin)
+    title = "Margin per customer" if part == "value" else "Orders per customer"
+    parts.figure(journeys.deciles(shown, title, unit), "deciles", say("alt.deciles"))
+    if reader.has("clv_scores"):
+        columns = ["origin_at", "n", "mae", "rmse", "ratio", "ngini", "top_decile", "decile_mape"]
+        scores = where(reader.table("clv_scores"), part=part)
+        parts.table(scores, columns, tables.CLV_SCORES, reader.currency, "scores")
 
 
 parts.page("clv", draw)

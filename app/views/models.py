@@ -1,13 +1,122 @@
-"""Models: which were trained, how good they are, and what they rest on."""
+"""Models: which were trained, how good they are on customers they had not seen, and what they rest on."""
+
+import pyarrow.compute as pc
+import streamlit as st
 
 from app import parts
-from app.data import Reader
+from app.data import Reader, where
+from app.messages import day, number, percent, plain, say
+from nba import plots, tables
+from nba.plots import insight
+
+VIEWS = ("board", "quality", "why", "drift")
+DRIFTED = 0.25
 
 
 def draw(reader: Reader) -> None:
     """Show the page."""
-    if not parts.filled(reader, "summary_removed"):
+    if not parts.filled(reader, "summary_models"):
         return
+    _champion(reader)
+    shown = parts.choose(say("view"), VIEWS, "view", "models.view")
+    {"board": _board, "quality": _quality, "why": _why, "drift": _drift}[shown](reader)
+
+
+def _champion(reader: Reader) -> None:
+    rows = reader.rows("summary_models")
+    best = next((row for row in rows if "champion" in row["alias"]), rows[0])
+    span = say("models.qini_span", lower=number(best["qini_lower"]), upper=number(best["qini_upper"]))
+    base = say("models.base", p=percent(best["base_rate"]))
+    parts.numbers(
+        (say("models.champion"), say("models.version", n=best["version"]), "", day(best["trained_at"])),
+        (say("models.auc"), number(best["auc"]), say("term.auc"), ""),
+        (say("models.ece"), percent(best["ece"]), say("term.calibration"), ""),
+        (say("models.qini"), number(best["qini"]), say("term.qini"), span),
+        (
+            say("models.examples"),
+            number(best["n_examples"]),
+            "",
+            say("models.base", p=percent(best["base_rate"])),
+        ),
+    )
+
+
+def _board(reader: Reader) -> None:
+    st.subheader(say("models.board"))
+    st.caption(say("models.board_note", command=f"nba mlflow {reader.root}"))
+    shown = reader.table("summary_models")
+    columns = ["version", "alias", "trained_at", "n_examples", "auc", "log_loss", "log_loss_constant", "ece"]
+    columns += ["qini", "qini_lower", "qini_upper", "link"]
+    parts.table(shown, columns, tables.SUMMARY_MODELS, reader.currency, "models")
+    if not reader.has("summary_checks"):
+        return
+    st.subheader(say("models.checks"))
+    checks = reader.table("summary_checks")
+    bad = where(checks, status="warning")
+    if not bad.num_rows:
+        st.markdown(say("models.no_warnings", n=number(checks.num_rows)))
+    for row in bad.to_pylist():
+        text = say(
+            f"check.{row['check'].replace(' ', '_')}",
+            subject=plain(row["subject"]),
+            value=number(row["value"]),
+            limit=number(row["limit"]),
+            share=percent(row["value"], digits=0),
+        )
+        st.markdown(f":material/warning: {text}")
+    with st.expander(say("models.all_checks", n=number(checks.num_rows))):
+        columns = ["check", "subject", "status", "value", "limit"]
+        parts.table(checks, columns, tables.SUMMARY_CHECKS, reader.currency, "checks")
+
+
+def _quality(reader: Reader) -> None:
+    left, right = st.columns(2)
+    with left:
+        st.subheader(say("models.calibration"), help=say("term.calibration"))
+        if reader.has("summary_calibration"):
+            drawn = plots.calibration(reader.table("summary_calibration"))
+            parts.figure(drawn, "calibration", say("alt.calibration"))
+    with right:
+        st.subheader(say("models.qini_curve"), help=say("term.qini"))
+        if reader.has("summary_qini"):
+            parts.figure(plots.qini(reader.table("summary_qini")), "qini", say("alt.qini"))
+    st.subheader(say("models.deciles"), help=say("term.uplift"))
+    if reader.has("summary_deciles"):
+        shown = reader.table("summary_deciles")
+        parts.figure(plots.uplift_deciles(shown), "uplift", say("alt.uplift"))
+        st.caption(say("models.deciles_note"))
+        parts.table(shown, shown.column_names, tables.SUMMARY_DECILES, reader.currency, "deciles")
+
+
+def _why(reader: Reader) -> None:
+    if not parts.filled(reader, "summary_importance"):
+        return
+    model = parts.choose(say("models.of"), ["response", "uplift"], "model", "models.of")
+    shown = where(reader.table("summary_importance"), model=model)
+    st.subheader(say("models.importance"), help=say("term.shap"))
+    parts.figure(plots.importance(shown, 15), "importance", say("alt.importance"))
+    parts.download(shown, "importance")
+    if model == "response" and reader.has("summary_dependence"):
+        st.subheader(say("models.dependence"), help=say("term.shap"))
+        st.caption(say("models.dependence_note"))
+        found = reader.table("summary_dependence")
+        for feature in dict.fromkeys(found["feature"].to_pylist()):
+            name = feature.removeprefix("f_").replace("_", " ")
+            drawn = insight.dependence(where(found, feature=feature), name)
+            parts.figure(drawn, f"dependence_{feature}", say("alt.dependence", feature=name))
+
+
+def _drift(reader: Reader) -> None:
+    if not parts.filled(reader, "summary_drift"):
+        return
+    shown = reader.table("summary_drift")
+    moved = [row for row in shown.to_pylist() if (row["psi"] or 0) > DRIFTED]
+    st.subheader(say("models.drift"), help=say("term.psi"))
+    st.markdown(say("models.drifted", n=number(len(moved))) if moved else say("models.steady"))
+    known = shown.filter(pc.is_valid(shown["psi"])).slice(0, 15)
+    parts.figure(insight.drift(known, DRIFTED), "drift", say("alt.drift"))
+    columns = ["feature", "psi", "mean_before", "mean_now", "unknown_before", "unknown_now"]
+    parts.table(shown, columns, tables.SUMMARY_DRIFT, reader.currency, "drift")
 
 
 parts.page("models", draw)

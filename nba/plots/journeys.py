@@ -177,15 +177,15 @@ def deciles(table: pa.Table, title: str, currency: str = "") -> go.Figure:
     """Draw forecast beside what came, by decile of the forecast.
 
     Args:
-        table: Columns decile (1 = highest), n, predicted, actual (same unit).
+        table: Columns decile (1 = lowest), n, forecast, observed (same unit).
         title: What is forecast.
         currency: Its unit where it is money.
     """
-    data = _columns(table, "deciles", ("decile", "n", "predicted", "actual"))
-    figure = _figure("Decile of the forecast (1 = highest)", _unit(title, currency))
+    data = _columns(table, "deciles", ("decile", "n", "forecast", "observed"))
+    figure = _figure("Decile of the forecast (1 = lowest)", _unit(title, currency))
     if not table.num_rows:
         return _empty(figure)
-    for column, name, colour in (("predicted", "forecast", BLUE), ("actual", "came", GREEN)):
+    for column, name, colour in (("forecast", "forecast", BLUE), ("observed", "came", GREEN)):
         figure.add_bar(
             x=data["decile"],
             y=data[column],
@@ -195,3 +195,27 @@ def deciles(table: pa.Table, title: str, currency: str = "") -> go.Figure:
             hovertemplate="%{y:,.4g}<br>n = %{customdata:,}<extra>%{x}: %{fullData.name}</extra>",
         )
     return figure.update_xaxes(dtick=1).update_layout(barmode="group")
+
+
+def bars(table: pa.Table, names: tuple[str, str, str], currency: str = "") -> go.Figure:
+    """Draw a mean by group as horizontal bars, the first row on top.
+
+    Args:
+        table: The columns named.
+        names: Columns of the group, the mean and the customers it rests on.
+        currency: Unit of the mean where it is money.
+    """
+    label, value, n = names
+    data = _columns(table, "groups", names)
+    figure = _figure(_unit("Mean per customer", currency), "")
+    if not table.num_rows:
+        return _empty(figure)
+    figure.add_bar(
+        y=data[label][::-1],
+        x=data[value][::-1],
+        orientation="h",
+        marker={"color": BLUE},
+        customdata=data[n][::-1],
+        hovertemplate="%{y}: %{x:,.3g}<br>n = %{customdata:,}<extra></extra>",
+    )
+    return figure.update_layout(height=max(200, 32 * table.num_rows + 80)).update_yaxes(type="category")

@@ -22,12 +22,13 @@ from nba.plots import (
 )
 
 
-def segments(table: pa.Table, by: str = "channel") -> go.Figure:
+def segments(table: pa.Table, by: str = "channel", *, sort: bool = True) -> go.Figure:
     """Draw which share of each segment's decisions went to which channel or action; the rest is no contact.
 
     Args:
         table: Columns segment, n and the column named by `by`, of one attribute.
         by: channel or action_id.
+        sort: Put the segments contacted most on top; else the first on top.
     """
     data = _columns(table, "segments", ("segment", "n", by))
     figure = _figure("Share of decisions", "")
@@ -39,7 +40,7 @@ def segments(table: pa.Table, by: str = "channel") -> go.Figure:
         whole[segment] = whole.get(segment, 0.0) + n
         cell[segment, name] = cell.get((segment, name), 0.0) + n
     contacted = {s: 1 - cell.get((s, "none"), 0.0) / whole[s] for s in whole}
-    order = sorted(whole, key=lambda s: contacted[s])
+    order = sorted(whole, key=lambda s: contacted[s]) if sort else list(whole)[::-1]
     names = [n for n in sorted({n for _, n in cell}) if n != "none"]
     colour = colours(names)
     for name in names:
@@ -245,3 +246,30 @@ def shares(table: pa.Table, names: tuple[str, str], x: str) -> go.Figure:
     )
     figure.update_layout(height=max(180, 34 * table.num_rows + 80))
     return figure.update_xaxes(tickformat=".0%", range=[0, 1])
+
+
+def nothing(table: pa.Table) -> go.Figure:
+    """Draw how many customers of each segment have nothing worth offering, most on top.
+
+    Args:
+        table: Columns segment, n, n_nothing of the `value_finder` table.
+    """
+    data = _columns(table, "value_finder", ("segment", "n", "n_nothing"))
+    figure = _figure("Customers", "")
+    if not table.num_rows:
+        return _empty(figure)
+    names = [str(name) for name in data["segment"][::-1]]
+    parts: Mapping[str, tuple[str, str]] = {
+        "nothing worth offering": (ORANGE, "/"), "something worth offering": (BLUE, "")
+    }  # fmt: skip
+    values = (data["n_nothing"][::-1], (data["n"] - data["n_nothing"])[::-1])
+    for (name, (colour, shape)), value in zip(parts.items(), values):
+        figure.add_bar(
+            y=names,
+            x=value,
+            name=name,
+            orientation="h",
+            marker={"color": colour, "pattern": {"shape": shape}},
+            hovertemplate="%{x:,.0f}<extra>%{y}: %{fullData.name}</extra>",
+        )
+    return figure.update_layout(barmode="stack", height=max(240, 36 * len(names) + 120))

@@ -1,0 +1,59 @@
+"""Gather for pages: whose lifetime value is at risk, and what the last batch did for them."""
+
+import pyarrow as pa
+
+from nba import tables
+from nba.history import History
+
+MOST = 500
+BANDS = 5
+
+_LATEST = """
+    latest as (
+        select customer_id, clv_at_risk, clv, p_alive, n_repeat, age_days - recency_days as quiet_days
+        from clv where as_of = (select max(as_of) from clv) and clv_at_risk is not null
+    ),
+    given as ({given})
+"""
+_GIVEN = """
+    select customer_id, treatment_id, channel, reason from decisions
+    where batch_id = (select batch_id from decisions order by decided_at desc limit 1)
+"""
+_NOTHING = """
+    select ''::varchar as customer_id, null::varchar as treatment_id, ''::varchar as channel,
+        null::varchar as reason where false
+"""
+_AT_RISK = """
+    with {latest}
+    select customer_id, clv_at_risk, clv, p_alive, n_repeat, quiet_days, treatment_id, reason
+    from latest left join given using (customer_id) order by clv_at_risk desc, customer_id limit {n}
+"""
+_RETAINED = """
+    with {latest},
+    banded as (
+        select ntile({bands}) over (order by clv_at_risk desc, customer_id) as band, channel, clv_at_risk
+        from latest join given using (customer_id)
+    ),
+    counted as (
+        select band, channel, count(*) as n, sum(clv_at_risk) as clv_at_risk from banded group by all
+    )
+    select band, channel, n, n / sum(n) over (partition by band) as share, clv_at_risk
+    from counted order by band, channel
+"""
+
+
+def gather(history: History) -> dict[str, pa.Table]:
+    """Gather the customers at risk, and contacts by how much is at risk.
+
+    Args:
+        history: With clv.
+    """
+    if "clv_at_risk" not in history.table("clv").column_names:
+        return {}
+    latest = _LATEST.format(given=_GIVEN if history.has("decisions") else _NOTHING)
+    at_risk = history.sql(_AT_RISK.format(latest=latest, n=MOST))
+    retained = history.sql(_RETAINED.format(latest=latest, bands=BANDS))
+    return {
+        "summary_at_risk": tables.SUMMARY_AT_RISK.conform(at_risk),
+        "summary_retained": tables.SUMMARY_RETAINED.conform(retained),
+    }
