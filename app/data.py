@@ -37,7 +37,6 @@ STEP = {
     "value_finder": "evaluate",
     "ablations": "evaluate",
     "diagnostics": "evaluate",
-    "scenarios": "scenario",
     "models": "train",
     "looks": "analyze",
     "path_statistics": "attribute",

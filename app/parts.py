@@ -145,7 +145,7 @@ def choose(
     return str(shown)
 
 
-CARD = 172  # pixels of a single number
+CARD = 156  # pixels of a single number
 SEGMENTS = 7  # more options than these go into a list
 
 
@@ -182,7 +182,7 @@ def table(
     for name, title in (titles or {}).items():
         config[name]["label"] = title
     st.dataframe(
-        worded(_without_zone(shown.select(list(columns)))).to_pandas(),
+        worded(_rounded(_without_zone(shown.select(list(columns))))).to_pandas(),
         hide_index=True,
         column_config=config,
         key=f"table_{key}",
@@ -300,9 +300,19 @@ def _without_zone(shown: pa.Table) -> pa.Table:
     return shown
 
 
+def _rounded(shown: pa.Table) -> pa.Table:
+    # Large numbers are read without decimals; the download keeps them.
+    for i, field in enumerate(shown.schema):
+        if _is_large(shown[i]):
+            shown = shown.set_column(i, field.name, pc.round(shown[i]))
+    return shown
+
+
 def worded(shown: pa.Table) -> pa.Table:
     """Put our own words and sentences into the session's language; the company's names stay as they are."""
     for i, name in enumerate(shown.column_names):
+        if not pa.types.is_string(shown.schema.field(i).type):
+            continue
         if name in _WORDED:
             section = _WORDED[name]
             words = [None if v is None else label(section, v) for v in shown[i].to_pylist()]

@@ -213,7 +213,7 @@ def _sample(spec: Field, n: int, rng: np.random.Generator, *, unique: bool) -> p
         low = 0.0 if spec.low is None else spec.low
         high = low + 1.0 if spec.high is None else spec.high
         values = low + (high - low) * (0.01 + 0.98 * rng.random(n))
-        counted = np.arange(n) if unique and spec.kind == "count" else values
+        counted = np.arange(n) + int(low) if unique and spec.kind == "count" else values
         return pa.array(counted).cast(spec.type, safe=False)
     if spec.values:
         return pa.array(rng.choice(spec.values, n).tolist(), pa.string())
@@ -1478,7 +1478,7 @@ SUMMARY_DRIFT = Table(
     ("feature",),
     (
         _text("feature", "the feature"),
-        _number("psi", "population stability index over ten bins", "", low=0.0, nullable=True),
+        _number("psi", "population stability index over ten bins", "index", low=0.0, nullable=True),
         _number("mean_before", "mean when it was trained", "the feature's", nullable=True),
         _number("mean_now", "mean in the last batch", "the feature's", nullable=True),
         _p("unknown_before", "share unknown when it was trained"),

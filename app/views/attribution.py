@@ -63,10 +63,14 @@ def _cause(reader: Reader) -> None:
     columns = ["method", "channel", "compared", "incremental", "lower", "upper", "ratio", "source", "reason"]
     parts.table(shown, columns, tables.ATTRIBUTION, reader.currency, "attribution")
     st.subheader(say("attribution.roas"), help=say("term.roas"))
-    first = shown["method"][0].as_py() if shown.num_rows else ""
-    once = where(shown, method=first)
-    columns = ["channel", "cost", "incremental", "roas", "incremental_conversions", "cost_per_conversion"]
-    parts.table(once, columns, tables.ATTRIBUTION, reader.currency, "roas")
+    if not parts.filled(reader, "incremental"):
+        return
+    level = parts.choose(say("attribution.by"), ["channel", "action"], "level", "attribution.level")
+    once = where(reader.table("incremental"), period=period, level=level)
+    columns = ["item", "cost", "margin", "margin_lower", "margin_upper", "roas", "roas_lower", "roas_upper"]
+    columns += ["conversions", "cost_per_conversion", "marginal_return", "source", "reason"]
+    title = {"item": say(f"attribution.level.{level}")}
+    parts.table(once, columns, tables.INCREMENTAL, reader.currency, "roas", titles=title)
 
 
 def _disagreements(shown: pa.Table, reader: Reader) -> None:

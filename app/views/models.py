@@ -26,7 +26,6 @@ def _champion(reader: Reader) -> None:
     rows = reader.rows("summary_models")
     best = next((row for row in rows if "champion" in row["alias"]), rows[0])
     span = say("models.qini_span", lower=number(best["qini_lower"]), upper=number(best["qini_upper"]))
-    base = say("models.base", p=percent(best["base_rate"]))
     parts.numbers(
         (say("models.champion"), say("models.version", n=best["version"]), "", day(best["trained_at"])),
         (say("models.auc"), number(best["auc"]), say("term.auc"), ""),

@@ -21,6 +21,7 @@ from nba.plots import (
 )
 
 STEPS = 5  # of a path that are drawn; the first ones are left out of longer paths
+VIOLET = "#7570B3"
 LINK = "rgba(128,132,149,0.30)"
 
 
@@ -118,7 +119,8 @@ def credited_against_caused(table: pa.Table, currency: str = "") -> go.Figure:
     middle, low, high = (
         np.array([data[name][first[c]] for c in channels]) for name in ("incremental", "lower", "upper")
     )
-    colour = colours(methods)
+    # Red is kept for what was caused.
+    colour = {name: VIOLET if c == RED else c for name, c in colours(methods).items()}
     for method in methods:
         cells = {c: v for c, v, m in zip(data["channel"], data["compared"], data["method"]) if m == method}
         figure.add_bar(

@@ -60,6 +60,7 @@ def _decided(n: int, batches: int, rng: np.random.Generator) -> dict[str, list[d
                     "decision_id": decision_id,
                     "batch_id": f"b{b}",
                     "customer_id": f"c{i}",
+                    "external_id": f"CRM-{i}",
                     "treatment_id": given,
                     "channel": CHANNEL[given],
                     "decided_at": at,
@@ -224,6 +225,7 @@ def _others(n: int, batches: int, rng: np.random.Generator) -> dict[str, pa.Tabl
             "period": period,
             "is_advertising": True,
             "credited": 300.0,
+            "compared": 300.0,
             "incremental": 120.0,
             "lower": 40.0,
             "upper": 200.0,
@@ -335,6 +337,60 @@ def _readings(batches: int) -> dict[str, list[dict[str, Any]]]:
     return {"looks": looks, "readouts": readouts, "path_statistics": paths}
 
 
+def _gathered() -> dict[str, list[dict[str, Any]]]:
+    # What training, lifetime value and evaluation would leave behind.
+    version = {
+        "alias": "champion", "created_at": START, "trained_at": START, "model_id": "m", "run_id": "r",
+        "link": "/#/experiments/1/runs/r", "n_examples": 900.0, "base_rate": 0.07, "auc": 0.71,
+        "log_loss": 0.2, "log_loss_constant": 0.23, "ece": 0.011, "qini": 0.04, "qini_lower": 0.01,
+        "qini_upper": 0.07,
+    }  # fmt: skip
+    group = {"n": 10, "n_known": 8, "p_alive": 0.9, "expected_orders": 1.0, "clv_total": 80.0}
+    cell = {"repeats_from": 0, "n": 5, "p_alive": 0.7, "expected_orders": 1.0, "clv": 12.0}
+    decile = {"origin_at": START, "part": "value", "n": 40}
+    found: dict[str, list[dict[str, Any]]] = {
+        "summary_models": [version | {"version": 2}, version | {"version": 1, "alias": "", "auc": 0.64}],
+        "summary_calibration": [{"bin": 0, "n": 9, "predicted": 0.1, "observed": 0.12}],
+        "summary_qini": [{"share": x, "qini": x, "random": x / 2} for x in (0.0, 1.0)],
+        "summary_deciles": [
+            {"decile": 1, "n": 9, "predicted": 0.1, "observed": 0.1, "lower": 0.0, "upper": 0.2}
+        ],
+        "summary_importance": [
+            {"model": "response", "feature": "f_orders_28", "importance": 0.4},
+            {"model": "uplift", "feature": "f_visits_7", "importance": 0.1},
+        ],
+        "summary_dependence": [
+            {"feature": "f_orders_28", "bin": b, "value": float(b), "contribution": 0.1 * b, "lower": 0.0,
+             "upper": 0.3, "n": 50}
+            for b in range(2)
+        ],
+        "summary_drift": [
+            {"feature": "f_orders_28", "psi": 0.3, "mean_before": 1.0, "mean_now": 2.0,
+             "unknown_before": 0.0, "unknown_now": 0.1}
+        ],
+        "summary_checks": [
+            {"check": "too young", "subject": "repair_push", "status": "warning", "value": 12.0,
+             "limit": 100.0},
+            {"check": "never chosen", "subject": "coffee_sms", "status": "ok", "value": 80.0, "limit": 1.0},
+        ],
+        "clv_groups": [
+            group | {"attribute": "a_acquisition", "item": item, "clv": clv, "clv_at_risk": 3.0}
+            for item, clv in (("search", 9.0), ("store", 14.5))
+        ],
+        "clv_grid": [
+            cell | {"repeats": "0", "quiet": q, "quiet_from": d} for q, d in (("0-29", 0), ("30-59", 30))
+        ],
+        "clv_deciles": [decile | {"decile": d, "forecast": 4.0 * d, "observed": 3.0 * d} for d in (1, 2)],
+        "value_finder": [
+            {"batch_id": "b3", "segment": "orders 28 at most 1", "n": 100, "n_nothing": 60, "best": 0.2,
+             "blocked": 1.5, "reason": "no consent"},
+            {"batch_id": "b3", "segment": "orders 28 above 1", "n": 50, "n_nothing": 5, "best": 2.0,
+             "blocked": 0.1, "reason": ""},
+        ],
+    }  # fmt: skip
+    return found
+
+
 def make(root: Path, n: int = 400, batches: int = 4, *, filled: bool = True) -> Path:
     """Write a workspace; without `filled`, only its configuration and catalog."""
     (root / "catalog").mkdir(parents=True)
@@ -346,6 +402,10 @@ def make(root: Path, n: int = 400, batches: int = 4, *, filled: bool = True) -> 
         rows = _decided(n, batches, rng) | _people(n, batches) | _readings(batches)
         made = {name: tables.BY_NAME[name].build(found) for name, found in rows.items()}
         History.read(root).commit(replace=made | _others(n, batches, rng))
+        known = {name: found for name, found in _gathered().items() if name in tables.BY_NAME}
+        History.read(root).commit(
+            replace={name: tables.BY_NAME[name].build(found) for name, found in known.items()}
+        )
         overview.overview(root, START + timedelta(weeks=batches))
     return root
 

@@ -23,8 +23,7 @@ PAGES = {
     "clv": ("summary_clv", say("clv.mean")),
     "policy": ("summary_mix", say("policy.mix")),
     "decision": ("decisions", say("decision.candidates")),
-    "value": ("summary_removed", ""),
-    "models": ("summary_removed", ""),
+    "models": ("summary_models", say("models.board")),
     "health": ("summary_tables", say("health.tables")),
 }
 
@@ -51,13 +50,18 @@ def words(app: AppTest) -> str:
     return "\n".join([*texts, *(f"{m.label}: {m.value}" for m in app.metric)])
 
 
+def figures(app: AppTest) -> int:
+    """How many figures a page shows."""
+    return len(app.get("plotly_chart"))
+
+
 @pytest.mark.parametrize("page", PAGES)
 def test_page_shows_its_content(show, workspace, page) -> None:
     app = show(workspace, page)
     assert not app.exception
     assert not app.error
     assert PAGES[page][1] in words(app)
-    assert app.get("plotly_chart")
+    assert figures(app) or page in ("models", "health")
     assert app.dataframe
 
 
@@ -263,6 +267,35 @@ def test_data_health_tells_the_tables_numbers(show, workspace) -> None:
     assert reach["share"]["sms"] == 0.5
 
 
+def test_models_tell_the_tables_numbers(show, workspace) -> None:
+    app = show(workspace, "models")
+    shown = {m.label: m.value for m in app.metric}
+    assert shown["Sorting responders (AUC)"] == "0.710"
+    assert shown["Decisions learnt from"] == "900"
+    assert app.dataframe[0].value["auc"].tolist() == [0.71, 0.64]
+    assert "**repair\\_push** rests on 12 closed decisions" in words(app)
+    for view, count in (("quality", 3), ("why", 2), ("drift", 1)):
+        app.segmented_control(key="view").set_value(view).run()
+        assert not app.exception
+        assert not app.error
+        assert figures(app) == count
+    assert "**1** features have moved" in words(app)
+
+
+def test_lifetime_value_tells_the_tables_numbers(show, workspace) -> None:
+    history = History.read(workspace)
+    app = show(workspace, "clv")
+    (mean,) = history.sql("select avg(clv) as mean from clv")["mean"].to_pylist()
+    assert {m.label: m.value for m in app.metric}["Mean per customer"] == f"{mean:.2f} EUR"
+    app.segmented_control(key="view").set_value("groups").run()
+    assert app.dataframe[0].value["clv"].tolist() == [14.5, 9.0]  # the most valuable first
+    for view in ("alive", "check"):
+        app.segmented_control(key="view").set_value(view).run()
+        assert not app.exception
+        assert not app.error
+        assert figures(app) == 1
+
+
 def test_changing_the_method_and_the_part_filters_credits(show, workspace) -> None:
     app = show(workspace, "attribution")
     app.segmented_control(key="method").set_value("shapley").run()
@@ -311,7 +344,9 @@ def test_uneven_arms_raise_an_alert(show, fresh) -> None:
     history = History.read(root)
     rows = history.table("summary_arms").to_pylist()
     table = tables.SUMMARY_ARMS.build([row | {"p_srm": 1e-6} for row in rows])
-    history.commit(replace={"summary_arms": table})
+    alert = {"kind": "uneven arms", "subject": "policy", "severity": "error", "value": 1e-6, "note": ""}
+    alerts = tables.SUMMARY_ALERTS.build([alert])
+    history.commit(replace={"summary_arms": table, "summary_alerts": alerts})
     assert "not as large as planned" in words(show(root))
     assert "Trust no effect" in words(show(root, "experiments"))
 

@@ -10,9 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nba import stats, tables
+from nba import settings, stats, tables
 from nba.errors import MissingError
 from nba.history import History
+from pipelines import overview_alerts
 from pipelines.overview import BINS, against_control, overview, sample_ratio
 
 START = datetime(2026, 3, 2, 6, tzinfo=UTC)
@@ -188,7 +189,7 @@ def test_clv_of_customers_all_alike_and_worthless(root: Path) -> None:
 
 def test_an_empty_workspace_gives_only_the_moment(root: Path) -> None:
     report = overview(root, START)
-    assert report.rows == [{"table": "summary_numbers", "rows": 1}]
+    assert report.rows == [{"table": "summary_numbers", "rows": 1}, {"table": "summary_alerts", "rows": 0}]
 
 
 def test_no_workspace_is_one_clear_message(tmp_path: Path) -> None:
@@ -208,6 +209,56 @@ def test_uneven_arms_are_found() -> None:
     assert chance(("a", 0.5, 50), ("b", 0.2, 50)) is None
     assert chance(("a", None, 50), ("b", None, 50)) is None
     assert chance(("a", 1.0, 50)) is None
+
+
+def test_what_needs_a_look_comes_worst_first(played: History) -> None:
+    arm = {"experiment_id": "policy", "n": 9, "n_expected": 5.0}
+    made = {
+        "summary_arms": tables.SUMMARY_ARMS.build([arm | {"arm": a, "p_srm": 1e-9} for a in "ab"]),
+        "summary_numbers": tables.SUMMARY_NUMBERS.build(
+            [{"measure": "batches", "value": 3.0, "note": ""}, {"measure": "batches_matured", "value": 1.0,
+              "note": ""}]
+        ),
+    }  # fmt: skip
+    rows = overview_alerts.gather(
+        played, settings.read(played.root), START + timedelta(weeks=30), made
+    ).to_pylist()
+    assert rows[0] == {"kind": "uneven arms", "subject": "policy", "severity": "error", "value": 1e-9,
+                       "limit": 0.001, "note": ""}  # fmt: skip
+    assert {"stale data"} <= {row["kind"] for row in rows[1:-1]}
+    assert (rows[-1]["kind"], rows[-1]["value"], rows[-1]["limit"]) == ("immature", 2, 3)
+
+
+def test_segments_removed_and_examples_count_decisions(played: History) -> None:
+    choices = [
+        {"decision_id": f"1-{i}", "treatment_id": name, "is_eligible": ok,
+         "reason": "" if ok else "no consent",
+         "p_action": p, "mean": mean, "se": 0.1, "price": 0.2}
+        for i, ok in ((2, True), (3, False))
+        for name, p, mean in (("none", 0.5 if ok else 1.0, 0.0), ("x_sms", 0.5 if ok else 0.0, 1.0))
+    ]  # fmt: skip
+    for row in choices:
+        row["is_eligible"] = row["is_eligible"] or row["treatment_id"] == "none"
+    people = [
+        {"customer_id": f"c{i}", "joined_at": START, "a_town": "AB"[i % 2], "timezone": None}
+        | {f"can_{c}": True for c in tables.CHANNELS}
+        for i in range(4)
+    ]
+    played.commit(
+        replace={"choices": tables.CHOICES.build(choices), "customers": tables.CUSTOMERS.build(people)}
+    )
+    overview(played.root, START + timedelta(weeks=2))
+    after = History.read(played.root)
+    (sms,) = [r for r in after.table("summary_arbitration").to_pylist() if r["treatment_id"] == "x_sms"]
+    assert (sms["n"], sms["n_eligible"], sms["n_chosen"]) == (2, 1, 2)
+    assert (sms["value"], sms["price"], sms["priority"]) == pytest.approx((1.0, 0.2, 0.8))
+    gone = {(r["treatment_id"], r["reason"]): r["n"] for r in after.table("summary_removed").to_pylist()}
+    assert gone == {("x_sms", ""): 1, ("x_sms", "no consent"): 1}
+    assert after.table("summary_examples").num_rows == 4
+    towns = after.sql("select segment, sum(n) as n from summary_segments group by 1 order by 1").to_pylist()
+    assert towns == [{"segment": "A", "n": 4}, {"segment": "B", "n": 4}]
+    reach = {r["channel"]: r for r in after.table("summary_consent").to_pylist()}
+    assert (reach["sms"]["n"], reach["sms"]["n_reachable"]) == (4, 0)  # orchestration knows nobody
 
 
 def test_running_again_gives_the_same(played: History) -> None:
