@@ -1354,7 +1354,7 @@ SUMMARY_ALERTS = Table(
             "what is the matter",
             values=(
                 *("uneven arms", "harm", "verdict", "stale data", "thin batch", "unanswered batch"),
-                *("limit pressed", "immature", "credit disagrees", "drift", "model", "run failed"),
+                *("limit pressed", "immature", "credit disagrees", "drift", "value drop", "run failed"),
             ),
         ),
         _text("subject", "the experiment, table, batch, limit or method concerned"),

@@ -14,6 +14,8 @@ _KINDS = {
     "batch is full": "thin batch",
     "batch is answered": "unanswered batch",
     "limit leaves room": "limit pressed",
+    "features are stable": "drift",
+    "value holds": "value drop",
 }
 _ORDER = {"error": 0, "warning": 1, "info": 2}
 

@@ -26,7 +26,7 @@ _PAGE = {
     "immature": "policy",
     "credit disagrees": "attribution",
     "drift": "models",
-    "model": "models",
+    "value drop": "policy",
     "run failed": "health",
 }
 
