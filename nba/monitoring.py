@@ -57,8 +57,8 @@ class Thresholds:
 def drift(before: pa.Table, now: pa.Table, bins: int = 10) -> pa.Table:
     """Say how far each feature has moved between two samples of customers.
 
-    Of the index (`stability`) below 0.1 is usual, above 0.25 a shift worth a look. It is unknown for what is the
-    same for all customers of a moment, as the season is.
+    Of the index (`stability`) below 0.1 is usual, above 0.25 a shift worth a look. It is unknown for what is
+    the same for all customers of a moment, as the season is.
 
     Args:
         before: Columns `f_*` of the earlier customers.
