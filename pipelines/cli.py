@@ -268,36 +268,79 @@ def learn(workspace: WorkspaceArg, at: AtOption = None) -> None:
 
 @app.command()
 def analyze(workspace: WorkspaceArg, at: AtOption = None) -> None:
-    """Read the experiment: each arm against the control, with intervals."""
+    """Read every experiment: verdicts, each arm against its control, segments, effects of treatments."""
     from pipelines import analyze as step
 
-    effects = _run(lambda progress: step.analyze(workspace, _moment(at), progress=progress))
-    columns = ["experiment_id", "metric", "arm", "control", "n", "n_control", "mean_control", "effect"]
-    whole = [row for row in effects.to_pylist() if row["segment"] == "all"]
-    shown = [
-        {name: row[name] for name in columns}
-        | {"effect from": row["lower"], "effect to": row["upper"], "reason": row["reason"]}
-        for row in whole
-    ]
-    _show("Effects per customer", [_with_interval(row, "effect") for row in shown])
-    verdicts = (
-        History.read(workspace)
-        .table("readouts")
-        .select(
-            [
-                "experiment_id",
-                "arm",
-                "control",
-                "verdict",
-                "reason",
-                "n_looks",
-                "days_left",
-                "p_srm",
-                "p_traffic",
-            ]
-        )
+    effects = _run(lambda progress: step.analyze(workspace, _moment(at), progress=progress)).to_pylist()
+    history = History.read(workspace)
+    verdicts = history.table("readouts").to_pylist()
+    columns = ("experiment_id", "arm", "control", "verdict", "reason", "n_looks", "matured_at", "days_left")
+    _show(
+        "Verdicts, by the rule fixed before the start",
+        [{name: row[name] for name in (*columns, "p_srm", "p_traffic")} for row in verdicts],
     )
-    _show("Verdicts, by the rule fixed before the start", verdicts.to_pylist())
+    for name in dict.fromkeys(row["experiment_id"] for row in verdicts):
+        rows = [row for row in effects if row["experiment_id"] == name]
+        unit, estimand = next((v["unit"], v["estimand"]) for v in verdicts if v["experiment_id"] == name)
+        title = f"Experiment {name}: effects per {unit}, randomised by {unit}"
+        whole = [_effect(row) for row in rows if row["segment"] == "all"]
+        _show(title, whole)
+        claims = [_claim(row) for row in rows if row["segment"] != "all" and _holds(row)]
+        if any(row["segment"] != "all" for row in rows):
+            _show("Segments whose effect holds after correction for all that were looked at", claims)
+        out.print(f"Estimand: {estimand}.\n", style="dim", highlight=False, markup=False)
+    _treatments(history.table("action_effects").to_pylist())
+
+
+def _effect(row: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "metric": row["metric"],
+        "arm": f"{row['arm']} against {row['control']}",
+        "n": f"{row['n']:,} / {row['n_control']:,}",
+        "control's mean": row["mean_control"],
+        f"effect ({row['level']:.0%})": _between(row["effect"], row["lower"], row["upper"]),
+        "valid at every look": _range(row["always_lower"], row["always_upper"]),
+        "relative, %": _between(*_percent(row)),
+        "reason": row["reason"],
+    }
+
+
+def _claim(row: dict[str, Any]) -> dict[str, Any]:
+    names = ("segment", "metric", "arm", "n", "n_control")
+    return {name: row[name] for name in names} | {
+        "effect": _between(row["effect"], row["lower"], row["upper"]),
+        "p, corrected": row["p_corrected"],
+        "p, segments alike": row["p_heterogeneity"],
+    }
+
+
+def _holds(row: dict[str, Any]) -> bool:
+    return row["p_corrected"] is not None and row["p_corrected"] < 1 - row["level"]
+
+
+def _range(lower: float | None, upper: float | None) -> str:
+    return "–" if lower is None or upper is None else f"{_cell(lower)} to {_cell(upper)}"
+
+
+def _percent(row: dict[str, Any]) -> tuple[float | None, ...]:
+    values = (row[f"relative_{end}"] for end in ("effect", "lower", "upper"))
+    return tuple(None if value is None else 100 * value for value in values)
+
+
+def _treatments(rows: list[dict[str, Any]]) -> None:
+    names = ("treatment_id", "n", "n_chosen")
+    shown = [
+        {name: row[name] for name in names}
+        | {
+            "effect on reward": _between(row["effect"], row["lower"], row["upper"]),
+            "valid at every look": _range(row["always_lower"], row["always_upper"]),
+            "reason": row["reason"],
+        }
+        for row in rows
+    ]
+    _show("What each treatment changed against no contact, per decision", shown)
+    if rows:
+        out.print(f"Estimand: {rows[0]['estimand']}.", style="dim", highlight=False, markup=False)
 
 
 @app.command()

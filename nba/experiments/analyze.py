@@ -3,7 +3,9 @@
 Conventions, used everywhere: the difference of means per unit has Welch's interval (Welch 1947); the
 relative effect is the ratio of the two (adjusted) means less 1, with an interval on the log scale; CUPED
 (Deng et al. 2013) takes one theta from both arms together; ratios are linearised (delta method, Deng et
-al. 2018). A mean is a ratio whose denominator is 1, so there is one formula for all.
+al. 2018). A mean is a ratio whose denominator is 1, so there is one formula for all. An arm in which nothing
+varies (no conversion at all, or all of them) is given the variance of both arms together: its own, 0, would
+make chance look like an effect.
 """
 
 from typing import NamedTuple
@@ -24,7 +26,9 @@ REASONS = (
     "a value is unknown for a customer in it",
     "the denominator's mean is 0 in an arm",
     "no variance in either arm",
+    "relative effect: a mean is not above 0",
 )
+_NO_VARIANCE = REASONS.index("no variance in either arm")
 
 
 class Effects(NamedTuple):
@@ -41,7 +45,7 @@ class Effects(NamedTuple):
             where a mean is not above 0.
         p_value: Two-sided, against no effect.
         explained: Share of the variance that the covariate took away.
-        reason: Number of the reason in `REASONS` for what is unknown.
+        reason: Number of the reason in `REASONS` for what is unknown; the last hides the relative effect alone.
     """
 
     n: Array
@@ -92,16 +96,19 @@ def compare(
     pair = np.tile(np.arange(len(one)), 2)
     pooled = _pool(sums, np.concatenate([one, other]), pair, len(one))
     theta, center = _theta(pooled, columns)
-    parts = [_adjust(_side(sums, columns, cells), theta, center) for cells in (one, other)]
+    sides = [_side(sums, columns, cells) for cells in (one, other)]
+    together = _adjust(_linear(pooled.n, pooled.mean(), pooled.covariance(), columns), theta, center)
+    parts = [_borrowed(_adjust(side, theta, center), together, sides) for side in sides]
     weight = _stratum_weights(parts[0][3], parts[1][3], shape)
     (mean_t, var_t, raw_t, n_t), (mean_c, var_c, raw_c, n_c) = (_gathered(x, weight, shape) for x in parts)
     reason = _reason(sums, columns, treated, control, var_t + var_c)
     out = welch(n_t, mean_t, var_t, n_c, mean_c, var_c, level)
     with np.errstate(invalid="ignore", divide="ignore"):
         explained = 1 - (var_t / n_t + var_c / n_c) / (raw_t / n_t + raw_c / n_c)
-    hide = reason > 0
+    hide = (reason > 0) & (reason <= _NO_VARIANCE)
     fields = {k: np.where(hide, np.nan, v) for k, v in out.items()}
-    point = reason == REASONS.index("no variance in either arm")
+    point = reason == _NO_VARIANCE
+    reason = np.where((reason == 0) & np.isnan(fields["relative_effect"]), len(REASONS) - 1, reason)
     fields["effect"] = np.where(point, mean_t - mean_c, fields["effect"])
     return Effects(
         n=n_t, n_control=n_c, mean=mean_t, mean_control=mean_c,
@@ -192,6 +199,16 @@ def _adjust(side: Linear, theta: Array, center: Array) -> tuple[Array, Array, Ar
     return mean, variance, side.yy, np.broadcast_to(side.n, mean.shape)
 
 
+def _borrowed(
+    part: tuple[Array, Array, Array, Array],
+    together: tuple[Array, Array, Array, Array],
+    sides: list[Linear],
+) -> tuple[Array, Array, Array, Array]:
+    mean, variance, raw, n = part
+    still = (raw == 0) & (sides[0].yy + sides[1].yy > 0)
+    return mean, np.where(still, together[1], variance), np.where(still, together[2], raw), n
+
+
 def _stratum_weights(n_t: Array, n_c: Array, shape: tuple[int, ...]) -> Array:
     # Units of strata that hold both arms, as shares; a single stratum has all.
     both = np.where((n_t > 0) & (n_c > 0), n_t + n_c, 0.0).reshape(-1, *shape)
@@ -245,7 +262,7 @@ def _reason(
     empty = ((both[..., [1, 3]] == 0) & counts).any(axis=(0, 2, 4)).T
     few = [np.broadcast_to(fewest < least, variance.shape) for least in (1, 2)]
     cases = [*few, np.asarray(unknown), np.asarray(empty), np.asarray(~(variance > 0))]
-    return np.select(cases, range(1, len(REASONS)), 0).astype(np.int64)
+    return np.select(cases, range(1, _NO_VARIANCE + 1), 0).astype(np.int64)
 
 
 class Corrected(NamedTuple):

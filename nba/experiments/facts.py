@@ -60,7 +60,7 @@ class Window(NamedTuple):
 
 
 def matured(snapshot: Snapshot, window_days: int, ends_at: datetime | None = None) -> Window | None:
-    """Give the last matured moment: the last at which the reward window of a batch had closed.
+    """Give the last matured moment: the planned end once it has passed, before it the last closed window.
 
     Args:
         snapshot: What was known.
@@ -75,7 +75,10 @@ def matured(snapshot: Snapshot, window_days: int, ends_at: datetime | None = Non
         " where decided_at + to_days($days::integer) <= $at",
         {"days": window_days, "at": min(snapshot.at, ends_at) if ends_at else snapshot.at},
     ).fetchall()[0]
-    return Window(row[0], row[1]) if row[0] is not None else None
+    if row[0] is None:
+        return None
+    # No batch need close its window at the very moment of the planned end, and yet it must be reached.
+    return matured_by(ends_at, window_days) if ends_at and snapshot.at >= ends_at else Window(row[0], row[1])
 
 
 def assigned(snapshot: Snapshot, experiment: Experiment, standing: Experiment | None = None) -> pa.Table:

@@ -139,11 +139,15 @@ def mismatch(snapshot: Snapshot, experiment: Experiment, people: pa.Table) -> tu
         found = sorted(set(people["arm"].to_pylist()) - set(names))
         return float("nan"), f"customers are in arms {found}, which are not declared"
     changed = np.abs(people["p_arm"].to_numpy() - shares[phase, arm]) > 1e-9
-    counts = np.zeros((1, *shares.shape))
-    np.add.at(counts[0], (phase, arm), 1.0)
     if changed.any():
         return float("nan"), f"shares changed without a phase for {int(changed.sum())} customers"
-    p_value = float(srm.sequential(counts, shares)[0]) if people.num_rows else float("nan")
+    # A look after each day of assignment: what was seen once stays seen.
+    seconds = people["assigned_at"].cast(pa.int64()).to_numpy() // 1_000_000
+    entered, day = np.unique(seconds // 86_400, return_inverse=True)
+    counts = np.zeros((len(entered), *shares.shape))
+    np.add.at(counts, (day, phase, arm), 1.0)
+    counts = counts.cumsum(axis=0)
+    p_value = float(srm.sequential(counts, shares)[-1]) if people.num_rows else float("nan")
     twice = snapshot.connection.execute(
         "select count(*) from (select customer_id from decisions join people using (customer_id)"
         " where experiment_id = $id and not is_moved group by 1 having count(distinct decisions.arm) > 1)",
@@ -153,7 +157,7 @@ def mismatch(snapshot: Snapshot, experiment: Experiment, people: pa.Table) -> tu
     if in_two:
         return p_value, f"{in_two} customers were decided in two arms"
     if p_value < srm.SEQUENTIAL_ALARM:
-        shown = ", ".join(f"{n} {int(c)}" for n, c in zip(names, counts[0].sum(axis=0)))
+        shown = ", ".join(f"{n} {int(c)}" for n, c in zip(names, counts[-1].sum(axis=0)))
         return p_value, f"the arms do not have the customers that their shares promise ({shown})"
     return p_value, ""
 

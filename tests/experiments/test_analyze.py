@@ -78,16 +78,21 @@ def test_equal_values_leave_no_variance_by_rounding(same):
     values = np.concatenate([np.full(77, same), np.full(50, same)])
     found = compared({"y": values}, Metric("y"), [0] * 77 + [1] * 50)
     assert reasons(found) == ["no variance in either arm"]
-    rare = np.concatenate([np.zeros(208), np.zeros(1380), np.ones(4)])
+    rare = np.concatenate([np.full(208, same), np.full(1380, same), np.full(4, same + 1)])
     found = compared({"y": rare}, Metric("y"), [0] * 208 + [1] * 1384)
-    assert found.mean_control[0, 0] == 0.0
-    assert found.lower[0, 0] > 1e-5
+    assert found.mean_control[0, 0] == pytest.approx(same)
+    # Four customers of 1,592 fall into the larger arm by chance more often than not.
+    assert found.p_value[0, 0] > 0.3
 
 
 def test_all_conversions_in_one_arm_still_have_an_interval():
     found = compared({"y": np.array([0.0] * 50 + [1.0, 0.0] * 25)}, Metric("y"), [0] * 50 + [1] * 50)
+    pooled = np.var([0.0] * 75 + [1.0] * 25, ddof=1)
+    assert found.se[0, 0] == pytest.approx(np.sqrt(pooled / 50 + np.var([1.0, 0.0] * 25, ddof=1) / 50))
     assert found.lower[0, 0] > 0
-    assert np.isnan(found.relative_effect[0, 0])  # a control of 0 has no relative effect
+    # A control of 0 has no relative effect, and the row says so.
+    assert np.isnan([found.relative_effect[0, 0], found.relative_upper[0, 0]]).all()
+    assert reasons(found) == ["relative effect: a mean is not above 0"]
 
 
 def test_a_ratio_over_nothing_is_unknown():

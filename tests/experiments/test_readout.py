@@ -141,6 +141,21 @@ def test_looks_are_scheduled_by_the_declaration():
     assert [(at - START).days for at in looks] == [7, 14, 17]
 
 
+@pytest.mark.parametrize("ends", ["2026-02-10T12:00:00Z", "2026-03-05T00:00:00Z"])
+def test_the_planned_end_is_reached_whenever_batches_were(workspace, tmp_path, ends):
+    text = TOML.replace("2026-02-12T00:00:00Z", ends).replace("planned_effect = 5.0", "planned_effect = 0.001")
+    folder = copied(workspace, tmp_path / "w", text)
+    end = datetime.fromisoformat(ends)
+    before = verdict(folder, (end - START).days - 1)["cc"]
+    assert before["verdict"] == "keep running"
+    over = verdict(folder, 100)["cc"]
+    assert over["verdict"] == "cannot be read"
+    assert over["reason"].startswith("The planned end was reached")
+    assert (over["matured_at"], over["days_left"]) == (end, 0.0)
+    looks = History.read(folder).table("looks").to_pylist()
+    assert max(row["looked_at"] for row in looks if row["experiment_id"] == "cc") == end
+
+
 def test_shares_changed_without_a_phase_cannot_be_read(workspace):
     config = settings.read(workspace)
     other = config.experiment.model_copy(
@@ -182,6 +197,27 @@ def test_a_lost_arm_is_a_sample_ratio_mismatch(workspace, tmp_path):
     row = found.readouts.to_pylist()[0]
     assert row["p_srm"] < 0.01
     assert "do not have the customers that their shares promise" in row["reason"]
+
+
+def test_a_mismatch_once_seen_stays_seen(workspace):
+    experiment = settings.read(workspace).experiment
+    # 200 of the first 800 are held out; a day later 200 of all 2,000, just what was promised.
+    is_held = np.arange(2000) < 200
+    day = np.arange(2000) >= 800
+    people = pa.table(
+        {
+            "customer_id": [f"p{i}" for i in range(2000)],
+            "arm": np.where(is_held, "holdout", "policy").tolist(),
+            "assigned_at": pa.array([START + timedelta(days=int(d)) for d in day], tables.TIME),
+            "p_arm": np.where(is_held, 0.1, 0.9),
+            "phase": [0] * 2000,
+            "is_moved": [False] * 2000,
+        }
+    )
+    with History.read(workspace).as_of(START + timedelta(days=60)) as snapshot:
+        chance, fault = readout.mismatch(snapshot, experiment, people)
+    assert chance < 0.01
+    assert "do not have the customers that their shares promise" in fault
 
 
 def test_a_segment_that_does_not_exist_is_named(workspace):
