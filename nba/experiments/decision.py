@@ -50,7 +50,7 @@ class Decision(NamedTuple):
     is_early: bool = False
 
 
-EARLY = " It was reached early, so the estimated size is likely too high."
+EARLY = "; it was seen early, so its estimated size is likely too high"
 
 
 def decide(
@@ -81,11 +81,11 @@ def decide(
     if hurt:
         return Decision(Verdict.HARM, f"{_names(hurt)} fell by more than the margin set for it.", not is_over)
     if primary.upper < 0:
-        return Decision(Verdict.HARM, f"{primary.name} fell against the control.{late}", not is_over)
+        return Decision(Verdict.HARM, f"{primary.name} fell against the control{late}.", not is_over)
     open_ = [g for g in guardrails if not g.lower > -g.margin]
     if primary.lower > 0 and not open_:
         kept = " and every guardrail held" if guardrails else ""
-        return Decision(Verdict.SHIP, f"{primary.name} rose against the control{kept}.{late}", not is_over)
+        return Decision(Verdict.SHIP, f"{primary.name} rose against the control{kept}{late}.", not is_over)
     if primary.upper < primary.margin and not primary.lower > 0:
         worth = f"{primary.margin:.4g} {unit}".strip()
         reason = f"any gain in {primary.name} is below the {worth} per customer that would be worth having."
@@ -122,6 +122,9 @@ def _undecided(primary: Shown, pending: list[Shown], *, is_over: bool) -> Decisi
     if primary.lower > 0:
         reason = f"{primary.name} rose, but {_names(pending)} is not yet shown to be within its margin."
         return Decision(Verdict.RUNNING, reason)
+    if is_over and not primary.margin > 0:
+        reason = f"The planned end was reached and {primary.name} could have moved either way"
+        return Decision(Verdict.UNREADABLE, f"{reason}; no planned_effect says how little would be too little.")
     if is_over:
         reason = (
             f"The planned end was reached and {primary.name} could have moved by nothing or by an amount "

@@ -110,12 +110,14 @@ def read(
     paths = _paths(experiment, [on[at] for at in looks])
     effects = _effect_rows(experiment, on[window.until], window, paths)
     effects += _quantile_rows(snapshot, experiment, people, quantiles, window)
+    if fault:
+        effects = [_hidden(row, fault) for row in effects]
     readout_rows, look_rows = [], []
     for arm, path in paths.items():
         verdict = judge(experiment, path, looks, fault)
         row = _verdict_row(experiment, arm, verdict, check, len(looks), window)
         readout_rows.append(row | {"p_traffic": _known(actions.traffic(snapshot, arm).p_value)})
-        look_rows += _look_rows(experiment, arm, path, looks)
+        look_rows += [] if fault else _look_rows(experiment, arm, path, looks)
     tabled = tables.READOUTS.build(readout_rows), tables.LOOKS.build(look_rows)
     return Readout(tables.EFFECTS.build(effects), *tabled, stored)
 
@@ -376,6 +378,12 @@ def _effect_row(
         "estimand": ESTIMAND.format(until=f"{window.until:%Y-%m-%d %H:%M}"),
         "reason": analyze.REASONS[int(found.reason[at])],
     } | {name: _known(getattr(found, name)[at]) for name in _NUMBERS}  # fmt: skip
+
+
+def _hidden(row: dict[str, Any], fault: str) -> dict[str, Any]:
+    # Data that cannot be trusted give no number at all, since a plausible one would be believed.
+    numbers = (*_NUMBERS, "always_lower", "always_upper", "p_corrected", "p_heterogeneity")
+    return row | dict.fromkeys(numbers) | {"reason": fault}
 
 
 def _always(path: Path, i: int, found: analyze.Effects, j: int) -> dict[str, Any]:

@@ -45,6 +45,12 @@ def test_a_fault_beats_everything():
     assert found == Decision(Verdict.UNREADABLE, "Shares changed without a phase.")
 
 
+def test_without_a_least_effect_the_end_says_what_is_missing():
+    found = decision.decide(primary(-0.2, 0.9, 0.0), (), is_over=True)
+    assert found.verdict == Verdict.UNREADABLE
+    assert "planned_effect" in found.reason
+
+
 def test_an_early_verdict_says_that_its_size_is_too_high():
     assert "likely too high" in decision.decide(primary(0.1, 0.9), (), is_over=False).reason
     assert "likely too high" not in decision.decide(primary(0.1, 0.9), (), is_over=True).reason

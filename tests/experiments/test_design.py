@@ -109,6 +109,11 @@ def test_a_measure_that_does_not_exist_is_refused():
         Measured(name="wishes", numerator="wishes")
 
 
+def test_a_guardrail_without_a_margin_is_refused():
+    with pytest.raises(ValidationError, match="'returns' has margin 0; expected the loss"):
+        Measured(name="returns", numerator="returns", role="guardrail")
+
+
 def test_two_trials_may_not_share_slots_at_one_time():
     apart = trial("b", "b_", slots=(0.5, 1.0))
     workspace(trial(slots=(0.0, 0.5)), apart)

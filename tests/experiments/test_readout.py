@@ -171,6 +171,10 @@ def test_shares_changed_without_a_phase_cannot_be_read(workspace):
     row = found.readouts.to_pylist()[0]
     assert row["verdict"] == "cannot be read"
     assert "Shares changed without a phase" in row["reason"]
+    assert {r["effect"] for r in found.effects.to_pylist()} == {None}
+    assert {r["p_value"] for r in found.effects.to_pylist()} == {None}
+    assert all("without a phase" in r["reason"] for r in found.effects.to_pylist())
+    assert found.looks.num_rows == 0
 
 
 def test_customers_decided_in_two_arms_cannot_be_read(workspace, tmp_path):
