@@ -458,9 +458,8 @@ class Measured(_Frozen):
                 f"metric {self.name!r} counts {sorted(map(str, unknown))}; known are {list(MEASURES)}"
             )
         if self.role == "guardrail" and not self.margin > 0:
-            raise ValueError(
-                f"guardrail {self.name!r} has margin {self.margin:g}; expected the loss that would be borne, above 0"
-            )
+            found = f"guardrail {self.name!r} has margin {self.margin:g}"
+            raise ValueError(f"{found}; expected the loss that would be borne, above 0")
         if self.quantile is not None and (self.role != "secondary" or self.denominator):
             raise ValueError(
                 f"metric {self.name!r} has a quantile; expected a secondary metric without denominator"

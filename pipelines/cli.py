@@ -345,10 +345,14 @@ def _treatments(rows: list[dict[str, Any]]) -> None:
 
 @app.command()
 def plan(workspace: WorkspaceArg, at: AtOption = None) -> None:
-    """Plan the experiments from the history: the smallest visible effects, and an A/A check."""
+    """Plan the experiments from the history: customers and days needed, visible effects, an A/A check."""
     from pipelines import plan as step
 
     found = _run(lambda progress: step.plan(workspace, _moment(at), progress=progress))
+    if found.needs.num_rows:
+        _show(
+            "Customers and days for the planned effect to be seen in 8 of 10 cases", found.needs.to_pylist()
+        )
     _show("Smallest effect seen in 8 of 10 cases, per customer", found.curve.to_pylist())
     _show("Past customers against themselves", found.aa.to_pylist())
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from nba import settings, tables
 from nba.errors import MissingError
 from nba.experiments import cube, design, facts, planning
+from nba.experiments.readout import horizon_days
 from nba.history import History, Snapshot
 from nba.settings import Experiment
 from pipelines.progress import Progress, silent
@@ -24,10 +25,12 @@ class Plan(NamedTuple):
 
     Attributes:
         curve: Smallest visible effect by experiment, metric, arm and days, at 80% power.
+        needs: What the planned effect of each primary metric takes, in customers and days.
         aa: Share of A/A tests on past customers that saw a difference, by experiment and metric.
     """
 
     curve: pa.Table
+    needs: pa.Table
     aa: pa.Table
 
 
@@ -49,14 +52,19 @@ def plan(workspace: Path, at: datetime, *, progress: Progress | None = None) -> 
         raise MissingError(f"{workspace} has no customers yet", "Run `nba ingest` first.")
     experiments = (config.experiment, *config.experiments)
     advance = progress.step("looking at past customers", total=len(experiments))
-    curves, checks = [], []
+    curves, needs, checks = [], [], []
     with history.as_of(at) as snapshot:
         for experiment in experiments:
             reach = 1.0 if experiment is config.experiment else _reach(config, experiment)
-            curves += _curves(snapshot, experiment, reach)
-            checks += _aa(snapshot, experiment)
+            # Quantiles have no variance that a plan could rest on.
+            means = tuple(metric for metric in experiment.metrics if metric.quantile is None)
+            planned = experiment.model_copy(update={"metrics": means})
+            spreads = _spreads(snapshot, planned, reach)
+            curves += _curves(planned, spreads)
+            needs += _needs(planned, spreads)
+            checks += _aa(snapshot, planned)
             advance(1)
-    return Plan(pa.Table.from_pylist(curves), pa.Table.from_pylist(checks))
+    return Plan(*(pa.Table.from_pylist(rows) for rows in (curves, needs, checks)))
 
 
 def _reach(config: settings.Settings, experiment: Experiment) -> float:
@@ -106,9 +114,11 @@ def _past(snapshot: Snapshot, experiment: Experiment, days: int) -> tuple[pa.Tab
     return facts.totals(snapshot, people, experiment.metrics, window)
 
 
-def _curves(snapshot: Snapshot, experiment: Experiment, reach: float) -> list[dict[str, object]]:
+def _spreads(
+    snapshot: Snapshot, experiment: Experiment, reach: float
+) -> dict[str, dict[int, planning.Spread]]:
     spreads: dict[str, dict[int, planning.Spread]] = {metric.name: {} for metric in experiment.metrics}
-    for days in DAYS:
+    for days in sorted({*DAYS, _planned_days(experiment)}):
         rows, made = _past(snapshot, experiment, days)
         if rows.num_rows < 2:
             continue
@@ -118,15 +128,52 @@ def _curves(snapshot: Snapshot, experiment: Experiment, reach: float) -> list[di
             found = planning.spread(sums, columns, variables)
             if found.sd > 0:
                 spreads[metric.name][days] = found._replace(n=int(found.n * reach))
+    return spreads
+
+
+def _planned_days(experiment: Experiment) -> int:
+    return max(round(horizon_days(experiment)), 1)
+
+
+def _compared(experiment: Experiment) -> list[tuple[str, tuple[float, float]]]:
+    # Arms and their shares beside the control's; an arm of share 0 has no plan.
     shares = {arm.name: arm.share for arm in experiment.arms}
-    alpha = (1 - experiment.level) / max(len(shares) - 1, 1)
+    control = shares.pop(experiment.control)
+    return [(arm, (share, control)) for arm, share in shares.items() if min(share, control) > 0]
+
+
+def _alpha(experiment: Experiment) -> float:
+    return (1 - experiment.level) / max(len(experiment.arms) - 1, 1)
+
+
+def _curves(
+    experiment: Experiment, spreads: dict[str, dict[int, planning.Spread]]
+) -> list[dict[str, object]]:
     out: list[dict[str, object]] = []
     for name, by_days in spreads.items():
-        for arm, share in shares.items():
-            if arm != experiment.control and min(share, shares[experiment.control]) > 0:
-                rows = planning.curve(by_days, (share, shares[experiment.control]), alpha=alpha)
-                named = {"experiment_id": experiment.experiment_id, "metric": name, "arm": arm}
-                out += [named | row for row in rows.to_pylist()]
+        for arm, shares in _compared(experiment):
+            rows = planning.curve(by_days, shares, alpha=_alpha(experiment))
+            named = {"experiment_id": experiment.experiment_id, "metric": name, "arm": arm}
+            out += [named | row for row in rows.to_pylist()]
+    return out
+
+
+def _needs(experiment: Experiment, spreads: dict[str, dict[int, planning.Spread]]) -> list[dict[str, object]]:
+    primary = next(metric for metric in experiment.metrics if metric.role == "primary")
+    planned, by_days = _planned_days(experiment), spreads[primary.name]
+    if planned not in by_days or not primary.planned_effect > 0:
+        return []
+    # What is gained per customer grows with the days; a ratio does not.
+    grows = primary.denominator is None
+    effects = {d: primary.planned_effect * (d / planned if grows else 1.0) for d in by_days}
+    out: list[dict[str, object]] = []
+    for arm, shares in _compared(experiment):
+        found = planning.need(by_days, effects, planned, shares, alpha=_alpha(experiment))
+        named = {
+            "experiment_id": experiment.experiment_id, "metric": primary.name, "arm": arm,
+            "planned_effect": primary.planned_effect, "planned_days": planned,
+        }  # fmt: skip
+        out.append(named | found._asdict())
     return out
 
 

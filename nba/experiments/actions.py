@@ -15,6 +15,9 @@ from nba.stats import Interval
 
 Array = NDArray[np.float64]
 LEAST = 200
+LEAST_CHOSEN = 30
+# Rewards are mostly one value, the cost without a purchase: where hardly any differs, the spread is not seen.
+LEAST_UNUSUAL = 10
 ESTIMAND = (
     "mean effect on the reward per decision of choosing it rather than no contact, over the logged decisions"
     " in which both could be chosen; what these treatments did, not what they would do elsewhere"
@@ -97,10 +100,8 @@ def _row(log: adaptive.Log, names: list[str], name: str, level: float) -> dict[s
     n, n_chosen = int(both.sum()), int((part.chosen == column).sum())
     target = np.zeros(part.p_action.shape)
     target[:, column], target[:, none] = 1.0, -1.0
-    if min(n_chosen, int((part.chosen == none).sum())) < 2 or n < LEAST:
-        reason = (
-            f"{n} decisions could have had it and {n_chosen} did; expected {LEAST} or more, chosen by chance"
-        )
+    reason = _too_few(part, column, none)
+    if reason:
         found, lower, upper = Interval.unknown(reason, n), np.nan, np.nan
     else:
         found = adaptive.final(part, target, level)
@@ -114,6 +115,22 @@ def _row(log: adaptive.Log, names: list[str], name: str, level: float) -> dict[s
         "method": "adaptively weighted AIPW, clustered by customer; always: AIPW with confidence sequence",
         "estimand": ESTIMAND, "reason": found.reason,
     }  # fmt: skip
+
+
+def _too_few(part: adaptive.Log, column: int, none: int) -> str:
+    # Why the normal approximation cannot be trusted, empty if it can.
+    n = len(part.reward)
+    n_chosen, n_none = (int((part.chosen == a).sum()) for a in (column, none))
+    if n < LEAST or min(n_chosen, n_none) < LEAST_CHOSEN:
+        found = f"{n} decisions could have had it, {n_chosen} did and {n_none} had no contact"
+        return f"{found}; expected {LEAST} or more, and {LEAST_CHOSEN} of each"
+    for a, who in ((column, "had it"), (none, "had no contact")):
+        reward = part.reward[part.chosen == a]
+        unusual = len(reward) - int(np.unique(reward, return_counts=True)[1].max())
+        if unusual < LEAST_UNUSUAL:
+            found = f"of {len(reward)} decisions that {who}, {unusual} had another reward than the usual one"
+            return f"{found}; expected {LEAST_UNUSUAL} or more"
+    return ""
 
 
 def _matrix(rows: pa.Table, pairs: pa.Table, names: list[str]) -> Array:

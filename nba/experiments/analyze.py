@@ -45,7 +45,8 @@ class Effects(NamedTuple):
             where a mean is not above 0.
         p_value: Two-sided, against no effect.
         explained: Share of the variance that the covariate took away.
-        reason: Number of the reason in `REASONS` for what is unknown; the last hides the relative effect alone.
+        reason: Number of the reason in `REASONS` for what is unknown; the last is of the relative effect
+            alone.
     """
 
     n: Array

@@ -124,7 +124,9 @@ def _undecided(primary: Shown, pending: list[Shown], *, is_over: bool) -> Decisi
         return Decision(Verdict.RUNNING, reason)
     if is_over and not primary.margin > 0:
         reason = f"The planned end was reached and {primary.name} could have moved either way"
-        return Decision(Verdict.UNREADABLE, f"{reason}; no planned_effect says how little would be too little.")
+        return Decision(
+            Verdict.UNREADABLE, f"{reason}; no planned_effect says how little would be too little."
+        )
     if is_over:
         reason = (
             f"The planned end was reached and {primary.name} could have moved by nothing or by an amount "

@@ -38,6 +38,24 @@ class Spread(NamedTuple):
     sd_adjusted: float
 
 
+class Need(NamedTuple):
+    """What it takes to see an effect, at the power asked for.
+
+    Attributes:
+        n, n_control: Customers needed in the arm and in the control, over the planned duration.
+        n_there, n_control_there: Customers that the history has for them.
+        power: Chance to see the effect with those, over the planned duration.
+        days: Least duration tried at which the power is reached; NaN if none is.
+    """
+
+    n: float
+    n_control: float
+    n_there: float
+    n_control_there: float
+    power: float
+    days: float
+
+
 class Check(NamedTuple):
     """Result of A/A tests on past data, where nothing was done to anybody.
 
@@ -222,6 +240,36 @@ def curve(
             }
         )  # fmt: skip
     return pa.Table.from_pylist(rows)
+
+
+def need(
+    spreads: dict[int, Spread],
+    effects: dict[int, float],
+    planned: int,
+    shares: tuple[float, float],
+    goal: float = 0.8,
+    alpha: float = 0.05,
+) -> Need:
+    """Say how many customers and days an effect takes, after CUPED.
+
+    Args:
+        spreads: Days of the experiment to the spread over that many days.
+        effects: The same days to the effect over them, in the metric's unit.
+        planned: The planned duration, one of these days.
+        shares: Shares of the arm and of the control.
+        goal: Power.
+        alpha: Two-sided error.
+    """
+    reached = {
+        days: power(effects[days], found.sd_adjusted, *(found.n * share for share in shares), alpha)
+        for days, found in sorted(spreads.items())
+    }
+    enough = [days for days, chance in reached.items() if chance >= goal]
+    at = spreads[planned]
+    control = sample_size(effects[planned], at.sd_adjusted, goal, alpha, shares[0] / shares[1])
+    there = (at.n * share for share in shares)
+    days_needed = float(enough[0]) if enough else float("nan")
+    return Need(control * shares[0] / shares[1], control, *there, reached[planned], days_needed)
 
 
 def power_curve(

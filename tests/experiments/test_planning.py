@@ -49,6 +49,20 @@ def test_a_plan_without_spread_or_effect_is_refused(plan):
         planning.sample_size(**{"effect": 1.0, "sd": 1.0} | plan)
 
 
+def test_what_a_planned_effect_takes_agrees_with_size_and_power():
+    spreads = {d: planning.Spread(2000, 1.0, 2.0 * d**0.5, 1.0 * d**0.5) for d in (7, 28, 56)}
+    effects = {d: 0.75 * d / 28 for d in spreads}
+    found = planning.need(spreads, effects, 28, (0.6, 0.2))
+    sd = 28**0.5
+    assert found.n_control == pytest.approx(planning.sample_size(0.75, sd, ratio=3.0))
+    assert (found.n, found.n_there, found.n_control_there) == (pytest.approx(3 * found.n_control), 1200, 400)
+    assert found.power == pytest.approx(planning.power(0.75, sd, 1200, 400))
+    assert found.power < 0.8
+    # Effects grow with the days and spreads with their root, so that longer sees more.
+    assert found.days == 56
+    assert np.isnan(planning.need({28: spreads[28]}, effects, 28, (0.6, 0.2)).days)
+
+
 # laws
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from nba import settings, tables
 from nba.errors import DataError, MissingError
-from nba.experiments import design, facts, readout
+from nba.experiments import actions, adaptive, design, facts, readout
 from nba.experiments.actions import action_effects, traffic
 from nba.history import History
 from pipelines.analyze import analyze
@@ -143,7 +143,9 @@ def test_looks_are_scheduled_by_the_declaration():
 
 @pytest.mark.parametrize("ends", ["2026-02-10T12:00:00Z", "2026-03-05T00:00:00Z"])
 def test_the_planned_end_is_reached_whenever_batches_were(workspace, tmp_path, ends):
-    text = TOML.replace("2026-02-12T00:00:00Z", ends).replace("planned_effect = 5.0", "planned_effect = 0.001")
+    text = TOML.replace("2026-02-12T00:00:00Z", ends).replace(
+        "planned_effect = 5.0", "planned_effect = 0.001"
+    )
     folder = copied(workspace, tmp_path / "w", text)
     end = datetime.fromisoformat(ends)
     before = verdict(folder, (end - START).days - 1)["cc"]
@@ -395,6 +397,25 @@ def test_effects_of_actions_are_found_in_decisions_that_learned(tmp_path):
     assert row["lower"] < 0.5 < row["upper"]
     assert row["always_lower"] < row["lower"]
     assert row["n"] == n * batches
+
+
+def test_effects_of_actions_hardly_ever_chosen_or_rewarded_are_unknown():
+    n, names = 1000, ["mail", "none"]
+    rng = np.random.default_rng(3)
+    p_action = np.tile([0.1, 0.9], (n, 1))
+    zeros, batch = np.zeros((n, 2)), np.zeros(n, dtype=np.int64)
+    for chosen, reward, words in (
+        (np.arange(n) >= 20, rng.normal(size=n), "20 did and 980 had no contact"),
+        (np.arange(n) >= 100, (np.arange(n) % 25 == 0) * 9.0, "of 100 decisions that had it, 4 had another"),
+        (np.arange(n) >= 100, (np.arange(n) < 50) * 9.0, "of 900 decisions that had no contact, 0 had"),
+        (np.arange(n) >= 100, (np.arange(n) % 5 == 0) * 9.0, ""),
+    ):
+        log = adaptive.Log(reward, chosen.astype(np.int64), p_action, batch, zeros)
+        row = actions._row(log, names, "mail", 0.95)
+        assert words in row["reason"]
+        assert (
+            (row["effect"] is None) == (row["lower"] is None) == (row["always_lower"] is None) == bool(words)
+        )
 
 
 def test_a_quantile_is_compared_and_says_how(workspace, tmp_path):

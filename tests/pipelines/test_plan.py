@@ -4,6 +4,7 @@ from datetime import UTC, datetime
 
 import pytest
 
+from nba import settings
 from nba.errors import MissingError
 from nba.history import History
 from pipelines.plan import plan
@@ -24,5 +25,11 @@ def test_more_days_and_adjustment_see_smaller_relative_effects(small_demo):
     assert [r["days"] for r in rows] == [7, 14, 28, 56]
     assert all(r["mde_adjusted"] <= r["mde"] for r in rows)
     assert rows[-1]["mde_relative"] < rows[0]["mde_relative"]
+    needs = {r["experiment_id"]: r for r in found.needs.to_pylist()}
+    assert set(needs) == {e.experiment_id for e in settings.read(small_demo).experiments}
+    for row in needs.values():
+        enough = row["n_there"] >= row["n"]
+        assert enough == (row["power"] >= 0.8)
+        assert row["planned_days"] == 28
     margins = [r for r in found.aa.to_pylist() if r["metric"] == "margin"]
     assert all(r["is_fine"] for r in margins)
