@@ -261,15 +261,15 @@ def need(
         alpha: Two-sided error.
     """
     reached = {
-        days: power(effects[days], found.sd_adjusted, *(found.n * share for share in shares), alpha)
+        days: power(effects[days], found.sd_adjusted, found.n * shares[0], found.n * shares[1], alpha)
         for days, found in sorted(spreads.items())
     }
     enough = [days for days, chance in reached.items() if chance >= goal]
     at = spreads[planned]
     control = sample_size(effects[planned], at.sd_adjusted, goal, alpha, shares[0] / shares[1])
-    there = (at.n * share for share in shares)
-    days_needed = float(enough[0]) if enough else float("nan")
-    return Need(control * shares[0] / shares[1], control, *there, reached[planned], days_needed)
+    days = float(enough[0]) if enough else float("nan")
+    arm = control * shares[0] / shares[1]
+    return Need(arm, control, at.n * shares[0], at.n * shares[1], reached[planned], days)
 
 
 def power_curve(
