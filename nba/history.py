@@ -230,6 +230,10 @@ class History:
         _sweep(folder, keep={name for group in (*files.values(), *self.files.values()) for name in group})
         return after
 
+    def purge(self) -> None:
+        """Remove the files of earlier versions, which a commit leaves for open readers."""
+        _sweep(self.root / FOLDER, keep={name for group in self.files.values() for name in group})
+
     def as_of(self, at: datetime, memory_gb: float | None = None) -> "Snapshot":
         """Look back from a moment: nothing that happened, arrived or closed later is visible.
 

@@ -313,6 +313,12 @@ ALIASES = Table(
         _flag("is_pending", "whether rows of orders, events, touches and identities still carry it on disk"),
     ),
 )
+SUPPRESSED = Table(
+    "suppressed",
+    "Identifiers of persons who asked to be forgotten, hashed again: rows that carry one are passed over.",
+    ("tombstone",),
+    (_id("tombstone", "hash of a salted hash"),),
+)
 INGESTED = Table(
     "ingested",
     "Which raw files the history was made of.",
@@ -1509,6 +1515,7 @@ ALL: tuple[Table, ...] = (
     IDENTITIES,
     ALIASES,
     INGESTED,
+    SUPPRESSED,
     ORDERS,
     EVENTS,
     TOUCHES,

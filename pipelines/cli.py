@@ -151,6 +151,23 @@ def ingest(
 
 
 @app.command()
+def forget(
+    workspace: WorkspaceArg,
+    identifier: Annotated[str, typer.Argument(help="Any identifier of the person.", show_default=False)],
+    kind: Annotated[str | None, typer.Option(help="Its kind, such as email; all if left out.")] = None,
+) -> None:
+    """Remove a person from every table, and keep it from coming back with the raw files."""
+    from pipelines import forget as step
+
+    report = step.forget(workspace, identifier, kind)
+    _show("Forgotten", [{"table": name, "rows removed": n} for name, n in report.rows.items()])
+    out.print(f"{report.n_identifiers} identifiers; {report.n_staged} staged files will be read again.")
+    if report.delivered:
+        out.print(f"Delivered batches that still name the person: {', '.join(report.delivered)}")
+    out.print("The raw files are yours to clean; until then their rows of this person are passed over.")
+
+
+@app.command()
 def decide(
     workspace: WorkspaceArg,
     at: AtOption = None,

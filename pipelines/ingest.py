@@ -79,7 +79,13 @@ def ingest(workspace: Path, *, data: Path | None = None, progress: Progress | No
             with _timed(seconds, "read"):
                 advance = progress.step("reading sources", total=len(config.sources))
                 staged, faults = staging.stage(
-                    connection, config, workspace, data=data, cache=cache, advance=advance
+                    connection,
+                    config,
+                    workspace,
+                    data=data,
+                    cache=cache,
+                    suppressed=_suppressed(history),
+                    advance=advance,
                 )
                 staging.refuse(faults)
             ingested = _ingested(staged, config)
@@ -129,6 +135,10 @@ def _fresh(history: History, staged: Sequence[StagedSource], ingested: pa.Table)
     if many >= incremental.MOST_FILES or history.n_rows("aliases") > incremental.MOST_PENDING:
         return None
     return incremental.new_files(staged, history.table("ingested"), ingested)
+
+
+def _suppressed(history: History) -> pa.Table | None:
+    return history.table(staging.SUPPRESSED) if history.has(staging.SUPPRESSED) else None
 
 
 def _known(history: History) -> unify.Known:

@@ -8,6 +8,7 @@ import hashlib
 import os
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from datetime import date, datetime
 from decimal import Decimal
 from pathlib import Path
@@ -66,16 +67,19 @@ def open_query(source: Source, workspace: Path, wanted: Sequence[str]) -> tuple[
             f"needs the driver {error.name}; pip install it (psycopg comes with nba[postgres])"
         ) from None
     digest = hashlib.sha256()
+    link = None
     try:
-        link = engine.connect().execution_options(stream_results=True, max_row_buffer=_BATCH)
+        link = engine.connect()
+        link = link.execution_options(stream_results=True, max_row_buffer=_BATCH)
         if engine.dialect.name == "postgresql":
             link = link.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
         result = link.execute(sa.text(_select(source)))
     except SQLAlchemyError as error:
+        _close(engine, link)
         raise Fault(_why(error)) from None
     names = list(result.keys())
     if told := unknown(wanted, names):
-        link.close()
+        _close(engine, link, result)
         raise Fault(told)
     places = [names.index(name) for name in wanted]
     first = _fetch(result)
@@ -98,8 +102,7 @@ def open_query(source: Source, workspace: Path, wanted: Sequence[str]) -> tuple[
                 rows = _fetch(result)
             raw.n_rows = n
         finally:
-            link.close()
-            engine.dispose()
+            _close(engine, link, result)
 
     raw = Raw(INPUT, types)
     raw.chunks = chunked(batches(), schema)
@@ -113,6 +116,17 @@ def _is_name(text: str) -> bool:
 def _select(source: Source) -> str:
     text = (source.query or "").strip().rstrip(";")
     return f"select * from {text}" if _is_name(text) else text
+
+
+def _close(engine: Any, link: Any, result: Any = None) -> None:
+    # A connection that is dead cannot be closed in good order.
+    for part in (result, link):
+        with suppress(Exception):
+            if part is not None:
+                part.close()
+    if link is not None and not link.closed:
+        link.invalidate()
+    engine.dispose()
 
 
 def _fetch(result: Any) -> list[Any]:

@@ -132,6 +132,12 @@ def hashed(kind: str, value: str) -> str:
     return f"left(sha256(getvariable('salt') || '|{kind}|' || {value}), {_HASH_DIGITS})::uuid"
 
 
+def tombstone(value: str) -> str:
+    """Give the SQL by which a forgotten identifier is recognised: its salted hash, hashed again."""
+    plain = f"replace({value}::varchar, '-', '')"
+    return f"left(sha256(getvariable('salt') || '|forgotten|' || {plain}), {_HASH_DIGITS})"
+
+
 def phones(texts: Sequence[str], country: str) -> list[str | None]:
     """Write phone numbers as E.164; None where it is no valid number.
 

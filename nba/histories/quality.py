@@ -1,6 +1,6 @@
 """What ingestion found: rows of each source, identities, consent and freshness, as rows of one table.
 
-For each source, rows_in = rows_kept + quarantined + duplicates.
+For each source, rows_in = rows_kept + quarantined + duplicates + passed_over (persons forgotten).
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,6 +19,7 @@ from nba.histories.staging import StagedSource, reasons
 
 IDENTITY = "identity"
 CONSENT = "consent"
+FORGOTTEN = "forgotten"
 SALT = "salt"
 Row = tuple[str, str, float, str]
 
@@ -75,7 +76,7 @@ def measure(
     n_split = resolution.n_split + value(past, IDENTITY, "splits")
     rows.append((IDENTITY, "splits", n_split, "customers, so far, whose identifiers no longer hang together"))
     rows.append((IDENTITY, "merges", n_merged, "customers, so far, that turned out to be another one"))
-    return _built([*rows, *_consent_rows(people)])
+    return _built([*rows, *_consent_rows(people), *_forgotten_rows(past)])
 
 
 def grown(
@@ -126,7 +127,12 @@ def grown(
             measure = row["measure"]
             found = row["value"] + fresh.get(measure.removeprefix("identifiers_"), 0)
             rows.append((IDENTITY, measure, new.get(measure, found), row["note"]))
-    return _built([*rows, *_consent_rows(people)])
+    return _built([*rows, *_consent_rows(people), *_forgotten_rows(past)])
+
+
+def _forgotten_rows(past: pa.Table | None) -> list[Row]:
+    rows = past.to_pylist() if past is not None else []
+    return [(r["source"], r["measure"], r["value"], r["note"]) for r in rows if r["source"] == FORGOTTEN]
 
 
 def _built(rows: Sequence[Row]) -> pa.Table:
@@ -157,12 +163,14 @@ def value(quality: pa.Table | None, source: str, measure: str) -> float:
 
 def _source_rows(one: StagedSource, number: int, counts: Counts, newest: datetime | None) -> list[Row]:
     name = one.source.name
+    n_forgotten = sum(file.n_forgotten for file in one.files)
     n_bad = one.n_bad + counts.orphaned.get(number, 0)
     why = "; ".join(f"{reason} ({n})" for reason, n in reasons(one)[:5])
     conflicts = counts.conflicts.get(number, 0)
     rows: list[Row] = [
         (name, "files", len(one.files), ""),
-        (name, "rows_in", one.n_rows, ""),
+        (name, "rows_in", one.n_rows + n_forgotten, ""),
+        (name, "passed_over", n_forgotten, "rows of persons who asked to be forgotten"),
         (name, "rows_kept", counts.kept.get(number, 0), ""),
         (name, "quarantined", n_bad, why),
         (name, "duplicates", counts.duplicates.get(number, 0), "rows whose key a later row has"),

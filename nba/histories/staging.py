@@ -29,6 +29,7 @@ _CODE = b"".join(Path(module.__file__ or "").read_bytes() for module in (sources
 _QUARANTINE = pa.schema([("row_number", pa.int64()), ("reason", pa.string()), ("raw", pa.string())])
 _TOLD = "(not kept: identifiers cannot be told apart in it)"
 _FILE = "file.json"
+SUPPRESSED = "suppressed"
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,7 @@ class StagedFile:
         reasons: Why they cannot be used, and how many rows.
         junk: Identifier kind to the number of rows whose identifier is junk.
         n_combos: Highest number of a combination of identifiers.
+        n_forgotten: Rows passed over: they carry an identifier of a person who asked to be forgotten.
         latest: Time of its newest usable row, microseconds since 1970; None without one.
         unknown: Which mapped keys stand in no row of a JSON lines file, in words.
     """
@@ -57,6 +59,7 @@ class StagedFile:
     junk: Mapping[str, int]
     n_combos: int = 0
     latest: int | None = None
+    n_forgotten: int = 0
     unknown: str = ""
 
     @property
@@ -115,6 +118,7 @@ def stage(
     *,
     cache: Path,
     data: Path | None = None,
+    suppressed: pa.Table | None = None,
     advance: Callable[[float], None] = lambda _: None,
 ) -> tuple[list[StagedSource], dict[str, list[str]]]:
     """Read all files of all sources.
@@ -125,12 +129,15 @@ def stage(
         workspace: Folder that paths are relative to.
         cache: Folder of staged files.
         data: What `{data}` in a source's path stands for.
+        suppressed: Identifiers whose rows are passed over.
         advance: Called with 1 after each source.
 
     Returns:
         The sources that could be read, and what is wrong with the others, by name.
     """
     staged, faults = [], {}
+    none = pa.table({"tombstone": pa.array([], pa.string())})
+    connection.register(SUPPRESSED, suppressed if suppressed is not None else none)
     for source in settings.sources:
         zone = source.timezone or settings.workspace.timezone
         found = mapping.faults(source, zone, settings.identity.external)
@@ -312,16 +319,17 @@ def _not_rows(connection: duckdb.DuckDBPyConnection, folder: Path) -> set[int]:
 
 
 def _read(connection: duckdb.DuckDBPyConnection, plan: Plan, raw: Raw, folder: Path) -> dict[str, Any]:
-    n_combos, part = 0, 0
+    n_combos, part, n_raw = 0, 0, 0
     try:
         if raw.chunks is None:
             n_combos = _part(connection, plan, raw, folder, part, n_combos)
+            n_raw = connection.execute(f"select count(*) from {raw.sql}").fetchall()[0][0]
         else:
             for chunk in raw.chunks:
                 connection.register(sources.INPUT, chunk)
                 n_combos = _part(connection, plan, raw, folder, part, n_combos)
                 connection.unregister(sources.INPUT)
-                part += 1
+                part, n_raw = part + 1, n_raw + chunk.num_rows
     except (duckdb.Error, pa.ArrowInvalid, UnicodeError, OSError) as error:
         raise Fault(sources.explain(error, plan.source)) from None
     finally:
@@ -330,7 +338,9 @@ def _read(connection: duckdb.DuckDBPyConnection, plan: Plan, raw: Raw, folder: P
     if raw.endless is not None:
         raise Fault(f"holds a row {raw.endless} of many lines: a quote is probably never closed")
     _write_malformed(connection, raw, folder)
-    return {**_told(connection, plan, raw, folder), "n_combos": n_combos}
+    told = _told(connection, plan, raw, folder)
+    n_forgotten = n_raw + len(raw.malformed) - told["n_rows"]
+    return {**told, "n_combos": n_combos, "n_forgotten": n_forgotten}
 
 
 def _part(
@@ -341,6 +351,8 @@ def _part(
         _register_phones(connection, plan, raw)
     made = mapping.combos(plan, raw.types, raw.sql, after)
     connection.execute(f"create or replace temp table combo_now as {made}").fetchall()
+    if connection.execute(f"select count(*) from {SUPPRESSED}").fetchall()[0][0]:
+        _pass_over(connection, plan)
     rows = folder / f"rows-{part:05d}.parquet"
     _copy(connection, mapping.query(plan, raw.types, raw.sql), rows)
     time = mapping.TIMES[plan.source.table]
@@ -357,7 +369,7 @@ def _part(
     ).fetchall()
     _copy(
         connection,
-        f"select combo, {hashes}, external, seen_at, n from combo_count where n > 0 order by combo",
+        f"select combo, {hashes}, external, seen_at, n from combo_count order by combo",
         folder / f"combos-{part:05d}.parquet",
     )
     _copy(
@@ -365,9 +377,17 @@ def _part(
         f"select n_all, {junk} from combo_count where {junk.replace(', ', ' or ')}",
         folder / f"junk-{part:05d}.parquet",
     )
-    n = connection.execute("select count(*) from combo_now").fetchall()[0][0]
+    n = connection.execute("select coalesce(max(combo), $after) from combo_now", {"after": after}).fetchall()
     connection.execute("drop table combo_count").fetchall()
-    return after + int(n)
+    return int(n[0][0])
+
+
+def _pass_over(connection: duckdb.DuckDBPyConnection, plan: Plan) -> None:
+    # Rows join their combination: without it they are not there.
+    held = " or ".join(
+        f"{identifiers.tombstone(f'i_{kind}')} in (from {SUPPRESSED})" for kind in plan.source.identifiers
+    )
+    connection.execute(f"delete from combo_now where {held}").fetchall()
 
 
 def _copy(connection: duckdb.DuckDBPyConnection, query: str, path: Path) -> None:

@@ -152,7 +152,7 @@ def look(
             at = f"{s} as source, {f} as file, combo + {offset} as combo"
             combos.append(
                 f"select {s} as source_no, {f} as file, combo + {offset} as combo, {hashes}, external,"
-                f" seen_at, n, {place} as source from {staged_file.combos_sql}"
+                f" seen_at, n, {place} as source from {staged_file.combos_sql} where n > 0"
             )
             rows[table].append(
                 f"select {at}, row_number, key, {columns} from {staged_file.rows_sql} where reason is null"

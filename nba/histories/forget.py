@@ -1,0 +1,184 @@
+"""Deletion requests: a person leaves every table and every staged file, and does not come back.
+
+The raw files are the company's own and stay; so that the next ingestion does not bring the person back,
+one-way hashes of the forgotten identifiers are kept (a hash of the salted hash: it recognises an identifier
+that comes again, and tells nothing by itself), and rows that carry one are passed over and only counted.
+
+Aggregates stay honest because the person leaves numerators and denominators alike: assignments, decisions,
+outcomes, orders and touches go together, so that every rate computed afterwards is of those who remain, in
+each arm. How many persons were forgotten, and in which arms they were, stays in the quality table: arms that
+lose unequal shares can be seen. Results that were computed before keep their numbers until they are
+computed again.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import duckdb
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from nba import tables
+from nba.histories import identifiers
+from nba.histories.quality import FORGOTTEN
+from nba.histories.sources import literal, quoted
+from nba.history import History
+from nba.settings import Identity
+
+_PERSONAL = ("customer_id", "alias_id", "external_id", "decision_id")
+
+
+@dataclass(frozen=True)
+class Person:
+    """All by which a person is known.
+
+    Attributes:
+        customer_ids: The customer, and ids that went into it.
+        hashes: Salted hashes of all identifiers.
+        external_ids: Ids by which orchestration knows the customer.
+        decision_ids: Decisions made for it.
+        arms: Experiment and arm of each assignment.
+    """
+
+    customer_ids: tuple[str, ...]
+    hashes: tuple[str, ...]
+    external_ids: tuple[str, ...]
+    decision_ids: tuple[str, ...]
+    arms: tuple[tuple[str, str], ...]
+
+
+def find(
+    connection: duckdb.DuckDBPyConnection,
+    history: History,
+    text: str,
+    kinds: Sequence[str],
+    settings: Identity,
+    country: str,
+) -> Person | None:
+    """Find the person whom an identifier names; None where nobody is known by it.
+
+    Args:
+        connection: DuckDB with the salt in use.
+        history: Where to look.
+        text: The identifier, as anyone would write it.
+        kinds: Kinds that it may be of.
+        settings: How identifiers are normalised.
+        country: Of phone numbers without prefix.
+    """
+    digests = [d for kind in kinds if (d := _hash(connection, kind, text, settings, country)) is not None]
+    found = history.sql(
+        "select distinct customer_id from identities where identifier_hash in (select unnest($h))",
+        {"h": digests},
+    )
+    ids = set(found["customer_id"].to_pylist())
+    if not ids:
+        return None
+    if history.has("aliases"):
+        rows = history.table("aliases").to_pylist()
+        ids |= {row["alias_id"] for row in rows if row["customer_id"] in ids}
+    names = sorted(ids)
+
+    def column(query: str) -> tuple[str, ...]:
+        rows = history.sql(query, {"ids": names}).to_pylist()
+        return tuple(str(row["x"]) for row in rows if row["x"] is not None)
+
+    mine = "where customer_id in (select unnest($ids))"
+    arms: tuple[tuple[str, str], ...] = ()
+    if history.has("assignments"):
+        rows = history.sql(
+            f"select distinct experiment_id, arm from assignments {mine} order by all", {"ids": names}
+        )
+        arms = tuple((row["experiment_id"], row["arm"]) for row in rows.to_pylist())
+    return Person(
+        tuple(names),
+        column(f"select identifier_hash as x from identities {mine} order by 1"),
+        column(f"select external_id as x from customers {mine} order by 1"),
+        column(f"select decision_id as x from decisions {mine}") if history.has("decisions") else (),
+        arms,
+    )
+
+
+def remaining(history: History, person: Person) -> tuple[dict[str, pa.Table], dict[str, int]]:
+    """Give the tables that hold the person, without it, and how many rows of each go.
+
+    Rows are found by any column that names a customer, an alias, an external id or a decision.
+    """
+    told = {
+        "customer_id": person.customer_ids,
+        "alias_id": person.customer_ids,
+        "external_id": person.external_ids,
+        "decision_id": person.decision_ids,
+    }
+    out, gone = {}, {}
+    for name in history.files:
+        table = history.table(name)
+        named = [column for column in _PERSONAL if column in table.column_names]
+        if not named:
+            continue
+        with duckdb.connect() as connection:
+            connection.execute("set TimeZone = 'UTC'").fetchall()
+            connection.register("rows_before", table)
+            for column in named:
+                values = pa.table({"x": pa.array(told[column], pa.string())})
+                connection.register(f"gone_{column}", values)
+            keep = " and ".join(f"({quoted(c)} is null or {quoted(c)} not in (from gone_{c}))" for c in named)
+            after = connection.sql(f"from rows_before where {keep}").to_arrow_table()
+        if after.num_rows < table.num_rows:
+            out[name], gone[name] = after.cast(table.schema), table.num_rows - after.num_rows
+    return out, gone
+
+
+def staged_with(cache: Path, person: Person) -> tuple[list[Path], set[str]]:
+    """Give the staged files that hold the person, and their keys; they must be read again without it."""
+    hashes = set(person.hashes)
+    folders = []
+    for folder in sorted(path for path in cache.glob("*") if path.is_dir()):
+        for part in folder.glob("combos-*.parquet"):
+            kinds = [name for name in pq.read_schema(part).names if name.startswith("i_")]
+            held = " or ".join(f"replace({kind}::varchar, '-', '') in (from mine)" for kind in kinds)
+            with duckdb.connect() as connection:
+                connection.register("mine", pa.table({"h": pa.array(sorted(hashes), pa.string())}))
+                query = f"select count(*) from read_parquet({literal(str(part))}) where {held}"
+                if connection.execute(query).fetchall()[0][0]:
+                    folders.append(folder)
+                    break
+    return folders, {folder.name for folder in folders}
+
+
+def tombstones(connection: duckdb.DuckDBPyConnection, hashes: Sequence[str]) -> list[str]:
+    """Hash salted hashes once more, with the salt, so that they tell nothing of the person by themselves."""
+    rows = connection.execute(
+        f"select {identifiers.tombstone('h')} from (select unnest($h) as h) order by 1", {"h": list(hashes)}
+    ).fetchall()
+    return [digest for (digest,) in rows]
+
+
+def recorded(past: pa.Table, person: Person) -> pa.Table:
+    """Add a forgotten person to the quality table: how many, and in which arms."""
+    rows = past.to_pylist()
+    for measure in ("persons", *(f"arm {experiment}/{arm}" for experiment, arm in person.arms)):
+        same = [row for row in rows if row["source"] == FORGOTTEN and row["measure"] == measure]
+        if same:
+            same[0]["value"] += 1
+        else:
+            note = "persons who asked to be forgotten, so far"
+            rows.append({"source": FORGOTTEN, "measure": measure, "value": 1.0, "note": note})
+    return tables.QUALITY.build(rows)
+
+
+def _hash(
+    connection: duckdb.DuckDBPyConnection, kind: str, text: str, settings: Identity, country: str
+) -> str | None:
+    if kind == "phone":
+        number = identifiers.phones([text.strip()], country)[0]
+        value, given = "t", number
+    else:
+        value, given = identifiers.normalised(kind, "t", settings), text.strip()
+    rows = connection.execute(
+        f"select replace({identifiers.hashed(kind, 'n')}::varchar, '-', '') from"
+        f" (select {value} as n from (select $t::varchar as t))",
+        {"t": given},
+    ).fetchall()
+    digest = rows[0][0]
+    return None if digest is None else str(digest)
