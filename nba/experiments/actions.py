@@ -15,6 +15,7 @@ from nba.stats import Interval
 
 Array = NDArray[np.float64]
 LEAST = 200
+PLANNED_BATCHES = 13
 LEAST_CHOSEN = 30
 # Rewards are mostly one value, the cost without a purchase: where hardly any differs, the spread is not seen.
 LEAST_UNUSUAL = 10
@@ -105,7 +106,9 @@ def _row(log: adaptive.Log, names: list[str], name: str, level: float) -> dict[s
         found, lower, upper = Interval.unknown(reason, n), np.nan, np.nan
     else:
         found = adaptive.final(part, target, level)
-        watched = adaptive.monitor(part, target, planned=float(n), level=level)
+        # Tuned by the first batch alone: a tuning that followed the data would not be valid at every look.
+        planned = float(PLANNED_BATCHES * (part.batch == part.batch[0]).sum())
+        watched = adaptive.monitor(part, target, planned, level)
         lower, upper = watched.lower[-1], watched.upper[-1]
     return {
         "treatment_id": name, "n": n, "n_chosen": n_chosen, "effect": _known(found.value),

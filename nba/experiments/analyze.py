@@ -25,9 +25,12 @@ REASONS = (
     "an arm has one customer; an interval needs 2 or more",
     "a value is unknown for a customer in it",
     "the denominator's mean is 0 in an arm",
+    "the denominator's mean is too uncertain in an arm for a ratio",
     "no variance in either arm",
     "relative effect: a mean is not above 0",
 )
+# Relative standard error of a denominator up to which the delta method holds; Cochran (1977) asks for 0.1.
+_LOOSEST = 0.15
 _NO_VARIANCE = REASONS.index("no variance in either arm")
 
 
@@ -261,8 +264,12 @@ def _reason(
     counts = used[None, :, :, None, None]
     unknown = (np.isnan(both) & counts).any(axis=(0, 2, 4)).T
     empty = ((both[..., [1, 3]] == 0) & counts).any(axis=(0, 2, 4)).T
+    with np.errstate(invalid="ignore", divide="ignore"):
+        square = np.diagonal(sums.covariance(), axis1=1, axis2=2) / sums.n[:, None] / mean**2
+    parts = np.stack([square[treated], square[control]])[..., columns[:, 1]]  # (2, c, s, k)
+    loose = ((parts > _LOOSEST**2) & counts[..., 0]).any(axis=(0, 2)).T
     few = [np.broadcast_to(fewest < least, variance.shape) for least in (1, 2)]
-    cases = [*few, np.asarray(unknown), np.asarray(empty), np.asarray(~(variance > 0))]
+    cases = [*few, *(np.asarray(case) for case in (unknown, empty, loose, ~(variance > 0)))]
     return np.select(cases, range(1, _NO_VARIANCE + 1), 0).astype(np.int64)
 
 

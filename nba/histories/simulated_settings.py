@@ -183,6 +183,24 @@ name = "response"
 share = 0.10
 policy = "response_greedy"
 
+[[experiment.metrics]]
+name = "margin"
+numerator = "margin"
+role = "primary"
+planned_effect = 0.1
+
+[[experiment.metrics]]
+name = "orders"
+numerator = "orders"
+
+[[experiment.metrics]]
+name = "unsubscribes"
+numerator = "unsubscribes"
+role = "guardrail"
+is_good = false
+margin = 0.02
+is_adjusted = false
+
 # Is choosing by effect better than choosing by chance of response? The same customers, another control.
 [[experiments]]
 experiment_id = "effect_or_response"

@@ -102,6 +102,21 @@ def test_a_ratio_over_nothing_is_unknown():
     ]
 
 
+def test_a_ratio_over_hardly_anything_is_unknown():
+    # 20 and 80 orders of 200 customers: relative standard errors of 0.21 and 0.09.
+    rows = {"y": np.zeros(400), "d": np.zeros(400)}
+    for first, orders in ((0, 20), (200, 80)):
+        rows["d"][first : first + orders] = 1.0
+        rows["y"][first : first + orders] = 10.0 + np.arange(orders) % 3
+    cell = [0] * 200 + [1] * 200
+    found = compared(rows, Metric("y", "d"), cell)
+    assert reasons(found) == ["the denominator's mean is too uncertain in an arm for a ratio"]
+    assert np.isnan([found.effect[0, 0], found.lower[0, 0], found.p_value[0, 0]]).all()
+    rows["d"][20:80], rows["y"][20:80] = 1.0, 11.0
+    assert reasons(compared(rows, Metric("y", "d"), cell)) == [""]
+    assert reasons(compared(rows, Metric("y"), cell)) == [""]
+
+
 def test_a_metric_column_that_does_not_exist_is_named():
     with pytest.raises(DataError, match=r"\['z'\] do not exist; found \['y'\]"):
         cube.columns_of((Metric("z"),), ["y"])

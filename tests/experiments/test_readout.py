@@ -287,6 +287,21 @@ def same(one, two):
             assert value == expected, key
 
 
+def test_a_further_batch_leaves_the_tuning_of_earlier_looks():
+    n, batches = 500, 4
+    rng = np.random.default_rng(4)
+    batch = np.repeat(np.arange(batches), n)
+    p_action = np.tile([0.4, 0.6], (n * batches, 1))
+    chosen = (rng.random(n * batches) > 0.4).astype(np.int64)
+    log = adaptive.Log(rng.normal(size=n * batches), chosen, p_action, batch, np.zeros((n * batches, 2)))
+    target = np.tile([1.0, -1.0], (n * batches, 1))
+    watched = adaptive.monitor(log, target, float(actions.PLANNED_BATCHES * n))
+    for b in range(batches):
+        row = actions._row(log.only(batch <= b), ["mail", "none"], "mail", 0.95)
+        assert row["always_lower"] == pytest.approx(watched.lower[b])
+        assert row["always_upper"] == pytest.approx(watched.upper[b])
+
+
 def test_days_one_by_one_give_the_readout_of_a_rebuild(workspace, tmp_path, monkeypatch):
     text = TOML.replace(
         'role = "primary", planned_effect = 5.0', 'role = "primary", planned_effect = 5.0, cap = 40'
