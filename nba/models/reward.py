@@ -25,6 +25,7 @@ Whole = NDArray[np.int64]
 _LATEST = 0.25  # part of the log that learners are judged on
 _EDGE = 1e-3  # chances are kept this far from 0 and 1 before their log-odds are weighted
 _HOLD = 2.0  # observations for which equal weights count
+_GROWTH = 7 / 6  # of the log, until weights are found anew
 _LEAST = 40  # rows of a log, below which one learner is taken as it is
 
 
@@ -79,8 +80,7 @@ class Learner(NamedTuple):
 
 LEARNERS = (
     Learner("linear", "linear", 3.0),
-    Learner("products, free", "products", 1.0),
-    Learner("products, held", "products", 8.0),
+    Learner("products", "products", 4.0),
     Learner("smooth", "smooth", 2.0),
     Learner("trees, joint", "trees"),
     Learner("trees, each", "trees_each"),
@@ -96,14 +96,14 @@ class Belief:
         weight: Of each one's log-odds, shape (l,).
         loss: Log loss of each on the latest part, and of the weighted whole last, shape (l + 1,); NaN
             where there was too little to judge by.
-        base: Chance over the whole log.
+        chosen_at: Rows of the log by which the weights were found.
     """
 
     learners: tuple[Learner, ...]
     fitted: tuple[Fitted, ...]
     weight: Array
     loss: Array
-    base: float
+    chosen_at: int
 
     def predict(self, X: Array) -> tuple[Array, Array]:
         """Give each treatment's mean reward and its standard error, shapes (n, k).
@@ -122,13 +122,16 @@ class Belief:
         return mean, np.sqrt(apart + (slope * within) ** 2)
 
 
-def fit(log: Log, seed: int, learners: tuple[Learner, ...] = LEARNERS) -> Belief:
+def fit(
+    log: Log, seed: int, learners: tuple[Learner, ...] = LEARNERS, before: Belief | None = None
+) -> Belief:
     """Fit every learner, and weigh them by the latest part of the log.
 
     Args:
         log: In the order of time.
         seed: Of landmarks and trees.
         learners: What to choose from.
+        before: Belief of an earlier night: its weights stay until the log has grown by a sixth.
 
     Raises:
         DataError: when the log is empty or a reward is not within 0 to 1.
@@ -143,9 +146,11 @@ def fit(log: Log, seed: int, learners: tuple[Learner, ...] = LEARNERS) -> Belief
     """
     _check(log)
     n, m = len(log.y), len(learners)
-    weight, loss = np.full(m, 1 / m), np.full(m + 1, np.nan)
+    weight, loss, chosen_at = np.full(m, 1 / m), np.full(m + 1, np.nan), n
     cut = n - int(_LATEST * n)
-    if m > 1 and n >= _LEAST:
+    if before is not None and before.learners == learners and n < before.chosen_at * _GROWTH:
+        weight, loss, chosen_at = before.weight, before.loss, before.chosen_at
+    elif m > 1 and n >= _LEAST:
         late = log.part(slice(cut, n))
         every = np.arange(n - cut)
         early = log.part(slice(0, cut))
@@ -155,7 +160,7 @@ def fit(log: Log, seed: int, learners: tuple[Learner, ...] = LEARNERS) -> Belief
         weight = stack(odds, late.y)
         loss = np.array([_log_loss(z, late.y) for z in (*odds.T, odds @ weight)])
     fitted = tuple(learner.fit(log, seed) if w > 0.01 else _Nothing() for learner, w in zip(learners, weight))
-    return Belief(learners, fitted, weight, loss, float(log.y.mean()))
+    return Belief(learners, fitted, weight, loss, chosen_at)
 
 
 def stack(odds: Array, y: Array) -> Array:

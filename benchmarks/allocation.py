@@ -1,0 +1,196 @@
+"""Allocation against the exact linear programme, speed of choice, replay of draws, limits over batches."""
+
+import os
+import time
+
+import numpy as np
+from scipy import sparse, stats
+from scipy.optimize import linprog
+
+from benchmarks.record import Row, row
+from nba import draws
+from nba.policy.allocate import allocate, trim
+from nba.policy.explore import (
+    EpsilonGreedy,
+    Estimate,
+    Greedy,
+    Policy,
+    Softmax,
+    SquareCB,
+    Thompson,
+    Uniform,
+    choose,
+)
+
+K = 21  # twenty treatments and none
+CHANNEL = np.r_[-1, np.arange(K - 1) % 4]
+COST = np.where(CHANNEL < 0, 0.0, np.array([0.002, 0.06, 0.005, 4.0])[CHANNEL])
+
+
+def world(n: int, seed: int) -> tuple[Estimate, np.ndarray, np.ndarray, np.ndarray]:
+    """Make belief, eligibility, use and limits: four channel caps and a budget, 80% eligible."""
+    rng = np.random.default_rng(seed)
+    mean = rng.normal(0.02, 0.04, (n, K)) * rng.gamma(2, 20, (n, 1)) - COST
+    mean[:, CHANNEL == 3] += 2
+    mean[:, 0] = 0
+    is_eligible = rng.random((n, K)) < 0.8
+    is_eligible[:, 0] = True
+    use = np.column_stack([*[(c == CHANNEL).astype(float) for c in range(4)], COST])
+    available = np.floor(n * np.array([0.3, 0.1, 0.1, 0.05, 0.1]))
+    return Estimate(mean, rng.gamma(4, 0.1, (n, K))), is_eligible, use, available
+
+
+def exact(estimate: Estimate, is_eligible: np.ndarray, use: np.ndarray, available: np.ndarray) -> float:
+    """Solve the linear programme with HiGHS' interior point, no crossover asked for."""
+    n = len(is_eligible)
+    row_, column = np.nonzero(is_eligible)
+    each = sparse.csr_matrix((np.ones(len(row_)), (row_, np.arange(len(row_)))), shape=(n, len(row_)))
+    found = linprog(
+        -estimate.mean[row_, column],
+        A_ub=sparse.csr_matrix(use[column].T),
+        b_ub=available,
+        A_eq=each,
+        b_eq=np.ones(n),
+        method="highs-ipm",
+    )
+    return float(-found.fun)
+
+
+def allocation() -> list[Row]:
+    """Compare value and CPU time; everything on one core."""
+    allocate(Greedy(), *world(500, 0))  # compiled before it is timed
+    big, small = world(100_000, 1), world(20_000, 2)
+    seconds, gaps, ratios = {}, {}, {}
+    for name, case in (("100k", big), ("20k", small)):
+        begun = time.process_time()
+        found = allocate(Greedy(), *case)
+        seconds[name] = time.process_time() - begun
+        begun = time.process_time()
+        best = exact(*case)
+        ratios[name] = (time.process_time() - begun) / seconds[name]
+        gaps[name] = 1 - _value(found.final, case) / best
+    huge = world(1_000_000, 3)
+    begun = time.process_time()
+    allocate(Greedy(), *huge)
+    seconds["1m"] = time.process_time() - begun
+    peer = "HiGHS (scipy) interior point"
+    text = "20 treatments, four channel caps and a budget; prices and all probabilities; CPU seconds"
+    return [
+        row("allocation.gap", gaps["100k"], "fraction", 0.001, "<=", peer=peer, n=100_000, conditions=text),
+        row("allocation.gap_20k", gaps["20k"], "fraction", 0.001, "<=", peer=peer, n=20_000, conditions=text),
+        row("allocation.seconds_100k", seconds["100k"], "s", 3, "<=", n=100_000, conditions=text),
+        row("allocation.seconds_1m", seconds["1m"], "s", 5, "<=", n=1_000_000, conditions=text),
+        row(
+            "allocation.vs_highs_20k", ratios["20k"], "factor", 50, ">=", peer=peer, n=20_000, conditions=text
+        ),
+        row("allocation.vs_highs_100k", ratios["100k"], "factor", None, ">=", peer=peer, n=100_000),
+    ]
+
+
+def choice() -> list[Row]:
+    """Time choices with masks, prices and exact probabilities in one pass, on one core."""
+    n = 1_000_000
+    estimate, is_eligible, use, _ = world(n, 4)
+    price = use @ np.array([1.0, 2.0, 2.0, 0.0, 0.5])
+    draw = np.random.default_rng(0).random(n)
+    out = []
+    for policy, name in (
+        (Softmax(0.05, 0.03), "choose.customers_per_s"),
+        (SquareCB(1.0, 0.0), "choose.squarecb_per_s"),
+        (Greedy(), "choose.greedy_per_s"),
+    ):
+        head = Estimate(estimate.mean[:100], estimate.se[:100])
+        choose(policy, head, is_eligible[:100], price, draw[:100])
+        times = []
+        for _ in range(3):
+            begun = time.process_time()
+            column, p = choose(policy, estimate, is_eligible, price, draw)
+            times.append(time.process_time() - begun)
+        assert is_eligible[np.arange(n), column].all()
+        assert (p > 0).all()
+        target = 1_000_000 if name == "choose.customers_per_s" else None
+        text = f"{policy.policy_id}, 20 treatments; draws given; best of 3, CPU"
+        out.append(row(name, n / min(times), "customers/s", target, ">=", n=n, conditions=text))
+    return out
+
+
+REPLAYED: tuple[Policy, ...] = (
+    Softmax(0.5, 0.1),
+    SquareCB(2.0, 0.05),
+    Thompson(1.0, 0.02),
+    EpsilonGreedy(0.2),
+    Uniform(),
+)
+
+
+def replay(salts: int = 20_000) -> list[Row]:
+    """Draw the same batches under thousands of salts: chi-square of what happened against what was logged."""
+    worst, exceeded = 1.0, 0
+    for number, policy in enumerate(REPLAYED):
+        p_value, over = replayed(policy, salts, number)
+        worst, exceeded = min(worst, p_value), exceeded + over
+        print(f"{policy.policy_id}: p {p_value:.3f}, {over} limits exceeded", flush=True)
+    corrected = min(1.0, worst * len(REPLAYED))
+    text = f"{len(REPLAYED)} policies within caps of 3 to 8 and a budget, 40 customers; Bonferroni"
+    return [
+        row("replay.chi2_p", corrected, "p", 0.001, ">=", n=salts, conditions=text),
+        row("replay.limits_exceeded", exceeded, "limits", 0, "=", n=salts, conditions=text),
+    ]
+
+
+def replayed(policy: Policy, salts: int, seed: int) -> tuple[float, int]:
+    """Replay one policy's draws; p-value of the chi-square, and how many limits were exceeded."""
+    n, k, rng = 40, 5, np.random.default_rng(seed)
+    mean = np.column_stack([np.zeros(n), rng.normal(0.5, 1, (n, k - 1))])
+    se = np.column_stack([np.zeros(n), rng.uniform(0.2, 0.8, (n, k - 1))])
+    is_eligible = rng.random((n, k)) < 0.8
+    is_eligible[:, 0] = True
+    use = np.column_stack([[0, 1, 1, 0, 0], [0, 0, 0, 1, 1], [0, 1.0, 0.5, 2.0, 0.25]]).astype(float)
+    available = np.array([8.0, 3.0, 9.0])
+    found = allocate(policy, Estimate(mean, se), is_eligible, use, available)
+    ids, count, over = [f"c{i}" for i in range(n)], np.zeros((n, k)), 0
+    for salt in range(salts):
+        column = draws.pick(found.drawn, draws.uniform(ids, str(salt)))
+        dropped = trim(column, use, available, ids, str(salt))
+        column = np.where(dropped >= 0, 0, column)
+        over += int((use[column].sum(axis=0) > available + 1e-9).sum())
+        count[np.arange(n), column] += 1
+    expected = found.final * salts
+    random = (expected > 5) & (expected < salts - 5)
+    square = float(((count - expected)[random] ** 2 / expected[random]).sum())
+    freedom = int(random.sum() - random.any(axis=1).sum())
+    return float(stats.chi2.sf(square, freedom)), over
+
+
+def limits() -> list[Row]:
+    """Draw many batches of all policies and sizes: no limit is exceeded, nothing ineligible is drawn."""
+    broken, batches = 0, 0
+    for seed in range(60):
+        rng = np.random.default_rng(seed)
+        n = int(rng.choice([20, 200, 2_000, 20_000], p=[0.3, 0.3, 0.3, 0.1]))
+        estimate, is_eligible, use, available = world(n, seed)
+        available = np.append(
+            np.floor(available[:4] * rng.uniform(0, 1.5, 4)), available[4] * rng.uniform(0, 2)
+        )
+        policy = (Softmax(0.05, 0.03), Greedy(), *REPLAYED)[seed % 7]
+        if isinstance(policy, Thompson) and n > 2_000:
+            continue
+        found = allocate(policy, estimate, is_eligible, use, available)
+        ids = [f"c{i}" for i in range(n)]
+        for salt in ("a", "b", "c"):
+            column = draws.pick(found.drawn, draws.uniform(ids, salt))
+            column = np.where(trim(column, use, available, ids, salt) >= 0, 0, column)
+            broken += int((use[column].sum(axis=0) > available * (1 + 1e-12)).sum())
+            broken += int((~is_eligible[np.arange(n), column]).sum())
+            broken += int((found.final[np.arange(n), column] <= 0).sum())
+            batches += 1
+    text = "batches of 20 to 20,000 customers, 7 policies; limits, eligibility, probability of what was drawn"
+    return [row("limits.violations", broken, "rows", 0, "=", n=batches, conditions=text)]
+
+
+def _value(p: np.ndarray, case: tuple[Estimate, np.ndarray, np.ndarray, np.ndarray]) -> float:
+    return float((p * np.where(case[1], case[0].mean, 0)).sum())
+
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+BENCHMARKS = {"allocation": allocation, "choose": choice, "replay": replay, "limits": limits}
