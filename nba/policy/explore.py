@@ -124,12 +124,11 @@ class SquareCB:
     def gamma(self, estimate: Estimate, is_eligible: Flags) -> Array:
         """Give each customer's gamma, per money, shape (n,); infinite where belief is certain."""
         believed = is_eligible & ~np.isnan(estimate.mean) & ~np.isnan(estimate.se)
-        believed[:, 0] = False
-        n = believed.sum(axis=1)
+        n = believed.sum(axis=1)  # `none` among them, which is certain
         square = np.where(believed, estimate.se, 0.0) ** 2
         with np.errstate(divide="ignore"):
-            rms = np.sqrt(square.sum(axis=1) / np.maximum(n, 1))
-            return np.asarray(self.scale * np.sqrt(n + 1.0) / rms, dtype=np.float64)
+            rms = np.sqrt(square.sum(axis=1) / np.maximum(n - 1, 1))
+            return np.asarray(self.scale * np.sqrt(np.maximum(n, 1)) / rms, dtype=np.float64)
 
     def probabilities(self, estimate: Estimate, is_eligible: Flags) -> Array:
         """Give each customer's probabilities, shape (n, k)."""

@@ -8,9 +8,17 @@ from scipy.optimize import linprog
 
 from nba import draws
 from nba.policy.allocate import after_trimming, allocate, trim
-from nba.policy.explore import EpsilonGreedy, Estimate, Greedy, Softmax, Uniform
+from nba.policy.explore import EpsilonGreedy, Estimate, Greedy, Softmax, SquareCB, Thompson, Uniform
 
-POLICIES = [Softmax(0.25, 0.05), Softmax(0.02, 0.0), EpsilonGreedy(0.1), Greedy(), Uniform()]
+POLICIES = [
+    Softmax(0.25, 0.05),
+    Softmax(0.02, 0.0),
+    EpsilonGreedy(0.1),
+    Greedy(),
+    Uniform(),
+    SquareCB(1.0, 0.05),
+    Thompson(1.0, 0.0),
+]
 COST = np.array([0.0, 0.002, 0.06, 0.005, 4.0, 0.002, 0.06])
 CHANNEL = np.array([-1, 0, 1, 2, 3, 0, 1])
 
@@ -25,7 +33,9 @@ def world(n: int, seed: int = 0):
     is_eligible[:, 0] = True
     use = np.column_stack([*[(c == CHANNEL).astype(float) for c in range(4)], COST])
     available = n * np.array([0.3, 0.1, 0.1, 0.05, 0.1])
-    return Estimate(mean, np.zeros((n, k))), is_eligible, use, available
+    se = rng.uniform(0.05, 0.5, (n, k))
+    se[:, 0] = 0
+    return Estimate(mean, se), is_eligible, use, available
 
 
 def best_by_linear_programme(estimate, is_eligible, use, available) -> float:
@@ -145,6 +155,33 @@ def test_the_share_kept_of_a_count_is_that_of_all_outcomes():
     np.testing.assert_allclose(found, expected, atol=1e-9)
 
 
+@pytest.mark.parametrize("policy", [Softmax(0.25, 0.0), Greedy(), SquareCB(1.0, 0.0), Thompson(1.0, 0.0)])
+def test_a_minimum_is_reached_at_a_price_below_nothing(policy):
+    estimate, is_eligible, use, available = world(2000)
+    estimate.mean[:, 5] -= 1.0
+    without = allocate(policy, estimate, is_eligible, use, available)
+    least = np.zeros(6)
+    use, available = np.column_stack([use, np.eye(7)[5]]), np.append(available, np.inf)
+    least[5] = 400.0
+    found = allocate(policy, estimate, is_eligible, use, available, least)
+    assert without.drawn[:, 5].sum() < 350
+    assert found.expected_use[5] == pytest.approx(400, rel=0.03)
+    assert found.price[5] < 0
+    assert (found.price[:5] >= 0).all()
+
+
+@pytest.mark.parametrize("policy", [Softmax(0.25, 0.05), SquareCB(1.0, 0.05)])
+def test_prices_meet_limits_exactly(policy):
+    estimate, is_eligible, use, available = world(5000)
+    found = allocate(policy, estimate, is_eligible, use, available)
+    used = found.drawn.sum(axis=0) @ use
+    binding = found.price > 0
+    assert binding.sum() >= 3
+    spread = np.sqrt((found.drawn @ use**2 - (found.drawn @ use) ** 2).sum(axis=0))
+    target = available - np.minimum(2 * spread, 0.05 * available)
+    np.testing.assert_allclose(used[binding], target[binding], rtol=5e-3)
+
+
 # laws
 
 
@@ -231,6 +268,7 @@ def test_a_larger_limit_is_never_worth_less(seed, limit):
         (Softmax(0.5, 0.1), (1.0, 1.0, 1e9), (0, 1, 1, 1)),
         (EpsilonGreedy(0.2), (5.0, 3.0, 1e9), (0, 1, 1, 1)),
         (Uniform(), (20.0, 20.0, 30.0), (0, 0.5, 0.5, 1)),
+        (SquareCB(2.0, 0.05), (5.0, 3.0, 1e9), (0, 1, 1, 1)),
     ],
 )
 def test_logged_probabilities_are_the_frequencies_of_thousands_of_replays(policy, available, costs):
@@ -240,7 +278,7 @@ def test_logged_probabilities_are_the_frequencies_of_thousands_of_replays(policy
     is_eligible[:, 0] = True
     use = np.column_stack([[0, 1, 1, 0], [0, 0, 0, 1], costs]).astype(float)
     room = np.array(available)
-    found = allocate(policy, Estimate(mean, mean * 0), is_eligible, use, room)
+    found = allocate(policy, Estimate(mean, np.full((n, 4), 0.3)), is_eligible, use, room)
     ids, count = [f"c{i}" for i in range(n)], np.zeros((n, 4))
     for salt in range(salts):
         column = play(found, use, room, ids, str(salt))
