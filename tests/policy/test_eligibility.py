@@ -1,3 +1,4 @@
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import numpy as np
@@ -6,10 +7,10 @@ import pytest
 
 from nba import tables
 from nba.catalog import Action, Catalog, Treatment
-from nba.errors import DataError
+from nba.errors import DataError, SettingsError
 from nba.history import History
-from nba.policy.eligibility import REASONS, eligible
-from nba.settings import Limits
+from nba.policy.eligibility import REASONS, eligible, removals
+from nba.settings import ContactPolicy, Engagement, FrequencyCap, Limits, Purpose, Rule, SendWindow
 
 AT = datetime(2026, 3, 2, 6, tzinfo=UTC)
 SHOP = Catalog(
@@ -148,6 +149,219 @@ def test_a_customer_that_is_not_known_is_refused(tmp_path):
     history = History.read(tmp_path).commit(append={"customers": tables.CUSTOMERS.build([customer("a")])})
     with history.as_of(AT) as snapshot, pytest.raises(DataError, match="1 of 2 customers are not known"):
         eligible(snapshot, SHOP, Limits(), pa.array(["a", "b"]))
+
+
+MADRID = customer("a", timezone="Europe/Madrid")
+PLAIN = Catalog(SHOP.actions, tuple(replace(one, cooldown_days=0) for one in SHOP.treatments))
+
+
+def engage(
+    folder, customers, touches=(), decisions=(), outcomes=(), at=AT, features=None, until=None, **more
+):
+    history = History.read(folder).commit(
+        append={
+            "customers": tables.CUSTOMERS.build(customers),
+            "touches": tables.TOUCHES.build(touches),
+            "decisions": tables.DECISIONS.build(decisions),
+            "outcomes": tables.OUTCOMES.build(outcomes),
+        }
+    )
+    ids = pa.array([row["customer_id"] for row in customers])
+    loose = Limits(max_contacts=1000)
+    with history.as_of(at) as snapshot:
+        found = eligible(snapshot, PLAIN, loose, ids, Engagement(**more), features, until, "Europe/Madrid")
+    return found, {
+        name: [found.reasons[code] for code in found.reason[i][1:4]] for i, name in enumerate(ids.to_pylist())
+    }
+
+
+def test_rules_remove_what_is_not_true_by_stage_and_keep_their_name(tmp_path):
+    people = [customer(name, a_segment=segment) for name, segment in zip("abc", ["gold", "blue", None])]
+    features = pa.table({"customer_id": ["a", "b", "c"], "f_orders": [3.0, 0.0, None]})
+    rules = (
+        Rule(name="for buyers", stage="suitability", keep="f_orders > 0", actions=("club",)),
+        Rule(name="gold by sms", keep="a_segment = 'gold'", channels=("sms",)),
+        Rule(
+            name="not here",
+            stage="applicability",
+            keep="decided_at < timestamptz '2020-01-01'",
+            groups=("x",),
+        ),
+    )
+    with pytest.raises(SettingsError, match=r"'not here' names \['x'\]; the catalog has \['s'\]"):
+        engage(tmp_path / "wrong", people, features=features, rules=rules)
+    found, words = engage(tmp_path, people, features=features, rules=rules[:2])
+    assert words["a"] == ["", "", ""]
+    assert words["b"] == words["c"] == ["", "gold by sms", "for buyers"]
+    table = removals(found, SHOP).to_pylist()
+    assert {
+        "treatment_id": "club_mail",
+        "stage": "suitability",
+        "rule": "for buyers",
+        "n_customers": 2,
+    } in table
+    assert {"treatment_id": "sale_mail", "stage": "kept", "rule": "", "n_customers": 3} in table
+
+
+def test_rules_that_cannot_be_used_are_named_all_at_once(tmp_path):
+    rules = (
+        Rule(name="first", keep="f_unknown > 1"),
+        Rule(name="second", keep="a_segment in (select 1)"),
+    )
+    purposes = (Purpose(name="third", column="a_marketing"),)
+    with pytest.raises(SettingsError) as error:
+        engage(tmp_path, [customer("a", a_segment="x")], rules=rules, purposes=purposes)
+    for part in (
+        "rule 'first'",
+        "'f_unknown'",
+        "rule 'second'",
+        "subquery",
+        "purpose 'third'",
+        "'a_marketing'",
+    ):
+        assert part in error.value.message
+    with pytest.raises(SettingsError, match="cannot be answered"):
+        engage(tmp_path / "t", [customer("a", a_segment="x")], rules=(Rule(name="x", keep="a_segment > 3"),))
+
+
+def test_consent_is_by_purpose_too_and_unknown_is_no(tmp_path):
+    people = [customer(name, a_ads=yes) for name, yes in zip("abc", [True, False, None])]
+    ads = (Purpose(name="no consent to ads", column="a_ads", issues=("s",), channels=("email",)),)
+    _, words = engage(tmp_path, people, purposes=ads)
+    assert words["a"] == ["", "", ""]
+    assert words["b"] == words["c"] == ["no consent to ads", "", "no consent to ads"]
+
+
+def test_a_pause_begins_with_the_time_that_makes_it_enough(tmp_path):
+    ages_of = {"twice": (9, 4), "apart": (20, 4), "once": (4,), "over": (20, 14), "edge": (14, 10)}
+    refusals = [
+        touch(name, days, "refused", treatment_id="sale_mail")
+        for name, ages in ages_of.items()
+        for days in ages
+    ]
+    pause = ContactPolicy(name="refused", after="refused", times=2, within_days=7, pause_days=10)
+    people = [customer(name) for name in ("twice", "apart", "once", "over", "edge")]
+    _, words = engage(tmp_path, people, refusals, contact_policies=(pause,))
+    assert words["twice"] == ["refused", "refused", ""]
+    assert all(words[name] == ["", "", ""] for name in ("apart", "once", "over", "edge"))
+
+
+def test_what_is_counted_sent_seen_bought(tmp_path):
+    made = [decision(name, 6, "sale_mail") for name in ("sent", "seen", "bought", "open", "lost")]
+    touches = [
+        touch("seen", 5, "seen", decision_id="d-seen-6"),
+        touch("seen", 4, "seen", decision_id="d-seen-6"),
+        touch("lost", 5, "failed", decision_id="d-lost-6"),
+    ]
+    outcomes = [
+        {
+            "decision_id": f"d-{name}-6",
+            "is_delivered": True,
+            "is_unsubscribe": False,
+            "is_response": True,
+            "reward": 5.0,
+            "closed_at": ago(days),
+            "window_days": 1,
+        }
+        for name, days in {"bought": 2, "open": -1}.items()
+    ]
+    people = [customer(name) for name in ("sent", "seen", "bought", "open", "lost", "other")]
+
+    def told(after, times=1):
+        policy = ContactPolicy(name="pause", after=after, times=times, pause_days=30, level="treatment")
+        _, words = engage(
+            tmp_path / f"{after}{times}", people, touches, made, outcomes, contact_policies=(policy,)
+        )
+        return {name for name, found in words.items() if found == ["pause", "", ""]}
+
+    assert told("sent") == {"sent", "seen", "bought", "open"}
+    assert told("seen") == {"seen"}
+    assert told("seen", times=2) == set()
+    assert told("bought") == {"bought"}
+
+
+def test_caps_count_by_level_in_rolling_windows(tmp_path):
+    touches = [touch("a", days, treatment_id="sale_mail", touch_id=f"t{days}") for days in (1, 6.99, 7)]
+    people = [customer("a"), customer("b")]
+
+    def told(**more):
+        cap = FrequencyCap(name="cap", days=7, **more)
+        folder = tmp_path / "-".join(str(x) for x in more.values())
+        _, words = engage(folder, people, touches, frequency_caps=(cap,))
+        assert words["b"] == (["cap"] * 3 if more["most"] == 0 else ["", "", ""])
+        return words["a"]
+
+    assert told(most=2) == ["cap"] * 3
+    assert told(most=3) == ["", "", ""]
+    assert told(most=2, level="action") == ["cap", "cap", ""]
+    assert told(most=2, level="channel") == ["cap", "", "cap"]
+    assert told(most=2, level="channel", only=("sms",)) == ["", "", ""]
+    assert told(most=2, level="issue") == ["cap"] * 3
+    assert told(most=0) == ["cap"] * 3
+
+
+@pytest.mark.parametrize(
+    ("calendar", "last", "counts"),
+    [
+        # Madrid's clocks went forward on Sunday 29 March 2026 at 01:00 UTC; it is 20:00 UTC, 22:00 there.
+        ("day", datetime(2026, 3, 28, 23, 0, tzinfo=UTC), True),
+        ("day", datetime(2026, 3, 28, 22, 59, tzinfo=UTC), False),
+        ("week", datetime(2026, 3, 22, 23, 0, tzinfo=UTC), True),
+        ("week", datetime(2026, 3, 22, 22, 59, tzinfo=UTC), False),
+        ("month", datetime(2026, 2, 28, 23, 0, tzinfo=UTC), True),
+        ("month", datetime(2026, 2, 28, 22, 59, tzinfo=UTC), False),
+    ],
+)
+def test_calendar_windows_begin_at_local_midnight_over_the_change_of_clocks(tmp_path, calendar, last, counts):
+    at = datetime(2026, 3, 29, 20, tzinfo=UTC)
+    row = touch("a", 0) | {"touched_at": last}
+    cap = FrequencyCap(name="cap", most=1, calendar=calendar)
+    _, words = engage(tmp_path, [MADRID], [row], at=at, frequency_caps=(cap,))
+    assert words["a"] == (["cap"] * 3 if counts else ["", "", ""])
+
+
+def test_rolling_windows_are_of_whole_24_hours_over_the_change_of_clocks(tmp_path):
+    at = datetime(2026, 3, 29, 10, tzinfo=UTC)
+    for hours, counts in ((23.99, True), (24, False)):
+        row = touch("a", 0) | {"touched_at": at - timedelta(hours=hours)}
+        cap = FrequencyCap(name="cap", most=1, days=1)
+        folder = tmp_path / str(hours)
+        _, words = engage(folder, [MADRID], [row], at=at, frequency_caps=(cap,))
+        assert (words["a"] == ["cap"] * 3) == counts
+
+
+def test_one_active_action_per_issue_on_every_channel(tmp_path):
+    waits = "another action of the issue is active"
+    made = [decision("a", 3, "sale_mail"), decision("b", 30, "sale_mail"), decision("c", 3, "club_mail")]
+    people = [customer(name) for name in "abcd"]
+    touches = [touch("c", 9, treatment_id="sale_mail")]
+    _, words = engage(tmp_path, people, touches, made, issue_days=20)
+    assert words["a"][2] == waits
+    assert words["b"] == words["d"] == ["", "", ""]
+    assert words["c"] == [waits, waits, ""]
+
+
+def test_quiet_hours_remove_what_cannot_be_sent_before_it_lapses(tmp_path):
+    people = [customer("a", timezone="Europe/Madrid"), customer("b", timezone="Asia/Tokyo"), customer("c")]
+    quiet = (SendWindow(channels=("sms",), opens="09:00", closes="14:00"),)
+    until = AT + timedelta(hours=1.5)  # 07:30 UTC: 08:30 in Madrid, 16:30 in Tokyo
+    _, words = engage(tmp_path, people, until=until, send_windows=quiet)
+    assert {name: found[1] for name, found in words.items()} == dict.fromkeys("abc", "quiet until it lapses")
+    _, words = engage(tmp_path / "later", people, until=AT + timedelta(hours=3), send_windows=quiet)
+    assert {name: found[1] for name, found in words.items()} == {
+        "a": "",
+        "b": "quiet until it lapses",
+        "c": "",
+    }
+
+
+def test_names_of_rules_are_their_own():
+    with pytest.raises(ValueError, match=r"names \['x'\] stand twice"):
+        Engagement(
+            rules=(Rule(name="x", keep="true"),), frequency_caps=(FrequencyCap(name="x", most=1, days=1),)
+        )
+    with pytest.raises(ValueError, match="needs either days or calendar"):
+        FrequencyCap(name="x", most=1)
 
 
 # laws
