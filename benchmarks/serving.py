@@ -238,7 +238,9 @@ def child_batch(n: int, threads: int, out: str) -> dict[str, Any]:
     with History.read(folder).as_of(AT) as snapshot:
         nuisance = arbitrate.nuisance(snapshot, catalog, chosen.reward)
         job = stream.Job("b1", AT, catalog, chosen, {"champion": joint}, nuisance, AT)
-        found = stream.run(job, snapshot, files, Path(out), threads=threads, log=False, advance=advance)
+        found = stream.run(
+            job, snapshot, files, Path(out), engine=stream.Local(threads), log=False, advance=advance
+        )
     delivery.publish(found.staged)
     whole = time.perf_counter() - begun
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6

@@ -177,12 +177,17 @@ def decide(
     corrects: Annotated[
         str | None, typer.Option("--corrects", help="A delivered batch that this one takes the place of.")
     ] = None,
+    engine: Annotated[
+        str, typer.Option(help="local, spark (as spark-submit says), or a Spark master's URL.")
+    ] = "local",
 ) -> None:
     """Decide one batch for every customer and deliver it as files with a manifest."""
     from pipelines import decide as step
 
     report = _run(
-        lambda progress: step.decide(workspace, _moment(at), batch_id, corrects=corrects, progress=progress)
+        lambda progress: step.decide(
+            workspace, _moment(at), batch_id, corrects=corrects, engine=engine, progress=progress
+        )
     )
     _show(f"Batch {report.batch_id}", report.rows)
     out.print(f"Delivered to {report.folder}")

@@ -5,7 +5,7 @@ commit, then published by a rename. A run that is killed in between is completed
 was logged is delivered, and what was not logged is decided anew, with the same result.
 """
 
-import os
+import re
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,13 +18,13 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from nba import settings, tables, tracking
-from nba.errors import DataError, MissingError
+from nba.errors import DataError, MissingError, SettingsError
 from nba.features import table as features
 from nba.history import History, Snapshot
 from nba.models.scorer import Scorer
 from nba.policy import arbitrate
 from nba.serving import decide as serving
-from nba.serving import delivery, stream
+from nba.serving import delivery, spark, stream
 from pipelines.lock import locked
 from pipelines.progress import Advance, Progress, silent
 
@@ -65,6 +65,7 @@ def decide(
     batch_id: str | None = None,
     *,
     corrects: str | None = None,
+    engine: str = "local",
     progress: Progress | None = None,
 ) -> DecideReport:
     """Decide and deliver one batch; the same batch again changes nothing.
@@ -74,6 +75,7 @@ def decide(
         at: The moment of decision.
         batch_id: Names the batch; from `at` if absent.
         corrects: A delivered batch that this one takes the place of.
+        engine: local, spark, or the URL of a Spark master such as `local[2]`.
         progress: Where to report.
 
     Raises:
@@ -82,11 +84,23 @@ def decide(
         BusyError: when another run works on the workspace.
     """
     with locked(workspace, f"decide {batch_id or batch_name(at)}"):
-        return _decide(workspace, at, batch_id, corrects, progress or silent())
+        chosen = stream.Local() if engine == "local" else spark.Spark(spark.session(_master(engine)))
+        return _decide(workspace, at, batch_id, corrects, chosen, progress or silent())
+
+
+def _master(engine: str) -> str | None:
+    if engine != "spark" and not re.match(r"(spark|k8s|yarn|local)", engine):
+        raise SettingsError(f"engine is {engine!r}; expected local, spark or the URL of a Spark master")
+    return None if engine == "spark" else engine
 
 
 def _decide(
-    workspace: Path, at: datetime, batch_id: str | None, corrects: str | None, progress: Progress
+    workspace: Path,
+    at: datetime,
+    batch_id: str | None,
+    corrects: str | None,
+    engine: stream.Engine,
+    progress: Progress,
 ) -> DecideReport:
     config = settings.read(workspace)
     history = History.read(workspace)
@@ -101,10 +115,10 @@ def _decide(
     models = _models(workspace, config)
     with history.as_of(at) as snapshot:
         ids = _reachable(snapshot)
-        if len(ids) > config.delivery.stream_above:
+        if len(ids) > config.delivery.stream_above or isinstance(engine, spark.Spark):
             nuisance = arbitrate.nuisance(snapshot, catalog, config.reward)
             job = stream.Job(batch_id, snapshot.at, catalog, config, models, nuisance, snapshot.at, corrects)
-            staged, logged, notes = _part_by_part(job, snapshot, ids, root, progress)
+            staged, logged, notes = _part_by_part(job, snapshot, ids, root, engine, progress)
         else:
             step = progress.step(f"deciding {batch_id}", total=3)
             seen = features.build(snapshot, ids)
@@ -136,7 +150,12 @@ def _logged(batch: serving.Batch) -> dict[str, pa.Table | Path]:
 
 
 def _part_by_part(
-    job: stream.Job, snapshot: Snapshot, ids: pa.Array, root: Path, progress: Progress
+    job: stream.Job,
+    snapshot: Snapshot,
+    ids: pa.Array,
+    root: Path,
+    engine: stream.Engine,
+    progress: Progress,
 ) -> tuple[Path, dict[str, pa.Table | Path], tuple[str, ...]]:
     # Features go to disk first, in the order of the ids; what is logged goes from disk into the history.
     step = progress.step(f"features of {len(ids):,} customers", total=len(ids))
@@ -158,7 +177,7 @@ def _part_by_part(
             shown[name] = progress.step(f"{name} {job.batch_id}", total=len(ids) if n else None)
         shown[name](n)
 
-    found = stream.run(job, snapshot, files, root, threads=os.cpu_count() or 1, advance=advance)
+    found = stream.run(job, snapshot, files, root, engine=engine, advance=advance)
     known = snapshot.sql("select experiment_id, customer_id from assignments")
     logged: dict[str, pa.Table | Path] = {name: paths[0] for name, paths in found.log.items()}
     one = folder / "features.parquet"

@@ -263,14 +263,26 @@ def rules_of(config: settings.Settings, at: datetime, model_ids: Mapping[str, st
     return tuple(out)
 
 
-def believed(rule: Rule, scores: Mapping[str, Scores], catalog: Catalog, nuisance: Array, n: int) -> Estimate:
+class Worth(NamedTuple):
+    """Money beyond margin and cost.
+
+    Attributes:
+        nuisance: Price of a contact's risk, shape (k,).
+        saved: Lifetime value that a response saves, shape (n, k); None where no action is valued so.
+    """
+
+    nuisance: Array
+    saved: Array | None
+
+
+def believed(rule: Rule, scores: Mapping[str, Scores], catalog: Catalog, worth: Worth, n: int) -> Estimate:
     """Give what an arm ranks n customers by, shapes (n, k); NaN where no model is registered."""
     found = scores.get(rule.alias)
     if found is None:
         return arbitrate.unknown(n, len(catalog.treatment_ids))
     if rule.by_response:
         return arbitrate.by_response(found.p_response, found.margin_per_response, catalog)
-    return belief(found, catalog, nuisance)
+    return belief(found, catalog, worth.nuisance, worth.saved)
 
 
 def _deciders(
@@ -280,12 +292,15 @@ def _deciders(
     config: settings.Settings,
     models: Mapping[str, Scorer],
 ) -> dict[str, Decider]:
-    nuisance = arbitrate.nuisance(snapshot, catalog, config.reward)
+    worth = Worth(
+        arbitrate.nuisance(snapshot, catalog, config.reward),
+        arbitrate.saved(snapshot, catalog, config.reward, features["customer_id"]),
+    )
     scores = {alias: model.scores(features, catalog) for alias, model in models.items()}
     model_ids = {alias: model.model_id for alias, model in models.items()}
     return {
         rule.arm: Decider(
-            rule.policy, rule.policy_id, believed(rule, scores, catalog, nuisance, features.num_rows)
+            rule.policy, rule.policy_id, believed(rule, scores, catalog, worth, features.num_rows)
         )
         for rule in rules_of(config, snapshot.at, model_ids)
     }

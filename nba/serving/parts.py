@@ -1,6 +1,7 @@
 """What was known of some customers only: the history sorted once, then looked up range by range."""
 
 import copy
+from collections.abc import Mapping
 from pathlib import Path
 
 import duckdb
@@ -22,15 +23,16 @@ class Parts:
     Args:
         snapshot: What was known.
         work: Folder for what is sorted, and for what DuckDB spills.
+        files: What was sorted already, by table; sorted here if absent.
     """
 
-    def __init__(self, snapshot: Snapshot, work: Path) -> None:
+    def __init__(self, snapshot: Snapshot, work: Path, files: Mapping[str, Path] | None = None) -> None:
         self._snapshot = snapshot
-        self._files: dict[str, Path] = {}
+        self.files = dict(files or {})
         self._views = {name for name in tables.BY_NAME if _is_view(snapshot.connection, name)}
         for setting in (f"memory_limit = '{_MEMORY_GB}GB'", f"temp_directory = '{_quoted(work / 'duckdb')}'"):
             snapshot.connection.execute(f"set {setting}").fetchall()
-        for name in _SORTED:
+        for name in _SORTED if files is None else ():
             n = snapshot.connection.execute(f"select count(*) from {name}").fetchall()[0][0]
             if n > _FEW:
                 path = work / f"{name}.sorted.parquet"
@@ -38,7 +40,7 @@ class Parts:
                     f"copy (from {name} order by customer_id) to '{_quoted(path)}'"
                     " (format parquet, compression zstd, row_group_size 32768)"
                 ).fetchall()
-                self._files[name] = path
+                self.files[name] = path
 
     def connect(self) -> duckdb.DuckDBPyConnection:
         """Open a connection for `of`; one per thread."""
@@ -59,7 +61,7 @@ class Parts:
         for name in self._views:
             if "customer_id" not in tables.BY_NAME[name].columns:
                 continue
-            file = self._files.get(name)
+            file = self.files.get(name)
             rows = f"read_parquet('{_quoted(file)}')" if file else f"memory.main.{name}"
             connection.execute(
                 f"create or replace temp view {name} as from {rows}"
@@ -71,7 +73,7 @@ class Parts:
 
     def clear(self) -> None:
         """Remove what was sorted."""
-        for path in self._files.values():
+        for path in self.files.values():
             path.unlink(missing_ok=True)
 
 

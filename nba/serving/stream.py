@@ -10,15 +10,16 @@ Everything that couples customers is a sum of whole numbers, so that parts of an
 any engine give the same rows.
 """
 
+import os
 import shutil
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -32,7 +33,7 @@ from nba.errors import DataError
 from nba.experiments import design
 from nba.history import Snapshot
 from nba.models import traverse
-from nba.policy import eligibility, streamed
+from nba.policy import arbitrate, eligibility, streamed
 from nba.policy import limits as volumes
 from nba.policy.eligibility import eligible
 from nba.policy.explore import Estimate
@@ -43,6 +44,7 @@ from nba.serving.decide import (
     Limited,
     Rule,
     Scorer,
+    Worth,
     believed,
     limits_of,
     rules_of,
@@ -173,7 +175,7 @@ def run(
     features: Sequence[Path],
     root: Path,
     *,
-    threads: int = 2,
+    engine: "Engine | None" = None,
     log: bool = True,
     advance: Callable[[str, int], None] | None = None,
 ) -> Result:
@@ -185,7 +187,7 @@ def run(
         features: Parquet files of the features table; customers do not repeat. Sorted by customer_id, rules
             are looked up fastest.
         root: Folder of all batches.
-        threads: Parts that are worked on at once.
+        engine: What does the work; this machine's cores if absent.
         log: Whether to write decisions, choices and assignments for the history.
         advance: Told the pass and the customers done.
 
@@ -201,11 +203,13 @@ def run(
     with delivery.full_disk(work):
         work.mkdir(parents=True)
         try:
-            spool = Spool(work)
-            sample, customers = _score(job, snapshot, features, spool, total, threads, tell)
-            drawn = _price(job, spool, sample, customers, threads, tell)
-            drawn = _draw(job, spool, drawn, threads, tell)
-            return _write(job, spool, drawn, root, threads, log, tell)
+            engine = engine or Local()
+            sample, customers = _score(job, snapshot, features, engine, work, total, tell)
+            # Models have done their part: what follows needs their names only.
+            job = replace(job, models={alias: Named(m.model_id) for alias, m in job.models.items()})
+            drawn = _price(job, engine, sample, customers, tell)
+            drawn = _draw(job, engine, drawn, tell)
+            return _write(job, engine, drawn, root, work, log, tell)
         except BaseException:
             shutil.rmtree(work, ignore_errors=True)
             raise
@@ -227,38 +231,100 @@ def read_parts(files: Iterable[Path], rows: int = ROWS) -> Iterator[pa.Table]:
             yield pa.Table.from_batches([batch]).replace_schema_metadata(None)
 
 
-class Spool:
-    """Arrays of each part, on disk between the passes."""
+class Engine(Protocol):
+    """What does work on parts of the customers: this machine's cores, or a cluster."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.parts = 0
+    def score(
+        self,
+        job: Job,
+        snapshot: Snapshot,
+        features: Sequence[Path],
+        work: Path,
+        then: Callable[[Scored], T],
+    ) -> Iterator[T]:
+        """Score all customers, keep the parts, and give what `then` makes of each."""
+        ...
 
-    def put(self, number: int, name: str, arrays: Iterable[NDArray[Any]]) -> None:
-        """Keep arrays of a part."""
-        with (self.folder / f"{number:06d}.{name}").open("wb") as file:
-            for array in arrays:
-                np.save(file, array, allow_pickle=False)
+    def each(self, then: Callable[[Scored], T]) -> Iterator[T]:
+        """Give what `then` makes of each part that was kept."""
+        ...
 
-    def get(self, number: int, name: str, count: int) -> list[NDArray[Any]]:
-        """Read arrays of a part."""
-        with (self.folder / f"{number:06d}.{name}").open("rb") as file:
-            return [np.load(file, allow_pickle=False) for _ in range(count)]
 
-    def put_scored(self, number: int, part: Scored) -> None:
-        """Keep a part."""
+@dataclass(frozen=True)
+class Named:
+    """A model of which only the name is needed."""
+
+    model_id: str
+
+    def scores(self, features: pa.Table, catalog: Catalog) -> Any:
+        """Refuse to score."""
+        raise NotImplementedError(self.model_id)
+
+
+class Local:
+    """Work in threads of this machine, parts on disk between the passes.
+
+    Args:
+        threads: Parts that are worked on at once; all cores if absent.
+    """
+
+    def __init__(self, threads: int | None = None) -> None:
+        self._threads = threads or len(os.sched_getaffinity(0))
+        self._folder = Path()
+        self._parts = 0
+
+    def score(
+        self,
+        job: Job,
+        snapshot: Snapshot,
+        features: Sequence[Path],
+        work: Path,
+        then: Callable[[Scored], T],
+    ) -> Iterator[T]:
+        """Score all customers, keep the parts, and give what `then` makes of each."""
+        self._folder, self._parts = work, 0
+        local, opened = threading.local(), []
+        parts = Parts(snapshot, work)
+
+        def score(item: tuple[int, pa.Table]) -> T:
+            number, table = item
+            if not hasattr(local, "connection"):
+                local.connection = parts.connect()
+                opened.append(local.connection)
+            scored = score_part(job, parts.of(local.connection, table["customer_id"]), table)
+            self._keep(number, scored)
+            return then(scored)
+
+        try:
+            with traverse.one_thread():
+                for found in ordered(score, enumerate(read_parts(features)), self._threads):
+                    self._parts += 1
+                    yield found
+        finally:
+            for connection in opened:
+                connection.close()
+            parts.clear()
+
+    def each(self, then: Callable[[Scored], T]) -> Iterator[T]:
+        """Give what `then` makes of each part that was kept."""
+        return ordered(lambda number: then(self._kept(number)), range(self._parts), self._threads)
+
+    def _keep(self, number: int, part: Scored) -> None:
         names = pa.table({"ids": part.ids, "external": part.external})
-        path = str(self.folder / f"{number:06d}.names")
+        path = str(self._folder / f"{number:06d}.names")
         with pa.OSFile(path, "wb") as sink, pa.ipc.new_file(sink, names.schema) as writer:
             writer.write_table(names)
-        self.put(number, "scored", part[2:])
+        with (self._folder / f"{number:06d}.scored").open("wb") as file:
+            for array in part[2:]:
+                np.save(file, array, allow_pickle=False)
 
-    def get_scored(self, number: int) -> Scored:
-        """Read a part."""
-        with pa.OSFile(str(self.folder / f"{number:06d}.names"), "rb") as source:
+    def _kept(self, number: int) -> Scored:
+        with pa.OSFile(str(self._folder / f"{number:06d}.names"), "rb") as source:
             names = pa.ipc.open_file(source).read_all().combine_chunks()
         ids, external = (names[name].combine_chunks() for name in ("ids", "external"))
-        return Scored(ids, external, *self.get(number, "scored", len(Scored._fields) - 2))
+        with (self._folder / f"{number:06d}.scored").open("rb") as file:
+            arrays = [np.load(file, allow_pickle=False) for _ in range(len(Scored._fields) - 2)]
+        return Scored(ids, external, *arrays)
 
 
 def ordered(work: Callable[[T], S], items: Iterable[T], threads: int) -> Iterator[S]:
@@ -311,8 +377,9 @@ def score_part(job: Job, snapshot: Snapshot, features: pa.Table) -> Scored:
     }
     n, k = found.is_eligible.shape
     mean, se = np.full((n, k), np.nan), np.full((n, k), np.nan)
+    worth = Worth(job.nuisance, arbitrate.saved(snapshot, job.catalog, job.config.reward, ids))
     for i in np.unique(arm):
-        own = believed(rules[i], scores, job.catalog, job.nuisance, n)
+        own = believed(rules[i], scores, job.catalog, worth, n)
         rows = arm == i
         mean[rows], se[rows] = own.mean[rows], own.se[rows]
     external = _external(snapshot, ids)
@@ -340,46 +407,30 @@ def _score(
     job: Job,
     snapshot: Snapshot,
     features: Sequence[Path],
-    spool: Spool,
+    engine: Engine,
+    work: Path,
     total: int,
-    threads: int,
     tell: Callable[[str, int], None],
 ) -> tuple[Scored, Whole]:
     # The sample that prices are solved on, in the order of the ids; and the customers by arm.
     below = min(1.0, SAMPLE / total) * 2.0**64
+    salt = f"price|{job.batch_id}"
+
+    def some(part: Scored) -> tuple[NDArray[np.int16], Scored]:
+        hashed = draws.hashed(part.ids, salt)
+        return part.arm, part.take(np.flatnonzero(hashed.astype(np.float64) < below))
+
     customers = np.zeros(len(job.rules), dtype=np.int64)
     sampled: list[Scored] = []
-    local = threading.local()
-    parts = Parts(snapshot, spool.folder)
-    opened: list[Any] = []
-
-    def work(item: tuple[int, pa.Table]) -> tuple[int, NDArray[np.int16], Scored]:
-        number, table = item
-        if not hasattr(local, "connection"):
-            local.connection = parts.connect()
-            opened.append(local.connection)
-        scored = score_part(job, parts.of(local.connection, table["customer_id"]), table)
-        spool.put_scored(number, scored)
-        hashed = draws.hashed(scored.ids, f"price|{job.batch_id}")
-        rows = np.flatnonzero(hashed.astype(np.float64) < below)
-        return table.num_rows, scored.arm, scored.take(rows)
-
-    try:
-        with traverse.one_thread():
-            for n, arm, some in ordered(work, enumerate(read_parts(features)), threads):
-                customers += np.bincount(arm, minlength=len(customers))
-                sampled.append(some)
-                spool.parts += 1
-                tell("scoring", n)
-    finally:
-        for connection in opened:
-            connection.close()
-        parts.clear()
+    for arm, few in engine.score(job, snapshot, features, work, some):
+        customers += np.bincount(arm, minlength=len(customers))
+        sampled.append(few)
+        tell("scoring", len(arm))
     return _sorted(sampled), customers
 
 
 def _price(
-    job: Job, spool: Spool, sample: Scored, customers: Whole, threads: int, tell: Callable[[str, int], None]
+    job: Job, engine: Engine, sample: Scored, customers: Whole, tell: Callable[[str, int], None]
 ) -> Drawn:
     limited, k = job.limited, len(job.catalog.treatment_ids)
     m = len(limited.names)
@@ -402,7 +453,7 @@ def _price(
     found = cuts()
     if m and len(sample.arm) < total:
         for _ in range(ROUNDS):
-            sums = _totals(job, spool, found, threads, tell)
+            sums = _totals(job, engine, found, tell)
             corrected = [
                 streamed.corrected(scale[i], sums[i], limited.use, available[i])
                 if rule.policy is not None and customers[i]
@@ -414,7 +465,7 @@ def _price(
             if done:
                 break
             found = cuts()
-        sums = _totals(job, spool, found, threads, tell)
+        sums = _totals(job, engine, found, tell)
         found = tuple(
             streamed.fitted(cut, sums[i], limited.use, available[i])
             if job.rules[i].policy is not None
@@ -430,17 +481,14 @@ def _solved(rule: Rule, own: Scored, use: Array, available: Array, share: Array,
     return streamed.first_cut(rule.policy, belief, own.reason == 0, use, available, share, least)
 
 
-def _totals(
-    job: Job, spool: Spool, cuts: Sequence[Cut], threads: int, tell: Callable[[str, int], None]
-) -> list[Totals]:
+def _totals(job: Job, engine: Engine, cuts: Sequence[Cut], tell: Callable[[str, int], None]) -> list[Totals]:
     use = job.limited.use
 
-    def work(number: int) -> list[Totals]:
-        part = spool.get_scored(number)
+    def work(part: Scored) -> list[Totals]:
         return _part_totals(probabilities_of(job, part, cuts), part.arm, use, len(cuts))
 
     out: list[Totals] | None = None
-    for found in ordered(work, range(spool.parts), threads):
+    for found in engine.each(work):
         out = found if out is None else [a + b for a, b in zip(out, found)]
         tell("pricing", 0)
     assert out is not None
@@ -451,22 +499,20 @@ def _part_totals(p: Array, arm: NDArray[np.int16], use: Array, arms: int) -> lis
     return [Totals.of(p[arm == i], use) for i in range(arms)]
 
 
-def _draw(job: Job, spool: Spool, drawn: Drawn, threads: int, tell: Callable[[str, int], None]) -> Drawn:
+def _draw(job: Job, engine: Engine, drawn: Drawn, tell: Callable[[str, int], None]) -> Drawn:
     limited = job.limited
     amounts = streamed.micro(limited.use)
     arms = len(job.rules)
 
-    def work(number: int) -> tuple[list[Totals], Whole]:
-        part = spool.get_scored(number)
+    def work(part: Scored) -> tuple[list[Totals], Whole]:
         p = probabilities_of(job, part, drawn.cuts)
-        column = draws.pick(p, draws.uniform(part.ids, f"decision|{job.batch_id}"))
-        spool.put(number, "drawn", [column.astype(np.int16)])
+        column = draw_of(job, part, p)
         used = np.stack([amounts[column[part.arm == i]].sum(axis=0) for i in range(arms)])
         return _part_totals(p, part.arm, limited.use, arms), used
 
     sums: list[Totals] | None = None
     used = np.zeros_like(drawn.used)
-    for found, part_used in ordered(work, range(spool.parts), threads):
+    for found, part_used in engine.each(work):
         sums = found if sums is None else [a + b for a, b in zip(sums, found)]
         used += part_used
         tell("drawing", 0)
@@ -479,10 +525,15 @@ def _draw(job: Job, spool: Spool, drawn: Drawn, threads: int, tell: Callable[[st
         for i in range(arms):
             if used[i, j] > drawn.available[i, j] * 1e6 * (1 + 1e-12):
                 last = cuts[i].last.copy()
-                last[j] = _trim(job, spool, cuts, (i, j), drawn.available[i, j], threads)
+                last[j] = _trim(job, engine, cuts, (i, j), drawn.available[i, j])
                 cuts[i] = cuts[i]._replace(last=last)
-                used = _used(job, spool, cuts, threads)
+                used = _used(job, engine, cuts)
     return Drawn(tuple(cuts), used, drawn.customers, drawn.available)
+
+
+def draw_of(job: Job, part: Scored, p: Array) -> Whole:
+    """Draw each customer's column by its hash, shape (n,)."""
+    return draws.pick(p, draws.uniform(part.ids, f"decision|{job.batch_id}"))
 
 
 def dropped_of(job: Job, part: Scored, column: Whole, cuts: Sequence[Cut]) -> Whole:
@@ -498,15 +549,12 @@ def dropped_of(job: Job, part: Scored, column: Whole, cuts: Sequence[Cut]) -> Wh
     return dropped
 
 
-def _trim(
-    job: Job, spool: Spool, cuts: Sequence[Cut], where: tuple[int, int], limit: float, threads: int
-) -> int:
+def _trim(job: Job, engine: Engine, cuts: Sequence[Cut], where: tuple[int, int], limit: float) -> int:
     arm, j = where
     amounts = streamed.micro(job.limited.use)[:, j]
 
-    def work(number: int) -> Whole:
-        part = spool.get_scored(number)
-        column = spool.get(number, "drawn", 1)[0].astype(np.int64)
+    def work(part: Scored) -> Whole:
+        column = draw_of(job, part, probabilities_of(job, part, cuts))
         dropped = dropped_of(job, part, column, cuts)
         rows = np.flatnonzero((part.arm == arm) & (amounts[column] > 0) & (dropped < 0))
         return streamed.trim_counts(
@@ -514,21 +562,20 @@ def _trim(
         )
 
     counts = np.zeros(1 << streamed.TRIM_BITS, dtype=np.int64)
-    for found in ordered(work, range(spool.parts), threads):
+    for found in engine.each(work):
         counts += found
     return streamed.trim_from(counts, limit)
 
 
-def _used(job: Job, spool: Spool, cuts: Sequence[Cut], threads: int) -> Whole:
+def _used(job: Job, engine: Engine, cuts: Sequence[Cut]) -> Whole:
     amounts = streamed.micro(job.limited.use)
 
-    def work(number: int) -> Whole:
-        part = spool.get_scored(number)
-        column = spool.get(number, "drawn", 1)[0].astype(np.int64)
+    def work(part: Scored) -> Whole:
+        column = draw_of(job, part, probabilities_of(job, part, cuts))
         final = np.where(dropped_of(job, part, column, cuts) >= 0, 0, column)
         return np.stack([amounts[final[part.arm == i]].sum(axis=0) for i in range(len(cuts))])
 
-    return np.sum(list(ordered(work, range(spool.parts), threads)), axis=0)
+    return np.sum(list(engine.each(work)), axis=0)
 
 
 def _trim_number(job: Job, ids: pa.Array, j: int) -> NDArray[np.uint64]:
@@ -544,19 +591,19 @@ class Rows(NamedTuple):
     removed: Whole
 
 
-def finish_part(job: Job, part: Scored, drawn: Drawn, column: Whole, *, log: bool) -> Rows:
+def finish_part(job: Job, part: Scored, drawn: Drawn, *, log: bool) -> Rows:
     """Turn the draws of a part into rows of the contract.
 
     Args:
         job: What is the same for all customers.
         part: The customers.
         drawn: Cuts and what was used.
-        column: What was drawn, shape (n,).
         log: Whether candidates and assignments are wanted too.
     """
     n, k = part.mean.shape
     every = np.arange(n)
     p = probabilities_of(job, part, drawn.cuts)
+    column = draw_of(job, part, p)
     after = np.stack([cut.after for cut in drawn.cuts])[part.arm]
     final_p = streamed.thinned(p, after)
     dropped = dropped_of(job, part, column, drawn.cuts)
@@ -672,25 +719,23 @@ def _choices(job: Job, part: Scored, ids: pa.Array, p: Array, price: Array) -> p
 
 def _write(
     job: Job,
-    spool: Spool,
+    engine: Engine,
     drawn: Drawn,
     root: Path,
-    threads: int,
+    work_in: Path,
     log: bool,
     tell: Callable[[str, int], None],
 ) -> Result:
     writer = delivery.Writer(root, job.batch_id, job.config.delivery.formats)
-    logs = _Logs(spool.folder) if log else None
+    logs = _Logs(work_in) if log else None
     counts = np.zeros((len(job.rules), len(job.catalog.treatment_ids)), dtype=np.int64)
     removed = np.zeros(len(job.reasons), dtype=np.int64)
 
-    def work(number: int) -> Rows:
-        part = spool.get_scored(number)
-        column = spool.get(number, "drawn", 1)[0].astype(np.int64)
-        return finish_part(job, part, drawn, column, log=log)
+    def work(part: Scored) -> Rows:
+        return finish_part(job, part, drawn, log=log)
 
     try:
-        for rows in ordered(work, range(spool.parts), threads):
+        for rows in engine.each(work):
             writer.write(rows.decisions)
             if logs is not None:
                 logs.write("decisions", rows.decisions)

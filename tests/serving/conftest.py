@@ -35,6 +35,11 @@ def arm(name: str, share: float, policy: str) -> settings.Arm:
 
 @pytest.fixture
 def shop():
+    """The shop of `make_shop`."""
+    return make_shop()
+
+
+def make_shop():
     """A catalog, settings, a history of 400 customers at a moment, their features, and a model."""
     catalog = Catalog(
         (Action("sale", "s", "s", "Sale", 20.0), Action("club", "s", "s", "Club", 50.0)),

@@ -31,7 +31,7 @@ def run(shop, history, root, tmp_path, *, rows=64, threads=2, monkeypatch=None, 
         monkeypatch.setattr(stream.read_parts, "__defaults__", (rows,))
         monkeypatch.setattr(stream, "SAMPLE", sample or stream.SAMPLE)
     with history.as_of(shop.at) as snapshot:
-        return stream.run(job_of(shop, snapshot), snapshot, [path], root, threads=threads)
+        return stream.run(job_of(shop, snapshot), snapshot, [path], root, engine=stream.Local(threads))
 
 
 def rows_of(folder):

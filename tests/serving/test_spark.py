@@ -1,0 +1,77 @@
+"""The Spark engine gives the local engine's rows, however the customers are divided.
+
+In a process of its own, without the tests' warnings filter: what Spark starts outlives a test.
+"""
+
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+_CODE = """
+import sys
+from pathlib import Path
+import numpy as np, pyarrow as pa, pyarrow.parquet as pq
+from tests.serving.conftest import Believer, make_shop
+from nba.history import History
+from nba.policy import arbitrate
+from nba.serving import delivery, spark, stream
+
+folder, master = Path(sys.argv[1]), sys.argv[2]
+shop = make_shop()
+history = History.read(folder / "shop").commit(append={"customers": shop.customers})
+files = []
+for i in range(3):
+    files.append(folder / f"{i}.parquet")
+    pq.write_table(shop.features.slice(i * 150, 150), files[-1])
+stream.SAMPLE = 200
+
+
+def rows(name, engine):
+    with history.as_of(shop.at) as snapshot:
+        nuisance = arbitrate.nuisance(snapshot, shop.catalog, shop.config.reward)
+        models = {"champion": shop.model}
+        job = stream.Job("b1", shop.at, shop.catalog, shop.config, models, nuisance, shop.at)
+        found = stream.run(job, snapshot, files, folder / name, engine=engine)
+    parts = [pq.ParquetFile(path).read() for path in sorted(found.staged.glob("*.parquet"))]
+    said = {k: v for k, v in found.manifest.items() if k != "files"}
+    return pa.concat_tables(parts).sort_by("customer_id"), said
+
+
+local = rows("local", stream.Local(2))
+session = spark.session(master)
+session.conf.set("spark.sql.execution.arrow.maxRecordsPerBatch", "61")
+there = rows("spark", spark.Spark(session))
+session.stop()
+assert local[0].equals(there[0]), "rows differ"
+assert local[1] == there[1], "manifests differ"
+print("identical", local[0].num_rows)
+"""
+
+
+def run(folder, master):
+    if importlib.util.find_spec("pyspark") is None:
+        pytest.skip("PySpark is not installed: pip install 'nba[spark]'")
+    if shutil.which("java") is None:
+        pytest.skip("Java is not installed")
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYSPARK_PYTHON": sys.executable}
+    found = subprocess.run(
+        [sys.executable, "-c", _CODE, str(folder), master],
+        cwd=ROOT, env=environment, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert found.returncode == 0, found.stderr[-3000:]
+    return found.stdout
+
+
+def test_rows_on_spark_are_those_of_this_machine(tmp_path):
+    assert "identical 400" in run(tmp_path, "local[2]")
+
+
+@pytest.mark.skipif("NBA_SLOW" not in os.environ, reason="takes half a minute: NBA_SLOW=1 runs it")
+def test_rows_on_a_cluster_of_processes_too(tmp_path):
+    assert "identical 400" in run(tmp_path, "local-cluster[2,1,1024]")
