@@ -214,7 +214,8 @@ def child_score(n: int, threads: int) -> dict[str, Any]:
 
 
 def _world_of(n: int) -> int:
-    return MILLION if n <= MILLION else n
+    made = sorted(int(path.name.removeprefix("world-")) for path in cache().glob("world-*"))
+    return next((size for size in made if size >= n), n)
 
 
 def child_batch(n: int, threads: int, out: str) -> dict[str, Any]:
