@@ -143,6 +143,46 @@ class Identity(_Frozen):
     email_ignore_tags: tuple[str, ...] = ("gmail.com", "googlemail.com")
 
 
+class Bounds(_Frozen):
+    """From where on a finding warns, and from where on it stops the run.
+
+    Attributes:
+        warn, stop: The thresholds; absent ones never do.
+    """
+
+    warn: float | None = None
+    stop: float | None = None
+
+
+class QualityRules(_Frozen):
+    """What warns, and what stops an ingestion before anything is written.
+
+    Each is a table with `warn` and `stop`, such as `volume = { warn = 0.5, stop = 0.1 }`.
+
+    Attributes:
+        quarantined, duplicates: Share of a source's rows.
+        behind: Days that a source's newest row is behind that of the freshest source.
+        stale: Days since a table's newest row.
+        future: Share of rows after the moment of the run.
+        early: Share of rows that were known before they happened.
+        volume: Rows of the last whole day as a share of the usual; lower is worse.
+        references: Share of touches that name a treatment or decision that is not known.
+        nulls: Share of unknown values, by field, such as `"touches.treatment_id"`.
+        consent: Share of customers, by channel; lower is worse.
+    """
+
+    quarantined: Bounds = Bounds(warn=0.05)
+    duplicates: Bounds = Bounds(warn=0.2)
+    behind: Bounds = Bounds(warn=14)
+    stale: Bounds = Bounds(warn=8)
+    future: Bounds = Bounds(warn=0.001)
+    early: Bounds = Bounds(warn=0.001)
+    volume: Bounds = Bounds(warn=0.3)
+    references: Bounds = Bounds(warn=0.01)
+    nulls: dict[str, Bounds] = {}
+    consent: dict[str, Bounds] = {}
+
+
 class OwnFeature(_Frozen):
     """A feature of the company's own, computed with the others in training and scoring.
 
@@ -778,6 +818,7 @@ class Settings(_Frozen):
     workspace: Workspace
     sources: tuple[Source, ...] = ()
     identity: Identity = Identity()
+    quality: QualityRules = QualityRules()
     features: tuple[OwnFeature, ...] = ()
     catalog: CatalogFiles = CatalogFiles()
     reward: Reward = Reward()

@@ -136,16 +136,23 @@ def simulate(
 def ingest(
     workspace: WorkspaceArg,
     data: DataOption = None,
+    at: Annotated[
+        str | None, typer.Option("--at", help="The moment by which freshness and clocks are judged.")
+    ] = None,
     check: Annotated[bool, typer.Option("--check", help="Only say what each source would give.")] = False,
 ) -> None:
-    """Read the raw sources into one history: identities, consent, quarantine, quality."""
+    """Read the raw sources into one history: identities, consent, quarantine, quality (quality.html)."""
     from pipelines import ingest as step
 
     if check:
         _show("What each source would give", step.check(workspace, data=data).to_pylist())
         return
-    report = _run(lambda progress: step.ingest(workspace, data=data, progress=progress))
+    moment = _moment(at) if at is not None else None
+    report = _run(lambda progress: step.ingest(workspace, data=data, at=moment, progress=progress))
     _show("Ingested", report.rows)
+    found = report.findings.to_pylist() if report.findings is not None else []
+    if warned := [row for row in found if row["status"] != "ok"]:
+        _show(f"Worth a look ({workspace / step.REPORT} has all)", warned)
     if reasons := step.refused(workspace):
         _show("In quarantine, and why (table quarantine has the rows)", reasons)
 

@@ -8,6 +8,7 @@ import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +16,15 @@ import duckdb
 import pyarrow as pa
 
 from nba import settings, tables
-from nba.errors import SettingsError
-from nba.histories import identifiers, identity, incremental, quality, staging, unify
+from nba.errors import SettingsError, listed
+from nba.histories import assess, identifiers, identity, incremental, quality, staging, unify
 from nba.histories.staging import StagedSource
-from nba.history import FOLDER, History, connect
+from nba.history import FOLDER, History, connect, replace_text
 from nba.settings import Settings
 from pipelines.progress import Advance, Progress, silent
 
 CACHE = ".cache"
+REPORT = "quality.html"
 _CHECK_SALT = "only for a look, never stored"
 
 
@@ -35,12 +37,14 @@ class IngestReport:
         is_changed: Whether it wrote anything; the same files over again change nothing.
         quality: The quality table.
         seconds: Part of the work to the seconds that it took.
+        findings: Checks and their status; None where nothing was written.
     """
 
     version: int
     is_changed: bool
     quality: pa.Table
     seconds: dict[str, float]
+    findings: pa.Table | None = None
 
     @property
     def rows(self) -> list[dict[str, Any]]:
@@ -53,12 +57,19 @@ class IngestReport:
         return list(found.values())
 
 
-def ingest(workspace: Path, *, data: Path | None = None, progress: Progress | None = None) -> IngestReport:
+def ingest(
+    workspace: Path,
+    *,
+    data: Path | None = None,
+    at: datetime | None = None,
+    progress: Progress | None = None,
+) -> IngestReport:
     """Read all sources of a workspace, and commit what they tell as one version of its history.
 
     Args:
         workspace: Folder with `nba.toml`.
         data: What `{data}` in a source's path stands for.
+        at: The moment of the run, by which freshness and clocks are judged; not judged if None.
         progress: Where to report.
 
     Raises:
@@ -95,13 +106,51 @@ def ingest(workspace: Path, *, data: Path | None = None, progress: Progress | No
             with _timed(seconds, "unify"):
                 step = progress.step("unifying customers", total=unify.N_PARTS)
                 told = _add(connection, history, staged, config, new, known, ingested, step)
+            measured, judged = _assess(connection, history, config, told, known, at)
+            _refuse_stops(judged)
         with _timed(seconds, "write"):
             progress.step("writing the history")
-            history = history.commit(append=told.append, replace={**told.replace, "ingested": ingested})
+            replace = {**told.replace, "ingested": ingested, "quality": measured}
+            history = history.commit(append=told.append, replace=replace)
             staging.sweep(cache, staged)
+            title = f"Quality of {config.workspace.name}"
+            replace_text(workspace / REPORT, assess.page(measured, judged, title))
     finally:
         shutil.rmtree(new, ignore_errors=True)
-    return IngestReport(history.version, True, told.quality, seconds)
+    return IngestReport(history.version, True, measured, seconds, judged)
+
+
+def _assess(
+    connection: duckdb.DuckDBPyConnection,
+    history: History,
+    config: Settings,
+    told: incremental.Added,
+    known: unify.Known,
+    at: datetime | None,
+) -> tuple[pa.Table, pa.Table]:
+    scans = {}
+    for name in ("orders", "events", "touches", "customers", "treatments", "decisions"):
+        path = told.append.get(name) or told.replace.get(name)
+        if path is not None:
+            scans[name] = assess.Scan(f"read_parquet('{path}')", name in told.replace)
+        elif name in ("treatments", "decisions") and history.has(name):
+            scans[name] = assess.Scan(history.scan(name), True)
+    rows = assess.measure(connection, scans, known.quality, at)
+    names = tables.QUALITY.columns
+    more = tables.QUALITY.build(dict(zip(names, row)) for row in rows)
+    measured = tables.QUALITY.conform(pa.concat_tables([told.quality, more]))
+    return measured, assess.judge(measured, config.quality)
+
+
+def _refuse_stops(judged: pa.Table) -> None:
+    faults = [
+        f"{row['check']} of {row['subject']} is {row['value']:.4g}; {row['stop']:g} stops ({row['note']})"
+        for row in judged.to_pylist()
+        if row["status"] == assess.STOP
+    ]
+    if faults:
+        hint = "Mend the sources, or the thresholds under [quality] in nba.toml."
+        raise listed(faults, "the quality is below the workspace's thresholds, and nothing was written", hint)
 
 
 def _add(

@@ -382,3 +382,25 @@ def test_every_line_of_online_retail_is_read(tmp_path: Path) -> None:
 def test_the_example_has_a_catalog_that_fits() -> None:
     catalog = settings.read_catalog(EXAMPLE, settings.read(EXAMPLE))
     assert catalog.treatment_ids == ("none", "reorder_email")
+
+
+# quality
+
+
+def test_thresholds_stop_a_run_before_anything_is_written(workspace: Path) -> None:
+    ingest.ingest(workspace)
+    before = files(workspace)
+    page = (workspace / "quality.html").read_text()
+    assert "Quality of test" in page
+    (workspace / "nba.toml").write_text(TOML + "\n[quality]\nquarantined = { warn = 0.1, stop = 0.3 }\n")
+    (workspace / "sources" / "shop_2.csv").write_text(SHOP.replace("O1", "O7").replace("O3", "O8"))
+    with pytest.raises(NbaError, match=r"quarantined of shop is 0.3333; 0.3 stops"):
+        ingest.ingest(workspace)
+    assert files(workspace) == before
+    assert (workspace / "quality.html").read_text() == page
+    (workspace / "nba.toml").write_text(TOML + "\n[quality]\nquarantined = { warn = 0.3 }\n")
+    found = ingest.ingest(workspace).findings
+    assert found is not None
+    statuses = {(row["check"], row["subject"]): row["status"] for row in found.to_pylist()}
+    assert statuses["quarantined", "shop"] == "warning"
+    assert statuses["quarantined", "web"] == "ok"

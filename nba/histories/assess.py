@@ -1,0 +1,237 @@
+"""Is what came in as it should be: findings judged by the workspace's thresholds, as a table and as HTML."""
+
+import html
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+
+import duckdb
+import pyarrow as pa
+
+from nba import tables
+from nba.histories import mapping
+from nba.histories.quality import CONSENT, Row
+from nba.settings import Bounds, QualityRules
+
+OK, WARN, STOP, UNKNOWN = "ok", "warning", "stop", "unknown"
+_DAYS = 28
+SCHEMA = pa.schema(
+    [
+        ("check", pa.string()),
+        ("subject", pa.string()),
+        ("status", pa.string()),
+        ("value", pa.float64()),
+        ("warn", pa.float64()),
+        ("stop", pa.float64()),
+        ("note", pa.string()),
+    ]
+)
+
+
+@dataclass(frozen=True)
+class Scan:
+    """What a table is made of after a run.
+
+    Attributes:
+        rows: What stands after `from` for the rows that the run wrote.
+        is_whole: Whether these are all rows of the table.
+    """
+
+    rows: str
+    is_whole: bool
+
+
+def measure(
+    connection: duckdb.DuckDBPyConnection,
+    scans: Mapping[str, Scan],
+    past: pa.Table | None,
+    at: datetime | None,
+) -> list[Row]:
+    """Measure the tables that were written: unknown values, rows a day, clocks, references.
+
+    Args:
+        connection: DuckDB in UTC.
+        scans: Table to its rows.
+        past: The quality table before; what a run of new files only cannot know is taken from it.
+        at: The moment of the run, by which clocks are judged; None where it is not known.
+
+    Returns:
+        Rows of the quality table; the source is the name of the table.
+    """
+    out: list[Row] = []
+    for table in ("orders", "events", "touches", "customers"):
+        if table in scans:
+            out += _of_table(connection, table, scans[table], at)
+            if table != "customers":
+                out += _volumes(connection, table, scans[table], past)
+    if "touches" in scans and "treatments" in scans:
+        query = f"""select count(*) filter (treatment_id is not null and treatment_id not in (
+            select treatment_id from {scans["treatments"].rows})), count(*) from {scans["touches"].rows}"""
+        bad, n = connection.execute(query).fetchall()[0]
+        out.append(("touches", "unknown_treatments", bad / n if n else 0.0, "treatments not in the catalog"))
+    if "touches" in scans and "decisions" in scans:
+        query = f"""select count(*) filter (decision_id is not null and decision_id not in (
+            select decision_id from {scans["decisions"].rows})), count(decision_id)
+            from {scans["touches"].rows}"""
+        bad, n = connection.execute(query).fetchall()[0]
+        out.append(("touches", "unknown_decisions", bad / n if n else 0.0, "of touches that name a decision"))
+    return out
+
+
+def _of_table(
+    connection: duckdb.DuckDBPyConnection, table: str, scan: Scan, at: datetime | None
+) -> list[Row]:
+    contract = tables.BY_NAME[table]
+    fields = [f.name for f in contract.fields if f.nullable and f.name != "known_at"]
+    time = mapping.TIMES[table]
+    late = f"count(*) filter (known_at < {time})" if table != "customers" else "0"
+    moment = f"timestamptz '{at.isoformat()}'" if at is not None else "null::timestamptz"
+    counted = ", ".join(
+        [
+            "count(*)",
+            f"count(*) filter ({time} > {moment})",
+            late,
+            f"epoch(max({time}))",
+            *(f"count({name})" for name in fields),
+        ]
+    )
+    n, future, early, newest, *known = connection.execute(f"select {counted} from {scan.rows}").fetchall()[0]
+    if not n:
+        return []
+    out: list[Row] = [(table, f"null_{name}", 1 - k / n, "share unknown") for name, k in zip(fields, known)]
+    if table != "customers":
+        out.append((table, "known_too_early", early / n, "share of rows known before they happened"))
+    if at is not None:
+        out.append((table, "in_the_future", future / n, f"share of rows after {at:%Y-%m-%d %H:%M} UTC"))
+        out.append(
+            (table, "stale_days", max(0.0, (at.timestamp() - newest) / 86400), "days since the newest row")
+        )
+    return out
+
+
+def _volumes(
+    connection: duckdb.DuckDBPyConnection, table: str, scan: Scan, past: pa.Table | None
+) -> list[Row]:
+    # The last whole day against the median of four weeks before it.
+    time = mapping.TIMES[table]
+    rows = connection.execute(
+        f"select {time}::date as day, count(*) as n from {scan.rows}"
+        f" group by 1 order by 1 desc limit {_DAYS + 2}"
+    ).fetchall()
+    if scan.is_whole and len(rows) > 2:
+        before = sorted(n for _, n in rows[2:])
+        usual, last = float(before[len(before) // 2]), rows[1]
+    else:
+        usual, last = _usual(past, table), rows[0] if rows else (None, 0)
+    if not usual:
+        return []
+    note = f"rows of {last[0]} against the median of the four weeks before"
+    return [(table, "usual_rows", usual, "rows a day"), (table, "volume", last[1] / usual, note)]
+
+
+def _usual(past: pa.Table | None, table: str) -> float:
+    rows = past.to_pylist() if past is not None else []
+    return next((r["value"] for r in rows if (r["source"], r["measure"]) == (table, "usual_rows")), 0.0)
+
+
+def judge(quality: pa.Table, rules: QualityRules) -> pa.Table:
+    """Hold the quality table against the thresholds.
+
+    Args:
+        quality: As ingestion writes it.
+        rules: Thresholds; a measure without one is only reported.
+
+    Returns:
+        One row per check and subject: its value, from where on it warns or stops, and its status.
+
+    Example:
+        >>> rules = QualityRules(duplicates=Bounds(warn=0.1))
+        >>> rows = [{"source": "shop", "measure": m, "value": v, "note": ""} for m, v in
+        ...         (("rows_in", 10.0), ("duplicates", 2.0))]
+        >>> found = judge(tables.QUALITY.build(rows), rules).to_pylist()
+        >>> [(row["check"], row["status"]) for row in found if row["subject"] == "shop"]
+        [('duplicates', 'warning'), ('quarantined', 'ok')]
+    """
+    values: dict[str, dict[str, tuple[float, str]]] = {}
+    for row in quality.to_pylist():
+        values.setdefault(row["source"], {})[row["measure"]] = (row["value"], row["note"])
+    out = []
+    for source, found in sorted(values.items()):
+        if "rows_in" in found:
+            n = max(found["rows_in"][0], 1.0)
+            for name in ("duplicates", "quarantined"):
+                value, note = found.get(name, (0.0, ""))
+                out.append(_finding(name, source, value / n, getattr(rules, name), note))
+            if "days_behind" in found:
+                out.append(_finding("behind", source, *_part(found["days_behind"], rules.behind)))
+        for measure, (value, note) in sorted(found.items()):
+            if measure.startswith("null_"):
+                bound = rules.nulls.get(f"{source}.{measure[5:]}", Bounds())
+                out.append(_finding("unknown values", f"{source}.{measure[5:]}", value, bound, note))
+            elif measure in ("stale_days", "in_the_future", "known_too_early"):
+                name = {"stale_days": "stale", "in_the_future": "future"}.get(measure, "early")
+                out.append(_finding(measure.replace("_", " "), source, value, getattr(rules, name), note))
+            elif measure in ("unknown_treatments", "unknown_decisions"):
+                out.append(_finding(measure.replace("_", " "), source, value, rules.references, note))
+            elif measure == "volume":
+                out.append(_finding("volume", source, value, rules.volume, note, low=True))
+            elif source == CONSENT:
+                bound = rules.consent.get(measure.removeprefix("can_"), Bounds())
+                out.append(_finding("consent", measure, value, bound, note, low=True))
+    return pa.Table.from_pylist(out, SCHEMA)
+
+
+def _part(found: tuple[float, str], bound: Bounds) -> tuple[float, Bounds, str]:
+    return found[0], bound, found[1]
+
+
+def _finding(
+    check: str, subject: str, value: float, bound: Bounds, note: str, *, low: bool = False
+) -> dict[str, object]:
+    def beyond(limit: float | None) -> bool:
+        return limit is not None and (value < limit if low else value > limit)
+
+    status = STOP if beyond(bound.stop) else WARN if beyond(bound.warn) else OK
+    return {
+        "check": check, "subject": subject, "status": status, "value": value, "warn": bound.warn,
+        "stop": bound.stop, "note": note,
+    }  # fmt: skip
+
+
+def page(quality: pa.Table, findings: pa.Table, title: str) -> str:
+    """Write the report as one HTML page that needs nothing else."""
+    order = {STOP: 0, WARN: 1, UNKNOWN: 2, OK: 3}
+    judged = sorted(
+        findings.to_pylist(), key=lambda row: (order[row["status"]], row["check"], row["subject"])
+    )
+    n = {status: sum(row["status"] == status for row in judged) for status in (STOP, WARN)}
+    told = f"{n[STOP]} findings stop the run, {n[WARN]} warn, of {len(judged)}."
+    return (
+        "<!doctype html><meta charset=utf-8>"
+        f"<title>{html.escape(title)}</title><style>{_STYLE}</style>"
+        f"<h1>{html.escape(title)}</h1><p>{told}</p><h2>Checks</h2>"
+        + _table(["status", "check", "subject", "value", "warn", "stop", "note"], judged, "status")
+        + "<h2>All measures</h2>"
+        + _table(["source", "measure", "value", "note"], quality.to_pylist())
+    )
+
+
+_STYLE = (
+    "body{font:14px/1.4 system-ui,sans-serif;margin:2rem;max-width:70rem}table{border-collapse:collapse}"
+    "td,th{border-bottom:1px solid #ddd;padding:.25rem .6rem;text-align:left}td.n{text-align:right}"
+    ".stop{background:#f8d0d0}.warning{background:#fbeec5}"
+)
+
+
+def _table(columns: list[str], rows: list[dict[str, object]], colour: str = "") -> str:
+    head = "".join(f"<th>{name}" for name in columns)
+    body = []
+    for row in rows:
+        cells = "".join(
+            f"<td class=n>{row[name]:,.4g}"
+            if isinstance(row[name], float)
+            else f"<td>{html.escape(str(row[name] or ''))}"
+            for name in columns
+        )
+        body.append(f"<tr class='{row[colour] if colour else ''}'>{cells}")
+    return f"<table><tr>{head}{''.join(body)}</table>"

@@ -1,0 +1,96 @@
+"""Quality judged by thresholds, as a table and as HTML."""
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pyarrow as pa
+
+from nba import tables
+from nba.histories import assess
+from nba.history import connect
+from nba.settings import Bounds, QualityRules
+
+AT = datetime(2026, 3, 1, tzinfo=UTC)
+
+
+def touches(days: list[int], **more: Any) -> pa.Table:
+    rows = [
+        {"touch_id": f"t{i}", "customer_id": "c", "touched_at": AT - timedelta(days=d, hours=1),
+         "channel": "email", "kind": "sent", "cost": 0.0} | {name: values[i] for name, values in more.items()}
+        for i, d in enumerate(days)
+    ]  # fmt: skip
+    return tables.TOUCHES.build(rows)
+
+
+def measured(
+    rows: pa.Table, *, is_whole: bool = True, past: pa.Table | None = None, **more: pa.Table
+) -> dict[str, float]:
+    with connect() as connection:
+        connection.register("rows", rows)
+        for name, table in more.items():
+            connection.register(name, table)
+        scans = {"touches": assess.Scan("rows", is_whole), **{n: assess.Scan(n, True) for n in more}}
+        found = assess.measure(connection, scans, past, AT)
+    return {measure: value for source, measure, value, _ in found if source == "touches"}
+
+
+# by hand
+
+
+def test_unknown_values_clocks_and_references_are_measured() -> None:
+    rows = touches(
+        [-2, 3, 5, 9],
+        treatment_id=["sale", "gone", None, "sale"],
+        decision_id=["d1", "d2", None, None],
+        known_at=[None, AT, AT - timedelta(days=30), None],
+    )
+    treatments = pa.table({"treatment_id": ["sale", "none"]})
+    decisions = pa.table({"decision_id": ["d1"]})
+    found = measured(rows, treatments=treatments, decisions=decisions)
+    assert (found["null_treatment_id"], found["null_decision_id"]) == (0.25, 0.5)
+    assert found["in_the_future"] == 0.25
+    assert found["known_too_early"] == 0.25
+    assert (found["unknown_treatments"], found["unknown_decisions"]) == (0.25, 0.5)
+    assert measured(touches([3]))["stale_days"] == 3 + 1 / 24
+
+
+def test_the_last_whole_day_is_held_against_the_usual() -> None:
+    usual = [d for d in range(2, 12) for _ in range(4)]
+    found = measured(touches([0] + [1] * 2 + usual))
+    assert (found["usual_rows"], found["volume"]) == (4.0, 0.5)
+    past = tables.QUALITY.build([{"source": "touches", "measure": "usual_rows", "value": 8.0, "note": ""}])
+    assert measured(touches([0, 0]), is_whole=False, past=past)["volume"] == 0.25
+    assert "volume" not in measured(touches([0, 0]), is_whole=False)
+
+
+def test_thresholds_warn_and_stop() -> None:
+    rows = [
+        ("shop", "rows_in", 100), ("shop", "duplicates", 30), ("shop", "quarantined", 1),
+        ("shop", "days_behind", 3), ("orders", "volume", 0.2), ("orders", "null_margin", 0.5),
+        ("consent", "can_email", 0.1), ("touches", "x", 1),
+    ]  # fmt: skip
+    quality = tables.QUALITY.build(
+        {"source": s, "measure": m, "value": float(v), "note": "why <b>"} for s, m, v in rows
+    )
+    rules = QualityRules(
+        duplicates=Bounds(warn=0.1, stop=0.25),
+        volume=Bounds(warn=0.5, stop=0.1),
+        nulls={"orders.margin": Bounds(warn=0.4)},
+        consent={"email": Bounds(stop=0.2)},
+    )
+    found = {
+        (row["check"], row["subject"]): row["status"] for row in assess.judge(quality, rules).to_pylist()
+    }
+    assert found == {
+        ("duplicates", "shop"): "stop",
+        ("quarantined", "shop"): "ok",
+        ("behind", "shop"): "ok",
+        ("volume", "orders"): "warning",
+        ("unknown values", "orders.margin"): "warning",
+        ("consent", "can_email"): "stop",
+    }
+    page = assess.page(quality, assess.judge(quality, rules), "Quality of <this>")
+    assert "2 findings stop the run, 2 warn, of 6." in page
+    assert page.index("stop") < page.index("quarantined")
+    assert "<b>" not in page.replace("<body>", "")
+    assert "&lt;this&gt;" in page
