@@ -579,7 +579,11 @@ EFFECTS = Table(
         _number("always_upper", "upper end, valid at every look", "the metric's", nullable=True),
         _p("p_value", "two-sided, for one reading at the planned end", nullable=True),
         _p("p_corrected", "corrected over segments and secondary metrics", nullable=True),
-        _p("p_heterogeneity", "chance of segments this different if none are (Cochran's Q)", nullable=True),
+        _p(
+            "p_heterogeneity",
+            "chance of segments this different if none are (Cochran's Q), corrected",
+            nullable=True,
+        ),
         _number("level", "confidence level of the interval", "fraction", low=0.0, high=1.0),
         _text("method", "how it was computed"),
         _text("estimand", "what the number is an estimate of"),

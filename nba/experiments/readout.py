@@ -410,7 +410,17 @@ def _corrected(experiment: Experiment, rows: list[dict[str, Any]]) -> list[dict[
         method = "holm" if headline else experiment.correction
         for row, value in zip(scope, analyze.correct(p, method).p_value):
             row["p_corrected"] = _known(value)
+    # Each attribute asks once by metric and arm whether its segments differ: that is a scope of its own.
+    asked = {_question(r): r["p_heterogeneity"] for r in rows if r["p_heterogeneity"] is not None}
+    raised = analyze.correct(np.array(list(asked.values())), experiment.correction).p_value
+    found = dict(zip(asked, raised.tolist()))
+    for row in rows:
+        row["p_heterogeneity"] = found.get(_question(row))
     return rows
+
+
+def _question(row: dict[str, Any]) -> tuple[str, str, str]:
+    return row["metric"], row["arm"], row["segment"].partition("=")[0]
 
 
 def _verdict_row(

@@ -5,12 +5,14 @@ from datetime import UTC, datetime, timedelta
 import numpy as np
 import pyarrow as pa
 import pytest
+from typer.testing import CliRunner
 
 from nba import settings, tables
 from nba.errors import DataError, MissingError
 from nba.experiments import actions, adaptive, design, facts, readout
 from nba.experiments.actions import action_effects, traffic
 from nba.history import History
+from pipelines import cli
 from pipelines.analyze import analyze
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
@@ -259,6 +261,39 @@ def test_the_tables_keep_their_contracts(workspace):
     assert set(history.table("readouts")["unit"].to_pylist()) == {"customer"}
     always = [r for r in effects.to_pylist() if r["always_lower"] is not None]
     assert all(r["always_lower"] < r["lower"] and r["upper"] < r["always_upper"] for r in always)
+
+
+def test_whether_segments_differ_is_corrected_once_for_each_question():
+    experiment = settings.Experiment(segments=("a_city", "timezone"))
+    raw = {("margin", "a_city"): 0.03, ("margin", "timezone"): 0.5, ("orders", "a_city"): 0.01}
+    rows = [
+        {"metric": m, "arm": "policy", "segment": f"{s}={v}", "p_value": 0.5, "p_heterogeneity": p}
+        for (m, s), p in raw.items()
+        for v in "xyz"
+    ]
+    whole = {"metric": "margin", "arm": "policy", "segment": "all", "p_value": 0.5, "p_heterogeneity": None}
+    found = readout._corrected(experiment, [whole, *rows])
+    assert found[0]["p_heterogeneity"] is None
+    # Three questions, whatever the number of their segments: Holm takes 3 x 0.01, 2 x 0.03, 0.5.
+    assert [r["p_heterogeneity"] for r in found[1::3]] == pytest.approx([0.06, 0.5, 0.03])
+
+
+def test_the_command_prints_every_verdict_with_its_unit_and_estimand(workspace):
+    done = CliRunner().invoke(cli.app, ["analyze", str(workspace), "--at", "2026-03-10"])
+    assert done.exit_code == 0, done.output
+    flat = " ".join(done.output.split())
+    for words in (
+        "Experiment policy: effects per customer, randomised by customer",
+        "Experiment cc: effects per customer, randomised by customer",
+        "Segments whose effect holds after correction",
+        "valid at every look",
+        "relative, %",
+    ):
+        assert words in flat
+    assert flat.count("not which algorithm is better in general") == 2
+    verdicts = History.read(workspace).table("readouts").to_pylist()
+    assert {row["experiment_id"] for row in verdicts} == {"policy", "cc"}
+    assert all(row["verdict"].split()[0] in flat for row in verdicts)
 
 
 def copied(workspace, folder, text=TOML, **changed):
