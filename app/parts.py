@@ -55,6 +55,9 @@ _WORDED = {
     "limit": "limit",
     "table": "table",
     "severity": "severity",
+    "status": "status",
+    "versus": "versus",
+    "check": "check_name",
 }
 _TOLD = ("reason", "note", "rule", "estimand", "warning", "unit", "source_words")
 
@@ -103,7 +106,7 @@ def numbers(*shown: tuple[str, str, str, str]) -> None:
     Args:
         shown: Label, value, tooltip ("" for none) and a note below ("" for none) of each.
     """
-    with st.container(horizontal=True, gap="medium"):
+    with st.container(horizontal=True, gap="small"):
         for title, value, meaning, note in shown:
             with st.container(width=CARD, gap=None):
                 st.metric(title, value, help=meaning or None)
@@ -145,7 +148,7 @@ def choose(
     return str(shown)
 
 
-CARD = 156  # pixels of a single number
+CARD = 180  # pixels of a single number
 SEGMENTS = 7  # more options than these go into a list
 
 
@@ -263,6 +266,7 @@ _SOURCE = {
     "summary_arbitration": "decisions",
     "summary_removed": "decisions",
     "summary_examples": "decisions",
+    "summary_candidates": "decisions",
     "summary_credits": "credits",
     "summary_credit_parts": "credits",
     "summary_clv": "clv",

@@ -1244,6 +1244,25 @@ SUMMARY_REMOVED = Table(
         _count("n", "customers", low=0),
     ),
 )
+SUMMARY_CANDIDATES = Table(
+    "summary_candidates",
+    "Candidates of a sample of the last batch that a model decided, for what-if on pages.",
+    ("customer_id", "treatment_id"),
+    (
+        _CUSTOMER,
+        _TREATMENT,
+        _id("batch_id", "the batch"),
+        _time("decided_at", "when"),
+        _flag("is_eligible", "whether it could be chosen"),
+        _text("reason", "rule that removed it; empty if eligible"),
+        _money("mean", "believed net value against no contact", nullable=True),
+        _money("se", "standard error of the belief", nullable=True, low=0.0),
+        _money("nuisance", "price of fatigue per contact", low=0.0),
+        _number(
+            "sampled", "part of the batch's customers that are in the sample", "fraction", low=0.0, high=1.0
+        ),
+    ),
+)
 SUMMARY_EXAMPLES = Table(
     "summary_examples",
     "A sample of the last batch's decisions to look at one by one, for pages.",
@@ -1574,6 +1593,7 @@ ALL: tuple[Table, ...] = (
     SUMMARY_SEGMENTS,
     SUMMARY_ARBITRATION,
     SUMMARY_REMOVED,
+    SUMMARY_CANDIDATES,
     SUMMARY_EXAMPLES,
     SUMMARY_SPREADS,
     SUMMARY_SOURCES,

@@ -186,6 +186,7 @@ def _decisions(history: History, config: settings.Settings, at: datetime) -> dic
         champion = overview_models.champion(history, config)
         means = overview_models.means(history, catalog, champion)
         more = overview_policy.gather(connection, history, catalog, means)
+        more |= overview_policy.candidates(connection, history, config, catalog)
         more |= overview_models.gather(connection, history, catalog, champion)
         (period,) = connection.sql(_PERIOD).to_arrow_table().to_pylist()
     return {

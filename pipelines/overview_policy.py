@@ -6,13 +6,15 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 
-from nba import tables
+from nba import settings, tables
 from nba.catalog import Catalog
 from nba.history import History
+from nba.policy import arbitrate
 
 # An attribute of more values is no list that a person reads.
 MAX_VALUES = 12
 EXAMPLES = 300
+SAMPLE = 3_000
 
 _SEGMENTS = """
     select {label} as attribute, coalesce(c.{column}::varchar, 'unknown') as segment, d.arm,
@@ -41,6 +43,23 @@ _REMOVED = """
     select l.batch_id, l.arm, c.treatment_id, c.reason, count(*) as n
     from last_batch l join choices c using (decision_id)
     where c.treatment_id <> 'none' group by all order by all
+"""
+# As a scenario of the whole batch reads them; every n-th customer by hash.
+_MODELLED = """
+    select d.batch_id from decisions d join choices c using (decision_id)
+    where c.treatment_id <> 'none' and c.mean is not null and not isnan(c.mean)
+    group by 1 order by max(decided_at) desc limit 1
+"""
+_CANDIDATES = """
+    with whole as (from decisions where batch_id = $batch),
+    picked as (
+        select decision_id, customer_id, batch_id, decided_at from whole
+        where coalesce(arm, '') <> 'holdout' and policy_id <> 'outside'
+        order by hash(customer_id) limit {n}
+    )
+    select customer_id, treatment_id, p.batch_id, p.decided_at, c.is_eligible, c.reason, c.mean, c.se,
+        (select count(*) from picked) / (select count(*) from whole) as sampled
+    from picked p join choices c using (decision_id) order by customer_id, treatment_id
 """
 # Half of those contacted and half of the others, by hash, so that a person finds both.
 _EXAMPLES = """
@@ -73,6 +92,33 @@ def gather(
         out["summary_arbitration"] = _arbitration(rows, catalog, models.to_pylist())
         out["summary_removed"] = tables.SUMMARY_REMOVED.conform(connection.sql(_REMOVED).to_arrow_table())
     return out
+
+
+def candidates(
+    connection: duckdb.DuckDBPyConnection, history: History, config: settings.Settings, catalog: Catalog
+) -> dict[str, pa.Table]:
+    """Gather the candidates of a sample of the last batch that a model decided.
+
+    Args:
+        connection: Holds the history's views.
+        history: With decisions.
+        config: Prices fatigue.
+        catalog: Fixes the treatments.
+    """
+    if not history.has("choices"):
+        return {}
+    batch = connection.sql(_MODELLED).to_arrow_table()["batch_id"].to_pylist()
+    if not batch:
+        return {}
+    found = connection.sql(_CANDIDATES.format(n=SAMPLE), params={"batch": batch[0]}).to_arrow_table()
+    with history.as_of(found["decided_at"][0].as_py()) as snapshot:
+        price = dict(zip(catalog.treatment_ids, arbitrate.nuisance(snapshot, catalog, config.reward)))
+    nuisance = [float(price.get(name, 0.0)) for name in found["treatment_id"].to_pylist()]
+    return {
+        "summary_candidates": tables.SUMMARY_CANDIDATES.conform(
+            found.append_column("nuisance", pa.array(nuisance, pa.float64()))
+        )
+    }
 
 
 def attributes(connection: duckdb.DuckDBPyConnection) -> list[str]:

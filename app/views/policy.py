@@ -1,14 +1,16 @@
 """Policy: what it sends to whom, how candidates rank, what limits are worth, and what others would earn."""
 
+import pyarrow as pa
 import streamlit as st
 
-from app import parts
+from app import parts, scenario
 from app.data import Reader, where
-from app.messages import label, number, plain, say
+from app.messages import day, label, number, plain, say
 from nba import plots, tables
 from nba.plots import policies
 
-TABS = ("mix", "arbitration", "prices", "values")
+TABS = ("mix", "arbitration", "prices", "values", "ablations", "scenario")
+BY_ARM = ("mix", "arbitration", "prices")
 
 
 def draw(reader: Reader) -> None:
@@ -19,8 +21,14 @@ def draw(reader: Reader) -> None:
     head = [arm for arm in arms if arm == reader.headline_arm]
     others = [arm for arm in arms if arm not in head]
     shown = parts.choose(say("view"), TABS, "view", "policy.view")
-    arm = parts.choose(say("arm"), [*head, *others, parts.ALL], "arm", help=say("arm_help"))
-    {"mix": _mix, "arbitration": _arbitration, "prices": _prices, "values": _values}[shown](reader, arm)
+    arm = ""
+    if shown in BY_ARM:
+        arm = parts.choose(say("arm"), [*head, *others, parts.ALL], "arm", help=say("arm_help"))
+    draws = {"mix": _mix, "arbitration": _arbitration, "prices": _prices}
+    if shown in draws:
+        draws[shown](reader, arm)
+    else:
+        {"values": _values, "ablations": _ablations, "scenario": scenario.draw}[shown](reader)
 
 
 def _mix(reader: Reader, arm: str) -> None:
@@ -106,7 +114,7 @@ def _prices(reader: Reader, arm: str) -> None:
     parts.table(shown, columns, tables.BATCHES, reader.currency, "prices")
 
 
-def _values(reader: Reader, arm: str) -> None:  # noqa: ARG001 (values are of policies, not of arms)
+def _values(reader: Reader) -> None:
     st.subheader(say("policy.values"), help=say("term.ope"))
     if not parts.filled(reader, "policy_values"):
         return
@@ -115,6 +123,45 @@ def _values(reader: Reader, arm: str) -> None:  # noqa: ARG001 (values are of po
     parts.figure(plots.policy_values(shown, reader.currency), "values", say("alt.policy_values"))
     columns = ["policy_id", "estimator", "value", "lower", "upper", "ess", "n", "max_weight", "reason"]
     parts.table(shown, columns, tables.POLICY_VALUES, reader.currency, "values")
+    if reader.has("diagnostics"):
+        st.subheader(say("policy.diagnostics"), help=say("term.overlap"))
+        columns = ["policy_id", "check", "status", "value", "limit", "note"]
+        found = reader.table("diagnostics")
+        parts.table(found, columns, tables.DIAGNOSTICS, reader.currency, "diagnostics")
+    if reader.has("promotion_evidence"):
+        st.subheader(say("policy.promotion"), help=say("term.gate"))
+        found = reader.table("promotion_evidence")
+        asked = found.slice(0, 1).to_pylist()[0]
+        words = {name: number(asked[name]) for name in ("challenger", "champion")}
+        st.markdown(say("policy.asked", at=day(asked["asked_at"]), **words))
+        columns = ["check", "status", "value", "limit", "note"]
+        parts.table(found, columns, tables.PROMOTION_EVIDENCE, reader.currency, "evidence")
+        if parts.role().approves:
+            st.markdown(say("policy.approve", command=f"nba promote {reader.root} --approver {_who()}"))
+    if reader.has("promotions"):
+        st.subheader(say("policy.promotions"))
+        columns = ["promoted_at", "what", "from_version", "to_version", "approver", "is_passed", "note"]
+        parts.table(reader.table("promotions"), columns, tables.PROMOTIONS, reader.currency, "promotions")
+
+
+def _who() -> str:
+    return parts.role().who or "NAME"
+
+
+def _ablations(reader: Reader) -> None:
+    st.subheader(say("policy.ablations"), help=say("term.ablation"))
+    if not parts.filled(reader, "ablations"):
+        return
+    st.caption(say("policy.ablations_note"))
+    found = reader.table("ablations")
+    methods = list(dict.fromkeys(found["method"].to_pylist()))
+    method = parts.choose(say("policy.compared"), methods, "compared", "compared")
+    shown = where(found, method=method)
+    named = [label("versus", row["versus"]) for row in shown.to_pylist()]
+    drawn = shown.append_column("name", pa.array(named, pa.string()))
+    parts.figure(policies.ablations(drawn, reader.currency), "ablations", say("alt.ablations"))
+    columns = ["versus", "value", "lower", "upper", "n", "reason"]
+    parts.table(shown, columns, tables.ABLATIONS, reader.currency, "ablations")
 
 
 parts.page("policy", draw)

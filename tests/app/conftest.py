@@ -23,6 +23,9 @@ currency = "EUR"
 [reward]
 window_days = 14
 
+[limits]
+capacity = {{ sms = 60 }}
+
 [experiment]
 control = "holdout"
 arms = [

@@ -4,6 +4,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 from streamlit.testing.v1 import AppTest
 
@@ -14,6 +15,7 @@ from app.messages import words as catalogue
 from nba import settings, tables
 from nba.experiments import planning
 from nba.history import History
+from nba.serving import whatif
 
 HOME = Path(__file__).parents[2] / "app" / "Home.py"
 PAGES = {
@@ -23,6 +25,7 @@ PAGES = {
     "clv": ("summary_clv", say("clv.mean")),
     "policy": ("summary_mix", say("policy.mix")),
     "decision": ("decisions", say("decision.candidates")),
+    "value": ("value_finder", "60 of 100 have nothing worth offering"),
     "models": ("summary_models", say("models.board")),
     "health": ("summary_tables", say("health.tables")),
 }
@@ -207,6 +210,26 @@ def test_policy_tells_the_tables_numbers(show, workspace) -> None:
     assert "One more **SMS slot** for policy would have been worth about **0.40 EUR**" in words(app)
     app.segmented_control(key="view").set_value("values").run()
     assert app.dataframe[0].value["value"].tolist() == [3.1, 3.1, 2.2, 2.2]
+
+
+def test_the_scenario_planner_tells_what_the_library_says(show, workspace) -> None:
+    app = show(workspace, "policy", view="scenario")
+    assert not app.error
+    shown = {m.label: m.value for m in app.metric}
+    before = float(shown["Contacts"].replace(",", ""))
+    assert f"now {shown['Contacts']}" in words(app)
+    app.number_input(key="capacity_sms").set_value(0).run()
+    assert not app.exception
+    after = {m.label: m.value for m in app.metric}
+    assert float(after["Contacts"].replace(",", "")) < before
+    assert "--capacity sms=0" in words(app)
+    config = settings.read(workspace)
+    catalog = settings.read_catalog(workspace, config)
+    sample = History.read(workspace).table("summary_candidates")
+    stored = whatif.stored_of(sample, catalog, "b3", sample["sampled"][0].as_py())
+    rows = whatif.preview(stored, catalog, config, whatif.Changes({"sms": 0}), np.zeros(5))
+    (total,) = [row for row in rows if row["scenario"] == "what if" and row["item"] == "total"]
+    assert after["Expected value"] == f"{total['value']:.2f} EUR"
 
 
 def test_a_decision_tells_the_tables_numbers(show, workspace) -> None:

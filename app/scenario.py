@@ -1,0 +1,126 @@
+"""The scenario planner: change a limit, a lever or a rule, and see what the last batch would have become."""
+
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import streamlit as st
+
+from app import parts
+from app.data import Reader
+from app.messages import count, label, number, say, told
+from nba import settings, tables
+from nba.catalog import Catalog
+from nba.serving import whatif
+
+BUDGET = "budget"
+
+
+def draw(reader: Reader) -> None:
+    """Show the planner, and the scenarios that were solved for the whole batch."""
+    st.subheader(say("scenario.title"), help=say("term.scenario"))
+    if not parts.filled(reader, "summary_candidates"):
+        return
+    st.markdown(say("scenario.intro"))
+    sample = reader.table("summary_candidates")
+    catalog = settings.read_catalog(reader.root, reader.config)
+    first = sample.slice(0, 1).to_pylist()[0]
+    stored = _stored(str(reader.root), reader.history.version, sample, catalog)
+    changes = _changes(reader, catalog, stored)
+    prices = dict(zip(sample["treatment_id"].to_pylist(), sample["nuisance"].to_pylist()))
+    nuisance = np.array([prices.get(name, 0.0) for name in catalog.treatment_ids])
+    rows = whatif.preview(stored, catalog, reader.config, changes, nuisance)
+    _answer(rows, reader)
+    st.caption(say("scenario.note", batch=first["batch_id"], n=count(len(stored.is_eligible))))
+    st.markdown(say("scenario.exact", command=_command(reader, changes)))
+    _solved(reader)
+
+
+@st.cache_data(max_entries=8, show_spinner=False)
+def _stored(root: str, version: int, _sample: pa.Table, _catalog: Catalog) -> whatif.Stored:  # noqa: ARG001
+    first = _sample.slice(0, 1).to_pylist()[0]
+    return whatif.stored_of(_sample, _catalog, first["batch_id"], first["sampled"])
+
+
+def _changes(reader: Reader, catalog: Catalog, stored: whatif.Stored) -> whatif.Changes:
+    limits = reader.config.limits
+    left, right = st.columns(2)
+    with left:
+        st.markdown(f"**{say('scenario.limits')}**")
+        capacity = {
+            channel: st.number_input(
+                say("scenario.capacity", channel=label("limit", channel)),
+                0, None, int(limits.capacity[channel]), key=f"capacity_{channel}",
+            )
+            for channel in catalog.channels
+            if channel in limits.capacity
+        }  # fmt: skip
+        budget = None
+        if limits.budget is not None:
+            title = f"{say('scenario.budget')} ({reader.currency})"
+            budget = st.number_input(title, 0.0, None, float(limits.budget), key="budget")
+    with right:
+        st.markdown(f"**{say('scenario.levers')}**")
+        levers = {
+            action.action_id: st.slider(
+                action.name, 0.0, 3.0, float(action.lever), 0.1, key=f"lever_{action.action_id}"
+            )
+            for action in catalog.actions
+        }
+        rules = sorted({str(r) for r in stored.reason[~stored.is_eligible].ravel() if r})
+        without = st.multiselect(say("scenario.without"), rules, format_func=told, key="without")
+        stopped = st.multiselect(say("scenario.stop"), [a.action_id for a in catalog.actions], key="stop")
+    declared = {action.action_id: action.lever for action in catalog.actions}
+    return whatif.Changes(
+        {name: int(n) for name, n in capacity.items() if n != limits.capacity[name]},
+        budget if budget != limits.budget else None,
+        {name: x for name, x in levers.items() if x != declared[name]},
+        {},
+        tuple(without),
+        tuple(stopped),
+    )
+
+
+def _answer(rows: list[dict[str, Any]], reader: Reader) -> None:
+    now, then = (
+        next(row for row in rows if row["scenario"] == name and row["item"] == "total")
+        for name in (whatif.AS_DECIDED, "what if")
+    )
+    unit = reader.currency
+    span = say(
+        "scenario.span", lower=number(then["value_lower"], unit), upper=number(then["value_upper"], unit)
+    )
+    parts.numbers(
+        (say("scenario.value"), number(then["value"], unit), say("term.expected"),
+         say("scenario.now", value=number(now["value"], unit))),
+        (say("scenario.contacts"), count(then["contacts"]), "",
+         say("scenario.now", value=count(now["contacts"]))),
+        (say("scenario.cost"), number(then["cost"], unit), "",
+         say("scenario.now", value=number(now["cost"], unit))),
+    )  # fmt: skip
+    st.caption(span, help=say("term.scenario"))
+    contract = tables.SCENARIOS
+    shown = contract.build(
+        [{**row, "changes": row["changes"] or ""} for row in rows if row["item"] != "total"]
+    )
+    columns = ["scenario", "item", "available", "used", "price"]
+    parts.table(shown, columns, contract, unit, "scenario", titles={"item": say("column.limit")})
+
+
+def _command(reader: Reader, changes: whatif.Changes) -> str:
+    words = [f"nba scenario {reader.root}"]
+    words += [f"--capacity {name}={n}" for name, n in changes.capacity.items()]
+    words += [] if changes.budget is None else [f"--budget {changes.budget:g}"]
+    words += [f"--lever {name}={x:g}" for name, x in (changes.levers or {}).items()]
+    words += [f"--without '{rule}'" for rule in changes.without_rules]
+    words += [f"--stop {name}" for name in changes.stopped]
+    return " ".join(words)
+
+
+def _solved(reader: Reader) -> None:
+    if not reader.has("scenarios"):
+        return
+    st.subheader(say("scenario.solved"))
+    shown = reader.table("scenarios")
+    columns = ["scenario", "batch_id", "item", "value", "contacts", "cost", "used", "price", "changes"]
+    parts.table(shown, columns, tables.SCENARIOS, reader.currency, "scenarios")

@@ -1,0 +1,210 @@
+"""What if: other limits, levers or rules on the candidates of a batch, its prices solved anew."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from nba import settings
+from nba.catalog import Catalog
+from nba.errors import DataError, listed
+from nba.policy.allocate import allocate
+from nba.policy.explore import Estimate
+from nba.serving.decide import Limited, limits_of, scaled, strategy
+
+Array = NDArray[np.float64]
+AS_DECIDED = "as decided"
+
+
+@dataclass(frozen=True)
+class Changes:
+    """What a scenario changes; what it does not name stays.
+
+    Attributes:
+        capacity: Channel to contacts per batch.
+        budget: Money per batch.
+        levers: Action to its business weight.
+        costs: Treatment to its cost per delivery, money.
+        without_rules: Rules that are not applied, as the reasons of the choices name them.
+        stopped: Treatments or actions that are not proposed.
+    """
+
+    capacity: Mapping[str, int]
+    budget: float | None = None
+    levers: Mapping[str, float] | None = None
+    costs: Mapping[str, float] | None = None
+    without_rules: tuple[str, ...] = ()
+    stopped: tuple[str, ...] = ()
+
+    @property
+    def words(self) -> str:
+        """The changes in words."""
+        parts = [f"{channel} capacity {n}" for channel, n in self.capacity.items()]
+        parts += [] if self.budget is None else [f"budget {self.budget:g}"]
+        parts += [f"lever of {action} {x:g}" for action, x in (self.levers or {}).items()]
+        parts += [f"cost of {name} {x:g}" for name, x in (self.costs or {}).items()]
+        parts += [f"without {rule}" for rule in self.without_rules]
+        parts += [f"{name} stopped" for name in self.stopped]
+        return ", ".join(parts)
+
+
+class Stored(NamedTuple):
+    """The candidates of a batch: n customers, k treatments of the catalog.
+
+    Attributes:
+        estimate: Belief in money, shapes (n, k).
+        is_eligible: Shape (n, k).
+        reason: Rule that removed each candidate, shape (n, k); empty if eligible.
+        share: Part of the batch's customers that these are.
+    """
+
+    batch_id: str
+    decided_at: datetime
+    estimate: Estimate
+    is_eligible: NDArray[np.bool_]
+    reason: NDArray[np.object_]
+    share: float
+
+
+def stored_of(rows: pa.Table, catalog: Catalog, batch_id: str, share: float) -> Stored:
+    """Put candidates into matrices.
+
+    Args:
+        rows: Columns customer_id (ordered), decided_at, treatment_id, is_eligible, reason, mean, se.
+        catalog: Fixes the columns.
+        batch_id: The batch.
+        share: Part of the batch's customers that these are.
+
+    Raises:
+        DataError: when nothing is believed of any of them.
+    """
+    code = rows["customer_id"].combine_chunks().dictionary_encode().indices.to_numpy()
+    column = catalog.columns(rows["treatment_id"].to_pylist())
+    n, k = int(code.max()) + 1, len(catalog.treatment_ids)
+    cell = (code[column >= 0], column[column >= 0])
+    mean, se = np.full((n, k), np.nan), np.full((n, k), np.nan)
+    mean[cell], se[cell] = rows["mean"].to_numpy()[column >= 0], rows["se"].to_numpy()[column >= 0]
+    is_eligible, reason = np.zeros((n, k), dtype=bool), np.full((n, k), "not offered then", dtype=object)
+    is_eligible[cell] = rows["is_eligible"].to_numpy(zero_copy_only=False)[column >= 0]
+    reason[cell] = np.array(rows["reason"].to_pylist(), dtype=object)[column >= 0]
+    if np.isnan(mean[:, 1:]).all():
+        raise DataError(
+            f"batch {batch_id!r} was decided without a model: nothing is believed of its candidates",
+            "Name a later batch.",
+        )
+    mean[:, 0] = se[:, 0] = 0.0
+    believed = np.isfinite(mean)
+    estimate = Estimate(np.nan_to_num(mean), np.nan_to_num(se))
+    return Stored(batch_id, rows["decided_at"][0].as_py(), estimate, is_eligible & believed, reason, share)
+
+
+def preview(
+    stored: Stored, catalog: Catalog, config: settings.Settings, changes: Changes, nuisance: Array
+) -> list[dict[str, Any]]:
+    """Solve a sample of a batch as it was and with changes, and write both large for the whole batch.
+
+    Args:
+        stored: A random sample of the batch's candidates.
+        catalog: Fixes the columns.
+        config: Limits and strategy of the whole batch.
+        changes: What is changed.
+        nuisance: Price of fatigue per contact by column, money, shape (k,).
+
+    Returns:
+        Rows of the `scenarios` table; intervals are those of belief, not of the sample.
+
+    Raises:
+        DataError: naming all changes that name something unknown.
+    """
+    check(changes, catalog, stored)
+    rows = solve(AS_DECIDED, stored, catalog, config, "")
+    after, (others, settled) = changed(stored, catalog, config, changes, nuisance)
+    rows += solve("what if", after, others, settled, changes.words)
+    for row in rows:
+        if row["item"] == "total":
+            half = (row["value_upper"] - row["value"]) / np.sqrt(stored.share)
+            row["value"] /= stored.share
+            row["value_lower"], row["value_upper"] = row["value"] - half, row["value"] + half
+        for name in ("contacts", "cost", "available", "used"):
+            if name in row:
+                row[name] /= stored.share
+    return rows
+
+
+def check(changes: Changes, catalog: Catalog, stored: Stored) -> None:
+    """Check that everything a scenario changes is known.
+
+    Raises:
+        DataError: naming all that is not.
+    """
+    actions = set(catalog.action[1:].tolist())
+    known = {
+        "capacity": (changes.capacity, set(catalog.channels)),
+        "lever": (changes.levers or {}, actions),
+        "cost": (changes.costs or {}, set(catalog.treatment_ids[1:])),
+        "rule": (changes.without_rules, set(stored.reason[~stored.is_eligible].tolist())),
+        "stop": (changes.stopped, actions | set(catalog.treatment_ids[1:])),
+    }
+    faults = [
+        f"{what} {name!r} is not known; expected one of {sorted(allowed)}"
+        for what, (given, allowed) in known.items()
+        for name in given
+        if name not in allowed
+    ]
+    if faults:
+        raise listed(faults, "the scenario cannot be solved", "Name what the catalog and the batch have.")
+
+
+def changed(
+    stored: Stored, catalog: Catalog, config: settings.Settings, changes: Changes, nuisance: Array
+) -> tuple[Stored, tuple[Catalog, settings.Settings]]:
+    """Apply changes to stored candidates: gives them, and the catalog and settings they then belong to."""
+    levers, costs = changes.levers or {}, changes.costs or {}
+    actions = tuple(replace(a, lever=levers.get(a.action_id, a.lever)) for a in catalog.actions)
+    treatments = tuple(replace(t, cost=costs.get(t.treatment_id, t.cost)) for t in catalog.treatments)
+    after = Catalog(actions, treatments)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        factor = np.where(catalog.lever > 0, after.lever / catalog.lever, 1.0)
+    gross = stored.estimate.mean + catalog.cost + nuisance
+    mean = gross * factor - after.cost - nuisance
+    mean[:, 0] = 0.0
+    is_eligible = stored.is_eligible | np.isin(stored.reason, list(changes.without_rules))
+    stopped = np.isin(catalog.action, changes.stopped) | np.isin(catalog.treatment_ids, changes.stopped)
+    is_eligible = is_eligible & ~stopped
+    is_eligible[:, 0] = True
+    limits = config.limits.model_copy(
+        update={
+            "capacity": {**config.limits.capacity, **{k: int(v) for k, v in changes.capacity.items()}},
+            "budget": config.limits.budget if changes.budget is None else changes.budget,
+        }
+    )
+    estimate = Estimate(mean, stored.estimate.se * np.abs(factor))
+    changed = stored._replace(estimate=estimate, is_eligible=is_eligible)
+    return changed, (after, config.model_copy(update={"limits": limits}))
+
+
+def solve(
+    name: str, stored: Stored, catalog: Catalog, config: settings.Settings, words: str
+) -> list[dict[str, Any]]:
+    """Solve the prices of stored candidates and give rows of the `scenarios` table."""
+    limited: Limited = scaled(limits_of(catalog, config.limits), stored.share)
+    found = allocate(
+        strategy(config.policy), stored.estimate, stored.is_eligible, limited.use, limited.available
+    )
+    value = float((found.final * stored.estimate.mean).sum())
+    half = 1.96 * float(np.sqrt(((found.final * stored.estimate.se) ** 2).sum()))
+    base = {"scenario": name, "batch_id": stored.batch_id, "changes": words}
+    total = {
+        "item": "total", "value": value, "value_lower": value - half, "value_upper": value + half,
+        "contacts": float(found.final[:, 1:].sum()), "cost": float((found.final @ catalog.cost).sum()),
+    }  # fmt: skip
+    limits = [
+        {"item": limit, "available": float(limited.available[j]), "used": float(found.expected_use[j]),
+         "price": float(max(found.price[j], 0.0))}
+        for j, limit in enumerate(limited.names)
+    ]  # fmt: skip
+    return [{**base, **row} for row in (total, *limits)]
