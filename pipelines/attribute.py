@@ -3,7 +3,9 @@
 from datetime import datetime
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 
@@ -12,6 +14,9 @@ from nba.attribution import aggregated, credit, markov, paths, report
 from nba.errors import DataError, MissingError
 from nba.history import History
 from pipelines.progress import Progress
+
+_VALUE = "total_conversion_value"
+_COUNTS = ("total_conversions", _VALUE, "total_null")
 
 
 def attribute(workspace: Path, at: datetime, *, progress: Progress) -> pa.Table:
@@ -62,31 +67,65 @@ def attribute_paths(source: Path, target: Path) -> pa.Table:
     """Credit a CSV of path counts (path, total_conversions, total_conversion_value, total_null).
 
     Args:
-        source: One row per path, channels separated by ` > `; value and nulls may be absent.
+        source: One row per path, channels separated by `>`; value and nulls may be absent.
         target: Parquet file to write: method, channel, conversions, value, reason. The transitions of the
             Markov chains go beside it, as `<name>_transitions.parquet`.
 
     Raises:
         MissingError: when the file is absent.
-        DataError: when it has no paths or conversions.
+        DataError: when it has no paths or conversions, or they cannot be read; nothing is written then.
     """
     if not source.is_file():
         raise MissingError(f"{source} does not exist; expected a CSV of path counts", "Name the file.")
-    table = pa_csv.read_csv(source)
-    absent = [n for n in ("path", "total_conversions") if n not in table.column_names]
-    if absent:
-        raise DataError(f"{source} lacks {absent}; found {table.column_names}", "Rename its columns.")
-    given = {n: table[n].to_numpy().astype(float) for n in table.column_names if n.startswith("total_")}
+    table = _path_counts(source)
+    given = {n: table[n].to_numpy() for n in table.column_names if n != "path"}
     won = given["total_conversions"]
-    faults = [f"{n} holds {int((~(v >= 0)).sum())} numbers that are unknown or negative"
-              for n, v in given.items() if n != "total_conversion_value" and not (v >= 0).all()]  # fmt: skip
-    if faults:
-        raise DataError(f"{source} cannot be credited: {'; '.join(faults)}", "Counts are 0 or more.")
     walks = markov.walks(table["path"], won, given.get("total_null", 0 * won))
     out = aggregated.credits(walks, given.get("total_conversion_value"))
     target.parent.mkdir(parents=True, exist_ok=True)
-    pq.write_table(out, target)
     chains = [(i, markov.fit(walks, i).table()) for i in (1, 2, 3)]
     steps = [c.append_column("order", pa.array([i] * c.num_rows, pa.int64())) for i, c in chains]
-    pq.write_table(pa.concat_tables(steps), target.with_name(f"{target.stem}_transitions.parquet"))
+    _write(pa.concat_tables(steps), target.with_name(f"{target.stem}_transitions.parquet"))
+    _write(out, target)
     return out
+
+
+def _write(table: pa.Table, target: Path) -> None:
+    part = target.with_name(f"{target.name}.part")  # an interrupted run leaves no half-written file
+    pq.write_table(table, part)
+    part.replace(target)
+
+
+def _path_counts(source: Path) -> pa.Table:
+    # path as text without blanks around channels, counts as float64; all faults at once.
+    text = pa_csv.ConvertOptions(column_types={"path": pa.string()})
+    try:
+        table = pa_csv.read_csv(source, convert_options=text)
+    except (pa.ArrowInvalid, OSError) as error:
+        found = str(error).splitlines()[0]
+        raise DataError(f"{source} is no table of path counts: {found}", "Save it as a CSV.") from error
+    absent = [n for n in ("path", "total_conversions") if n not in table.column_names]
+    if absent:
+        raise DataError(f"{source} lacks {absent}; found {table.column_names}", "Rename its columns.")
+    given, faults = {}, []
+    for name in (n for n in table.column_names if n in _COUNTS):
+        try:
+            given[name] = table[name].cast(pa.float64()).to_numpy()
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+            faults.append(f"{name} is not a number: {str(error).splitlines()[0]}")
+            continue
+        wrong = ~np.isfinite(given[name]) if name == _VALUE else ~(np.nan_to_num(given[name], nan=-1.0) >= 0)
+        if wrong.any():
+            kind = "unknown" if name == _VALUE else "unknown or negative"
+            faults.append(f"{name} holds {int(wrong.sum())} numbers that are {kind}")
+    path = pc.replace_substring_regex(pc.fill_null(table["path"], ""), r"\s*>\s*", " > ")
+    path = pc.utf8_trim_whitespace(path)
+    blank = pc.sum(pc.match_substring_regex(path, r"(^|>)\s*(>|$)")).as_py() or 0
+    if not table.num_rows:
+        faults.append("it holds no paths")
+    if blank:
+        faults.append(f"path holds {blank} rows with an empty channel")
+    if faults:
+        hint = "Counts are 0 or more, values are numbers, paths are as a > b > c."
+        raise DataError(f"{source} cannot be credited: {'; '.join(faults)}", hint)
+    return pa.table({"path": path, **given})

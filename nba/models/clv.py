@@ -130,7 +130,8 @@ def read(snapshot: Snapshot, strata: str | None = None) -> tuple[pa.Array, Log, 
             of the first purchase.
 
     Returns:
-        The customers' ids in order, their purchase days, and the day of the snapshot since 1970.
+        The customers' ids in order, their purchase days, and the moment of the snapshot in days since
+        1970, a fraction within a day, so that what was bought earlier that day counts.
 
     Raises:
         SettingsError: when customers have no such column.
@@ -148,7 +149,7 @@ def read(snapshot: Snapshot, strata: str | None = None) -> tuple[pa.Array, Log, 
     total = np.bincount(purchase[known], margin[known], int(is_purchase.sum())).astype(np.float64)
     day = days["day"].to_numpy().astype(float)[is_purchase]
     log = Log(owner, day, total, len(ids), _strata(snapshot, strata))
-    return ids, log, float(snapshot.at.timestamp() // 86400)
+    return ids, log, snapshot.at.timestamp() / 86400
 
 
 def fit(log: Log, at: float, horizon: float, choice: Choice) -> Forecaster:
@@ -204,7 +205,7 @@ def forecast(
         The `clv` table; customers who have not bought, or whom the data do not carry, are unknown with a
         reason.
     """
-    seen = look(log, float(at.timestamp() // 86400))
+    seen = look(log, at.timestamp() / 86400)
     n = len(ids)
     data: dict[str, Array] = {}
     if model.is_known and len(seen.customer):

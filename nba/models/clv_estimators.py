@@ -106,7 +106,7 @@ class LifetimeValue(BaseEstimator):
             X: Purchase days of all customers (`nba.models.clv_ml.Log`; `nba.models.clv.read` gives it).
             y: Not used.
         """
-        day = float(self.at.timestamp() // 86400)
+        day = self.at.timestamp() / 86400
         self.chosen_ = clv_choice.choose(X, day, float(self.horizon_days))
         self.model_ = clv.fit(X, day, float(self.horizon_days), self.chosen_.choice)
         return self
@@ -132,4 +132,4 @@ class LifetimeValue(BaseEstimator):
     def purchases(self, X: Log) -> Array:
         """Expect purchases over the horizon of everybody who has bought, shape (u,)."""
         check_is_fitted(self, "model_")
-        return self.model_.orders(look(X, float(self.at.timestamp() // 86400)), float(self.horizon_days))
+        return self.model_.orders(look(X, self.at.timestamp() / 86400), float(self.horizon_days))

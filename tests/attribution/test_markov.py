@@ -65,8 +65,18 @@ def test_an_empty_history_of_paths() -> None:
 def test_shapley_by_hand() -> None:
     # v(a) = 0, v(b) = 1/2, v(ab) = 2/4
     member = np.array([[True, False], [False, True], [True, True]])
-    game = shapley.fit(member, np.array([0.0, 1.0, 1.0]), np.array([0.0, 1.0, 1.0]), "rate")
+    won, lost = np.array([0.0, 1.0, 1.0]), np.array([0.0, 1.0, 1.0])
+    game = shapley.fit(member, won, lost, "rate", sure=0)
     np.testing.assert_allclose(game.value, [0.0, 0.5])
+    # Wilson's lower ends: 1 of 2 is 0.0945, 2 of 4 is 0.1500
+    game = shapley.fit(member, won, lost, "rate")
+    np.testing.assert_allclose(game.value, [(0.1500 - 0.0945) / 2, (0.1500 + 0.0945) / 2], atol=1e-4)
+
+
+def test_a_channel_seen_once_is_not_worth_everything() -> None:
+    member = np.array([[True, False], [False, True]])
+    game = shapley.fit(member, np.array([1.0, 400.0]), np.array([0.0, 600.0]), "rate")
+    assert game.credit[0] < game.credit[1]
 
 
 # laws
@@ -144,9 +154,19 @@ def test_drawn_shapley_agrees_with_exact() -> None:
     member = rng.random((400, 6)) < 0.4
     won = rng.poisson(0.3 + member @ np.arange(6) / 6).astype(float)
     exact = shapley.fit(member, won, np.full(400, 2.0), "rate")
-    value, se = shapley._drawn(member, won, np.full(400, 2.0), 4_000, 0)
-    # Drawn games see only the sets on their way, so their best rate is at most a little lower.
-    assert np.abs(value - exact.value).max() < 5 * se.max() + 0.02
+    value, se = shapley._drawn(*shapley._rates(member, won, np.full(400, 2.0), shapley.SURE), 4_000, 0)
+    assert np.abs(value - exact.value).max() < 4 * se.max()
+    assert value.sum() == pytest.approx(exact.value.sum())
+
+
+def test_many_channels_are_drawn_with_their_error() -> None:
+    rng = np.random.default_rng(4)
+    member = rng.random((3_000, shapley.MOST_EXACT + 4)) < 0.15
+    won = (rng.random(3_000) < 0.1 + 0.4 * member[:, 0]).astype(float)
+    found = shapley.fit(member, won, 1 - won, "rate", permutations=300)
+    assert found.credit.sum() == pytest.approx(1)
+    assert (found.value >= 0).all() and (found.se[0] > 0)
+    assert int(found.credit.argmax()) == 0
 
 
 # reference
@@ -190,6 +210,31 @@ def test_a_file_of_paths_runs_by_a_command(tmp_path: Path) -> None:
     (tmp_path / "x.csv").write_text("path,total_conversions\na,-1\n")
     with pytest.raises(DataError, match="total_conversions holds 1 numbers that are unknown or negative"):
         attribute.attribute_paths(tmp_path / "x.csv", tmp_path / "y.parquet")
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("", "is no table of path counts"),
+        ("path,total_conversions\n", "it holds no paths"),
+        ("path,total_conversions\na,x\n", "total_conversions is not a number"),
+        ("path,total_conversions\na > > b,1\n,2\n", "path holds 2 rows with an empty channel"),
+        ("path,total_conversions,total_conversion_value\na,1,\n", "total_conversion_value holds 1 numbers"),
+    ],
+)
+def test_a_bad_file_of_paths_is_one_clear_error_and_writes_nothing(
+    tmp_path: Path, text: str, found: str
+) -> None:
+    (tmp_path / "x.csv").write_text(text)
+    with pytest.raises(DataError, match=found):
+        attribute.attribute_paths(tmp_path / "x.csv", tmp_path / "y.parquet")
+    assert [p.name for p in tmp_path.iterdir()] == ["x.csv"]
+
+
+def test_channels_may_be_numbers_and_stand_close(tmp_path: Path) -> None:
+    (tmp_path / "x.csv").write_text("path,total_conversions\n1>2,1\n 2 > 1 ,1\n3,1\n")
+    made = attribute.attribute_paths(tmp_path / "x.csv", tmp_path / "y.parquet")
+    assert set(made["channel"].to_pylist()) == {"1", "2", "3"}
 
 
 def test_a_file_without_paths_says_what_it_lacks(tmp_path: Path) -> None:

@@ -116,6 +116,16 @@ def test_orders_after_the_moment_and_customers_born_later_do_not_count(tmp_path:
         step.clv(tmp_path, datetime(2024, 1, 1, tzinfo=UTC), progress=silent())
 
 
+def test_what_was_bought_earlier_that_day_counts(tmp_path: Path) -> None:
+    at = datetime(2026, 1, 5, 18, tzinfo=UTC)
+    write(
+        tmp_path, [order(1, "a", at - timedelta(hours=4)), order(2, "b", at - timedelta(days=9))], ["a", "b"]
+    )
+    table = step.clv(tmp_path, at, progress=silent())
+    assert table["age_days"].to_pylist() == [0.75, 9.75]
+    assert "has not bought yet" not in table["reason"].to_pylist()
+
+
 def test_without_orders_the_step_says_what_is_missing(tmp_path: Path) -> None:
     (tmp_path / "nba.toml").write_text('[workspace]\nname = "t"\n')
     with pytest.raises(MissingError, match="orders"):
