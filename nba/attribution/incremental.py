@@ -18,6 +18,7 @@ Array = NDArray[np.float64]
 Codes = NDArray[np.int64]
 Singles = NDArray[np.float32]
 TAUS = (2.0, 6.0)
+MIN_P = 0.02  # decisions where no contact was less likely say nothing of it
 MOST_ROWS = 400_000
 LEVEL_SD = 0.5  # how far the level of an observed estimate may be off, before any experiment
 SPREAD_SD = 0.3  # and how far channels may be off around that level
@@ -115,7 +116,7 @@ def decided(
     features: Array | None = None,
     *,
     min_none: int = 30,
-    min_p: float = 0.02,
+    min_p: float = MIN_P,
     marginal: bool = False,
 ) -> Caused:
     """Estimate what the contacts of each channel caused, from decisions with logged probabilities.

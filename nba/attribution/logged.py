@@ -45,12 +45,25 @@ _CHANCES = """
 select h.decision_id, if(h.treatment_id = 'none', 'none', n.item) as item, sum(h.p_action)::double as p
 from choices h left join named n using (treatment_id) group by all having p > 0
 """
+# Contacts that the estimates speak of: their window has closed, and no contact was likely enough (0.02 as in
+# `incremental.decided`). The others are neither caused nor, where the two are compared, credited or paid for.
+_SPOKEN = """
+create or replace temp table spoken as
+select d.decision_id from decisions d join outcomes using (decision_id)
+join choices h on h.decision_id = d.decision_id and h.treatment_id = 'none'
+where d.treatment_id <> 'none' and coalesce(d.arm, '') <> 'holdout' and h.p_action >= $least
+"""
 _NAMED = {
     "channel": """create or replace temp view named as select treatment_id, channel as item from offers
         union select distinct treatment_id, channel from decisions where treatment_id <> 'none'
             and treatment_id not in (select treatment_id from offers)""",
     "action": """create or replace temp view named as select treatment_id, action_id as item from offers""",
 }
+
+
+def speak(connection: duckdb.DuckDBPyConnection) -> None:
+    """Make the temporary table `spoken`: ids of the contacts that estimates from decisions speak of."""
+    connection.execute(_SPOKEN, {"least": incremental.MIN_P}).fetchall()
 
 
 def estimate(connection: duckdb.DuckDBPyConnection, level: Level, items: tuple[str, ...]) -> Estimates:

@@ -66,20 +66,26 @@ def caused(
         the period `all` combines randomised and observed estimates, months are randomised only, `total` is
         all contact together.
     """
+    logged.speak(connection)
     randomised = logged.estimate(connection, "channel", channels)
     out = {key: value for key, value in randomised.items() if key[1] == "marginal"}
     held = _held(connection, given, channels)
     for measure in ("margin", "orders"):
         whole = _first_known(held.get(measure), randomised.get((WHOLE, measure)), len(channels))
         seen = incremental.observed(_days(connection, given, channels, at, measure))
-        if not held and randomised:
-            seen = _scaled(seen, connection, channels)
+        seen = _scaled(seen, channels, scoped(connection, given))
         out[WHOLE, measure] = incremental.combine(whole, seen) if np.isfinite(whole.value).any() else seen
         out |= {key: value for key, value in randomised.items() if key[0] != WHOLE and key[1] == measure}
         total = _total(connection, measure)
         if total is not None:
             out[TOTAL, measure] = total
     return out
+
+
+def scoped(connection: duckdb.DuckDBPyConnection, given: Attribution) -> dict[str, float]:
+    """Find the channels whose estimate speaks of logged contacts alone, and of which part of all contacts."""
+    rows = connection.execute(_SPOKEN_PART).fetchall()
+    return {name: part for name, part in rows if part > 0 and name not in given.holdouts}
 
 
 def build(
@@ -110,26 +116,25 @@ def build(
         "channel": (channels, estimates),
         "action": (actions, logged.estimate(connection, "action", actions)),
     }
-    is_scoped = any(measure == "marginal" for _, measure in estimates)
-    spent = _spent(connection, given, is_scoped)
+    own = scoped(connection, given)
+    spent = _spent(connection, given, own)
     rows: list[dict[str, Any]] = []
-    for method, channel, period, conversions, credit, ours, revenue in connection.execute(
+    for method, channel, period, conversions, credit, spoken, ours, revenue in connection.execute(
         _CREDITED
     ).fetchall():
-        is_all = not is_scoped or channel in given.holdouts
         rows.append(
             {"method": method, "channel": channel, "period": period, "conversions": conversions,
              "credited": credit, "revenue": revenue, "is_advertising": channel not in given.intent_channels,
-             "compared": credit if is_all else ours}
+             "compared": spoken if channel in own else credit, "ours": ours if own else credit}
         )  # fmt: skip
     for method in dict.fromkeys(row["method"] for row in list(rows)):
-        own = [r for r in rows if r["method"] == method and r["period"] == WHOLE and r["is_advertising"]]
-        names = ("credited", "conversions", "compared", "revenue")
-        rows.append(
-            {"method": method, "channel": WHOLE, "period": WHOLE, "is_advertising": True}
-            | {name: sum(r[name] or 0.0 for r in own) for name in names}
-        )
+        ads = [r for r in rows if r["method"] == method and r["period"] == WHOLE and r["is_advertising"]]
+        sums = {name: sum(r[name] or 0.0 for r in ads) for name in ("credited", "conversions", "revenue")}
+        # The holdout speaks of all that was decided, be its window closed or not.
+        sums["compared"] = sum(r["ours"] or 0.0 for r in ads)
+        rows.append({"method": method, "channel": WHOLE, "period": WHOLE, "is_advertising": True} | sums)
     for row in rows:
+        row.pop("ours", None)
         channel, period = row["channel"], row["period"]
         level = "channel" if channel != WHOLE else WHOLE
         cost = spent.get((level, channel, period), Spent(np.nan, np.nan)).cost
@@ -138,58 +143,55 @@ def build(
     return Built(
         tables.ATTRIBUTION.build(rows),
         returns.table(levels, spent, given.level),
-        _calibrated(connection, given, estimates, channels, rows),
+        _calibrated(connection, given, estimates, channels, rows, own),
     )
 
 
-# Months are those of the touches; `compared` is credit of touches of decisions whose window has closed,
-# the only ones that randomised estimates speak of.
+# Months are those of the touches. `is_spoken`: randomised estimates speak of the touch (`logged.speak`).
 _CREDITED = """
 with dated as (
     select c.method, c.channel, c.share, c.credit, c.revenue_credit,
-        strftime(t.touched_at, '%Y-%m') as month,
-        coalesce(t.decision_id in (select decision_id from outcomes), false) as is_ours
+        strftime(t.touched_at, '%Y-%m') as month, t.decision_id is not null as is_ours,
+        coalesce(t.decision_id in (from spoken), false) as is_spoken
     from credited c join (select distinct on (touch_id) * from touches) t using (touch_id)
-)
-select method, channel, 'all' as period, sum(share), sum(credit),
-    coalesce(sum(credit) filter (is_ours), 0), sum(revenue_credit) from dated group by all
-union all
-select method, channel, month, sum(share), sum(credit),
-    coalesce(sum(credit) filter (is_ours), 0), sum(revenue_credit) from dated group by all
-order by 1, 2, 3
+), periods as (from dated union all select * replace ('all' as month) from dated)
+select method, channel, month, sum(share), sum(credit), coalesce(sum(credit) filter (is_spoken), 0),
+    coalesce(sum(credit) filter (is_ours), 0), sum(revenue_credit)
+from periods group by all order by 1, 2, 3
 """
 _ACTIONS = """
 select distinct action_id from offers join decisions using (treatment_id) order by 1
 """
 _COSTS = """
 with dated as (
-    select t.channel, o.action_id, strftime(t.touched_at, '%Y-%m') as month, t.cost,
-        if(t.decision_id in (select decision_id from outcomes), t.decision_id, null) as ours
+    select t.channel, o.action_id, strftime(t.touched_at, '%Y-%m') as month, t.cost, t.decision_id,
+        if(t.decision_id in (from spoken), t.decision_id, null) as spoken
     from touches t left join offers o using (treatment_id)
 ), items as (
-    select 'channel' as level, channel as item, month, cost, ours from dated
-    union all select 'action', action_id, month, cost, ours from dated where action_id is not null
-    union all select 'all', 'all', month, cost, ours from dated where channel not in (select unnest($intent))
+    select 'channel' as level, channel as item, month, cost, spoken from dated
+    union all select 'action', action_id, month, cost, spoken from dated where action_id is not null
+    union all select 'all', 'all', month, cost, decision_id from dated
+        where channel not in (select unnest($intent))
 ), periods as (from items union all select * replace ('all' as month) from items)
-select level, item, month, sum(cost), coalesce(sum(cost) filter (ours is not null), 0), count(distinct ours)
+select level, item, month, sum(cost), coalesce(sum(cost) filter (spoken is not null), 0),
+    count(distinct spoken)
 from periods group by all
 """
-_OURS = """
-select channel, avg(coalesce(decision_id in (select decision_id from outcomes), false)::int)::double
-from contacts group by 1
+_SPOKEN_PART = """
+select channel, avg(coalesce(decision_id in (from spoken), false)::int)::double from contacts group by 1
 """
 
 
 def _spent(
-    connection: duckdb.DuckDBPyConnection, given: Attribution, is_scoped: bool
+    connection: duckdb.DuckDBPyConnection, given: Attribution, own: dict[str, float]
 ) -> dict[tuple[str, str, str], Spent]:
-    # Estimates from decisions speak of their contacts alone, all others of every touch.
+    # Estimates from decisions speak of their contacts alone, all others of every touch; months are always
+    # from decisions where there are any.
     out = {}
     intent = {"intent": list(given.intent_channels)}
-    for level, item, period, whole, ours, n in connection.execute(_COSTS, intent).fetchall():
-        is_ours = is_scoped and not (level == "channel" and period == WHOLE and item in given.holdouts)
-        cost = ours if is_ours else whole
-        out[level, item, period] = Spent(cost, ours / n if n else np.nan)
+    for level, item, period, whole, spoken, n in connection.execute(_COSTS, intent).fetchall():
+        is_part = bool(own) and (level != "channel" or item in own)
+        out[level, item, period] = Spent(spoken if is_part else whole, spoken / n if n else np.nan)
     return out
 
 
@@ -234,25 +236,31 @@ def _against(
 
 def _calibrated(
     connection: duckdb.DuckDBPyConnection, given: Attribution,
-    estimates: Estimates, channels: tuple[str, ...], rows: list[dict[str, Any]],
+    estimates: Estimates, channels: tuple[str, ...], rows: list[dict[str, Any]], own: dict[str, float],
 ) -> pa.Table:  # fmt: skip
+    # Touches that the estimate does not speak of get nothing, so that channel totals are what was caused.
     whole = estimates[WHOLE, "margin"]
     if given.calibrate is None or whole.source == "observed" or not np.isfinite(whole.value).any():
         return tables.CREDITS.empty()
-    own = {r["channel"]: r for r in rows if r["method"] == given.calibrate and r["period"] == WHOLE}
+    mine = {r["channel"]: r for r in rows if r["method"] == given.calibrate and r["period"] == WHOLE}
     factor = [
-        float(whole.value[i]) / own[c]["compared"]
-        if c in own and own[c]["compared"] and np.isfinite(whole.value[i])
+        float(whole.value[i]) / mine[c]["compared"]
+        if c in mine and mine[c]["compared"] and np.isfinite(whole.value[i])
         else 0.0
         for i, c in enumerate(channels)
     ]
-    connection.register("scales", pa.table({"channel": channels, "factor": factor}))
+    is_own = [name in own for name in channels]
+    connection.register("scales", pa.table({"channel": channels, "factor": factor, "is_own": is_own}))
     return connection.sql(
         f"""
+        with scaled as (
+            select c.*, case when is_own and coalesce(t.decision_id not in (from spoken), true) then 0
+                else coalesce(factor, 0) end as scale
+            from credited c left join scales using (channel)
+            left join (select distinct on (touch_id) touch_id, decision_id from touches) t using (touch_id)
+            where method = '{given.calibrate}')
         select method || '_calibrated' as method, order_id, touch_id, customer_id, channel, treatment_id,
-            share, credit * coalesce(factor, 0) as credit,
-            revenue_credit * coalesce(factor, 0) as revenue_credit
-        from credited left join scales using (channel) where method = '{given.calibrate}'
+            share, credit * scale as credit, revenue_credit * scale as revenue_credit from scaled
         """
     ).to_arrow_table()
 
@@ -287,10 +295,10 @@ def _total(connection: duckdb.DuckDBPyConnection, measure: str) -> Caused | None
     return incremental.held_out(rows[measure].to_numpy().astype(float), ~held[:, None])
 
 
-def _scaled(seen: Caused, connection: duckdb.DuckDBPyConnection, channels: tuple[str, ...]) -> Caused:
-    # Observed totals speak of all touches; only those of decisions compare with randomised ones.
-    part = dict(connection.execute(_OURS).fetchall())
-    share = np.array([part.get(name, 0.0) for name in channels])
+def _scaled(seen: Caused, channels: tuple[str, ...], own: dict[str, float]) -> Caused:
+    # Observed totals speak of all touches; of a channel with randomised estimates only those compare that
+    # they speak of.
+    share = np.array([own.get(name, 1.0) for name in channels])
     return Caused(seen.value * share, seen.se * share, seen.n, seen.source, seen.reason)
 
 

@@ -1,9 +1,11 @@
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+from nba import tables
 from nba.attribution import incremental, returns
 from nba.attribution.incremental import Caused, combine, decided, held_out, observed
 from nba.histories import simulated_paths as worlds
@@ -197,3 +199,63 @@ def test_channel_holdouts_reach_the_tables(tmp_path: Path) -> None:
         c for c, k in zip(calibrated["credit"].to_pylist(), calibrated["channel"].to_pylist()) if k == "video"
     )
     assert total == pytest.approx(one["incremental"])
+
+
+def test_credit_and_cost_are_compared_on_the_contacts_that_the_estimate_speaks_of(tmp_path: Path) -> None:
+    # Of 300 decisions every other is e-mail; a third had next to no chance of none, a tenth is still open.
+    at = datetime(2026, 3, 5, tzinfo=UTC)
+    made: dict[str, list[dict[str, Any]]] = {n: [] for n in ("decisions", "choices", "outcomes", "touches")}
+    people, orders = [], []
+    for i in range(300):
+        key, decided = f"{i:03}", at - timedelta(days=30)
+        is_mail, p_none, is_open = i % 2 == 0, 0.005 if i % 3 == 0 else 0.5, i % 10 == 0
+        chosen = "mail" if is_mail else "none"
+        made["decisions"].append(
+            {"decision_id": key, "batch_id": "b", "customer_id": key, "treatment_id": chosen,
+             "channel": "email" if is_mail else "none", "decided_at": decided, "reason": "", "policy_id": "p",
+             "p_action": 1 - p_none if is_mail else p_none, "config_hash": "x", "valid_until": at}
+        )  # fmt: skip
+        made["choices"] += [
+            {"decision_id": key, "treatment_id": t, "is_eligible": True, "reason": "", "p_action": p,
+             "price": 0.0} for t, p in (("mail", 1 - p_none), ("none", p_none))
+        ]  # fmt: skip
+        if not is_open:
+            made["outcomes"].append(
+                {"decision_id": key, "is_delivered": True, "is_response": True, "is_unsubscribe": False,
+                 "reward": 1.0, "closed_at": at - timedelta(days=15), "window_days": 14}
+            )  # fmt: skip
+        can = dict.fromkeys(("can_email", "can_sms", "can_push", "can_call"), True)
+        people.append({"customer_id": key, "joined_at": at - timedelta(days=200)} | can)
+        own = {
+            "touch_id": f"e{key}",
+            "channel": "email",
+            "decision_id": key,
+            "treatment_id": "mail",
+            "cost": 2.0,
+        }
+        shown = {"touch_id": f"d{key}", "channel": "display", "cost": 1.0}
+        for touch in [own] * is_mail + [shown] * (i % 4 == 1):
+            made["touches"].append(
+                touch | {"customer_id": key, "kind": "sent", "touched_at": decided + timedelta(hours=1)}
+            )
+        orders.append({"order_id": key, "customer_id": key, "ordered_at": decided + timedelta(days=1 + i % 5),
+                       "revenue": 20.0, "margin": 10.0 + 5 * is_mail + i % 3, "n_items": 1,
+                       "is_return": False})  # fmt: skip
+    (tmp_path / "nba.toml").write_text('[workspace]\nname = "t"\n[attribution]\nmethods = ["linear"]\n')
+    built = {name: getattr(tables, name.upper()).build(rows) for name, rows in made.items()}
+    whole = built | {"customers": tables.CUSTOMERS.build(people), "orders": tables.ORDERS.build(orders)}
+    History.read(tmp_path).commit(append=whole)
+    credits = attribute.attribute(tmp_path, at, progress=silent()).to_pylist()  # noqa: A001
+    rows = History.read(tmp_path).table("attribution").to_pylist()
+    found = {r["channel"]: r for r in rows if r["method"] == "linear" and r["period"] == "all"}
+    spoken = [i for i in range(300) if i % 2 == 0 and i % 3 and i % 10]
+    mail, display = found["email"], found["display"]
+    assert mail["compared"] == pytest.approx(sum(15 + i % 3 for i in spoken))
+    assert mail["credited"] > mail["compared"]
+    assert mail["cost"] == 2.0 * len(spoken)
+    assert display["compared"] == display["credited"]  # never decided on: all of it is compared
+    assert display["source"] == "none" or display["se"] > 0
+    assert display["cost"] == 75.0
+    calibrated = [r for r in credits if r["method"] == "linear_calibrated" and r["channel"] == "email"]
+    assert sum(r["credit"] for r in calibrated) == pytest.approx(mail["incremental"])
+    assert {r["share"] for r in calibrated} == {1.0}

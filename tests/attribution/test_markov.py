@@ -165,7 +165,8 @@ def test_many_channels_are_drawn_with_their_error() -> None:
     won = (rng.random(3_000) < 0.1 + 0.4 * member[:, 0]).astype(float)
     found = shapley.fit(member, won, 1 - won, "rate", permutations=300)
     assert found.credit.sum() == pytest.approx(1)
-    assert (found.value >= 0).all() and (found.se[0] > 0)
+    assert (found.value >= 0).all()
+    assert found.se[0] > 0
     assert int(found.credit.argmax()) == 0
 
 
