@@ -74,9 +74,7 @@ def numbers(zones: Iterable[str | None], default: str) -> NDArray[np.int16]:
         SettingsError: when the default is no IANA zone.
     """
     if default not in _NUMBER:
-        raise SettingsError(
-            f"workspace.timezone is {default!r}; expected an IANA zone", "Such as Europe/Madrid."
-        )
+        raise SettingsError(f"zone {default!r} is not known", "Name an IANA zone, such as Europe/Madrid.")
     other = _NUMBER[default]
     return np.array([_NUMBER.get(zone or "", other) for zone in zones], dtype=np.int16)
 
