@@ -141,7 +141,7 @@ def fit(
         >>> X, column = rng.normal(size=(400, 2)), rng.integers(0, 2, 400)
         >>> y = (rng.random(400) < expit(3 * X[:, 0] * (2 * column - 1))).astype(float)
         >>> mean, _ = fit(Log(X, column, y, 2), 0, LEARNERS[:1]).predict(np.array([[1.0, 0.0]]))
-        >>> bool(mean[0, 0] < 0.1 < 0.9 < mean[0, 1])
+        >>> bool(mean[0, 0] < 0.2 < 0.8 < mean[0, 1])
         True
     """
     _check(log)
