@@ -337,7 +337,266 @@ def child_verify(folder: str) -> dict[str, Any]:
     return {"seconds": time.perf_counter() - begun}
 
 
-BENCHMARKS = {"serving.score": score, "serving.batch": batch}
+# the same decisions, written straightforwardly
+
+NAIVE = 20_000
+
+
+def child_naive(n: int, out: str) -> dict[str, Any]:
+    """Decide n customers as a script would: rows expanded, pandas, scikit-learn in an mlflow.pyfunc."""
+    import mlflow.pyfunc
+    import pandas as pd
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import FunctionTransformer
+
+    folder = cache() / f"world-{_world_of(n)}"
+    catalog, chosen = shop(), config(n)
+    codes = Coding.of(catalog).codes()
+    booster = model(cache())
+
+    class Trees:
+        def predict(self, frame: pd.DataFrame) -> np.ndarray:
+            return np.asarray(booster.predict(frame.to_numpy()))
+
+    class Model(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
+        def __init__(self) -> None:
+            self.pipeline = make_pipeline(FunctionTransformer())
+
+        def predict(self, context: Any, model_input: pd.DataFrame, params: Any = None) -> Any:  # noqa: ARG002
+            return Trees().predict(self.pipeline.fit_transform(model_input))
+
+    path = Path(out) / "model"
+    mlflow.pyfunc.save_model(str(path), python_model=Model())
+    served = mlflow.pyfunc.load_model(str(path))
+    begun, cpu = time.perf_counter(), time.process_time()
+    frame = pd.read_parquet(_files(folder, 1)[0]).head(n)
+    tables_of = History.read(folder)
+    customers = tables_of.table("customers").slice(0, n).to_pandas()
+    touches = tables_of.table("touches").to_pandas()
+    touches = touches[touches.customer_id.isin(frame.customer_id)]
+    recent = touches[
+        (touches.kind == "sent") & (touches.touched_at > pd.Timestamp(AT) - pd.Timedelta(days=28))
+    ]
+    contacts = recent.groupby("customer_id").size()
+    left = set(zip(*touches[touches.kind == "unsubscribed"][["customer_id", "channel"]].to_numpy().T))
+    cooled = recent[recent.touched_at > pd.Timestamp(AT) - pd.Timedelta(days=14)]
+    action = {t.treatment_id: t.action_id for t in catalog.treatments}
+    cooling = set(zip(cooled.customer_id, cooled.treatment_id.map(action)))
+    names = [f"c{i}" for i in range(codes.shape[1])]
+    parts = []
+    for j, code in enumerate(codes):
+        part = frame[["customer_id", *NAMES]].assign(**dict(zip(names, code)), column=j)
+        parts.append(part)
+    rows = pd.concat(parts, ignore_index=True)
+    rows["p"] = served.predict(rows[[*NAMES, *names]])
+    none = rows[rows.column == 0].set_index("customer_id").p
+    rows["value"] = (rows.p - rows.customer_id.map(none)) * 30 - catalog.cost[rows.column]
+    rows["treatment"] = np.array(catalog.treatment_ids)[rows.column]
+    rows["channel"], rows["action"] = catalog.channel[rows.column], catalog.action[rows.column]
+    consent = customers.set_index("customer_id")
+    tired = rows.customer_id.map(contacts).fillna(0) >= 3
+    allowed = rows.apply(
+        lambda r: r.column == 0 or bool(consent.at[r.customer_id, f"can_{r.channel}"]), axis=1
+    )
+    out_of = pd.Series(list(zip(rows.customer_id, rows.channel))).isin(left)
+    cool = pd.Series(list(zip(rows.customer_id, rows.action))).isin(cooling)
+    rows["ok"] = (rows.column == 0) | (allowed & ~tired & ~out_of & ~cool)
+    rows = rows[rows.ok]
+    prices = {"sms": 0.0, "call": 0.0, "budget": 0.0}
+    limits = {**chosen.limits.capacity, "budget": chosen.limits.budget}
+    for _ in range(20):
+        charge = rows.channel.map(prices).fillna(0) + prices["budget"] * catalog.cost[rows.column]
+        weight = np.exp((rows.value - charge) / 0.1)
+        p = 0.98 * weight / weight.groupby(rows.customer_id).transform("sum")
+        p += 0.02 / rows.groupby("customer_id").customer_id.transform("size")
+        for name, limit in limits.items():
+            used = (p * (catalog.cost[rows.column] if name == "budget" else rows.channel == name)).sum()
+            prices[name] = max(0.0, prices[name] + 0.5 * (used / limit - 1) * 0.1)
+    rows["p_action"] = p
+    rng = np.random.default_rng(0)
+    picked = rows.groupby("customer_id").apply(
+        lambda g: g.sample(1, weights=g.p_action, random_state=rng), include_groups=False
+    )
+    picked.reset_index()[["customer_id", "treatment", "channel", "p_action", "value"]].to_parquet(
+        Path(out) / "decisions.parquet"
+    )
+    return {"seconds": time.perf_counter() - begun, "cpu": time.process_time() - cpu}
+
+
+def naive() -> list[Row]:
+    """Decide the same customers straightforwardly, and as a batch; the same size both ways."""
+    prepare(NAIVE)
+    with tempfile.TemporaryDirectory(dir=cache()) as out:
+        own = _in_child("batch", NAIVE, 2, f"{out}/own")
+        plain = _in_child("naive", NAIVE, out)
+    said = f"{plain['seconds']:.1f} s against {own['seconds']:.2f} s, 2 cores; prices included both ways"
+    ratio = plain["seconds"] / own["seconds"]
+    peer = "pandas, scikit-learn, mlflow.pyfunc"
+    return [row("batch.vs_naive", ratio, "times", 10, ">=", n=NAIVE, peer=peer, conditions=said)]
+
+
+def reason_codes() -> list[Row]:
+    """Explain the chosen treatment of 100,000 customers, against pred_contrib on 1,000 of them."""
+    from nba.models import reasons
+
+    n, few = 100_000, 1_000
+    rng = np.random.default_rng(3)
+    codes = Coding.of(shop()).codes()
+    full = np.hstack([features_of(rng, n), codes[rng.integers(0, len(codes), n)]])
+    booster = model(cache())
+    reasons.contributions(booster, full[:500])
+    begun = time.process_time()
+    fast = reasons.contributions(booster, full)
+    quick = time.process_time() - begun
+    begun = time.process_time()
+    exact = reasons._exact(booster, full[:few])
+    slow = (time.process_time() - begun) * n / few
+    gap = float(np.abs(fast[:few] - exact).max())
+    more = {"n": n, "peer": f"lightgbm {lgb.__version__} pred_contrib"}
+    said = f"CPU time; woodelf-explainer {reasons.PINNED}: {reasons.is_fast()}; largest difference {gap:.1e}"
+    return [
+        row("reasons.vs_contrib", slow / quick, "times", 10, ">=", conditions=said, **more),
+        row("reasons.gap", gap, "log-odds", 1e-4, "<=", **more),
+    ]
+
+
+def sink() -> list[Row]:
+    """Deliver 200,000 decisions to a PostgreSQL of its own, from a verified batch."""
+    import importlib.util
+
+    from nba.serving import delivery, sinks
+
+    n = 200_000
+    spec = importlib.util.spec_from_file_location("postgres_server", ROOT / "tests" / "postgres.py")
+    assert spec is not None
+    assert spec.loader is not None
+    postgres = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(postgres)
+    if postgres.binaries() is None:
+        return [row("sink.postgres_rows_per_s", float("nan"), "rows/s", 50_000, ">=", conditions="no server")]
+    rng = np.random.default_rng(0)
+    with tempfile.TemporaryDirectory() as place:
+        writer = delivery.Writer(Path(place) / "batches", "b1")
+        for _ in range(2):
+            writer.write(tables.DECISIONS.sample(2, rng).slice(0, 0))
+        keys = [f"b1.{i:016x}" for i in range(n)]
+        decisions = tables.DECISIONS.sample(n, rng)
+        decisions = decisions.set_column(0, "decision_id", [keys]).set_column(1, "batch_id", [["b1"] * n])
+        writer.write(decisions)
+        head = delivery.Head("b1", AT, AT, AT, "hash", {}, {}, [], {})
+        folder = delivery.publish(writer.close(head))
+        manifest = delivery.read_manifest(folder)
+        with postgres.server(Path(place) / "server") as url:
+            begun = time.perf_counter()
+            there = sinks.to_sql(folder, manifest, url, "nba_decisions")
+            seconds = time.perf_counter() - begun
+    said = f"{there:,} rows, one transaction, table and primary key made in it; fsync off"
+    return [row("sink.postgres_rows_per_s", there / seconds, "rows/s", 50_000, ">=", n=n, conditions=said)]
+
+
+def kill() -> list[Row]:
+    """Kill a streamed batch at 20 random moments; each re-run must give the undisturbed run's bytes."""
+    import hashlib
+    import shutil
+
+    n, times = 50_000, 20
+    prepare(n)
+    rng = np.random.default_rng(11)
+
+    def bytes_of(folder: Path) -> dict[str, str]:
+        return {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(folder.iterdir())}
+
+    with tempfile.TemporaryDirectory(dir=cache()) as place:
+        began = time.perf_counter()
+        _in_child("batch", n, 2, f"{place}/whole")
+        whole = time.perf_counter() - began
+        expected, same, stages = bytes_of(Path(place) / "whole" / "batch_id=b1"), 0, []
+        out = Path(place) / "out"
+        command = [sys.executable, "-m", "benchmarks.serving", _CHILD, "batch", str(n), "2", str(out)]
+        for _ in range(times):
+            shutil.rmtree(out, ignore_errors=True)
+            run = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL)
+            try:
+                run.wait(whole * rng.uniform(0.25, 1.0))
+            except subprocess.TimeoutExpired:
+                run.kill()
+                run.wait()
+            half = [p.name for p in out.glob("*")] if out.is_dir() else []
+            stages.append("nothing" if not half else sorted(half)[0].split(".batch_id")[0])
+            sound = all((p / "manifest.json").is_file() for p in out.glob("batch_id=*"))
+            _in_child("batch", n, 2, str(out))
+            same += sound and bytes_of(out / "batch_id=b1") == expected
+    said = "killed while there was: " + ", ".join(f"{s} {stages.count(s)}" for s in sorted(set(stages)))
+    return [row("kill.identical", same, "of 20", 20, "=", n=n, conditions=said)]
+
+
+def child_spark(n: int, out: str) -> dict[str, Any]:
+    """Decide n customers on local[2], twice, and once here on one thread."""
+    from nba.policy import arbitrate
+    from nba.serving import delivery, spark, stream
+
+    folder = cache() / f"world-{_world_of(n)}"
+    catalog, chosen, joint = shop(), config(n), Joint(model(cache()))
+    files = _files(folder, n)
+    joint.scores(next(stream.read_parts(files)).slice(0, 100), catalog)
+    found: dict[str, Any] = {}
+    session = spark.session("local[2]")
+    engines = {"cold": spark.Spark(session), "warm": spark.Spark(session), "local": stream.Local(1)}
+    batches = {}
+    for name, engine in engines.items():
+        begun = time.perf_counter()
+        with History.read(folder).as_of(AT) as snapshot:
+            nuisance = arbitrate.nuisance(snapshot, catalog, chosen.reward)
+            job = stream.Job("b1", AT, catalog, chosen, {"champion": joint}, nuisance, AT)
+            staged = stream.run(job, snapshot, files, Path(out) / name, engine=engine, log=False).staged
+        delivery.publish(staged)
+        found[name] = time.perf_counter() - begun
+        parts = sorted((Path(out) / name / "batch_id=b1").glob("*.parquet"))
+        table = pa.concat_tables([pq.ParquetFile(path).read() for path in parts])
+        batches[name] = table.sort_by("customer_id")
+    session.stop()
+    found["same"] = batches["warm"].equals(batches["local"])
+    return found
+
+
+def on_spark() -> list[Row]:
+    """Decide 250,000 customers on Spark, local[2], warm, against one thread here."""
+    import importlib.util
+
+    n = FILE_ROWS
+    if importlib.util.find_spec("pyspark") is None:
+        nan = float("nan")
+        return [row("spark.vs_local", nan, "times", 1, "<="), row("spark.identical", nan, "share", 1, "=")]
+    prepare(n)
+    with tempfile.TemporaryDirectory(dir=cache()) as out:
+        found = _in_child("spark", n, out)
+    said = (
+        f"whole batch: first {found['cold']:.1f} s, warm {found['warm']:.1f} s, local {found['local']:.1f} s"
+    )
+    ratio = found["warm"] / found["local"]
+    return [
+        row("spark.vs_local", ratio, "times", 1, "<=", n=n, peer="local engine, one thread", conditions=said),
+        row(
+            "spark.identical",
+            float(found["same"]),
+            "share",
+            1,
+            "=",
+            n=n,
+            conditions="all columns of all rows",
+        ),
+    ]
+
+
+BENCHMARKS = {
+    "serving.score": score,
+    "serving.batch": batch,
+    "serving.naive": naive,
+    "serving.reasons": reason_codes,
+    "serving.sink": sink,
+    "serving.kill": kill,
+    "serving.spark": on_spark,
+}
 
 if __name__ == "__main__":
     assert sys.argv[1] == _CHILD

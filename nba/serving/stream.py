@@ -59,8 +59,8 @@ T = TypeVar("T")
 S = TypeVar("S")
 
 ROWS = 32_768
-SAMPLE = 50_000
-ROUNDS = 3
+SAMPLE = 20_000
+ROUNDS = 2
 _CERTAIN = 1.0
 _ASSIGNED_ROWS = 250_000
 
@@ -378,9 +378,12 @@ def score_part(job: Job, snapshot: Snapshot, features: pa.Table) -> Scored:
     n, k = found.is_eligible.shape
     mean, se = np.full((n, k), np.nan), np.full((n, k), np.nan)
     worth = Worth(job.nuisance, arbitrate.saved(snapshot, job.catalog, job.config.reward, ids))
+    beliefs: dict[tuple[str, bool], Estimate] = {}
     for i in np.unique(arm):
-        own = believed(rules[i], scores, job.catalog, worth, n)
-        rows = arm == i
+        kind = rules[i].alias, rules[i].by_response
+        if kind not in beliefs:
+            beliefs[kind] = believed(rules[i], scores, job.catalog, worth, n)
+        own, rows = beliefs[kind], arm == i
         mean[rows], se[rows] = own.mean[rows], own.se[rows]
     external = _external(snapshot, ids)
     experiment = _numbers(placed.experiment_id, experiments)
