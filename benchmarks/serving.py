@@ -78,6 +78,16 @@ class Joint:
         self.booster, self.names = booster, names
         self.forest = traverse.Forest.of(booster)
 
+    def save(self, folder: Path) -> None:
+        """Write the trees as LightGBM text."""
+        folder.mkdir(parents=True)
+        self.booster.save_model(str(folder / "trees.txt"))
+
+    @classmethod
+    def load(cls, folder: Path) -> "Joint":
+        """Read what `save` wrote."""
+        return cls(lgb.Booster(model_file=str(folder / "trees.txt")))
+
     def scores(self, features: pa.Table, catalog: Catalog) -> Scores:
         """Score by the shared traversal."""
         missing = [name for name in self.names if name not in features.column_names]
@@ -588,6 +598,54 @@ def on_spark() -> list[Row]:
     ]
 
 
+def child_pyfunc(n: int, place: str) -> dict[str, Any]:
+    """Ask the batch's policy as it is, and through MLflow; each the best of five."""
+    import mlflow.pyfunc
+
+    from nba import tracking
+    from nba.policy import streamed
+    from nba.serving import served, stream
+
+    catalog, joint = shop(), Joint(model(cache()))
+    job = stream.Job("b1", AT, catalog, config(n), {"champion": joint}, np.zeros(21), AT)
+    m, k = len(job.limited.names), len(catalog.treatment_ids)
+    arms = len(job.rules)
+    cuts = tuple(streamed.Cut.none(k, m) for _ in range(arms))
+    drawn = stream.Drawn(cuts, np.zeros((arms, m), np.int64), np.zeros(arms, np.int64), np.zeros((arms, m)))
+    served.save(job, drawn, Path(place) / "plan", {"champion": "benchmarks.serving:Joint"})
+    X = features_of(np.random.default_rng(5), n)
+    ids = pa.array([f"c{i:09d}" for i in range(n)])
+    eligible = pa.array(np.full(n, 2**21 - 1, np.int64))
+    asked = pa.table({"customer_id": ids, **{f: X[:, j] for j, f in enumerate(NAMES)}, "eligible": eligible})
+    tracking.save_policy(Path(place) / "model", served.LOADER, Path(place) / "plan", asked.slice(0, 5))
+    direct = served.Served.load(Path(place) / "plan")
+    wrapped = mlflow.pyfunc.load_model(str(Path(place) / "model"))
+    frame = asked.to_pandas()
+    best = {"direct": float("inf"), "pyfunc": float("inf")}
+    for _ in range(5):
+        begun = time.process_time()
+        plain = direct.wide(pa.Table.from_pandas(frame, preserve_index=False)).to_pandas()
+        best["direct"] = min(best["direct"], time.process_time() - begun)
+        begun = time.process_time()
+        answer = wrapped.predict(frame)
+        best["pyfunc"] = min(best["pyfunc"], time.process_time() - begun)
+    best["same"] = float(answer.equals(plain))
+    return best
+
+
+def pyfunc() -> list[Row]:
+    """Decide 50,000 customers through mlflow.pyfunc against the same object called directly."""
+    n = 50_000
+    prepare(100_000)
+    with tempfile.TemporaryDirectory(dir=cache()) as place:
+        found = _in_child("pyfunc", n, place)
+    over = found["pyfunc"] / found["direct"] - 1 if found["same"] else float("nan")
+    said = (
+        f"CPU time, best of 5; {found['pyfunc']:.2f} s against {found['direct']:.2f} s; data frames both ways"
+    )
+    return [row("pyfunc.overhead", over, "share", 0.1, "<=", n=n, peer="called directly", conditions=said)]
+
+
 BENCHMARKS = {
     "serving.score": score,
     "serving.batch": batch,
@@ -595,6 +653,7 @@ BENCHMARKS = {
     "serving.reasons": reason_codes,
     "serving.sink": sink,
     "serving.kill": kill,
+    "serving.pyfunc": pyfunc,
     "serving.spark": on_spark,
 }
 

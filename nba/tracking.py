@@ -361,6 +361,36 @@ def pyfunc(loader: str) -> Any:
     return PolicyModel()
 
 
+def save_policy(target: Path, loader: str, folder: Path, example: pa.Table) -> None:
+    """Save something that answers tables as an MLflow model that any MLflow tool can serve.
+
+    The model is code (a script that names the loader) and the folder's files: nothing is pickled.
+
+    Args:
+        target: Folder to make.
+        loader: "module:Class" whose `load(folder)` gives an object with `wide(table) -> pa.Table`.
+        folder: What the loader reads.
+        example: A few rows to ask with; they fix the signature.
+    """
+    served = _load(loader, folder).wide(example)
+    with _mlflow() as (mlflow, _), tempfile.TemporaryDirectory() as place:
+        script = Path(place) / "policy.py"
+        script.write_text(_SCRIPT.format(loader=loader), encoding="utf-8")
+        mlflow.pyfunc.save_model(
+            str(target),
+            python_model=str(script),
+            artifacts={"scorer": str(shutil.copytree(folder, Path(place) / "scorer"))},
+            signature=mlflow.models.ModelSignature(*(_typed(mlflow, table) for table in (example, served))),
+            pip_requirements=["lightgbm", "numba", "numpy", "pyarrow", "pydantic", "scipy"],
+        )
+
+
+def _typed(mlflow: ModuleType, table: pa.Table) -> Any:
+    kinds = {pa.string(): "string", pa.int64(): "long", pa.float64(): "double"}
+    column = mlflow.types.ColSpec
+    return mlflow.types.Schema([column(kinds[field.type], field.name) for field in table.schema])
+
+
 def _load(loader: str, folder: Path) -> Any:
     module, name = loader.split(":")
     return getattr(importlib.import_module(module), name).load(folder)

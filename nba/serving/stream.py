@@ -161,11 +161,13 @@ class Result:
         manifest: Its manifest.
         log: Table name to Parquet files, for the history.
         batches: The `batches` table.
+        drawn: The cuts that its limits left.
     """
 
     staged: Path
     manifest: dict[str, Any]
     batches: pa.Table
+    drawn: Drawn
     log: dict[str, list[Path]] = field(default_factory=dict)
 
 
@@ -767,7 +769,7 @@ def _write(
         writer.discard()
         raise
     files = logs.close() if logs is not None else {}
-    return Result(staged, delivery.read_manifest(staged), batches, files)
+    return Result(staged, delivery.read_manifest(staged), batches, drawn, files)
 
 
 class _Logs:
