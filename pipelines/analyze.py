@@ -1,5 +1,6 @@
 """Read the experiments of a workspace: what each arm changed against its control, and the verdicts."""
 
+from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 
@@ -49,17 +50,17 @@ def analyze(workspace: Path, at: datetime, *, progress: Progress | None = None) 
             advance(1)
         actions = action_effects(snapshot, config.experiment.level)
         advance(1)
-    effects = pa.concat_tables([part.effects for part in found])
-    kept = {
-        "effects": effects,
-        "readouts": pa.concat_tables([part.readouts for part in found]),
-        "looks": pa.concat_tables([part.looks for part in found]),
-        "action_effects": actions,
-    }
+    kept = {name: _together(name, found) for name in ("effects", "readouts", "looks")}
+    kept["action_effects"] = actions
     for name in store.Stored._fields:
-        kept[name] = pa.concat_tables([getattr(part.stored, name) for part in found])
+        kept[name] = _together(name, [part.stored for part in found])
     history.commit(replace=kept)
-    return effects
+    return kept["effects"]
+
+
+def _together(name: str, parts: Sequence[object]) -> pa.Table:
+    # Some experiments have rows and others none yet, whose schemas differ in what may be null.
+    return pa.concat_tables([tables.BY_NAME[name].conform(getattr(part, name)) for part in parts])
 
 
 def _stored(history: History, experiment_id: str) -> store.Stored:

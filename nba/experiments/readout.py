@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from nba import tables
@@ -95,8 +96,10 @@ def read(
     people = facts.assigned(snapshot, experiment, standing)
     window = facts.matured(snapshot, window_days, experiment.ends_at)
     check, fault = mismatch(snapshot, experiment, people)
-    if window is None or people.num_rows == 0:
-        reason = _WAITING if people.num_rows else "Nobody is assigned yet."
+    stays = people.filter(pc.invert(people["is_moved"]))["assigned_at"].to_pylist()
+    # Windows of other experiments may have closed, and none of this one's.
+    if window is None or not stays or min(stays) > window.entered:
+        reason = _WAITING if stays else "Nobody is assigned yet."
         waiting = Decision(Verdict.RUNNING, reason)
         rows = [_verdict_row(experiment, arm, waiting, check, 0, None) for arm in treated_arms(experiment)]
         readouts = tables.READOUTS.build(rows)

@@ -1,5 +1,7 @@
 """Experiments declared in CSV files."""
 
+from pathlib import Path
+
 import pytest
 
 from nba import settings
@@ -77,3 +79,12 @@ phases = [{starts_at = 2026-02-01T00:00:00Z, shares = {old = 0.2, new = 0.8}}]
 def test_faulty_files_are_refused(tmp_path, files, words):
     with pytest.raises(SettingsError, match=words):
         declare(tmp_path, **files)
+
+
+def test_the_declaration_in_the_guide_can_be_used(tmp_path):
+    guide = Path(__file__).parents[2] / "docs" / "experiments-for-marketers.md"
+    text = guide.read_text(encoding="utf-8").split("```toml\n")[1].split("```")[0]
+    (tmp_path / "nba.toml").write_text(f'[workspace]\nname = "x"\n{text}', encoding="utf-8")
+    (trial,) = settings.read(tmp_path).experiments
+    assert {arm.name for arm in trial.arms} == {"today", "new_model"}
+    assert {metric.role for metric in trial.metrics} == {"primary", "secondary", "guardrail"}

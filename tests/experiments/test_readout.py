@@ -137,6 +137,23 @@ def test_before_a_window_has_closed_nothing_is_read(workspace):
     assert History.read(workspace).table("effects").num_rows == 0
 
 
+def test_a_trial_that_begins_after_others_waits_for_its_own_window(workspace, tmp_path):
+    history = History.read(workspace)
+    people = history.table("assignments").to_pylist()
+    for row in people:
+        row["assigned_at"] += timedelta(days=35 if row["experiment_id"] == "cc" else 0)
+    text = TOML.replace("starts_at = 2026-01-01T00:00:00Z", "starts_at = 2026-02-05T00:00:00Z").replace(
+        "ends_at = 2026-02-12", 'segments = ["a_city"]\nends_at = 2026-03-12'
+    )
+    folder = copied(workspace, tmp_path / "w", text, assignments=tables.ASSIGNMENTS.build(people))
+    found = verdict(folder, 36)
+    assert found["policy"]["n_looks"] == 5
+    assert "No reward window has closed yet" in found["cc"]["reason"]
+    for name in ("effects", "looks", "cube"):
+        assert set(History.read(folder).table(name)["experiment_id"].to_pylist()) == {"policy"}
+    assert verdict(folder, 43)["cc"]["n_looks"] == 1
+
+
 def test_looks_are_scheduled_by_the_declaration():
     experiment = settings.Experiment(starts_at=START, ends_at=START + timedelta(days=17), look_days=7)
     looks = facts.look_times(experiment, START, START + timedelta(days=100))
