@@ -49,7 +49,13 @@ def _fresh(code: str, *arguments: Any) -> dict[str, Any]:
     )
     if done.returncode:
         raise RuntimeError(done.stderr[-3000:])
-    return dict(json.loads(done.stdout.strip().splitlines()[-1]))
+    return _last(done.stdout)
+
+
+def _last(told: str) -> dict[str, Any]:
+    # DuckDB may leave a progress bar on the line.
+    line = told.strip().splitlines()[-1]
+    return dict(json.loads(line[line.index("{") :]))
 
 
 def _peer(name: str, script: str, *arguments: Any) -> dict[str, Any]:
@@ -60,7 +66,7 @@ def _peer(name: str, script: str, *arguments: Any) -> dict[str, Any]:
                           text=True, check=False)  # fmt: skip
     if done.returncode:
         raise RuntimeError(done.stderr[-3000:])
-    return dict(json.loads(done.stdout.strip().splitlines()[-1]))
+    return _last(done.stdout)
 
 
 _EDGES = """

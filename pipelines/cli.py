@@ -158,6 +158,21 @@ def ingest(
 
 
 @app.command()
+def example(
+    name: Annotated[str, typer.Argument(help="online_retail or complete_journey.", show_default=False)],
+    workspace: WorkspaceArg,
+) -> None:
+    """Copy the settings and catalog of an example, to ingest a public data set or to change for your own."""
+    from pipelines.example import EXAMPLES, make_example
+
+    known = sorted(path.name for path in EXAMPLES.iterdir())
+    if name not in known:
+        raise NbaError(f"there is no example {name!r}", f"Name one of {known}.")
+    make_example(EXAMPLES / name, workspace)
+    out.print(f"Made {workspace}. Next: `nba ingest {workspace} --check --data FOLDER`.")
+
+
+@app.command()
 def forget(
     workspace: WorkspaceArg,
     identifier: Annotated[str, typer.Argument(help="Any identifier of the person.", show_default=False)],

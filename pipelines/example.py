@@ -6,6 +6,8 @@ from pathlib import Path
 from nba import settings
 from nba.errors import DataError
 
+EXAMPLES = Path(__file__).parent / "workspaces"
+
 
 def make_example(example: Path, workspace: Path) -> None:
     """Copy the settings and catalog of an example into a workspace that has none yet.

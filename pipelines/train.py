@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from threadpoolctl import threadpool_limits
 
 from nba import feedback, plots, settings, tables, tracking
 from nba.errors import DataError, MissingError
+from nba.features import examples as snapshot_examples
 from nba.features import table as features
 from nba.history import History
 from nba.models import explain, response, tuning
@@ -134,7 +134,11 @@ def train(
     registered = _log(scorer, rows, config.model_copy(update={"models": chosen}), at, tuned)
     named = _name(registered, first=first, promote=promote, alias=alias)
     step(1)
-    return _report(scorer, registered, named, is_new=True)
+    report = _report(scorer, registered, named, is_new=True)
+    for row in snapshot_examples.suspects(rows).to_pylist():
+        told = f"suspect: {row['feature']} nearly tells the response (AUC, by {row['by']})"
+        report.rows.append({"measure": told, "value": row["separates"]})
+    return report
 
 
 @dataclass(frozen=True)
@@ -184,7 +188,7 @@ def train_snapshot(
     step = progress.step(f"snapshots of {horizon_days} days", total=cutoffs + 3)
     parts = []
     for moment in moments[:-1]:
-        parts.append(_snapshot_examples(history, moment, horizon_days))
+        parts.append(snapshot_examples.snapshots(history, [moment], horizon_days, moments[-1]))
         step(1)
     rows = pa.concat_tables(parts, promote_options="permissive")
     found = response.fit_snapshot(rows, config.models, config.workspace.seed)
@@ -228,18 +232,6 @@ def _cutoffs(history: History, horizon_days: int, cutoffs: int) -> tuple[datetim
 def _orders(history: History) -> str:
     history.paths("orders")
     return "select ordered_at from orders where not is_return"
-
-
-def _snapshot_examples(history: History, at: datetime, horizon_days: int) -> pa.Table:
-    with history.as_of(at) as snapshot:
-        known = features.build(snapshot)
-    bought = history.sql(
-        "select distinct customer_id from orders"
-        " where not is_return and ordered_at >= $at and ordered_at < $until",
-        {"at": at, "until": at + timedelta(days=horizon_days)},
-    )
-    flag = pc.is_in(known["customer_id"], value_set=bought["customer_id"].combine_chunks())
-    return known.append_column("is_response", flag)
 
 
 def _registered(config: Settings, alias: str) -> tuple[tracking.Registered, Mapping[str, str]] | None:

@@ -12,8 +12,7 @@ connection = duckdb.connect(config={"threads": 2})
 if name == "networkx":
     import networkx as nx
 
-    rows = connection.execute(f"select a, b from '{path}'").fetchnumpy()
-    pairs = list(zip(rows["a"].tolist(), rows["b"].tolist(), strict=True))
+    pairs = connection.execute(f"select a, b from '{path}'").fetchall()
     begun = time.perf_counter()
     graph = nx.Graph()
     graph.add_nodes_from(range(n))

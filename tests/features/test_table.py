@@ -10,6 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from nba import tables
+from nba.errors import NbaError
 from nba.features import table
 from nba.history import History
 
@@ -115,6 +116,57 @@ def test_empty_history_of_other_tables(history_of, small, at):
     assert math.isnan(found["anna"]["f_days_since_order"])
 
 
+OWN = """
+[workspace]
+name = "test"
+
+[[features]]
+name = "f_big_orders"
+unit = "orders"
+doc = "purchases above 50"
+source = "orders"
+sql = "count(*) filter (revenue > 50)"
+absent = 0.0
+"""
+
+
+def test_features_of_ones_own_are_computed_with_the_others(history_of, small, at):
+    history = history_of(small)
+    (history.root / "nba.toml").write_text(OWN)
+    found = built(history, at)
+    assert (found["anna"]["f_big_orders"], found["ben"]["f_big_orders"]) == (1.0, 0.0)
+    for text, told in (
+        (OWN.replace("revenue", "revenu"), "feature 'f_big_orders' cannot be computed from orders"),
+        (OWN.replace("f_big_orders", "f_orders_28"), "declared twice"),
+        (OWN.replace("f_big_orders", "big"), "features.0.name"),
+    ):
+        (history.root / "nba.toml").write_text(text)
+        with pytest.raises(NbaError, match=told):
+            built(history, at)
+
+
+def test_time_since_the_last_decision_by_action(history_of, small, at):
+    treatments = [
+        {"treatment_id": f"{action}_{channel}", "action_id": action, "channel": channel, "cost": 0.0,
+         "cooldown_days": 0}
+        for action in ("sale", "News!") for channel in ("email", "push")
+    ]  # fmt: skip
+    found = built(history_of({**small, "treatments": treatments}), at)
+    assert found["anna"]["f_days_since_action_sale"] == 6
+    assert math.isnan(found["anna"]["f_days_since_action_news"])
+
+
+def test_journey_preferred_hour_and_trends(history_of, small, at):
+    found = built(history_of(small), at)
+    assert (found["anna"]["f_stage"], found["ben"]["f_stage"]) == (2, 0)
+    assert (found["anna"]["f_hour_sin"], found["anna"]["f_hour_cos"]) == (0, 1)  # all at midnight
+    assert found["anna"]["f_margin_trend"] == pytest.approx(2 / 3, abs=1e-6)
+    assert found["anna"]["f_visit_trend"] == 3
+    assert found["anna"]["f_days_since_decision"] == 6
+    assert found["anna"]["f_contact_pressure"] == pytest.approx(2 / (2 * 28 / 365 + 1), abs=1e-6)
+    assert found["anna"]["f_opt_outs"] == found["anna"]["f_returns_365"] == 1
+
+
 def test_every_feature_is_listed_once_with_unit_and_meaning():
     names = [f.name for f in table.FEATURES]
     assert len(set(names)) == len(names)
@@ -152,6 +204,25 @@ def test_nothing_at_or_after_as_of_changes_a_feature(history_of, small, at, plan
     assert list(after) == list(before)
     for customer, row in before.items():
         np.testing.assert_equal(after[customer], row)
+
+
+@settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    late=st.lists(st.tuples(st.sampled_from(["orders", "events", "touches"]), st.floats(0, 90)), max_size=4)
+)
+def test_rows_that_arrive_at_or_after_as_of_change_no_feature(history_of, small, at, late):
+    # They happened before, but nobody knew: a look back from then must not see them.
+    before = built(history_of(small), at)
+    rows = copy.deepcopy(small)
+    for i, (name, days) in enumerate(late):
+        row = dict(small[name][0], **{tables.BY_NAME[name].key[0]: f"late{i}", "known_at": at})
+        rows[name].append(row | {DATED[name]: at - timedelta(days=days, seconds=1)})
+    history = history_of(rows)
+    for customer, row in before.items():
+        np.testing.assert_equal(built(history, at)[customer], row)
+    if any(name == "orders" for name, _ in late):
+        seen = built(history, at + timedelta(microseconds=1))["anna"]["f_orders_total"]
+        assert seen == before["anna"]["f_orders_total"] + sum(name == "orders" for name, _ in late)
 
 
 def _play(rows, at, name, days, number, what, i):

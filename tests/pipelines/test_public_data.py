@@ -4,11 +4,16 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 
+from nba import settings
 from nba.errors import MissingError
+from nba.features import table as features
 from nba.history import History
 from nba.serving import delivery
+from pipelines import ingest
+from pipelines.example import EXAMPLES, make_example
 from pipelines.hillstrom import hillstrom
 from pipelines.online_retail import online_retail
 
@@ -93,7 +98,42 @@ def test_an_absent_file_is_named_and_nothing_is_made(tmp_path: Path) -> None:
     assert not (tmp_path / "workspace").exists()
 
 
+def test_the_examples_have_catalogs_that_fit() -> None:
+    for name in ("online_retail", "complete_journey"):
+        found = settings.read(EXAMPLES / name)
+        assert settings.read_catalog(EXAMPLES / name, found).treatment_ids[0] == "none"
+
+
 # reference
+
+
+@pytest.mark.data
+def test_complete_journey_gives_the_known_numbers(tmp_path: Path, data: Path) -> None:
+    folder = data / "complete_journey"
+    make_example(EXAMPLES / "complete_journey", tmp_path / "w")
+    ingest.ingest(tmp_path / "w", data=folder)
+    history = History.read(tmp_path / "w")
+    lines = pq.ParquetFile(folder / "transactions_sample.parquet").read().to_pandas()
+    orders = history.table("orders").to_pandas()
+    assert len(orders) == lines["basket_id"].nunique()
+    assert orders["revenue"].sum() == pytest.approx(lines["sales_value"].sum())
+    redeemed = (
+        pq.ParquetFile(folder / "coupon_redemptions.parquet")
+        .read()
+        .to_pandas()
+        .drop_duplicates(["household_id", "coupon_upc", "redemption_date"])
+    )
+    assert history.table("events").num_rows == len(redeemed)
+    people = set(lines["household_id"]) | set(redeemed["household_id"])
+    people |= set(
+        pq.ParquetFile(folder / "demographics.parquet").read(["household_id"])["household_id"].to_pylist()
+    )
+    assert set(history.table("customers")["external_id"].to_pylist()) == people
+    # New York is five hours behind UTC in January.
+    first = lines["transaction_timestamp"].min() + pd.Timedelta(hours=5)
+    assert orders["ordered_at"].min() == first.tz_localize("UTC")
+    with history.as_of(orders["ordered_at"].max().to_pydatetime()) as snapshot:
+        assert features.build(snapshot)["f_tenure_days"].null_count == 0
 
 
 @pytest.mark.data
