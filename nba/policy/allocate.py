@@ -92,7 +92,7 @@ def allocate(
         return Allocation(p, p, np.zeros(m), p.sum(axis=0) @ use, np.ones(k), np.ones(k))
     is_eligible = is_eligible & (use <= available).all(axis=1)
     exploits = policy.floor < 1
-    explored = policy.floor * even(is_eligible).sum(axis=0)
+    explored = policy.floor * even(is_eligible).sum(axis=0) if policy.floor else np.zeros(k)
     floor_kept = _fitting(explored, use, available * FLOOR_SHARE) if exploits else np.ones(k)
     case = _Case(policy, estimate, is_eligible, use, floor_kept)
     price, margin = np.zeros(2 * m), np.zeros(m)
@@ -158,9 +158,10 @@ def after_trimming(p: Array, use: Array, available: Array) -> Array:
     Returns:
         Shape (n, k).
     """
+    near = p.sum(axis=0) @ use + 8 * _spread(p, use) + use.max(axis=0, initial=0.0) > available
     for j, limit in enumerate(available):
         uses = use[:, j] > 0
-        if not uses.any() or not np.isfinite(limit):
+        if not near[j] or not uses.any():
             continue
         amounts = use[uses, j]
         if np.allclose(amounts, amounts[0], rtol=1e-9):
@@ -261,8 +262,18 @@ class _Case(NamedTuple):
         for rows in self.chunks():
             p = self.probabilities(charge, rows)
             chosen += p.sum(axis=0)
-            worth += np.einsum("ij,ij->j", p, np.nan_to_num(self.estimate.mean[rows]))
+            mean = self.estimate.mean[rows]
+            worth += np.einsum("ij,ij->j", p, np.where(np.isnan(mean), 0.0, mean))
         return chosen, worth
+
+    def some(self, most: int) -> tuple["_Case", float]:
+        # At most so many customers, and their share of all.
+        n = len(self.is_eligible)
+        if n <= most:
+            return self, 1.0
+        rows = np.random.default_rng(0).choice(n, most, replace=False)
+        estimate = Estimate(self.estimate.mean[rows], self.estimate.se[rows])
+        return self._replace(estimate=estimate, is_eligible=self.is_eligible[rows]), most / n
 
     def chunks(self) -> list[slice]:
         n = len(self.is_eligible)
@@ -291,16 +302,16 @@ def _served(case: _Case, target: Array, price: Array) -> tuple[Array, Array, Arr
     # A smooth policy meets its prices; others jump there, so try near prices and keep what is worth most.
     both = np.hstack([case.use, -case.use])
     exact = prices.is_exact(case.policy) or case.policy.floor == 1 or not price.any()
-    best: tuple[float, Array, Array] | None = None
-    for nudge in (0.0,) if exact else (0.0, 1e-4, 1e-3, 1e-2, -1e-3):
-        nudged = price * (1 + nudge)
-        chosen, worth = case.totals(both @ nudged)
-        kept = _fitting(chosen, case.use, target)
-        total = float(kept @ worth)
-        if best is None or total > best[0]:
-            best = (total, kept, nudged)
-    assert best is not None
-    _, kept, nudged = best
+    nudged = price
+    if not exact:
+        few, share = case.some(prices.SAMPLES[-1])
+        best = -np.inf
+        for nudge in (0.0, 1e-4, 1e-3, 1e-2, -1e-3):
+            chosen, worth = few.totals(both @ (price * (1 + nudge)))
+            total = float(_fitting(chosen, case.use, target * share) @ worth)
+            if total > best:
+                best, nudged = total, price * (1 + nudge)
+    kept = _fitting(case.totals(both @ nudged)[0], case.use, target)
     drawn = np.empty(case.is_eligible.shape)
     for rows in case.chunks():
         p = case.probabilities(both @ nudged, rows)

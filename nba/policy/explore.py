@@ -264,19 +264,18 @@ def check(policy: Policy, estimate: Estimate, is_eligible: Flags) -> None:
             errors finds none.
     """
     faults = []
-    asked = is_eligible.copy()
-    asked[:, 0] = False
-    if policy.floor < 1 and asked.any():
-        mean, se = estimate.mean[asked], estimate.se[asked]
-        if np.isnan(mean).all():
-            faults.append(f"all {len(mean)} scores of eligible treatments are unknown (NaN)")
-        if n := int(np.isinf(mean).sum()):
-            faults.append(f"{n} of {len(mean)} scores are infinite")
+    asked, unknown, infinite, _ = kernels.survey(estimate.mean, is_eligible)[2]
+    if policy.floor < 1 and asked:
+        if unknown == asked:
+            faults.append(f"all {asked} scores of eligible treatments are unknown (NaN)")
+        if infinite:
+            faults.append(f"{infinite} of {asked} scores are infinite")
         if isinstance(policy, SquareCB | Thompson):
-            if not np.isnan(mean).all() and np.isnan(se).all():
-                faults.append(f"{policy.policy_id} explores by standard errors; all {len(se)} are unknown")
-            if n := int(((se < 0) | np.isinf(se)).sum()):
-                faults.append(f"{n} of {len(se)} standard errors are negative or infinite")
+            _, no_error, endless, negative = kernels.survey(estimate.se, is_eligible)[2]
+            if unknown < asked and no_error == asked:
+                faults.append(f"{policy.policy_id} explores by standard errors; all {asked} are unknown")
+            if endless + negative:
+                faults.append(f"{endless + negative} of {asked} standard errors are negative or infinite")
     if faults:
         raise DataError(
             "\n".join([f"{policy.policy_id} cannot decide:", *(f"- {fault}" for fault in faults)]),

@@ -50,22 +50,22 @@ def _softmax(worth: Array, best: float, temperature: float, p: Array) -> float:
 def _barrier(worth: Array, best: float, gamma: float, p: Array) -> float:
     # p = 1 / (gamma (nu - worth)), nu such that p sums to 1: the maximum of p @ worth + sum(log p) / gamma.
     # Newton from the left on a convex falling function never overshoots. Returns that maximum.
+    # Everything in units of 1 / gamma from the best, so that a large gamma loses no digits.
     if math.isinf(gamma):
         return _even_best(worth, best, p)
-    nu = best + 1.0 / gamma
+    s = 1.0
     for _ in range(60):
         total, slope = 0.0, 0.0
         for j in range(len(worth)):
-            q = 1.0 / (gamma * (nu - worth[j]))
+            q = 1.0 / (s + gamma * (best - worth[j]))
             total += q
             slope += q * q
-        step = (total - 1.0) / (gamma * slope)
-        nu += step
+        s += (total - 1.0) / slope
         if total - 1.0 < 1e-13:
             break
     total, value = 0.0, 0.0
     for j in range(len(worth)):
-        p[j] = 1.0 / (gamma * (nu - worth[j]))
+        p[j] = 1.0 / (s + gamma * (best - worth[j]))
         total += p[j]
     for j in range(len(worth)):
         p[j] /= total
@@ -251,7 +251,7 @@ def _is_best(worth: Array, se: Array, nodes: Array, weights: Array, p: Array) ->
         p[j] = 0.0
         top = max(top, worth[j] + 8.0 * se[j])
         low = max(low, worth[j] - 8.0 * se[j])
-    least = (top - low) / 200.0
+    least = max((top - low) / 200.0, 1e-12 * max(abs(top), abs(low)), 1e-300)
     low = max(low, _certain(worth, se, least, p))
     narrow = np.inf
     for j in range(len(worth)):
@@ -369,3 +369,35 @@ def boxed_newton(curve: Array, slope: Array, low: Array, high: Array) -> Array:
         if largest <= 1e-12:
             break
     return d
+
+
+@_compiled
+def survey(values: Array, eligible: Flags) -> tuple[Array, Array, Whole]:
+    """Look once over what is eligible beside `none`.
+
+    Returns:
+        Largest known value of each column or 0, shape (k,); sum, sum of squares, smallest (or 0) and number
+        of the known values, `none` being one of 0 in each row; counts of eligible, unknown, infinite and
+        negative values.
+    """
+    n, k = values.shape
+    top, moments, counts = np.zeros(k), np.zeros(4), np.zeros(4, dtype=np.int64)
+    moments[3] = n
+    for i in range(n):
+        for j in range(1, k):
+            if not eligible[i, j]:
+                continue
+            v = values[i, j]
+            counts[0] += 1
+            if math.isnan(v):
+                counts[1] += 1
+            elif math.isinf(v):
+                counts[2] += 1
+            else:
+                top[j] = max(top[j], v)
+                moments[0] += v
+                moments[1] += v * v
+                moments[2] = min(moments[2], v)
+                moments[3] += 1
+            counts[3] += v < 0
+    return top, moments, counts

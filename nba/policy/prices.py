@@ -45,8 +45,9 @@ def find(
         Money per unit of each limit, shape (m,).
     """
     share, n = 1 - policy.floor, len(is_eligible)
-    spread = float(np.nanstd(estimate.mean[is_eligible])) or 1.0
-    bound = _bound(estimate.mean, is_eligible, use, spread)
+    top, (total, square, low, known), _ = kernels.survey(estimate.mean, is_eligible)
+    spread = float(np.sqrt(max(square / max(known, 1) - (total / max(known, 1)) ** 2, 0.0))) or 1.0
+    bound = _bound(top + max(-float(low), 0.0) * (use < 0).any() + 40 * spread, use)
     price = np.clip(start, 0.0, bound)
     sizes = [size for size in SAMPLES if 2 * size < n and not start.any()]
     order = np.random.default_rng(0).permutation(n)[: max(sizes)] if sizes else np.zeros(0, dtype=np.int64)
@@ -116,10 +117,8 @@ def _cooling(spread: float, final: float) -> list[float]:
     return [final * 6.0**step for step in range(steps, -1, -1)]
 
 
-def _bound(mean: Array, is_eligible: Flags, use: Array, spread: float) -> Array:
+def _bound(width: Array, use: Array) -> Array:
     # Above these prices nobody would choose what uses a limit (or all would, for one from below).
-    known = np.where(is_eligible & np.isfinite(mean), mean, 0.0)
-    width = known.max(axis=0) + max(float(-known.min()), 0.0) * (use < 0).any() + 40 * spread
     with np.errstate(divide="ignore", invalid="ignore"):
         cells = np.where(use != 0, width[:, None] / np.abs(use), 0.0)
     return np.asarray(cells.max(axis=0))
