@@ -44,6 +44,7 @@ def plan(workspace: Path, at: datetime, *, progress: Progress | None = None) -> 
 
     Raises:
         MissingError: when the workspace has no customers yet.
+        DataError: when a segment is not an attribute of customers.
     """
     progress = progress or silent()
     config = settings.read(workspace)
@@ -55,6 +56,7 @@ def plan(workspace: Path, at: datetime, *, progress: Progress | None = None) -> 
     curves, needs, checks = [], [], []
     with history.as_of(at) as snapshot:
         for experiment in experiments:
+            facts.check_segments(snapshot, experiment)
             reach = 1.0 if experiment is config.experiment else _reach(config, experiment)
             # Quantiles have no variance that a plan could rest on.
             means = tuple(metric for metric in experiment.metrics if metric.quantile is None)

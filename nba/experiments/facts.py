@@ -95,13 +95,7 @@ def assigned(snapshot: Snapshot, experiment: Experiment, standing: Experiment | 
     names = [arm.name for arm in experiment.arms]
     source = standing if standing is not None and reads_standing(experiment) else experiment
     part = 1.0 if source is experiment else sum(arm.share for arm in source.arms if arm.name in names)
-    columns = snapshot.sql("from customers limit 0").column_names
-    absent = [name for name in experiment.segments if name not in columns]
-    if absent:
-        raise DataError(
-            f"segments {absent} of experiment {experiment.experiment_id!r} do not exist; found {columns}",
-            "Name columns of the customers table.",
-        )
+    check_segments(snapshot, experiment)
     more = "".join(f', coalesce("{name}"::text, \'unknown\') as "{name}"' for name in experiment.segments)
     rows = snapshot.sql(
         f"select customer_id, arm, assigned_at, p_arm / $part as p_arm{more} from assignments"
@@ -113,6 +107,21 @@ def assigned(snapshot: Snapshot, experiment: Experiment, standing: Experiment | 
     moved = design.is_moved(source, rows["customer_id"].to_pylist(), snapshot.at)
     rows = rows.append_column("phase", pa.array(phases, pa.int64()))
     return rows.append_column("is_moved", pa.array(moved.tolist(), pa.bool_()))
+
+
+def check_segments(snapshot: Snapshot, experiment: Experiment) -> None:
+    """Refuse segments that are not columns of the customers table.
+
+    Raises:
+        DataError: when a segment is not an attribute of customers.
+    """
+    columns = snapshot.sql("from customers limit 0").column_names
+    absent = [name for name in experiment.segments if name not in columns]
+    if absent:
+        raise DataError(
+            f"segments {absent} of experiment {experiment.experiment_id!r} do not exist; found {columns}",
+            "Name columns of the customers table.",
+        )
 
 
 def reads_standing(experiment: Experiment) -> bool:

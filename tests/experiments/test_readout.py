@@ -14,6 +14,7 @@ from nba.experiments.actions import action_effects, traffic
 from nba.history import History
 from pipelines import cli
 from pipelines.analyze import analyze
+from pipelines.plan import plan
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 WEEKS, N = 6, 1500
@@ -252,6 +253,12 @@ def test_a_segment_that_does_not_exist_is_named(workspace):
         pytest.raises(DataError, match="a_planet"),
     ):
         readout.read(snapshot, experiment, 7)
+
+
+def test_a_segment_that_does_not_exist_is_named_before_the_start(workspace, tmp_path):
+    folder = copied(workspace, tmp_path / "w", TOML.replace('"a_city"', '"a_planet"'))
+    with pytest.raises(DataError, match="a_planet"):
+        plan(folder, START)
 
 
 # laws
