@@ -58,8 +58,9 @@ _WORDED = {
     "status": "status",
     "versus": "versus",
     "check": "check_name",
+    "source": "rests",
 }
-_TOLD = ("reason", "note", "rule", "estimand", "warning", "unit", "source_words")
+_TOLD = ("reason", "note", "rule", "estimand", "warning", "unit", "check", "scenario")
 
 
 def page(name: str, draw: Callable[[Reader], None]) -> None:
@@ -216,11 +217,25 @@ def _csv(shown: pa.Table) -> bytes:
 
 def figure(drawn: go.Figure, key: str, alt: str) -> None:
     """Show a figure in the app's theme and language."""
-    st.plotly_chart(localised(drawn), key=f"figure_{key}", alt=alt, config={"displaylogo": False})
+    st.plotly_chart(
+        localised(drawn, own=key in OWN), key=f"figure_{key}", alt=alt, config={"displaylogo": False}
+    )
 
 
-def localised(drawn: go.Figure) -> go.Figure:
-    """Put a figure's own words, numbers and days into the session's language."""
+# Figures whose legend holds our own words; in all others it holds the company's names.
+OWN = (
+    *("calibration", "qini", "uplift", "nothing", "ranking", "detectable", "removed", "caused"),
+    *("deciles", "drift"),
+)
+
+
+def localised(drawn: go.Figure, *, own: bool = False) -> go.Figure:
+    """Put a figure's own words, numbers and days into the session's language.
+
+    Args:
+        drawn: The figure; it is changed.
+        own: Whether the names of its traces are our own words.
+    """
     if not phrases(language()):
         return drawn
     drawn.update_layout(separators=",.")
@@ -234,7 +249,7 @@ def localised(drawn: go.Figure) -> go.Figure:
     for note in drawn.layout.annotations:
         note.text = phrase(note.text)
     for trace in drawn.data:
-        if trace.name:
+        if own and trace.name:
             trace.name = told(trace.name)
         if isinstance(getattr(trace, "hovertemplate", None), str):
             trace.hovertemplate = _translated(trace.hovertemplate).replace("%d %b %Y", "%d/%m/%Y")
@@ -334,7 +349,8 @@ def _column(field: tables.Field, table: str, currency: str, names: str, large: b
     if language() != "en" and field.name not in _TERM and meaning == field.doc:
         meaning = None  # rather none than one in another language
     if field.kind == "time":
-        return st.column_config.DatetimeColumn(f"{title} (UTC)", help=meaning, format="D MMM YYYY, HH:mm")
+        form = "D MMM YYYY, HH:mm" if language() == "en" else "DD/MM/YYYY, HH:mm"
+        return st.column_config.DatetimeColumn(f"{title} (UTC)", help=meaning, format=form)
     if field.kind == "flag":
         return st.column_config.CheckboxColumn(title, help=meaning)
     if field.kind == "count":
@@ -343,7 +359,7 @@ def _column(field: tables.Field, table: str, currency: str, names: str, large: b
         unit = currency if field.unit == "money" else names if "metric" in field.unit else ""
         if unit == RATE:
             return st.column_config.NumberColumn(title, help=meaning, format="percent")
-        plain_form = "localized" if large else "%.2f" if unit else "%.4g"
+        plain_form = "localized" if large or language() != "en" else "%.2f" if unit else "%.4g"
         shown = "%.3f" if field.name in P_VALUES else _UNIT_FORMAT.get(field.unit, plain_form)
         return st.column_config.NumberColumn(
             f"{title} ({unit})" if unit else title, help=meaning, format=shown

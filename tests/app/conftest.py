@@ -73,7 +73,7 @@ def _decided(n: int, batches: int, rng: np.random.Generator) -> dict[str, list[d
                     "arm": arms[i],
                     "p_arm": SHARES[arms[i]],
                     "expected_value": 0.1 if given != "none" else 0.0,
-                    "reason": "drawn",
+                    "reason": "explored among 5 eligible" if arms[i] != "holdout" else "held out",
                     "config_hash": "0",
                     "valid_until": at + timedelta(days=7),
                 }

@@ -1,5 +1,6 @@
 """Every page: shows its content, on an empty workspace, on a broken one, and after a change of a filter."""
 
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -10,9 +11,9 @@ from streamlit.testing.v1 import AppTest
 
 from app import data, report
 from app.data import STEP
-from app.messages import LANGUAGES, say
+from app.messages import LANGUAGES, phrases, say
 from app.messages import words as catalogue
-from nba import settings, tables
+from nba import plots, settings, tables
 from nba.experiments import planning
 from nba.history import History
 from nba.serving import whatif
@@ -405,8 +406,6 @@ def test_what_comes_from_data_is_not_markup(show, fresh) -> None:
 
 
 def test_every_word_used_is_in_the_catalogue() -> None:
-    import re
-
     folder = HOME.parent
     used = {
         key
@@ -416,6 +415,51 @@ def test_every_word_used_is_in_the_catalogue() -> None:
     assert used
     for language in LANGUAGES:
         assert used <= set(catalogue(language))
+
+
+def test_every_language_has_the_same_keys_and_blanks() -> None:
+    blanks = {
+        language: {key: set(re.findall(r"{(\w+)}", text)) for key, text in catalogue(language).items()}
+        for language in LANGUAGES
+    }
+    assert blanks["en"] == blanks["es"]
+    said = {key for key in blanks["en"] if catalogue("en")[key] == catalogue("es")[key]}
+    same = {
+        "channel.sms",
+        "channel.push",
+        "limit.sms",
+        "limit.push",
+        "column.auc",
+        "column.qini",
+        "column.control",
+    }
+    assert said == same
+
+
+def test_every_phrase_of_a_figure_is_in_every_language() -> None:
+    folder = Path(plots.__file__).parent
+    text = "\n".join(path.read_text(encoding="utf-8") for path in folder.glob("*.py"))
+    titles = re.findall(r'_(?:figure|unit)\(\s*"([^"]+)"', text) + re.findall(
+        r'_figure\("[^"]*", "([^"]+)"', text
+    )
+    assert len(titles) > 25
+    assert set(titles) <= {english for english, _ in phrases("es")}
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_page_speaks_spanish_only(show, workspace, page) -> None:
+    app = show(workspace, page, lang="es")
+    assert not app.exception
+    assert not app.error
+    assert app.title[0].value == catalogue("es")[f"page.{page}"]
+    english = {
+        text for key, text in catalogue("en").items() if text != catalogue("es")[key] and "{" not in text
+    }
+    assert not {line for line in words(app).splitlines() if line in english}
+    for frame in app.dataframe:
+        for column in ("reason", "method", "estimand"):
+            if column in frame.value.columns:
+                assert not set(frame.value[column]) & {"held out", "no consent", "no purchase yet"}
 
 
 def commands() -> set[str]:
