@@ -22,7 +22,7 @@ from nba.errors import DataError, MissingError, SettingsError
 from nba.features import table as features
 from nba.history import History, Snapshot
 from nba.models.scorer import Scorer
-from nba.policy import arbitrate
+from nba.policy import arbitrate, limits
 from nba.serving import decide as serving
 from nba.serving import delivery, spark, stream
 from pipelines.lock import locked
@@ -117,7 +117,9 @@ def _decide(
         ids = _reachable(snapshot)
         if len(ids) > config.delivery.stream_above or isinstance(engine, spark.Spark):
             nuisance = arbitrate.nuisance(snapshot, catalog, config.reward)
-            job = stream.Job(batch_id, snapshot.at, catalog, config, models, nuisance, snapshot.at, corrects)
+            spent = limits.spent_today(snapshot, catalog, config.workspace.timezone)
+            moment = snapshot.at
+            job = stream.Job(batch_id, moment, catalog, config, models, nuisance, moment, corrects, spent)
             staged, logged, notes = _part_by_part(job, snapshot, ids, root, engine, progress)
         else:
             step = progress.step(f"deciding {batch_id}", total=3)

@@ -12,6 +12,7 @@ from nba.policy import arbitrate
 from nba.policy.streamed import Cut
 from nba.serving import delivery, stream
 from nba.serving.decide import decide
+from nba.settings import Engagement, Rule, SendWindow, Volume
 
 # by hand
 
@@ -59,6 +60,35 @@ def test_prices_stand_in_the_manifest(shop, history, tmp_path):
     assert set(found.manifest["prices"]) == {"random", "response", "policy"}
     assert set(found.manifest["prices"]["policy"]["price"]) == {"email", "sms", "call", "budget"}
     assert found.manifest["feature_as_of"] == "2026-03-02T06:00:00+00:00"
+
+
+def test_rules_windows_and_volumes_are_the_same_in_both_engines(shop, history, tmp_path):
+    shop.config = shop.config.model_copy(
+        update={
+            "engagement": Engagement(
+                rules=(Rule(name="f_x is up", stage="suitability", keep="f_x > -0.5", channels=("email",)),),
+                send_windows=(SendWindow(opens="09:00", closes="20:00"),),
+            ),
+            "limits": shop.config.limits.model_copy(
+                update={"volumes": (Volume(name="club", actions=("club",), most=25, least=15),)}
+            ),
+        }
+    )
+    found = run(shop, history, tmp_path / "out", tmp_path)
+    got = rows_of(delivery.publish(found.staged))
+    with history.as_of(shop.at) as snapshot:
+        whole = decide(snapshot, shop.features, shop.catalog, shop.config, {"champion": shop.model}, "b1")
+    for name in ("treatment_id", "reason", "send_from", "send_until"):
+        assert got[name].to_pylist() == whole.decisions[name].to_pylist()
+    sent = got.filter(pc.not_equal(got["treatment_id"], "none"))
+    assert {moment.hour for moment in sent["send_from"].to_pylist()} == {9}
+    assert got["send_from"].null_count == got.num_rows - sent.num_rows
+    assert found.manifest["removed_by"]["f_x is up"] > 0
+    low = np.array(shop.features["f_x"].to_pylist()) <= -0.5
+    assert "email" not in set(got.filter(pa.array(low))["channel"].to_pylist())
+    club = [row for row in whole.batches.to_pylist() if row["limit"] == "club"]
+    assert sum(row["used"] for row in club) <= 25
+    assert all(row["used"] <= row["available"] for row in club)
 
 
 # laws
