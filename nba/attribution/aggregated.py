@@ -41,7 +41,7 @@ def credits(walks: Walks, value: Array | None = None) -> pa.Table:  # noqa: A001
         won = np.bincount(walks.code, part * walks.conversions[journey], k).astype(float)
         money = None if value is None else np.bincount(walks.code, part * value[journey], k).astype(float)
         rows.append((name, won, money, ""))
-    member = np.bincount(journey * k + walks.code, minlength=len(end) * k).reshape(-1, k) > 0
+    member = np.bincount(journey * k + walks.code, minlength=len(end) * k).reshape(len(end), k) > 0
     models = [(f"markov_{i}", (c := markov.fit(walks, i)).credit, c.reason) for i in (1, 2, 3)]
     for game in ("count", "rate"):
         found = shapley.fit(member, walks.conversions, walks.nulls, "count" if game == "count" else "rate")

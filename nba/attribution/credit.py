@@ -105,7 +105,11 @@ def _modelled(connection: duckdb.DuckDBPyConnection, method: str, ways: pa.Table
 def _counted(walks: markov.Walks) -> Array:
     k = len(walks.channels)
     row = np.repeat(np.arange(len(walks.length)), walks.length)
-    return np.bincount(row * k + walks.code, minlength=len(walks.length) * k).reshape(-1, k).astype(float)
+    return (
+        np.bincount(row * k + walks.code, minlength=len(walks.length) * k)
+        .reshape(len(walks.length), k)
+        .astype(float)
+    )
 
 
 def _array(table: pa.Table, name: str) -> Array:

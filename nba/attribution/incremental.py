@@ -20,6 +20,7 @@ Singles = NDArray[np.float32]
 TAUS = (2.0, 6.0)
 MIN_P = 0.02  # decisions where no contact was less likely say nothing of it
 MOST_ROWS = 400_000
+MIN_ORDERS = 30
 LEVEL_SD = 0.5  # how far the level of an observed estimate may be off, before any experiment
 SPREAD_SD = 0.3  # and how far channels may be off around that level
 
@@ -182,9 +183,14 @@ def observed(days: Days, ridge: float = 1e-6) -> Caused:
         Totals over the days watched, by channel; NaN for channels that only follow intent.
     """
     k, ads = len(days.is_ad), np.flatnonzero(days.is_ad)
-    missing = "no touches" if not len(days.touch[0]) else "no orders" if not len(days.order[0]) else ""
-    if missing or not len(ads):
-        nan, why = np.full(k, np.nan), missing or "no advertising channels"
+    orders = len(days.order[0])
+    missing = "no touches" if not len(days.touch[0]) else "no orders" if not orders else ""
+    if not missing and not len(ads):
+        missing = "no advertising channels"
+    if not missing and orders < MIN_ORDERS:
+        missing = f"{orders} orders; {MIN_ORDERS} are needed to see what touches did"
+    if missing:
+        nan, why = np.full(k, np.nan), missing
         return Caused(nan, nan, np.zeros(k, dtype=np.int64), "observed", (why,) * k)
     rows = _Rows(days, ads)
     beta, cov = rows.solve(ridge)
@@ -216,10 +222,14 @@ def combine(randomised: Caused, seen: Caused) -> Caused:
     o = np.where(np.isfinite(seen.value), np.maximum(seen.value, 0.0), np.nan)
     both = np.isfinite(e) & np.isfinite(o) & (s > 0)
     value, se = np.where(np.isfinite(e), e, seen.value), np.where(np.isfinite(e), s, seen.se)
-    reason = tuple(a if np.isfinite(x) else b for a, b, x in zip(randomised.reason, seen.reason, e))
+    reason = tuple(
+        a if np.isfinite(x) else b or f"observed only: {a}"
+        for a, b, x in zip(randomised.reason, seen.reason, e)
+    )
+    source = "combined" if np.isfinite(e).any() else seen.source
     n = np.where(np.isfinite(e), randomised.n, seen.n)
     if both.sum() < 3 or not o[both].sum() > 0:
-        return Caused(value, se, n, "combined", reason)
+        return Caused(value, se, n, source, reason)
     e, s, o, so = e[both], s[both], o[both], np.nan_to_num(seen.se[both])
     size = np.maximum(o, 0.1 * o.mean())
     best, found = -np.inf, (1.0, 0.0, 0.0)
@@ -237,7 +247,7 @@ def combine(randomised: Caused, seen: Caused) -> Caused:
     keep = prior / (prior + s**2)
     value[both] = mean + keep * (e - mean)
     se[both] = np.sqrt(keep * s**2 + (1 - keep) ** 2 * o**2 * scale_var)
-    return Caused(value, se, n, "combined", reason)
+    return Caused(value, se, n, source, reason)
 
 
 def _baseline(

@@ -74,7 +74,7 @@ def caused(
         whole = _first_known(held.get(measure), randomised.get((WHOLE, measure)), len(channels))
         seen = incremental.observed(_days(connection, given, channels, at, measure))
         seen = _scaled(seen, channels, scoped(connection, given))
-        out[WHOLE, measure] = incremental.combine(whole, seen) if np.isfinite(whole.value).any() else seen
+        out[WHOLE, measure] = incremental.combine(whole, seen)
         out |= {key: value for key, value in randomised.items() if key[0] != WHOLE and key[1] == measure}
         total = _total(connection, measure)
         if total is not None:
@@ -305,9 +305,11 @@ def _scaled(seen: Caused, channels: tuple[str, ...], own: dict[str, float]) -> C
 def _first_known(first: Caused | None, second: Caused | None, k: int) -> Caused:
     nan = np.full(k, np.nan)
     nothing = Caused(nan, nan, np.zeros(k, dtype=np.int64), "randomised", ("never randomised",) * k)
+    is_first = first is not None
     first, second = first or nothing, second or nothing
     has = np.isfinite(first.value)
-    reason = tuple(a if h else b for a, b, h in zip(first.reason, second.reason, has))
+    told = has | (is_first & ~np.isfinite(second.value))
+    reason = tuple(a if h else b for a, b, h in zip(first.reason, second.reason, told))
     return Caused(
         np.where(has, first.value, second.value), np.where(has, first.se, second.se),
         np.where(has, first.n, second.n), "randomised", reason,

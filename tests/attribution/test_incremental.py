@@ -94,6 +94,29 @@ def test_nothing_to_observe_is_unknown_with_a_reason() -> None:
         3, 5, (one, one, one), (one, one, np.ones(1)), one.repeat(3), one.repeat(3) + 4, np.array([False])
     )
     assert observed(intent).reason == ("no advertising channels",)
+    few = incremental.Days(
+        3, 5, (one, one, one), (one, one, np.ones(1)), one.repeat(3), one.repeat(3) + 4, is_ad
+    )
+    assert observed(few).reason == ("1 orders; 30 are needed to see what touches did",)
+
+
+@pytest.mark.parametrize(("touched", "bought", "is_return"), [(1, 2, False), (3, 2, True)])
+def test_without_an_order_after_a_touch_nothing_is_credited(
+    tmp_path: Path, touched: int, bought: int, is_return: bool
+) -> None:
+    at = datetime(2026, 3, 5, tzinfo=UTC)
+    touch = {"touch_id": "t", "customer_id": "a", "touched_at": at - timedelta(days=touched),
+             "channel": "email", "kind": "clicked", "cost": 1.0}  # fmt: skip
+    order = {"order_id": "o", "customer_id": "a", "ordered_at": at - timedelta(days=bought), "revenue": 5.0,
+             "margin": 2.0, "n_items": 1, "is_return": is_return}  # fmt: skip
+    methods = '["linear", "time_decay", "markov_1", "shapley_rate", "shapley_count_ads"]'
+    (tmp_path / "nba.toml").write_text(f'[workspace]\nname = "t"\n[attribution]\nmethods = {methods}\n')
+    made = {"touches": tables.TOUCHES.build([touch]), "orders": tables.ORDERS.build([order])}
+    History.read(tmp_path).commit(append=made)
+    assert attribute.attribute(tmp_path, at, progress=silent()).num_rows == 0
+    (row,) = History.read(tmp_path).table("incremental").to_pylist()
+    assert row["margin"] is None
+    assert row["reason"]
 
 
 def test_returns_on_a_known_cost_by_hand() -> None:
