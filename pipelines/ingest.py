@@ -129,11 +129,12 @@ def _assess(
     at: datetime | None,
 ) -> tuple[pa.Table, pa.Table]:
     scans = {}
-    for name in ("orders", "events", "touches", "customers", "treatments", "decisions"):
+    others = ("treatments", "decisions", "assignments")
+    for name in ("orders", "events", "touches", "customers", "aliases", *others):
         path = told.append.get(name) or told.replace.get(name)
         if path is not None:
             scans[name] = assess.Scan(f"read_parquet('{path}')", name in told.replace)
-        elif name in ("treatments", "decisions") and history.has(name):
+        elif name in others and history.has(name):
             scans[name] = assess.Scan(history.scan(name), True)
     rows = assess.measure(connection, scans, known.quality, at)
     names = tables.QUALITY.columns

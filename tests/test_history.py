@@ -6,10 +6,13 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from nba import feedback, tables
 from nba import history as history_module
-from nba import tables
+from nba.catalog import Catalog
 from nba.errors import DataError, MissingError
+from nba.histories import assess
 from nba.history import History
+from nba.settings import Reward
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
 
@@ -153,3 +156,82 @@ def test_laws_across_tables_bite(tmp_path: Path) -> None:
     broken = "\n".join(history.broken_laws())
     for law in tables.LAWS:
         assert law.name in broken
+
+
+# customers that turned out to be one
+
+
+def _merged(tmp_path: Path) -> History:
+    """Two customers were decided for, each in its arm; then `b` turned out to be `a`, and `x` to be `c`."""
+    day = datetime(2026, 1, 1, tzinfo=UTC)
+
+    def decision(name: str, who: str, arm: str) -> dict[str, object]:
+        return {
+            "decision_id": name, "batch_id": "b1", "customer_id": who, "treatment_id": "sale_email",
+            "channel": "email", "decided_at": day, "p_action": 0.5, "policy_id": "p", "reason": "",
+            "config_hash": "x", "valid_until": day + timedelta(days=7), "experiment_id": "policy", "arm": arm,
+        }  # fmt: skip
+
+    def order(name: str, who: str) -> dict[str, object]:
+        return {
+            "order_id": name, "customer_id": who, "ordered_at": day + timedelta(days=2), "revenue": 10.0,
+            "margin": 4.0, "n_items": 1, "is_return": False,
+        }  # fmt: skip
+
+    assigned = [
+        {"experiment_id": "policy", "customer_id": who, "arm": arm, "assigned_at": at, "p_arm": 0.5}
+        for who, arm, at in (
+            ("a", "policy", day),
+            ("b", "holdout", day - timedelta(days=9)),
+            ("x", "policy", day),
+        )
+    ]
+    aliases = [
+        {"alias_id": "b", "customer_id": "a", "is_pending": True},
+        {"alias_id": "x", "customer_id": "c", "is_pending": True},
+    ]
+    return History.read(tmp_path).commit(
+        append={
+            "decisions": tables.DECISIONS.build(
+                [decision("d1", "a", "policy"), decision("d2", "b", "holdout")]
+            ),
+            "assignments": tables.ASSIGNMENTS.build(assigned),
+            "orders": tables.ORDERS.build([order("o1", "a"), order("o2", "b"), order("o3", "c")]),
+            "aliases": tables.ALIASES.build(aliases),
+        }
+    )
+
+
+def test_rows_and_decisions_follow_the_customer_that_goes_on(tmp_path: Path) -> None:
+    history = _merged(tmp_path)
+    assert sorted(history.table("orders")["customer_id"].to_pylist()) == ["a", "a", "c"]
+    with history.as_of(datetime(2026, 2, 1, tzinfo=UTC)) as snapshot:
+        assert sorted(snapshot.table("orders")["customer_id"].to_pylist()) == ["a", "a", "c"]
+        decided = {
+            r["decision_id"]: (r["customer_id"], r["arm"]) for r in snapshot.table("decisions").to_pylist()
+        }
+        # What was decided stays as it was, arm included; what came of it is now found.
+        assert decided == {"d1": ("a", "policy"), "d2": ("a", "holdout")}
+        found = feedback.outcomes(snapshot, Catalog.from_tables(*_catalog()), Reward(window_days=14))
+    assert found["is_response"].to_pylist() == [True, True]
+
+
+def test_of_two_assignments_that_of_the_id_that_goes_on_stands(tmp_path: Path) -> None:
+    history = _merged(tmp_path)
+    with history.as_of(datetime(2026, 2, 1, tzinfo=UTC)) as snapshot:
+        rows = {row["customer_id"]: row["arm"] for row in snapshot.table("assignments").to_pylist()}
+    # `b` was assigned earlier, in another arm; `a` goes on, is decided by its own arm, and counts once.
+    # `x` alone was assigned, so its arm goes with it to `c`.
+    assert rows == {"a": "policy", "c": "policy"}
+    scans = {name: assess.Scan(history.scan(name), True) for name in ("aliases", "assignments")}
+    with history.connection() as connection:
+        told = assess.measure(connection, scans, None, None)
+    assert [(measure, value) for _, measure, value, _ in told] == [("merged_across_arms", 1.0)]
+
+
+def _catalog() -> tuple[pa.Table, pa.Table]:
+    actions = tables.ACTIONS.build(
+        [{"action_id": "sale", "issue": "", "group": "", "name": "", "margin": 1.0, "lever": 1.0}]
+    )
+    treatment = {"treatment_id": "sale_email", "action_id": "sale", "channel": "email", "cost": 0.1}
+    return actions, tables.TREATMENTS.build([treatment | {"cooldown_days": 7}])

@@ -64,6 +64,14 @@ def measure(
             out += _of_table(connection, table, scans[table], at)
             if table != "customers":
                 out += _volumes(connection, table, scans[table], past)
+    if "aliases" in scans and "assignments" in scans:
+        query = f"""select count(*) from {scans["aliases"].rows} a
+            join {scans["assignments"].rows} one on one.customer_id = a.alias_id
+            join {scans["assignments"].rows} other on other.customer_id = a.customer_id
+                and other.experiment_id = one.experiment_id where one.arm <> other.arm"""
+        n = connection.execute(query).fetchall()[0][0]
+        note = "pairs in two arms turned out to be one; the assignment of the id that goes on stands"
+        out.append(("aliases", "merged_across_arms", float(n), note))
     if "touches" in scans and "treatments" in scans:
         query = f"""select count(*) filter (treatment_id is not null and treatment_id not in (
             select treatment_id from {scans["treatments"].rows})), count(*) from {scans["touches"].rows}"""
@@ -162,7 +170,7 @@ def judge(quality: pa.Table, rules: QualityRules) -> pa.Table:
             for name in ("duplicates", "quarantined"):
                 value, note = found.get(name, (0.0, ""))
                 out.append(_finding(name, source, value / n, getattr(rules, name), note))
-            if "days_behind" in found and not found["records"][1].endswith("customers"):
+            if "days_behind" in found and not found.get("records", (0.0, ""))[1].endswith("customers"):
                 out.append(_finding("behind", source, *_part(found["days_behind"], rules.behind)))
         for measure, (value, note) in sorted(found.items()):
             if measure.startswith("null_"):
