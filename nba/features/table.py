@@ -67,8 +67,7 @@ def build(snapshot: Snapshot, customer_ids: pa.Array | None = None) -> pa.Table:
         DataError: when the result breaks the contract.
         SettingsError: when a feature of the workspace's own cannot be computed.
     """
-    own = _own(snapshot)
-    features = (*FEATURES, *own, *_actions(snapshot), *_attributes(snapshot))
+    features = _all(snapshot)
     wanted = "true"
     if customer_ids is not None:
         ids = customer_ids.combine_chunks() if isinstance(customer_ids, pa.ChunkedArray) else customer_ids
@@ -80,6 +79,15 @@ def build(snapshot: Snapshot, customer_ids: pa.Array | None = None) -> pa.Table:
         if customer_ids is not None:
             snapshot.connection.unregister("wanted_customers")
     return tables.FEATURES.conform(table)
+
+
+def query(snapshot: Snapshot) -> str:
+    """Give the query that `build` runs for all customers, in the SQL of DuckDB."""
+    return _query(_all(snapshot), snapshot.at, "true")
+
+
+def _all(snapshot: Snapshot) -> tuple[Feature, ...]:
+    return (*FEATURES, *_own(snapshot), *_actions(snapshot), *_attributes(snapshot))
 
 
 def _own(snapshot: Snapshot) -> tuple[Feature, ...]:

@@ -17,7 +17,9 @@ from typing import Any, TypeVar
 import numpy as np
 import pyarrow as pa
 
-from nba.errors import MissingError
+from nba import tables
+from nba.errors import DataError, MissingError
+from nba.features import table
 from nba.history import Snapshot
 from nba.models import traverse
 from nba.serving.parts import Parts
@@ -28,6 +30,7 @@ T = TypeVar("T")
 _ARRAYS = Scored._fields[2:]
 _SCHEMA = "ids string, external string, n long, " + ", ".join(f"{name} binary" for name in _ARRAYS)
 _RECORDS = 32_768
+_READ = ("customers", "orders", "events", "touches", "decisions", "outcomes")
 _opened: dict[int, tuple[Job, Parts, Any]] = {}
 
 
@@ -93,9 +96,9 @@ class Spark:
                 for batch in batches:
                     if not batch.num_rows:
                         continue
-                    table = pa.Table.from_batches([batch])
-                    own, part = _worker(shared.value, table["customer_id"])
-                    yield encoded(score_part(own, part, table))
+                    some = pa.Table.from_batches([batch])
+                    own, part = _worker(shared.value, some["customer_id"])
+                    yield encoded(score_part(own, part, some))
 
         # Times stay behind: models read numbers only.
         frame = self._spark.read.parquet(*map(str, features))
@@ -116,6 +119,80 @@ class Spark:
         frame = self._spark.read.parquet(self._scored).mapInArrow(run, "made binary")
         for row in frame.toLocalIterator(prefetchPartitions=True):
             yield pickle.loads(bytes(row["made"]))  # noqa: S301  what our own workers just wrote
+
+
+def features(spark: Any, snapshot: Snapshot) -> Any:
+    """Compute the features table on Spark from the definitions that DuckDB runs, carried over by sqlglot.
+
+    Args:
+        spark: A session whose time zone is UTC.
+        snapshot: What was known; its tables' files are read by Spark.
+
+    Returns:
+        A Spark data frame: customer_id, as_of, f_*; values equal to DuckDB's to 1e-9.
+
+    Raises:
+        DataError: while rows of merged customers wait to be rewritten: ingest once more.
+    """
+    history = snapshot.history
+    if history.has_pending_aliases:
+        raise DataError("rows of merged customers wait to be rewritten", "Run `nba ingest`, then this again.")
+    for name in _READ:
+        if history.has(name):
+            frame = spark.read.option("mergeSchema", "true").parquet(*history.paths(name))
+        else:
+            frame = spark.createDataFrame([], _ddl(tables.BY_NAME[name]))
+        frame.createOrReplaceTempView(f"{name}_all")
+        visible = carried_over(_view(snapshot, name))
+        spark.sql(visible).createOrReplaceTempView(name)
+    return spark.sql(carried_over(table.query(snapshot)))
+
+
+def carried_over(query: str) -> str:
+    """Carry a query over from DuckDB's SQL to Spark's.
+
+    sqlglot does it, but for three things: microseconds since 1970, days of the week (its own are a day off),
+    and rounding, which Spark does on decimals.
+
+    Example:
+        >>> carried_over("select epoch_us(t) from x")
+        'SELECT UNIX_MICROS(t) FROM x'
+    """
+    try:
+        import sqlglot
+        from sqlglot import exp
+    except ImportError:
+        raise MissingError("sqlglot is not installed", "pip install 'nba[spark]'") from None
+
+    def spark(text: str) -> Any:
+        return sqlglot.parse_one(text, read="spark")
+
+    def change(node: Any) -> Any:
+        if isinstance(node, exp.Anonymous) and node.name.lower() == "epoch_us":
+            return exp.Anonymous(this="UNIX_MICROS", expressions=node.expressions)
+        if isinstance(node, exp.DayOfWeekIso):
+            return spark(f"(WEEKDAY({node.this.transform(change).sql('spark')}) + 1)")
+        if isinstance(node, exp.Round) and node.args.get("decimals") is not None:
+            x = f"({node.this.transform(change).sql('spark')})"
+            scale = f"{10 ** int(node.args['decimals'].name)}D"
+            away = f"SIGN({x}) * FLOOR(ABS({x}) * {scale} + 0.5D) / {scale}"
+            return spark(f"CASE WHEN ISNAN({x}) THEN {x} ELSE {away} END")
+        return node
+
+    return str(sqlglot.parse_one(query, read="duckdb").transform(change).sql("spark"))
+
+
+def _view(snapshot: Snapshot, name: str) -> str:
+    found = snapshot.connection.execute(
+        "select sql from duckdb_views() where view_name = $1 and not temporary", [name]
+    ).fetchall()
+    # CREATE VIEW name AS <query>;
+    return str(found[0][0]).split(" AS ", 1)[1].rstrip().rstrip(";")
+
+
+def _ddl(contract: tables.Table) -> str:
+    kinds = {"number": "double", "count": "long", "flag": "boolean", "time": "timestamp"}
+    return ", ".join(f"{field.name} {kinds.get(field.kind, 'string')}" for field in contract.fields)
 
 
 def encoded(part: Scored) -> pa.RecordBatch:
