@@ -151,8 +151,8 @@ def features(spark: Any, snapshot: Snapshot) -> Any:
 def carried_over(query: str) -> str:
     """Carry a query over from DuckDB's SQL to Spark's.
 
-    sqlglot does it, but for three things: microseconds since 1970, days of the week (its own are a day off),
-    and rounding, which Spark does on decimals.
+    sqlglot does it, but for four things: microseconds since 1970, days of the week (its own are a day off),
+    rounding, which Spark does on decimals, and numbers with a point, which Spark reads as decimals.
 
     Example:
         >>> carried_over("select epoch_us(t) from x")
@@ -177,6 +177,8 @@ def carried_over(query: str) -> str:
             scale = f"{10 ** int(node.args['decimals'].name)}D"
             away = f"SIGN({x}) * FLOOR(ABS({x}) * {scale} + 0.5D) / {scale}"
             return spark(f"CASE WHEN ISNAN({x}) THEN {x} ELSE {away} END")
+        if isinstance(node, exp.Literal) and not node.is_string and "." in node.name:
+            return spark(f"CAST('{node.name}' AS DOUBLE)")
         return node
 
     return str(sqlglot.parse_one(query, read="duckdb").transform(change).sql("spark"))
