@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from nba import settings, tables
 from nba.catalog import Catalog
 from nba.errors import MissingError
-from nba.evaluation import diagnostics, offpolicy, segments
+from nba.evaluation import diagnostics, intervals, offpolicy, segments
 from nba.evaluation.offpolicy import Log, PolicyValue
 from nba.history import History
 from nba.policy import arbitrate, explore
@@ -25,6 +25,8 @@ from pipelines.replay import Context, Model, Part, Player, Pooled
 
 Array = NDArray[np.float64]
 ALL = "all"
+_LEARNT = "all closed decisions were in its training: judge it once later ones have closed"
+_REPEATS = 400
 FULL = "full policy"
 
 _CLOSED = """
@@ -67,17 +69,27 @@ def evaluate(workspace: Path, at: datetime, *, progress: Progress | None = None)
     written: dict[str, pa.Table] = {}
     if champion:
         players = _players(context, champion)
+        n_dropped = 0
         parts: list[Part] = []
         played: dict[str, list[Array]] = {name: [] for name in players}
         for batch_id in batches:
             if part := replay.read(context, batch_id, after=champion.trained_at):
                 parts.append(part)
+                n_dropped += part.n_dropped
                 for name, player in players.items():
                     played[name].append(player.play(part).final)
             step(1)
         pooled = replay.pool(parts, played) if parts else None
         policy_id = players[FULL].policy_id
-        found, checks = _champion_values(pooled, policy_id, level)
+        why = "no decision since its training has a logged probability" if batches else _LEARNT
+        found, checks = _champion_values(pooled, policy_id, context, why)
+        if pooled is not None:
+            note = f"{n_dropped} decisions without a logged probability are left out"
+            limit = float(len(pooled.arm))
+            checks.append(
+                {"policy_id": policy_id, "check": "logged", "value": float(n_dropped), "limit": limit,
+                 "status": "warning" if n_dropped else "ok", "note": note}
+            )  # fmt: skip
         rows += found
         written["diagnostics"] = tables.DIAGNOSTICS.build(checks)
         ablated = _ablations(closed, pooled, policy_id, context, players)
@@ -138,11 +150,11 @@ def _arm_values(closed: pa.Table, level: float) -> list[dict[str, Any]]:
 
 
 def _champion_values(
-    pooled: Pooled | None, policy_id: str, level: float
+    pooled: Pooled | None, policy_id: str, context: Context, why: str
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    level = context.config.experiment.level
     if pooled is None:
-        reason = "all closed decisions were in its training: judge it once later ones have closed"
-        return [_row(policy_id, "dros", ALL, PolicyValue.unknown(reason))], []
+        return [_row(policy_id, "dros", ALL, PolicyValue.unknown(why))], []
     able = replay.supported(pooled, [FULL])
     if not len(able.arm):
         reason = "no arm of the log could have chosen what the champion would choose"
@@ -153,6 +165,8 @@ def _champion_values(
         q = offpolicy.outcome_model(part.X, part.log, part.target[FULL])
         for name, value in _estimates(part.log, part.target[FULL], q, level):
             out.append(_row(policy_id, name + suffix, ALL, value))
+        if not suffix:
+            out += [_row(policy_id, name, ALL, value) for name, value in _other_intervals(part, q, context)]
     checks = diagnostics.examine(able.log.column, able.log.p_logged, able.target[FULL])
     return out, [{"policy_id": policy_id, **found._asdict()} for found in checks]
 
@@ -167,6 +181,25 @@ def _estimates(log: Log, target: Array, q: Array, level: float) -> list[tuple[st
         ("ips", offpolicy.ips(log, target, level)),
         ("clipped_ips", offpolicy.clipped_ips(log, target, level)),
         ("dm", offpolicy.dm(log, target, q, level)),
+    ]
+
+
+def _other_intervals(part: Pooled, q: Array, context: Context) -> list[tuple[str, PolicyValue]]:
+    # The same value with the bootstrap by customer, and with ends that hold at all looks together.
+    target, level = part.target[FULL], context.config.experiment.level
+    value = offpolicy.sndr(part.log, target, q, level)
+    if value.reason:
+        return []
+    rng = np.random.default_rng(context.config.workspace.seed)
+    lower, upper = intervals.bootstrap(part.log, target, q, rng, repeats=_REPEATS, level=level)
+    _, influence = offpolicy.influences(part.log, target, q)
+    planned = float(context.config.promotion.planned)
+    look = intervals.sequence(
+        influence, influence + value.value, part.batch * 0, part.log.unit, planned, level
+    )[-1]
+    return [
+        ("sndr_bootstrap", value._replace(lower=lower, upper=upper)),
+        ("sndr_always", value._replace(lower=look.lower, upper=look.upper)),
     ]
 
 

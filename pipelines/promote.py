@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from nba import tables, tracking
+from nba import monitoring, tables, tracking
 from nba.errors import DataError, MissingError
 from nba.evaluation import offpolicy, promotion
 from nba.evaluation.promotion import Check, Rules
@@ -125,7 +125,7 @@ def rollback(
 def evidence(context: Context, champion: Model, challenger: Model) -> list[Check]:
     """Ask every condition, on decisions that closed after both were trained."""
     asked = Rules(**context.config.promotion.model_dump())
-    health = promotion.health(challenger.scorer.report.metrics, asked)
+    health = [*promotion.health(challenger.scorer.report.metrics, asked), *_fresh(context)]
     after = max(champion.trained_at, challenger.trained_at)
     players = {
         name: replay.champion_player(context, model)
@@ -155,6 +155,23 @@ def evidence(context: Context, champion: Model, challenger: Model) -> list[Check
         able.target["champion"], q, asked,
     )  # fmt: skip
     return [found, *judged, *health]
+
+
+def _fresh(context: Context) -> list[Check]:
+    with context.history.as_of(context.at) as snapshot:
+        found = monitoring.health(snapshot).to_pylist()
+    status = {"ok": promotion.PASS, "warning": promotion.FAIL}
+    return [
+        Check(
+            f"{row['check']}: {row['subject']}",
+            status[row["status"]],
+            row["value"],
+            row["limit"],
+            row["note"],
+        )
+        for row in found
+        if row["check"] == "data is fresh" and row["status"] in status
+    ]
 
 
 def _models(context: Context) -> tuple[Model, Model]:

@@ -230,6 +230,11 @@ def difference(log: Log, p_target: Array, p_base: Array, q: Array, level: float 
     return _unknown(record, reason) if reason else record
 
 
+def influences(log: Log, p_target: Array, q: Array) -> tuple[float, Array]:
+    """Give the value of `sndr` and the influence of each row, shape (n,), mean 0."""
+    return _normalised(log, p_target, q)
+
+
 def contrast(log: Log, p_target: Array, p_base: Array, q: Array) -> tuple[float, Array]:
     """Give the paired difference of two policies and the influence of each row, shape (n,)."""
     (one, first), (other, second) = (_normalised(log, p, q) for p in (p_target, p_base))

@@ -26,8 +26,8 @@ def workspace(small_demo, tmp_path_factory, end):
     """A champion of the first closed batch, and a challenger that read two."""
     folder = tmp_path_factory.mktemp("learnt") / "copy"
     shutil.copytree(small_demo, folder, ignore=shutil.ignore_patterns(".tracking-id"))
-    train.train(folder, end - timedelta(days=22))
-    learn.learn(folder, end - timedelta(days=15))
+    train.train(folder, end - timedelta(days=15))
+    learn.learn(folder, end - timedelta(days=8))
     return folder
 
 
@@ -45,7 +45,7 @@ def champion(workspace):
 
 
 def test_learning_again_the_same_night_changes_nothing(workspace, end):
-    at = end - timedelta(days=15)
+    at = end - timedelta(days=8)
     before = {x: History.read(workspace).table(x).num_rows for x in ("outcomes", "decisions")}
     again = learn.learn(workspace, at)
     assert not again.trained.is_new
@@ -209,7 +209,7 @@ def test_validation_prefers_the_recent_where_tastes_have_turned():
     for week in range(20):
         for i in range(500):
             x, treated = float(rng.normal()), rng.random() < 0.5
-            sign = 1 if week < 15 else -1
+            sign = 1 if week < 8 else -1
             p = 0.2 + treated * 0.18 * np.tanh(2 * sign * x)
             rows.append(
                 {"decision_id": f"{week}-{i}", "customer_id": f"c{i}", "as_of": start + timedelta(weeks=week),
