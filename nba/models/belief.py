@@ -73,9 +73,10 @@ def choose(examples: pa.Table, catalog: Catalog, settings: Models, seed: int) ->
             errors[capacity, half_life] = error
     default = errors[settings.capacity, settings.half_life_days]
     candidates = tuple(_candidate(key, error, default) for key, error in errors.items())
-    best = max(candidates, key=lambda candidate: candidate.gain_se)
-    if not best.gain_se > 1:
+    better = [candidate for candidate in candidates if candidate.gain_se > 1]
+    if not better:
         return Choice(settings, candidates, "no candidate is better by a standard error: the settings stand")
+    best = min(better, key=lambda candidate: candidate.loss)
     found = {"capacity": best.capacity, "half_life_days": best.half_life_days}
     return Choice(
         settings.model_copy(update=found), candidates, f"better by {best.gain_se:.1f} standard errors"
