@@ -112,7 +112,7 @@ def add(
             late.append(unify.orphans(connection, table, fresh, settings.identity.max_customers))
         advance(table)
     append["identities"] = folder / "identities.parquet"
-    _write_identities(connection, append["identities"], scans["identities"])
+    _write_identities(connection, append["identities"])
     append["quarantine"] = folder / "quarantine.parquet"
     unify.write_quarantine(connection, fresh, late, append["quarantine"])
     replace = {name: folder / f"{name}.parquet" for name in ("customers", "aliases", "quality")}
@@ -150,25 +150,22 @@ def _gather(
         for kind in kinds
     )
     _run(connection, f"create or replace temp table wanted as {hashes.format(seen='seen_fresh')}")
+    # The identities are millions, and each pass over them counts: one here, one for each round.
     _run(
         connection,
-        f"""create or replace temp table affected as
-        select distinct customer_id from {scans["identities"]}
+        f"""create or replace temp table wanted_known as
+        select identifier_kind, identifier_hash, customer_id from {scans["identities"]}
         semi join wanted using (identifier_kind, identifier_hash)""",
     )
+    _run(connection, "create or replace temp table affected as select distinct customer_id from wanted_known")
     total = connection.execute(f"select count(*) from {scans['customers']}").fetchall()[0][0]
     for _ in range(_MOST_ROUNDS):
         n = connection.execute("select count(*) from affected").fetchall()[0][0]
         if n > max(_MOST_SHARE * total, 1000):
             return False
         _reach(connection, kinds, scans, hashes)
-        grown = connection.execute(
-            f"""insert into affected select distinct customer_id from {scans["identities"]}
-            semi join reached using (identifier_kind, identifier_hash)
-            anti join affected using (customer_id)"""
-        ).fetchall()
-        if not grown[0][0]:
-            _with_shared(connection, kinds, scans)
+        if not _grow(connection, scans):
+            _with_shared(connection, kinds)
             return True
     return False
 
@@ -189,26 +186,51 @@ def _reach(
     _run(
         connection,
         """create or replace temp table inside as
-        select identifier_kind, identifier_hash::uuid as hash from known_affected
-        union select identifier_kind, hash from wanted""",
+        select identifier_kind, identifier_hash, identifier_hash::uuid as hash from known_affected
+        union select identifier_kind, identifier_hash, hash from wanted""",
     )
     held = " or ".join(
         f"i_{kind} in (select hash from inside where identifier_kind = '{kind}')" for kind in kinds
     )
     _run(connection, f"create or replace temp table seen_near as select * from seen_old where {held}")
-    _run(connection, f"create or replace temp table reached as {hashes.format(seen='seen_near')}")
+    _run(connection, f"create or replace temp table near as {hashes.format(seen='seen_near')}")
+    _run(
+        connection,
+        """create or replace temp table reached as
+        select * from near anti join inside using (identifier_kind, identifier_hash)""",
+    )
 
 
-def _with_shared(
-    connection: duckdb.DuckDBPyConnection, kinds: Sequence[str], scans: Mapping[str, str]
-) -> None:
+def _grow(connection: duckdb.DuckDBPyConnection, scans: Mapping[str, str]) -> int:
+    # Other customers beside these, as links that were refused leave them.
+    if not connection.execute("select count(*) from reached").fetchall()[0][0]:
+        _run(connection, "create or replace temp table reached_known as from wanted_known limit 0")
+        return 0
+    _run(
+        connection,
+        f"""create or replace temp table reached_known as
+        select identifier_kind, identifier_hash, customer_id from {scans["identities"]}
+        semi join reached using (identifier_kind, identifier_hash)""",
+    )
+    grown = connection.execute(
+        "insert into affected select distinct customer_id from reached_known"
+        " anti join affected using (customer_id)"
+    ).fetchall()
+    return int(grown[0][0])
+
+
+def _with_shared(connection: duckdb.DuckDBPyConnection, kinds: Sequence[str]) -> None:
     # Identifiers that are cut belong to nobody. That they are so shows only with all who share them: of
     # their other combinations, what stands beside the identifier is kept, and nothing else is linked.
     _run(
         connection,
-        f"""create or replace temp table shared as
+        """create or replace temp table shared as
         select distinct identifier_kind, hash from reached
-        anti join {scans["identities"]} using (identifier_kind, identifier_hash)""",
+        anti join reached_known using (identifier_kind, identifier_hash)
+        union
+        select identifier_kind, hash from wanted
+        anti join wanted_known using (identifier_kind, identifier_hash)
+        semi join near using (identifier_kind, hash)""",
     )
     n = connection.execute("select count(*) from shared").fetchall()[0][0]
     _run(connection, "drop view if exists seen")
@@ -253,13 +275,12 @@ def _corrects(connection: duckdb.DuckDBPyConnection, table: str, scan: str) -> b
     return bool(found[0][0])
 
 
-def _write_identities(connection: duckdb.DuckDBPyConnection, path: Path, scan: str) -> None:
+def _write_identities(connection: duckdb.DuckDBPyConnection, path: Path) -> None:
     rows = f"select f.* from ({identity.write(connection)}) f"
     unify.copy(
         connection,
-        f"{rows} anti join {scan} using (identifier_kind, identifier_hash)"
-        " semi join inside i on i.identifier_kind = f.identifier_kind"
-        " and i.hash = f.identifier_hash::uuid order by all",
+        f"{rows} anti join wanted_known using (identifier_kind, identifier_hash)"
+        " semi join wanted using (identifier_kind, identifier_hash) order by all",
         path,
         "snappy",
     )
@@ -300,6 +321,7 @@ def _write_customers(connection: duckdb.DuckDBPyConnection, path: Path, scan: st
         from (select * from {scan} where customer_id not in (select old from merged))
         full join person using (customer_id) order by customer_id""",
         path,
+        "snappy",
     )
 
 
