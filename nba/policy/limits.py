@@ -216,6 +216,12 @@ def price_words(limited: Limited, price: Array, used: Array) -> tuple[str, ...]:
     return tuple(out)
 
 
+def binding(limited: Limited, price: Array, used: Array) -> tuple[str, ...]:
+    """Say what one more of each limit that has a price is worth."""
+    words = price_words(limited, price, used)
+    return tuple(text for text, one in zip(words, price) if abs(one) >= 0.005)
+
+
 def bounded(available: float, use: Array, n: int) -> float:
     """Give a limit as a number for tables: what n customers can use at most where it has no upper end."""
     return float(available) if np.isfinite(available) else float(n * use.max(initial=0.0))

@@ -492,6 +492,10 @@ def _notes(catalog: Catalog, decided: Mapping[str, _Decided]) -> tuple[str, ...]
         if found.decider.policy_id == START:
             out.append(f"arm {arm}: no model is registered yet; it explores evenly to gather the first data")
         out += [f"arm {arm}: {finding.words}" for finding in found.told]
+        used = np.bincount(found.column, minlength=len(catalog.treatment_ids)) @ found.limited.use
+        out += [
+            f"arm {arm}: {words}" for words in volumes.binding(found.limited, found.allocation.price, used)
+        ]
         parts = (
             ("its exploration floor", found.allocation.floor_kept),
             ("its choices", found.allocation.kept),

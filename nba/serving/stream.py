@@ -869,11 +869,14 @@ def _less_than_all(names: Sequence[str], share: Array) -> dict[str, float]:
 
 def _notes(job: Job, drawn: Drawn) -> tuple[str, ...]:
     out = []
-    for rule, cut in zip(job.rules, drawn.cuts):
+    for i, (rule, cut) in enumerate(zip(job.rules, drawn.cuts)):
         if rule.policy_id == START:
             out.append(
                 f"arm {rule.arm}: no model is registered yet; it explores evenly to gather the first data"
             )
+        limited = job.limited._replace(available=drawn.available[i])
+        words = volumes.binding(limited, cut.price, drawn.used[i] / 1e6)
+        out += [f"arm {rule.arm}: {text}" for text in words]
         for what, kept in (("its exploration floor", cut.floor_kept), ("its choices", cut.kept)):
             share = {name: float(kept[job.catalog.channel == name].min()) for name in job.catalog.channels}
             lost = [f"{channel} {part:.0%}" for channel, part in share.items() if part < 0.99]
