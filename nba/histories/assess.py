@@ -111,9 +111,9 @@ def _of_table(
         out.append((table, "known_too_early", early / n, "share of rows known before they happened"))
     if at is not None:
         out.append((table, "in_the_future", future / n, f"share of rows after {at:%Y-%m-%d %H:%M} UTC"))
-        out.append(
-            (table, "stale_days", max(0.0, (at.timestamp() - newest) / 86400), "days since the newest row")
-        )
+    if at is not None and table != "customers":
+        days = max(0.0, (at.timestamp() - newest) / 86400)
+        out.append((table, "stale_days", days, "days since the newest row"))
     return out
 
 
