@@ -63,10 +63,11 @@ peers: $(PEERS) ## Make the environments of the peers that benchmarks compare wi
 	@touch $@
 
 .PHONY: docs
-docs: $(STAMP) ## Print the data dictionary and the settings reference from the code
+docs: $(STAMP) ## Print the references from the code and photograph the app's pages on the demo
 	$(BIN)/python -c "from nba.tables import dictionary; print(dictionary(), end='')" > docs/data-dictionary.md
 	$(BIN)/python -c "from nba.settings import reference; print(reference(), end='')" > docs/workspace.md
 	$(BIN)/python -c "from nba.features.table import describe; print(describe(), end='')" > docs/features.md
+	$(BIN)/python docs/screenshots.py $(DEMO)
 
 .PHONY: lock
 lock: ## Update requirements.lock (needs uv)

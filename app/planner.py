@@ -53,8 +53,8 @@ def draw(reader: Reader) -> None:
     effect = right.number_input(
         f"{say('planner.effect')} ({unit})" if unit else say("planner.effect"),
         min_value=0.0,
-        value=float(f"{least:.3g}"),
-        format="%.4g",
+        value=float(least),
+        format="%.4f",
         help=say("planner.effect_help"),
         key="effect",
     )

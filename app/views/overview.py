@@ -12,6 +12,7 @@ from nba import plots, tables
 from nba.plots import policies
 
 METRIC = "margin"
+HALF = 455  # pixels of each half of the top
 SHOWN = 6  # alerts that are shown at once
 _ICON = {"error": ":material/error:", "warning": ":material/warning:", "info": ":material/info:"}
 # Where each kind of alert is looked into.
@@ -35,11 +36,12 @@ def draw(reader: Reader) -> None:
     """Show the page."""
     if not parts.filled(reader, "summary_batches", "summary_numbers"):
         return
-    left, right = st.columns(2, gap="large")
-    with left:
-        _headline(reader)
-    with right:
-        _alerts(reader)
+    # Beside each other where there is room, else one below the other.
+    with st.container(horizontal=True, gap="medium"):
+        with st.container(width=HALF):
+            _headline(reader)
+        with st.container(width=HALF):
+            _alerts(reader)
     _counts(reader)
     st.subheader(say("overview.value"), help=say("term.incremental"))
     batches = reader.table("summary_batches")
@@ -119,9 +121,9 @@ def _alert(row: dict[str, Any], reader: Reader) -> None:
         note=plain(label("verdict", told(row["note"]))),
         at=day(reader.moment("matures_at")),
     )
-    words, link = st.columns([5, 1], vertical_alignment="top")
-    words.markdown(f"{_ICON[row['severity']]} {text}")
-    link.page_link(f"views/{_PAGE[row['kind']]}.py", label=say("overview.look"), width="content")
+    with st.container(horizontal=True, gap="small"):
+        st.markdown(f"{_ICON[row['severity']]} {text}", width=HALF - 90)
+        st.page_link(f"views/{_PAGE[row['kind']]}.py", label=say("overview.look"), width="content")
 
 
 def _counts(reader: Reader) -> None:

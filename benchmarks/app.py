@@ -1,0 +1,317 @@
+"""The app at size, in Chromium: first paint of every page and the change of a filter, on a large workspace.
+
+The workspace is a small simulated one, played through the whole loop, whose big tables are then replaced by
+generated ones of the size asked for (the contract's columns, sorted as the steps sort them). The page-ready
+tables are those of the small world, spread over as many batches: their size depends on batches, arms,
+treatments and segments, not on customers.
+"""
+
+import os
+import shutil
+import socket
+import subprocess
+import tempfile
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from benchmarks.record import Row, row
+from nba import tables
+from nba.history import FOLDER, INDEX, History, connect, replace_text
+from pipelines import demo
+from pipelines.app import command
+from pipelines.progress import silent
+
+CUSTOMERS, EVENTS, BATCHES = 1_000_000, 10_000_000, 30
+WORLD = 3_000, 4, 7  # customers, batches and seed of the small world
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+# Each page: its address, a sign that what matters is there, a filter to change, and the sign of the change.
+PAGES: dict[str, tuple[str, str, str, str]] = {
+    "overview": ("", ".js-plotly-plot", "attribute:Region", ".js-plotly-plot"),
+    "experiments": ("experiments", ".js-plotly-plot", "metric:Orders", "text=Orders per customer"),
+    "attribution": ("attribution", ".js-plotly-plot", "by:Action", ".js-plotly-plot"),
+    "clv": ("clv", ".js-plotly-plot", "view:Still customers?", "text=How often they bought"),
+    "policy": ("policy", ".js-plotly-plot", "by:Action", ".js-plotly-plot"),
+    "decision": ("decision", ".js-plotly-plot", "customer", "text=What could have been chosen"),
+    "value": ("value", ".js-plotly-plot", "", ""),
+    "models": ("models", "text=Registered versions", "view:How good", ".js-plotly-plot"),
+    "health": ("health", "text=How full and how fresh", "", ""),
+}
+REPEATS = 3
+
+_BIG = {
+    "customers": """
+        select 'c' || printf('%020d', i) as customer_id, 'C' || i as external_id,
+            timestamptz '2024-01-01 00:00+00' + to_seconds(i) as joined_at,
+            i % 2 = 0 as can_email, i % 3 = 0 as can_sms, i % 4 = 0 as can_push, i % 5 = 0 as can_call,
+            'Europe/Madrid' as timezone, ['search', 'store', 'social'][i % 3 + 1] as a_acquisition,
+            ['Madrid', 'Galicia'][i % 2 + 1] as a_region
+        from range({customers}) t(i)""",
+    "events": """
+        select md5(i::varchar) as event_id,
+            'c' || printf('%020d', i * {customers} // {events}) as customer_id,
+            timestamptz '2025-06-01 00:00+00' + to_seconds((i * 7919) % 23000000) as occurred_at,
+            ['visit', 'view', 'cart', 'ticket'][i % 4 + 1] as kind, 'web' as channel, '/page' as detail,
+            null::timestamptz as known_at
+        from range({events}) t(i)""",
+    "orders": """
+        select 'o' || i as order_id, 'c' || printf('%020d', i * 2 // 3) as customer_id,
+            timestamptz '2025-06-01 00:00+00' + to_seconds((i * 7919) % 23000000) as ordered_at,
+            50.0 as revenue, 20.0 as margin, 2::bigint as n_items, false as is_return,
+            null::timestamptz as known_at
+        from range({customers} * 3 // 2) t(i)""",
+    "touches": """
+        select 't' || i as touch_id, 'c' || printf('%020d', i // 3) as customer_id,
+            timestamptz '2025-06-01 00:00+00' + to_seconds((i * 7919) % 23000000) as touched_at,
+            'email' as channel, ['sent', 'delivered', 'seen'][i % 3 + 1] as kind,
+            'discount_email' as treatment_id, null::varchar as decision_id, 0.05 as cost,
+            null::timestamptz as known_at
+        from range({customers} * 3) t(i)""",
+}
+_DECISIONS = """
+    select '{batch}.' || substr(md5(i || '{batch}'), 1, 16) as decision_id, '{batch}' as batch_id,
+        'c' || printf('%020d', i) as customer_id, 'C' || i as external_id,
+        if(i % 4 = 0, 'discount_email', 'none') as treatment_id, if(i % 4 = 0, 'email', 'none') as channel,
+        timestamptz '{at}' as decided_at, if(i % 4 = 0, 0.3, 0.7) as p_action, 'softmax@m' as policy_id,
+        'policy' as experiment_id, if(i % 10 = 0, 'holdout', 'policy') as arm, 0.9 as p_arm,
+        if(i % 4 = 0, 0.5, 0.0) as expected_value, 'explored among 4 eligible' as reason, 'h' as config_hash,
+        timestamptz '{at}' + to_days(7) as valid_until{more}
+    from range({customers}) t(i)"""
+_OUTCOMES = """
+    select '{batch}.' || substr(md5(i || '{batch}'), 1, 16) as decision_id, true as is_delivered,
+        i % 20 = 0 as is_response, false as is_click, false as is_unsubscribe,
+        if(i % 20 = 0, 20.0, 0.0) as reward, timestamptz '{at}' + to_days(14) as closed_at,
+        14::bigint as window_days{more}
+    from range({customers}) t(i)"""
+_CHOICES = """
+    select '{batch}.' || substr(md5(i || '{batch}'), 1, 16) as decision_id, k as treatment_id,
+        (i + length(k)) % 3 > 0 or k = 'none' as is_eligible,
+        if((i + length(k)) % 3 > 0 or k = 'none', '', 'no consent') as reason,
+        0.1 as p_action, if(k = 'none', 0.0, 0.3) as mean, 0.2 as se, 0.1 as price{more}
+    from range({customers}) t(i), (select unnest({names}) as k)
+    order by i, k"""
+_FEATURES = """
+    select 'c' || printf('%020d', i) as customer_id, timestamptz '{at}' as as_of{columns}
+    from range({customers}) t(i)"""
+
+
+def make(folder: Path, customers: int = CUSTOMERS, events: int = EVENTS, batches: int = BATCHES) -> Path:
+    """Make the large workspace in a folder that must not exist."""
+    demo.run_loop(folder, *WORLD, progress=silent())
+    history = History.read(folder)
+    newest = max(history.table("batches")["decided_at"].to_pylist())
+    moments = [newest - timedelta(weeks=b) for b in range(batches)][::-1]
+    spread = {
+        name: _spread(history.table(name), moments) for name in ("batches", "summary_batches", "summary_mix")
+    }
+    history = history.commit(replace=spread)
+    features = [n for n in history.table("features").column_names if n.startswith("f_")]
+    names = sorted(set(history.table("choices")["treatment_id"].to_pylist()))
+    size = {"customers": customers, "events": events}
+    files: dict[str, list[str]] = {}
+    with connect() as connection:
+        for name, query in _BIG.items():
+            files[name] = [_write(connection, folder, name, 0, query.format(**size))]
+        for number, at in enumerate(moments):
+            given = {"batch": f"{at:%Y%m%dT%H%M%S}", "at": f"{at:%Y-%m-%d %H:%M}+00", **size}
+            more = {
+                name: _absent(tables.BY_NAME[name], query)
+                for name, query in (("decisions", _DECISIONS), ("outcomes", _OUTCOMES), ("choices", _CHOICES))
+            }
+            files.setdefault("decisions", []).append(
+                _write(
+                    connection,
+                    folder,
+                    "decisions",
+                    number,
+                    _DECISIONS.format(more=more["decisions"], **given),
+                )
+            )
+            if number < batches - 2:
+                files.setdefault("outcomes", []).append(
+                    _write(
+                        connection,
+                        folder,
+                        "outcomes",
+                        number,
+                        _OUTCOMES.format(more=more["outcomes"], **given),
+                    )
+                )
+            if number >= batches - 2:
+                query = _CHOICES.format(names=names, more=more["choices"], **given)
+                files.setdefault("choices", []).append(_write(connection, folder, "choices", number, query))
+                columns = "".join(f', (i % 100)::double as "{name}"' for name in features)
+                query = _FEATURES.format(columns=columns, **given)
+                files.setdefault("features", []).append(_write(connection, folder, "features", number, query))
+    _count(folder, history, files)
+    return folder
+
+
+def _absent(table: tables.Table, query: str) -> str:
+    # Columns that may be unknown and that the query does not give.
+    kinds = {"number": "double", "count": "bigint", "flag": "boolean", "time": "timestamptz"}
+    return "".join(
+        f', null::{kinds.get(f.kind, "varchar")} as "{f.name}"'
+        for f in table.fields
+        if f" as {f.name}" not in query
+    )
+
+
+def _spread(table: pa.Table, moments: list[datetime]) -> pa.Table:
+    # The rows of the newest batches, once for each moment.
+    rows = table.to_pylist()
+    known = sorted({r["decided_at"] for r in rows})
+    out: list[dict[str, Any]] = []
+    for number, at in enumerate(moments):
+        source = known[number % len(known)]
+        shift = at - source
+        for r in rows:
+            if r["decided_at"] == source:
+                moved = {"decided_at": at, "batch_id": f"{at:%Y%m%dT%H%M%S}"}
+                if r.get("matures_at"):
+                    moved["matures_at"] = r["matures_at"] + shift
+                out.append(r | moved)
+    return pa.Table.from_pylist(out, table.schema)
+
+
+def _write(connection: Any, folder: Path, name: str, number: int, query: str) -> str:
+    file = f"{name}/{900 + number:06d}-generated.parquet"
+    path = folder / FOLDER / file
+    path.parent.mkdir(parents=True, exist_ok=True)
+    connection.execute(f"copy ({query}) to '{path}' (format parquet, compression zstd)").fetchall()
+    part = next(pq.ParquetFile(path).iter_batches(1000))
+    faults = tables.BY_NAME[name].faults(pa.Table.from_batches([part]).replace_schema_metadata(None))
+    wrong = [fault for fault in faults if "type" not in fault]
+    if wrong:
+        raise ValueError(f"{name} breaks its contract: {wrong}")
+    return file
+
+
+def _count(folder: Path, history: History, files: dict[str, list[str]]) -> None:
+    import json
+
+    kept = {name: list(paths) for name, paths in history.files.items()} | files
+    index = {"version": history.version, "tables": dict(sorted(kept.items()))}
+    replace_text(folder / FOLDER / INDEX, json.dumps(index, indent=1))
+
+
+@contextmanager
+def served(workspace: Path) -> Iterator[str]:
+    """Serve the app on a workspace and give its address."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    process = subprocess.Popen(
+        command(workspace, port), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=dict(os.environ)
+    )
+    address = f"http://127.0.0.1:{port}"
+    try:
+        for _ in range(240):
+            try:
+                urllib.request.urlopen(f"{address}/_stcore/health", timeout=1).close()
+                break
+            except OSError:
+                time.sleep(0.25)
+        yield address
+    finally:
+        process.terminate()
+        process.wait(10)
+
+
+def measure(address: str) -> dict[str, tuple[float, float]]:
+    """Time every page: seconds to what matters in a fresh browser tab, and to what a filter changes.
+
+    A first round warms the server, as a colleague's visit would; the median of the following is taken.
+    """
+    from playwright.sync_api import sync_playwright
+
+    found: dict[str, list[tuple[float, float]]] = {name: [] for name in PAGES}
+    with sync_playwright() as player:
+        browser = player.chromium.launch(
+            executable_path=CHROMIUM, args=["--no-sandbox", "--disable-dev-shm-usage"]
+        )
+        context = browser.new_context(viewport={"width": 1440, "height": 1000}, locale="en-GB")
+        for repeat in range(REPEATS + 1):
+            for name, page in PAGES.items():
+                pair = _visit(context, address, page)
+                if repeat:
+                    found[name].append(pair)
+        browser.close()
+    return {name: (_median(pairs, 0), _median(pairs, 1)) for name, pairs in found.items()}
+
+
+def _median(pairs: list[tuple[float, float]], part: int) -> float:
+    return float(np.median([pair[part] for pair in pairs]))
+
+
+def _visit(context: Any, address: str, page: tuple[str, str, str, str]) -> tuple[float, float]:
+    where, sign, given, changed = page
+    tab = context.new_page()
+    tab.set_default_timeout(60_000)
+    begun = time.perf_counter()
+    tab.goto(f"{address}/{where}")
+    tab.locator(sign).first.wait_for()
+    painted = time.perf_counter() - begun
+    _settle(tab)
+    filtered = float("nan")
+    if given:
+        begun = time.perf_counter()
+        _change(tab, given)
+        tab.locator(changed).first.wait_for()
+        _settle(tab)
+        filtered = time.perf_counter() - begun
+    tab.close()
+    return painted, filtered
+
+
+def _change(tab: Any, given: str) -> None:
+    if given == "customer":
+        box = tab.get_by_label("Customer").first
+        box.fill(f"c{CUSTOMERS // 3:020d}")
+        box.press("Enter")
+        tab.locator("[data-testid=stStatusWidget]").wait_for(timeout=5_000)
+        return
+    _, _, text = given.partition(":")
+    tab.get_by_role("radio", name=text).or_(tab.get_by_role("button", name=text)).first.click()
+
+
+def _settle(tab: Any) -> None:
+    # Streamlit says by an attribute whether a script is running.
+    tab.wait_for_function(
+        "() => document.querySelector('[data-testid=stApp]')?.getAttribute('data-test-script-state')"
+        " === 'notRunning'"
+    )
+
+
+def pages() -> list[Row]:
+    """Time first paint and filter change of every page on the large workspace."""
+    with tempfile.TemporaryDirectory() as folder:
+        kept = os.environ.get("NBA_BENCH_WORKSPACE")
+        workspace = Path(kept) if kept else make(Path(folder) / "large")
+        with served(workspace) as address:
+            found = measure(address)
+    for name, (paint, change) in found.items():
+        print(f"{name:12} first paint {paint:.2f} s, filter {change:.2f} s", flush=True)
+    more = {
+        "n": CUSTOMERS,
+        "conditions": f"{EVENTS:,} events, {BATCHES} batches, 2 cores; server warm, fresh tab; median of"
+        f" {REPEATS}; big tables generated, page-ready tables of a small world over as many batches",
+    }
+    paint = max(pair[0] for pair in found.values())
+    change = float(np.nanmax([pair[1] for pair in found.values()]))
+    return [
+        row("app.first_paint_s", paint, "s", 2, "<=", **more),
+        row("app.filter_s", change, "s", 1, "<=", **more),
+        row("app.pages_checked", len(found), "pages", 9, "=", **more),
+    ]
+
+
+BENCHMARKS = {"app": pages}
