@@ -40,7 +40,12 @@ PAGES: dict[str, tuple[str, str, str, str]] = {
     "attribution": ("attribution", ".js-plotly-plot", "by:Action", ".js-plotly-plot"),
     "clv": ("clv", ".js-plotly-plot", "view:Still customers?", "text=How often they bought"),
     "policy": ("policy", ".js-plotly-plot", "by:Action", ".js-plotly-plot"),
-    "decision": ("decision", ".js-plotly-plot", "customer", "text=What could have been chosen"),
+    "decision": (
+        f"decision?customer=c{CUSTOMERS // 7:020d}",
+        ".js-plotly-plot",
+        "customer",
+        "text=What could have been chosen",
+    ),
     "value": ("value", ".js-plotly-plot", "", ""),
     "models": ("models", "text=Registered versions", "view:How good", ".js-plotly-plot"),
     "health": ("health", "text=How full and how fresh", "", ""),
@@ -275,9 +280,10 @@ def _visit(context: Any, address: str, page: tuple[str, str, str, str]) -> tuple
 def _change(tab: Any, given: str) -> None:
     if given == "customer":
         box = tab.get_by_label("Customer").first
-        box.fill(f"c{CUSTOMERS // 3:020d}")
+        other = f"c{CUSTOMERS // 3:020d}"
+        box.fill(other)
         box.press("Enter")
-        tab.locator("[data-testid=stStatusWidget]").wait_for(timeout=5_000)
+        tab.wait_for_url(f"**customer={other}**", wait_until="commit")
         return
     _, _, text = given.partition(":")
     tab.get_by_role("radio", name=text).or_(tab.get_by_role("button", name=text)).first.click()

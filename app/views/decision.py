@@ -12,6 +12,7 @@ from nba import tables
 from nba.features.table import FEATURES
 from nba.plots import policies
 
+FEW = 12  # decisions whose outcomes are all shown at once
 CUSTOMER, DECISION = "customer", "decision"
 CANDIDATES = ["treatment_id", "is_eligible", "reason", "mean", "se", "price", "p_action"]
 EARLIER = ["decided_at", "arm", "treatment_id", "p_action", "expected_value", "reason"]
@@ -37,7 +38,7 @@ def draw(reader: Reader) -> None:
     st.subheader(say("decision.timeline"))
     shown = story.timeline(reader, customer, personal=parts.role().sees_personal)
     parts.figure(policies.timeline(shown, story.lanes()), "timeline", say("alt.timeline"))
-    _earlier(reader, found)
+    _earlier(reader, found, asked)
     _features(reader, rows[asked])
     if not parts.role().sees_personal:
         st.caption(say("decision.private"))
@@ -134,14 +135,20 @@ def _candidates(reader: Reader, row: dict[str, Any]) -> None:
     parts.table(shown, CANDIDATES, tables.CHOICES, reader.currency, "candidates")
 
 
-def _earlier(reader: Reader, found: pa.Table) -> None:
+def _earlier(reader: Reader, found: pa.Table, asked: str) -> None:
     st.subheader(say("decision.earlier"))
     parts.table(found, EARLIER, tables.DECISIONS, reader.currency, "earlier")
-    outcomes = reader.lookup("outcomes", "decision_id", *found["decision_id"].to_pylist())
+    st.subheader(say("decision.outcomes"), help=say("term.matured"))
+    # Outcomes are not sorted by customer: those of all decisions are only looked for when asked for.
+    wanted = [asked]
+    if found.num_rows > 1 and st.toggle(
+        say("decision.all_outcomes"), found.num_rows <= FEW, key="all_outcomes"
+    ):
+        wanted = found["decision_id"].to_pylist()
+    outcomes = reader.lookup("outcomes", "decision_id", *wanted)
     if not outcomes.num_rows:
         st.markdown(say("decision.no_outcomes"))
         return
-    st.subheader(say("decision.outcomes"), help=say("term.matured"))
     parts.table(
         outcomes.sort_by([("closed_at", "descending")]),
         OUTCOMES,
