@@ -1,6 +1,8 @@
 """Forget a person: out of every table and staged file, in one commit."""
 
 import shutil
+import uuid
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -49,31 +51,49 @@ def forget(workspace: Path, identifier: str, kind: str | None = None) -> ForgetR
     history.paths("identities")
     kinds = sorted({k for source in config.sources for k in source.identifiers})
     country = next((source.country for source in config.sources if "phone" in source.identifiers), "ES")
-    with connect() as connection:
-        identifiers.use_salt(connection, identifiers.salt(workspace))
-        person = histories.find(
-            connection, history, identifier, [kind] if kind else kinds, config.identity, country
-        )
-        if person is None:
-            raise MissingError(
-                f"nobody in {workspace} is known by that identifier" + (f" of kind {kind}" if kind else ""),
-                f"Kinds are {kinds}; write it as it stands in a source, and run `nba ingest` first.",
+    new = workspace / FOLDER / f".new-{uuid.uuid4().hex}"
+    try:
+        with connect(memory_gb=config.workspace.memory_gb, spill=new / "spill") as connection:
+            identifiers.use_salt(connection, identifiers.salt(workspace))
+            person = histories.find(
+                connection, history, identifier, [kind] if kind else kinds, config.identity, country
             )
-        digests = histories.tombstones(connection, person.hashes)
-    replaced, gone = histories.remaining(history, person)
-    if history.has("quality"):
-        replaced["quality"] = histories.recorded(history.table("quality"), person)
-    held = history.table(SUPPRESSED)["tombstone"].to_pylist() if history.has(SUPPRESSED) else []
-    stones = sorted({*held, *digests})
-    replaced[SUPPRESSED] = tables.SUPPRESSED.build([{"tombstone": stone} for stone in stones])
-    cache = workspace / FOLDER / CACHE
-    staged, _ = histories.staged_with(cache, person)
-    for folder in staged:
-        shutil.rmtree(folder)
-    replaced |= _quarantine(history, staged)
-    history.commit(replace=replaced).purge()
+            if person is None:
+                raise MissingError(
+                    f"nobody in {workspace} is known by that identifier"
+                    + (f" of kind {kind}" if kind else ""),
+                    f"Kinds are {kinds}; write it as it stands in a source, and run `nba ingest` first.",
+                )
+            digests = histories.tombstones(connection, person.hashes)
+            replaced, gone = histories.remaining(connection, history, person, new)
+        staged = _commit(workspace, history, person, digests, replaced)
+    finally:
+        shutil.rmtree(new, ignore_errors=True)
     delivered = _delivered(workspace / config.delivery.path, person)
     return ForgetReport(gone, len(person.hashes), len(staged), delivered)
+
+
+def _commit(
+    workspace: Path,
+    history: History,
+    person: histories.Person,
+    digests: list[str],
+    replaced: Mapping[str, Path],
+) -> list[Path]:
+    more: dict[str, pa.Table | Path] = dict(replaced)
+    if history.has("quality"):
+        more["quality"] = histories.recorded(history.table("quality"), person)
+    held = history.table(SUPPRESSED)["tombstone"].to_pylist() if history.has(SUPPRESSED) else []
+    stones = sorted({*held, *digests})
+    more[SUPPRESSED] = tables.SUPPRESSED.build([{"tombstone": stone} for stone in stones])
+    cache = workspace / FOLDER / CACHE
+    staged = histories.staged_with(cache, person)
+    more |= _quarantine(history, staged)
+    # The staged files go first: should this be interrupted, they are read again with nothing lost.
+    for folder in staged:
+        shutil.rmtree(folder)
+    history.commit(replace=more).purge()
+    return staged
 
 
 def _quarantine(history: History, staged: list[Path]) -> dict[str, pa.Table]:

@@ -23,10 +23,9 @@ from nba import tables
 from nba.histories import identifiers
 from nba.histories.quality import FORGOTTEN
 from nba.histories.sources import literal, quoted
+from nba.histories.unify import copy
 from nba.history import History
 from nba.settings import Identity
-
-_PERSONAL = ("customer_id", "alias_id", "external_id", "decision_id")
 
 
 @dataclass(frozen=True)
@@ -99,8 +98,10 @@ def find(
     )
 
 
-def remaining(history: History, person: Person) -> tuple[dict[str, pa.Table], dict[str, int]]:
-    """Give the tables that hold the person, without it, and how many rows of each go.
+def remaining(
+    connection: duckdb.DuckDBPyConnection, history: History, person: Person, folder: Path
+) -> tuple[dict[str, Path], dict[str, int]]:
+    """Write the tables that hold the person, without it, and count the rows of each that go.
 
     Rows are found by any column that names a customer, an alias, an external id or a decision.
     """
@@ -110,27 +111,22 @@ def remaining(history: History, person: Person) -> tuple[dict[str, pa.Table], di
         "external_id": person.external_ids,
         "decision_id": person.decision_ids,
     }
+    for column, values in told.items():
+        connection.register(f"gone_{column}", pa.table({"x": pa.array(values, pa.string())}))
     out, gone = {}, {}
     for name in history.files:
-        table = history.table(name)
-        named = [column for column in _PERSONAL if column in table.column_names]
-        if not named:
-            continue
-        with duckdb.connect() as connection:
-            connection.execute("set TimeZone = 'UTC'").fetchall()
-            connection.register("rows_before", table)
-            for column in named:
-                values = pa.table({"x": pa.array(told[column], pa.string())})
-                connection.register(f"gone_{column}", values)
-            keep = " and ".join(f"({quoted(c)} is null or {quoted(c)} not in (from gone_{c}))" for c in named)
-            after = connection.sql(f"from rows_before where {keep}").to_arrow_table()
-        if after.num_rows < table.num_rows:
-            out[name], gone[name] = after.cast(table.schema), table.num_rows - after.num_rows
+        rows = history.scan(name)
+        columns = connection.sql(f"select * from {rows} limit 0").columns
+        held = " or ".join(f"coalesce({quoted(c)} in (from gone_{c}), false)" for c in told if c in columns)
+        n = connection.execute(f"select count(*) from {rows} where {held or 'false'}").fetchall()[0][0]
+        if n:
+            out[name], gone[name] = folder / f"{name}.parquet", n
+            copy(connection, f"select * from {rows} where not ({held})", out[name])
     return out, gone
 
 
-def staged_with(cache: Path, person: Person) -> tuple[list[Path], set[str]]:
-    """Give the staged files that hold the person, and their keys; they must be read again without it."""
+def staged_with(cache: Path, person: Person) -> list[Path]:
+    """Give the staged files that hold the person; they must be read again without it."""
     hashes = set(person.hashes)
     folders = []
     for folder in sorted(path for path in cache.glob("*") if path.is_dir()):
@@ -143,7 +139,7 @@ def staged_with(cache: Path, person: Person) -> tuple[list[Path], set[str]]:
                 if connection.execute(query).fetchall()[0][0]:
                     folders.append(folder)
                     break
-    return folders, {folder.name for folder in folders}
+    return folders
 
 
 def tombstones(connection: duckdb.DuckDBPyConnection, hashes: Sequence[str]) -> list[str]:
