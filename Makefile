@@ -67,11 +67,12 @@ docs: $(STAMP) ## Print the references from the code and photograph the app's pa
 	$(BIN)/python -c "from nba.tables import dictionary; print(dictionary(), end='')" > docs/data-dictionary.md
 	$(BIN)/python -c "from nba.settings import reference; print(reference(), end='')" > docs/workspace.md
 	$(BIN)/python -c "from nba.features.table import describe; print(describe(), end='')" > docs/features.md
+	$(BIN)/python -c "import json, pathlib; from nba.serving.contract import schemas; [pathlib.Path('docs/schemas', n).write_text(json.dumps(s, indent=1) + chr(10)) for n, s in schemas().items()]"
 	$(BIN)/python docs/screenshots.py $(DEMO)
 
 .PHONY: lock
-lock: ## Update requirements.lock (needs uv)
-	uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 --generate-hashes \
+lock: ## Update requirements.lock (needs uv); Spark is large and stays an extra: pip install '.[spark]'
+	uv pip compile pyproject.toml $(addprefix --extra ,browser dev objects postgres reasons) --universal --python-version 3.11 --generate-hashes \
 	  --no-emit-index-url --no-emit-find-links --no-annotate --no-header --quiet -o requirements.lock
 
 .PHONY: clean

@@ -509,7 +509,7 @@ def kill() -> list[Row]:
     import hashlib
     import shutil
 
-    n, times = 50_000, 20
+    n, times = 20_000, 20
     prepare(n)
     rng = np.random.default_rng(11)
 

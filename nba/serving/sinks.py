@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import urlparse
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from nba.errors import DataError, MissingError, NbaError, SettingsError
@@ -19,6 +21,7 @@ from nba.serving import delivery
 from nba.settings import Sink
 
 _ROWS = 50_000
+_ODD = r"[\\\t\n\r]"
 _TYPES = {
     pa.string(): "text",
     pa.float64(): "double precision",
@@ -164,20 +167,24 @@ def to_sql(folder: Path, manifest: dict[str, Any], url: str, table: str) -> int:
 
 
 def _copied(folder: Path, manifest: dict[str, Any]) -> Iterator[bytes]:
-    # COPY's text format is what CSV would be with \N for unknown; tabs and backslashes are escaped.
-    import pyarrow.compute as pc
-
+    # COPY's text format: tabs between, \N for unknown, what would be misread escaped.
     for path in _parts(folder, manifest):
         for batch in pq.ParquetFile(path, pre_buffer=False).iter_batches(_ROWS):
-            columns = []
-            for column in batch.columns:
-                text = column if pa.types.is_string(column.type) else column.cast(pa.string())
-                if pa.types.is_string(column.type):
-                    for found, written in (("\\", "\\\\"), ("\t", "\\t"), ("\n", "\\n"), ("\r", "\\r")):
-                        text = pc.replace_substring(text, found, written)
-                columns.append(pc.fill_null(text, "\\N"))
+            columns = [_text(column) for column in batch.columns]
+            columns[-1] = pc.binary_join_element_wise(columns[-1], "\n", "")
             lines = pc.binary_join_element_wise(*columns, "\t")
-            yield ("\n".join(lines.to_pylist()) + "\n").encode()
+            _, offsets, data = lines.buffers()
+            ends = np.frombuffer(offsets, np.int32)[[lines.offset, lines.offset + len(lines)]]
+            # The lines lie behind each other in Arrow's buffer: that is the text.
+            yield data.slice(int(ends[0]), int(ends[1] - ends[0])).to_pybytes()
+
+
+def _text(column: pa.Array) -> pa.Array:
+    text = column if pa.types.is_string(column.type) else column.cast(pa.string())
+    if pa.types.is_string(column.type) and pc.any(pc.match_substring_regex(text, _ODD)).as_py():
+        for found, written in (("\\", "\\\\"), ("\t", "\\t"), ("\n", "\\n"), ("\r", "\\r")):
+            text = pc.replace_substring(text, found, written)
+    return pc.fill_null(text, "\\N")
 
 
 def _parts(folder: Path, manifest: dict[str, Any]) -> list[Path]:
