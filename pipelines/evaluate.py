@@ -197,10 +197,10 @@ def _other_intervals(part: Pooled, q: Array, context: Context) -> list[tuple[str
     look = intervals.sequence(
         influence, influence + value.value, part.batch * 0, part.log.unit, planned, level
     )[-1]
-    return [
-        ("sndr_bootstrap", value._replace(lower=lower, upper=upper)),
-        ("sndr_always", value._replace(lower=look.lower, upper=look.upper)),
-    ]
+    always = value._replace(lower=look.lower, upper=look.upper)
+    if not np.isfinite(look.lower):
+        always = PolicyValue.unknown("nothing varies, or too few decisions, for ends at all looks", value.n)
+    return [("sndr_bootstrap", value._replace(lower=lower, upper=upper)), ("sndr_always", always)]
 
 
 def _ablations(
