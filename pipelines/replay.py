@@ -210,15 +210,21 @@ def closed_after(context: Context, moment: datetime | None) -> list[str]:
 
 
 def read(
-    context: Context, batch_id: str, *, after: datetime | None = None, closed: bool = True
+    context: Context,
+    batch_id: str,
+    *,
+    after: datetime | None = None,
+    closed: bool = True,
+    most: int = MAX_CUSTOMERS,
 ) -> Part | None:
-    """Read the rows of a batch, thinned by hash to at most `MAX_CUSTOMERS`.
+    """Read the rows of a batch, thinned by hash to about `most`.
 
     Args:
         context: The workspace.
         batch_id: The batch.
         after: Only outcomes that closed later.
         closed: Only rows whose outcome has closed; else all.
+        most: Customers; limits shrink with them.
 
     Returns:
         The rows, or None where there are none whose probability was logged.
@@ -230,7 +236,7 @@ def read(
     history = context.history
     logged = history.sql(_LOGGED.format(settled=context.settled, which=which), asked)
     n_all = logged.num_rows
-    kept = draws.uniform(logged["customer_id"].to_pylist(), "evaluate") < MAX_CUSTOMERS / max(n_all, 1)
+    kept = draws.uniform(logged["customer_id"].to_pylist(), "evaluate") < most / max(n_all, 1)
     logged = logged.filter(pa.array(kept))
     known = pc.and_(pc.is_valid(logged["p_action"]), pc.greater(logged["p_action"], 0.0))
     n_thinned = logged.num_rows

@@ -44,7 +44,7 @@ def shadow(
     if model is None:
         raise MissingError(f"no version is called {alias!r}", "Run `nba learn`: it registers a challenger.")
     step = progress.step(f"{alias} in the shadow of {batch_id}", total=2)
-    part = replay.read(context, batch_id, closed=False)
+    part = replay.read(context, batch_id, closed=False, most=10**9)
     if part is None:
         raise DataError(f"batch {batch_id!r} is not known", "Decide it first.")
     step(1)

@@ -133,6 +133,8 @@ def test_a_shadow_decides_and_delivers_nothing(workspace, end):
     assert sorted((workspace / "decisions").iterdir()) == folders
     assert History.read(workspace).table("decisions").equals(decisions)
     assert set(rows["decision_id"].to_pylist()) <= set(decisions["decision_id"].to_pylist())
+    in_batch = pc.equal(decisions["batch_id"], batch_id)
+    assert rows.num_rows == decisions.filter(in_batch).num_rows  # everybody
     assert (rows["p_action"].to_numpy() > 0).all()
     with pytest.raises(MissingError, match="no version is called 'ghost'"):
         shadow.shadow(workspace, end, batch_id, "ghost")
