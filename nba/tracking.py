@@ -7,13 +7,14 @@ written to a store that exists or is to be made.
 """
 
 import importlib
+import json
 import logging
 import os
 import shutil
 import tempfile
 import uuid
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -24,7 +25,7 @@ from urllib.parse import unquote, urlparse
 
 import pyarrow as pa
 
-from nba.errors import MissingError, SettingsError
+from nba.errors import DataError, MissingError, SettingsError, listed
 from nba.settings import Settings
 
 CHAMPION, CHALLENGER = "champion", "challenger"
@@ -76,6 +77,8 @@ class Training:
         examples: The rows trained on, for the data set's digest and schema.
         figures: File name (`.html` for plotly, `.png` for matplotlib) to figure.
         tables: File name to a small table, logged as JSON.
+        texts: File name to a text, such as the model card; `card.md` describes the version as well.
+        trials: Trials of a search, each with `params` and `loss` (None if it was pruned): nested runs.
     """
 
     name: str
@@ -89,6 +92,8 @@ class Training:
     tags: Mapping[str, str] = field(default_factory=dict)
     figures: Mapping[str, Any] = field(default_factory=dict)
     tables: Mapping[str, pa.Table] = field(default_factory=dict)
+    texts: Mapping[str, str] = field(default_factory=dict)
+    trials: Sequence[Mapping[str, Any]] = ()
 
 
 @dataclass(frozen=True)
@@ -196,11 +201,26 @@ def log_training(training: Training) -> Registered:
                 mlflow.log_figure(figure, f"figures/{name}")
             for name, table in training.tables.items():
                 mlflow.log_dict(table.to_pydict(), f"tables/{name}.json")
+            for name, text in training.texts.items():
+                mlflow.log_text(text, name)
+            _log_trials(mlflow, training.trials, experiment)
             version = _log_model(mlflow, training)
         client = mlflow.MlflowClient()
+        if "card.md" in training.texts:
+            client.update_model_version(training.name, str(version), training.texts["card.md"])
         for key, value in training.tags.items():
             client.set_model_version_tag(training.name, str(version), key, value)
         return Registered(training.name, version, run.info.run_id)
+
+
+def _log_trials(mlflow: ModuleType, trials: Sequence[Mapping[str, Any]], experiment: str) -> None:
+    for number, trial in enumerate(trials):
+        with mlflow.start_run(experiment_id=experiment, run_name=f"trial {number}", nested=True):
+            mlflow.log_params(dict(trial["params"]))
+            if trial["loss"] is None:
+                mlflow.set_tag("pruned", "true")
+            else:
+                mlflow.log_metric("log_loss", float(trial["loss"]))
 
 
 def log_run(
@@ -282,8 +302,8 @@ def versions(name: str) -> list[dict[str, Any]]:
     """List the versions of a policy, newest first: number, alias, moment, tags, measures and run.
 
     Returns:
-        Dicts with version, alias, created_at, tags, metrics, run_id, link (its path in the MLflow app);
-        none where nothing is registered.
+        Dicts with version, alias, created_at, tags, metrics, run_id, is_deleted (its run is in the bin),
+        link (its path in the MLflow app); none where nothing is registered.
     """
     database = _store().database
     if database is not None and not database.is_file():
@@ -310,10 +330,54 @@ def versions(name: str) -> list[dict[str, Any]]:
                     "tags": dict(one.tags),
                     "metrics": dict(run.data.metrics) if run else {},
                     "run_id": one.run_id or "",
+                    "is_deleted": run is not None and run.info.lifecycle_stage == "deleted",
                     "link": f"/#/experiments/{experiment}/runs/{one.run_id}" if run else "",
                 }
             )
         return sorted(out, key=lambda row: -row["version"])
+
+
+def bin_run(name: str, number: int, *, restore: bool = False) -> None:
+    """Put the run of a version into MLflow's bin, or take it out again; the files stay where they are.
+
+    Raises:
+        MissingError: when there is no such version.
+        DataError: when an alias names it: decisions may rest on it.
+    """
+    given = {row["version"]: row for row in versions(name)}
+    if number not in given:
+        raise MissingError(f"policy {name!r} has no version {number}", f"It has {sorted(given)}.")
+    row = given[number]
+    if row["alias"] and not restore:
+        raise DataError(
+            f"version {number} is {row['alias']}",
+            "Promote another version first (`nba promote`).",
+        )
+    if row["is_deleted"] is not restore:
+        return
+    with _mlflow() as (mlflow, _):
+        client = mlflow.MlflowClient()
+        (client.restore_run if restore else client.delete_run)(row["run_id"])
+
+
+def _verify(mlflow: ModuleType, model: Path, name: str, number: int) -> None:
+    # What the saved scorer reads and gives must be what was registered.
+    signature = mlflow.models.Model.load(str(model)).signature
+    meta = json.loads((model / "artifacts" / "scorer" / "scorer.json").read_text(encoding="utf-8"))
+    if signature is None:
+        raise DataError(f"version {number} of {name!r} has no signature", "Run `nba train` again.")
+    known = set(signature.inputs.input_names())
+    faults = [f"reads {f!r}, which the signature lacks" for f in meta["features"] if f not in known]
+    given = set(signature.outputs.input_names())
+    faults += [
+        f"scores {t!r}, which the signature lacks"
+        for t in meta["treatment_ids"]
+        if f"uplift:{t}" not in given
+    ]
+    if faults:
+        raise listed(
+            faults, f"version {number} of {name!r} does not fit its signature", "Run `nba train` again."
+        )
 
 
 def load_policy(name: str, alias: str = CHAMPION) -> tuple[Path, int]:
@@ -321,12 +385,16 @@ def load_policy(name: str, alias: str = CHAMPION) -> tuple[Path, int]:
 
     Raises:
         MissingError: when there is none.
+        DataError: when the model does not fit the signature that it was registered with.
     """
     registered, _ = find(name, alias)
     with _mlflow() as (mlflow, _):
         uri = mlflow.MlflowClient().get_model_version_download_uri(name, str(registered.version))
         local = _local(uri)
-        folder = (local if local else Path(mlflow.artifacts.download_artifacts(uri))) / "artifacts" / "scorer"
+        model = local if local else Path(mlflow.artifacts.download_artifacts(uri))
+        folder = model / "artifacts" / "scorer"
+        if (folder / "scorer.json").is_file() and (model / "MLmodel").is_file():
+            _verify(mlflow, model, name, registered.version)
     if not folder.is_dir():
         raise MissingError(
             f"{folder} does not exist, though version {registered.version} of {name!r} is registered there",

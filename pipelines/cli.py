@@ -289,8 +289,32 @@ def train(workspace: WorkspaceArg, at: AtOption = None) -> None:
     """Train response and uplift models from closed outcomes and register the policy in MLflow."""
     from pipelines import train as step
 
-    report = _run(lambda progress: step.train(workspace, _moment(at), progress=progress))
+    report = _run(lambda progress: step.train(workspace, _moment(at), compared=True, progress=progress))
     _show(f"Trained {report.policy_id}", report.rows)
+    if report.comparison is not None and report.comparison.gate is not None:
+        out.print(report.comparison.gate.reason)
+
+
+@app.command()
+def models(
+    workspace: WorkspaceArg,
+    compare: Annotated[
+        tuple[int, int] | None, typer.Option(help="Two versions to put side by side.", show_default=False)
+    ] = None,
+    delete: Annotated[int | None, typer.Option(help="Put the run of a version into the bin.")] = None,
+    restore: Annotated[int | None, typer.Option(help="Take the run of a version out of the bin.")] = None,
+) -> None:
+    """List the registered models of a workspace, compare two, delete or restore one."""
+    from pipelines import models as step
+
+    if delete is not None:
+        step.bin_version(workspace, delete)
+    if restore is not None:
+        step.bin_version(workspace, restore, restore=True)
+    if compare is not None:
+        _show("Side by side", step.compared(workspace, *compare))
+    else:
+        _show("Registered models", step.listed(workspace))
 
 
 @app.command()

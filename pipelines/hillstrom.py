@@ -66,7 +66,7 @@ def hillstrom(workspace: Path, data: Path, *, progress: Progress | None = None) 
         step(1)
     config = settings.read(workspace)
     if not has_model(workspace, config):
-        train.train(workspace, LEARN_AT, progress=progress)
+        train.train(workspace, LEARN_AT, compared=True, progress=progress)
     batch = decide.decide(workspace, DECIDE_AT, "everyone", progress=progress)
     step = progress.step("judging on the other half", total=1)
     rows = judge(workspace, config, halves[1])

@@ -16,7 +16,7 @@ from nba.errors import DataError, MissingError
 from nba.features import examples as snapshot_examples
 from nba.features import table as features
 from nba.history import History
-from nba.models import explain, response, tuning
+from nba.models import card, compare, explain, snapshots, tuning, wording
 from nba.models.scorer import Report, Scorer
 from nba.settings import Models, Settings
 from pipelines.progress import Progress, silent
@@ -31,6 +31,7 @@ _EXAMPLES = """
     where d.decided_at < $at and d.policy_id <> 'outside'
     order by d.decided_at, d.decision_id
 """
+_EXPLAINED = 50  # decisions whose reasons are logged as examples
 _LOADER = "nba.models.scorer:Scorer"
 _FIGURES: Mapping[str, Callable[[pa.Table], Any]] = {
     "calibration": plots.calibration,
@@ -51,6 +52,7 @@ class TrainReport:
         is_new: False if the same model was registered before: then nothing changed.
         rows: Measures of the model on customers it had not seen.
         report: All measures and tables.
+        comparison: With the stack of learners, if it was asked for.
     """
 
     policy_id: str
@@ -59,6 +61,7 @@ class TrainReport:
     is_new: bool
     rows: list[dict[str, Any]]
     report: Report
+    comparison: compare.Comparison | None = None
 
 
 def examples(history: History, at: datetime) -> pa.Table:
@@ -89,6 +92,7 @@ def train(
     alias: str | None = None,
     models: Models | None = None,
     rows: pa.Table | None = None,
+    compared: bool = False,
     progress: Progress | None = None,
 ) -> TrainReport:
     """Fit the scorer on what had closed by a moment, log it and register it.
@@ -104,6 +108,8 @@ def train(
         alias: Give the version this alias and no other.
         models: How to fit, instead of the workspace's settings.
         rows: Examples to fit on, instead of those that had closed.
+        compared: Whether to hold the model against the stack of learners and write what came of it into the
+            model card; takes some ten times as long as the model itself.
         progress: Where to report.
 
     Raises:
@@ -114,12 +120,12 @@ def train(
     config = settings.read(workspace)
     tracking.claim(config, workspace)
     catalog = settings.read_catalog(workspace, config)
-    step = progress.step("training", total=4)
+    step = progress.step("training", total=5)
     rows = examples(History.read(workspace), at) if rows is None else rows
     step(1)
     seed = config.workspace.seed
-    chosen = config.models if models is None else models
-    chosen, tuned = tuning.tuned(rows, catalog, chosen, seed, workspace / "tuning.db")
+    asked = config.models if models is None else models
+    chosen, tuned = tuning.tuned(rows, catalog, asked, seed, _study(workspace))
     # Many small factorisations: threads of the linear algebra would only wait for each other.
     with threadpool_limits(limits=1, user_api="blas"):
         scorer = Scorer.fit(rows, catalog, chosen, seed)
@@ -128,13 +134,19 @@ def train(
     for name in aliases if alias is None else ():
         known = _registered(config, name)
         if known is not None and known[1].get("model_id") == scorer.model_id:
-            step(1)
+            step(2)
             return _report(scorer, known[0], name, is_new=False)
+    comparison = compare.compare(scorer, rows, catalog, seed) if compared else None
+    step(1)
+    trials = tuning.trials(
+        rows, catalog, config.models if models is None else models, seed, _study(workspace)
+    )
     first = _registered(config, tracking.CHAMPION) is None
-    registered = _log(scorer, rows, config.model_copy(update={"models": chosen}), at, tuned)
+    logged = _Logged(scorer, rows, config.model_copy(update={"models": chosen}), tuned, trials, comparison)
+    registered = _log(logged, at)
     named = _name(registered, first=first, promote=promote, alias=alias)
     step(1)
-    report = _report(scorer, registered, named, is_new=True)
+    report = _report(scorer, registered, named, is_new=True, comparison=comparison)
     for row in snapshot_examples.suspects(rows).to_pylist():
         told = f"suspect: {row['feature']} nearly tells the response (AUC, by {row['by']})"
         report.rows.append({"measure": told, "value": row["separates"]})
@@ -191,23 +203,53 @@ def train_snapshot(
         parts.append(snapshot_examples.snapshots(history, [moment], horizon_days, moments[-1]))
         step(1)
     rows = pa.concat_tables(parts, promote_options="permissive")
-    found = response.fit_snapshot(rows, config.models, config.workspace.seed)
+    found = snapshots.fit(rows, config.workspace.seed)
     step(1)
     with history.as_of(moments[-1]) as snapshot:
         now = features.build(snapshot)
     scores = now.select(["customer_id", "as_of"]).append_column("p_response", [found.scores(now)])
     history.commit(replace={"purchase_scores": scores})
     step(1)
-    params = {"horizon_days": horizon_days, "cutoffs": cutoffs, "n_features": len(found.names)}
-    run_id = tracking.log_run(
-        f"purchase within {horizon_days} days",
-        params=params,
-        metrics=found.metrics,
-        figures={"calibration.html": plots.calibration(found.calibration)},
-        tags={"config_hash": config.config_hash},
-    )
+    registered = _log_snapshots(found, rows, config, horizon_days, moments[:-1])
     step(1)
-    return SnapshotReport(found.metrics, moments[:-1], scores, run_id)
+    return SnapshotReport(found.metrics, moments[:-1], scores, registered.run_id)
+
+
+def _log_snapshots(
+    found: snapshots.Snapshots,
+    rows: pa.Table,
+    config: Settings,
+    horizon_days: int,
+    moments: tuple[datetime, ...],
+) -> tracking.Registered:
+    name = tracking.policy_name(config).replace("-policy", "-purchases")
+    params = {
+        "horizon_days": horizon_days,
+        "cutoffs": len(moments),
+        "n_features": len(found.names),
+        "trees": found.model.trees_,
+        "blend": found.model.blend_,
+        "calibration": found.model.calibration_,
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        found.save(Path(folder) / "scorer")
+        registered = tracking.log_training(
+            tracking.Training(
+                name=name,
+                run_name=f"purchase within {horizon_days} days",
+                folder=Path(folder) / "scorer",
+                loader="nba.models.snapshots:Snapshots",
+                example=rows.slice(0, 5),
+                examples=rows,
+                params=params,
+                metrics=found.metrics,
+                tags={"config_hash": config.config_hash},
+                figures={"calibration.html": plots.calibration(found.calibration)},
+                texts={"card.md": card.snapshots(found, rows, params)},
+            )
+        )
+    tracking.promote(registered, tracking.CHAMPION)
+    return registered
 
 
 def _cutoffs(history: History, horizon_days: int, cutoffs: int) -> tuple[datetime, ...]:
@@ -241,12 +283,25 @@ def _registered(config: Settings, alias: str) -> tuple[tracking.Registered, Mapp
         return None
 
 
-def _log(
-    scorer: Scorer, rows: pa.Table, config: Settings, at: datetime, tuned: Mapping[str, float]
-) -> tracking.Registered:
+@dataclass(frozen=True)
+class _Logged:
+    scorer: Scorer
+    rows: pa.Table
+    config: Settings
+    tuned: Mapping[str, float]
+    trials: list[dict[str, Any]]
+    comparison: compare.Comparison | None
+
+
+def _study(workspace: Path) -> Path:
+    return workspace / "tuning.db"
+
+
+def _log(logged: _Logged, at: datetime) -> tracking.Registered:
+    scorer, rows, config, comparison = logged.scorer, logged.rows, logged.config, logged.comparison
     params = {
         **config.models.model_dump(),
-        **{f"tuned_{name}": value for name, value in tuned.items()},
+        **{f"tuned_{name}": value for name, value in logged.tuned.items()},
         "at": at.isoformat(),
         "seed": config.workspace.seed,
         "n_features": len(scorer.names),
@@ -254,8 +309,14 @@ def _log(
     }
     tags = {"model_id": scorer.model_id, "config_hash": config.config_hash, "at": at.isoformat()}
     found = {f"{k}.html": draw(scorer.report.tables[k]) for k, draw in _FIGURES.items()}
+    more: dict[str, pa.Table] = {}
+    if comparison is not None and comparison.gate is not None:
+        more = {"candidates": comparison.candidates, "average_effects": comparison.averages}
+        found["stack_deciles.html"] = plots.uplift_deciles(comparison.deciles)
     sample = rows.take(pa.array(_spread(rows.num_rows, explain.MAX_ROWS)))
-    found |= {"shap.png": explain.beeswarm(explain.explain(scorer, sample))}
+    explained = explain.explain(scorer, sample)
+    found |= {"shap.png": explain.beeswarm(explained), "dependence.png": explain.dependence(explained)}
+    more["reasons"] = _reasons(scorer, sample.slice(0, _EXPLAINED))
     with tempfile.TemporaryDirectory() as folder:
         scorer.save(Path(folder) / "scorer")
         return tracking.log_training(
@@ -270,9 +331,19 @@ def _log(
                 metrics={**scorer.report.metrics, "n_examples": float(rows.num_rows)},
                 tags=tags,
                 figures=found,
-                tables=scorer.report.tables,
+                tables={**scorer.report.tables, **more},
+                texts={"card.md": card.card(scorer, rows, comparison, params)},
+                trials=logged.trials,
             )
         )
+
+
+def _reasons(scorer: Scorer, rows: pa.Table) -> pa.Table:
+    # Examples of reasons in words, for whoever looks at the run.
+    words = {f.name: wording.Words(f.doc, f.unit) for f in features.FEATURES}
+    found = wording.contributions(scorer, rows, rows["treatment_id"].to_pylist())
+    said = ["; ".join(sentences) for sentences in wording.reasons(found, words)]
+    return rows.select(["decision_id", "treatment_id"]).append_column("reasons", [said])
 
 
 def _spread(n: int, most: int) -> np.ndarray:
@@ -291,7 +362,14 @@ def _name(registered: tracking.Registered, *, first: bool, promote: bool, alias:
     return tracking.CHALLENGER
 
 
-def _report(scorer: Scorer, registered: tracking.Registered, alias: str, *, is_new: bool) -> TrainReport:
+def _report(
+    scorer: Scorer,
+    registered: tracking.Registered,
+    alias: str,
+    *,
+    is_new: bool,
+    comparison: compare.Comparison | None = None,
+) -> TrainReport:
     wanted = {
         "n": "examples",
         "base_rate": "response rate",
@@ -307,4 +385,4 @@ def _report(scorer: Scorer, registered: tracking.Registered, alias: str, *, is_n
     rows = [{"measure": text, "value": scorer.report.metrics.get(name)} for name, text in wanted.items()]
     rows.append({"measure": "alias", "value": alias})
     policy_id = f"{registered.name}@{registered.version}"
-    return TrainReport(policy_id, scorer.model_id, alias, is_new, rows, scorer.report)
+    return TrainReport(policy_id, scorer.model_id, alias, is_new, rows, scorer.report, comparison)

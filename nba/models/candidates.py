@@ -33,7 +33,7 @@ Whole = NDArray[np.int64]
 # Names, and the weight of each before data: what was found to be worth most on several sets, small ones
 # included. Response targeting ranks by who responds anyway: data must speak for it.
 PRIOR = {
-    "hierarchy": 0.4, "x_trees": 0.4, "t_trees": 0.0, "dr_trees": 0.1, "dr_ridge": 0.0, "response": 0.0,
+    "hierarchy": 0.4, "x_trees": 0.3, "t_trees": 0.0, "dr_trees": 0.1, "dr_ridge": 0.0, "response": 0.0,
 }  # fmt: skip
 NAMES = tuple(PRIOR)
 _ALPHAS = 10.0 ** np.arange(1, 7)

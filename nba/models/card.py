@@ -8,6 +8,7 @@ import pyarrow.compute as pc
 
 from nba.models.compare import Comparison
 from nba.models.scorer import Scorer
+from nba.models.snapshots import Snapshots
 
 _MEASURES = {
     "auc": "AUC (chance that a response ranks above a non-response)",
@@ -62,6 +63,25 @@ def card(
         "- A treatment with few examples borrows from its action and channel; its error says so.",
         "- Rankings of rows that a policy chose describe; the off-policy estimate judges.",
         *(f"- {limit}" for limit in limits),
+        "## Settings",
+        "`" + "`, `".join(f"{key}={value}" for key, value in sorted(params.items())) + "`",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def snapshots(found: Snapshots, examples: pa.Table, params: Mapping[str, Any]) -> str:
+    """Write the card of a model of purchases as Markdown; the arguments are as in `card`."""
+    first, last = (pc.min_max(examples["as_of"]).as_py()[k] for k in ("min", "max"))
+    lines = [
+        "# Chance to buy after a snapshot",
+        "## Data",
+        f"- {examples.num_rows:,} customers at snapshots from {first:%Y-%m-%d} to {last:%Y-%m-%d},"
+        f" {len(found.names)} features",
+        "## Measures, on the last snapshot by a model of the earlier",
+        *(f"- {text}: {found.metrics[name]:.4f}" for name, text in _MEASURES.items()),
+        "## Limits",
+        "- A chance to buy, not what contact changes: it must not decide alone whom to contact.",
+        "- Seasons that the snapshots do not hold are not known to it.",
         "## Settings",
         "`" + "`, `".join(f"{key}={value}" for key, value in sorted(params.items())) + "`",
     ]

@@ -5,14 +5,15 @@ favour the second. Both are fitted; their log-odds are blended and calibrated by
 least log loss on rows that neither has seen: later ones if times are given, other folds else.
 """
 
+import json
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, Self
 
 import lightgbm as lgb
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
-from scipy.optimize import minimize_scalar
 from scipy.special import expit, logit
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.isotonic import IsotonicRegression
@@ -22,7 +23,7 @@ from sklearn.utils.multiclass import check_classification_targets, type_of_targe
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from nba import metrics
-from nba.errors import DataError
+from nba.errors import DataError, MissingError
 from nba.models import response
 
 Array = NDArray[np.float64]
@@ -200,6 +201,51 @@ class ResponseClassifier(ClassifierMixin, BaseEstimator):
         likelier = (self.decision_function(X) > 0).astype(int)
         return np.asarray(self.classes_[likelier])
 
+    def save(self, folder: Path) -> None:
+        """Write the model as text: `classifier.json` and the trees; nothing is pickled."""
+        check_is_fitted(self, "classes_")
+        folder.mkdir(parents=True, exist_ok=True)
+        way = self._calibrators[self.calibration_]
+        linear = {name.strip("_"): value for name, value in vars(self._linear).items()}
+        state = {
+            "parameters": self.get_params(), "classes": self.classes_.tolist(), "blend": self.blend_,
+            "trees": self.trees_, "losses": self.losses_, "calibration": self.calibration_,
+            "calibrator": vars(way) if self.calibration_ != "none" else {}, "linear": linear,
+            "n_features": self.n_features_in_, "columns": [self._coding.names, self._coding.codes],
+        }  # fmt: skip
+        text = json.dumps(state, default=lambda value: np.asarray(value).tolist())
+        (folder / "classifier.json").write_text(text, encoding="utf-8")
+        for number, booster in enumerate(self._boosters):
+            (folder / f"trees{number}.txt").write_text(booster.model_to_string(), encoding="utf-8")
+
+    @classmethod
+    def load(cls, folder: Path) -> "ResponseClassifier":
+        """Read a saved model.
+
+        Raises:
+            MissingError: when the folder holds none.
+        """
+        path = Path(folder) / "classifier.json"
+        if not path.is_file():
+            raise MissingError(f"{path} does not exist; expected a saved classifier", "Train it again.")
+        state = json.loads(path.read_text(encoding="utf-8"))
+        model = cls(**state["parameters"])
+        model.classes_ = np.array(state["classes"])
+        model.blend_, model.trees_, model.losses_ = state["blend"], state["trees"], state["losses"]
+        model.calibration_, model.n_features_in_ = state["calibration"], state["n_features"]
+        names, codes = state["columns"]
+        model._coding = Columns(names, codes)
+        model._linear = _Linear.__new__(_Linear)
+        for name, value in state["linear"].items():
+            if name == "levels":
+                value = {int(j): size for j, size in value.items()}
+            setattr(model._linear, f"_{name}", np.array(value) if isinstance(value, list) else value)
+        model._linear._numeric = model._linear._numeric.astype(int)
+        model._calibrators = {model.calibration_: _restored(model.calibration_, state["calibrator"])}
+        files = sorted(Path(folder).glob("trees*.txt"))
+        model._boosters = [lgb.Booster(model_str=file.read_text(encoding="utf-8")) for file in files]
+        return model
+
     def __sklearn_tags__(self) -> Any:
         """Say what scikit-learn may expect: two classes, unknown values are fine."""
         tags = super().__sklearn_tags__()
@@ -270,7 +316,8 @@ class _Linear:
         self._has_gaps = (~known).any(axis=0) & known.any(axis=0)
         inputs = self._inputs(X)
         strength = 0.3 if len(y) < 50 * max(inputs.shape[1], 1) else 1.0
-        self._model = LogisticRegression(C=strength, max_iter=300).fit(inputs, y)
+        model = LogisticRegression(C=strength, max_iter=300).fit(inputs, y)
+        self._coef, self._intercept = model.coef_[0], float(model.intercept_[0])
 
     def _log(self, X: Array) -> Array:
         part = X[:, self._numeric]
@@ -285,7 +332,7 @@ class _Linear:
         return np.hstack([*parts, np.zeros((len(X), 1))])
 
     def __call__(self, X: Array) -> Array:
-        return np.asarray(self._model.decision_function(self._inputs(X)))
+        return np.asarray(self._inputs(X) @ self._coef + self._intercept)
 
 
 def _same(score: Array) -> Array:
@@ -318,6 +365,15 @@ class _Isotonic:
         inside = np.interp(score, self.x, self.value)
         beyond = np.minimum(score - self.x[0], 0) + np.maximum(score - self.x[-1], 0)
         return np.asarray(inside + beyond)
+
+
+def _restored(kind: str, state: dict[str, Any]) -> Any:
+    if kind == "none":
+        return _same
+    way: Any = object.__new__({"platt": _Platt, "isotonic": _Isotonic}[kind])
+    for name, value in state.items():
+        setattr(way, name, np.array(value) if isinstance(value, list) else value)
+    return way
 
 
 def _cross_validated(score: Array, y: Array, seed: int) -> dict[str, float]:
@@ -356,53 +412,3 @@ def _splits(y: Array, at: ArrayLike | None, folds: int, seed: int) -> list[tuple
         if 2 <= y[known].sum() <= known.sum() - 2 and new.any():
             out.append((np.flatnonzero(known), np.flatnonzero(new)))
     return out or _splits(y, None, folds, seed)
-
-
-def shrunk_rates(
-    responses: Array, n: Array, actions: Sequence[str], channels: Sequence[str], strength: float | None = None
-) -> Array:
-    """Shrink response rates of treatments to their action's, that to its channel's, that to all.
-
-    A treatment that nobody got yet has its action's rate, and if that is new as well its channel's.
-
-    Args:
-        responses: By treatment, shape (T,).
-        n: Rows by treatment, shape (T,).
-        actions: Action of each treatment.
-        channels: Channel of each treatment.
-        strength: Rows that the rate above counts for; by maximum likelihood (beta-binomial) if None.
-
-    Returns:
-        Rates, shape (T,).
-
-    Example:
-        >>> shrunk_rates(np.array([30.0, 0.0]), np.array([100.0, 0.0]), ["a", "a"], ["x", "y"], 50.0).tolist()
-        [0.3, 0.3]
-    """
-    if strength is None:
-        strength = _strength(responses, n)
-    overall = float(responses.sum() / n.sum()) if n.sum() > 0 else 0.5
-    above = np.full(len(n), overall)
-    for names in (channels, actions):
-        _, code = np.unique(np.asarray(names), return_inverse=True)
-        level = np.bincount(code, above) / np.bincount(code)
-        got, size = np.bincount(code, responses), np.bincount(code, n)
-        above = ((got + strength * level) / (size + strength))[code]
-    return np.asarray((responses + strength * above) / (n + strength))
-
-
-def _strength(responses: Array, n: Array) -> float:
-    from scipy.special import betaln
-
-    kept = n > 0
-    if kept.sum() < 3:
-        return 100.0
-    k, m = responses[kept], n[kept]
-    mean = float(np.clip(k.sum() / m.sum(), 1e-6, 1 - 1e-6))
-
-    def loss(log_strength: float) -> float:
-        s = np.exp(log_strength)
-        a, b = mean * s, (1 - mean) * s
-        return float(-(betaln(a + k, b + m - k) - betaln(a, b)).sum())
-
-    return float(np.exp(minimize_scalar(loss, bounds=(np.log(5.0), np.log(5000.0)), method="bounded").x))

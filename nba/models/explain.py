@@ -115,6 +115,31 @@ def beeswarm(explanation: Explanation, top: int = 15) -> "Figure":
     return figure
 
 
+def dependence(explanation: Explanation, top: int = 6) -> "Figure":
+    """Draw how contributions depend on values: response and effect of the strongest features.
+
+    One panel per feature, known values only; dark points are the response's, light ones the effect's.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    p = len(explanation.effect_names) - 1
+    strength = np.abs(explanation.response[:, :p]).mean(axis=0)
+    order = np.argsort(-strength, kind="stable")[:top]
+    figure = Figure(figsize=(9, 2.4 * ((len(order) + 2) // 3)), layout="constrained")
+    FigureCanvasAgg(figure)
+    for place, j in enumerate(order, start=1):
+        axes = figure.add_subplot((len(order) + 2) // 3, 3, place)
+        known = np.isfinite(explanation.values[:, j])
+        value = explanation.values[known, j]
+        axes.scatter(value, explanation.effect[known, j], s=4, color="#9ecae1", linewidths=0)
+        axes.scatter(value, explanation.response[known, j], s=4, color="#08519c", linewidths=0)
+        axes.axhline(0, color="0.6", linewidth=0.8)
+        axes.set_title(explanation.names[j].removeprefix("f_"), fontsize=8)
+        axes.tick_params(labelsize=7)
+    return figure
+
+
 def _jitter(points: Array) -> Array:
     # Spread by density, alternating sides, so that equal inputs give equal figures.
     bins = np.clip(((points - points.min()) / max(np.ptp(points), 1e-12) * 40).astype(int), 0, 39)

@@ -1,8 +1,8 @@
 """Will they respond: one LightGBM over features, action and channel, calibrated on unseen customers.
 
 One model serves all treatments and `none`, so that rare treatments learn from common ones and all
-treatments of a customer are scored with the same trees. The same class, without treatments, predicts
-purchases from snapshots of the past (`fit_snapshot`).
+treatments of a customer are scored with the same trees. Purchases without treatments are the matter of
+`nba.models.snapshots`.
 """
 
 from collections.abc import Mapping
@@ -12,13 +12,11 @@ from typing import Any
 
 import lightgbm as lgb
 import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
 from scipy.optimize import minimize
 from scipy.special import expit
 
-from nba import metrics
-from nba.models import crossfit, inputs, traverse
+from nba.models import crossfit, traverse
 from nba.models.traverse import Forest
 from nba.settings import Models
 
@@ -156,69 +154,6 @@ def calibrate(score: Array, y: Array, weight: Array) -> tuple[float, float]:
 
     found = minimize(loss, np.array([0.0, 1.0]), jac=True, method="L-BFGS-B", bounds=[(-5, 5), (0.1, 3)])
     return float(found.x[0]), float(found.x[1])
-
-
-@dataclass(frozen=True)
-class Snapshots:
-    """A model of purchases from snapshots of the past, and how well it did on the last of them.
-
-    Attributes:
-        model: Fitted on all cut-offs.
-        names: Its features, in order.
-        metrics: Of the last cut-off, by a model that has seen only earlier ones: auc, log_loss,
-            log_loss_constant, ece, calibration_slope, base_rate, n.
-        calibration: Table bin, n, predicted, observed, of the same.
-    """
-
-    model: Response
-    names: tuple[str, ...]
-    metrics: dict[str, float]
-    calibration: pa.Table
-
-    def scores(self, features: pa.Table) -> Array:
-        """Give the chance of a purchase within the horizon, shape (n,)."""
-        X = inputs.matrix(features, self.names)
-        return self.model.predict(X, np.zeros((1, 0)))[:, 0]
-
-
-def fit_snapshot(examples: pa.Table, settings: Models, seed: int) -> Snapshots:
-    """Learn the chance of a purchase in the time after a snapshot, judged on the last snapshot.
-
-    Args:
-        examples: Columns customer_id, as_of, is_response and f_*; several as_of, whose horizons do not
-            reach beyond what is known.
-        settings: LightGBM's capacity.
-        seed: Of the trees.
-
-    Returns:
-        The model fitted on all snapshots, with metrics of the last by a model of the earlier.
-    """
-    names = inputs.feature_names(examples)
-    X = inputs.matrix(examples, names)
-    y = examples["is_response"].to_numpy().astype(float)
-    as_of = examples["as_of"].cast(pa.int64()).to_numpy()
-    last = as_of == as_of.max()
-    params = parameters(settings, seed)
-    weight = np.ones(len(y))
-    judged = _fit_calibrated(X[~last], y[~last], as_of[~last], params, settings.trees)
-    predicted = judged.predict(X[last], np.zeros((1, 0)))[:, 0]
-    booster = Plan(X, y, weight, params, settings.trees).grow()
-    final = Response(booster, len(names), judged.intercept, judged.slope)
-    found = metrics.classification(y[last], predicted)
-    return Snapshots(final, names, found, metrics.calibration(y[last], predicted))
-
-
-def _fit_calibrated(X: Array, y: Array, as_of: Whole, params: Mapping[str, Any], trees: int) -> Response:
-    # The calibration comes from the latest of the earlier snapshots, predicted by those before it.
-    weight = np.ones(len(y))
-    plan = Plan(X, y, weight, params, trees)
-    booster = plan.grow()
-    newest = as_of == as_of.max()
-    if newest.all():
-        return Response(booster, X.shape[1])
-    earlier = plan.grow(np.flatnonzero(~newest))
-    shape = calibrate(raw(earlier, X[newest]), y[newest], weight[newest])
-    return Response(booster, X.shape[1], *shape)
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -53,6 +54,25 @@ def tuned(
     problem = _problem(examples, catalog, settings.tune_rows, seed)
     found = search(problem, settings, seed, database)
     return settings.model_copy(update={k: v for k, v in found.items() if k != "log_loss"}), found
+
+
+def trials(
+    examples: pa.Table, catalog: Catalog, settings: Models, seed: int, database: Path
+) -> list[dict[str, Any]]:
+    """List the trials of the study of these examples; the arguments are those of `tuned`.
+
+    Returns:
+        Per trial `params` and `loss`, None where it was pruned. Empty without a search.
+    """
+    if settings.tune_trials == 0 or not database.is_file():
+        return []
+    import optuna
+
+    problem = _problem(examples, catalog, settings.tune_rows, seed)
+    study = optuna.load_study(study_name=_study_name(problem, seed), storage=f"sqlite:///{database}")
+    done = [trial for trial in study.trials if trial.state.is_finished()]
+    complete = optuna.trial.TrialState.COMPLETE
+    return [{"params": t.params, "loss": t.value if t.state == complete else None} for t in done]
 
 
 def search(problem: Problem, settings: Models, seed: int, database: Path) -> dict[str, float]:

@@ -1,14 +1,12 @@
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from scipy.special import expit
 from sklearn.utils.estimator_checks import check_estimator
 
 from nba import metrics
-from nba.errors import DataError
-from nba.models.classifier import ResponseClassifier, shrunk_rates
+from nba.errors import DataError, MissingError
+from nba.models.classifier import ResponseClassifier
 
 
 def table(seed, n=3000, base=-2.0):
@@ -33,15 +31,6 @@ def fitted():
 
 
 # by hand
-
-
-def test_new_treatments_take_the_rate_above_them():
-    responses, n = np.array([50.0, 0.0, 0.0, 5.0]), np.array([100.0, 0.0, 0.0, 100.0])
-    found = shrunk_rates(responses, n, ["a", "a", "b", "c"], ["mail", "sms", "sms", "mail"], 20.0)
-    assert found[1] == pytest.approx(found[0], abs=0.05)  # its action is known
-    assert found[2] == pytest.approx(0.275, abs=0.1)  # only its channel, which is like all
-    assert abs(found[0] - 0.5) < 0.05
-    assert abs(found[3] - 0.05) < 0.05
 
 
 def test_bad_input_is_one_clear_error():
@@ -88,24 +77,19 @@ def test_monotone_rises():
 # laws
 
 
-@given(n=st.lists(st.integers(0, 500), min_size=1, max_size=8), seed=st.integers(0, 100))
-def test_shrunk_rates_lie_between_the_extremes(n, seed):
-    rng = np.random.default_rng(seed)
-    size = np.array(n, dtype=float)
-    responses = rng.binomial(size.astype(int), 0.2).astype(float)
-    names = rng.choice(["a", "b"], len(n)).tolist()
-    found = shrunk_rates(responses, size, names, names[::-1])
-    assert ((found >= 0) & (found <= 1)).all()
-    if size.sum() > 0:
-        rates = responses[size > 0] / size[size > 0]
-        assert found.min() >= rates.min() - 1e-9
-        assert found.max() <= rates.max() + 1e-9
-
-
 def test_same_seed_same_model():
     X, y, _ = table(3, 400)
     first, second = (ResponseClassifier(trees=40).fit(X, y).predict_proba(X) for _ in range(2))
     np.testing.assert_array_equal(first, second)
+
+
+def test_saved_and_loaded_is_the_same(fitted, tmp_path):
+    X, _, _ = table(4, 200)
+    fitted.save(tmp_path / "model")
+    loaded = ResponseClassifier.load(tmp_path / "model")
+    np.testing.assert_array_equal(loaded.predict_proba(X), fitted.predict_proba(X))
+    with pytest.raises(MissingError, match="expected a saved classifier"):
+        ResponseClassifier.load(tmp_path)
 
 
 def test_scikit_learns_own_checks():

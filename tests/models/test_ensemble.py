@@ -59,8 +59,14 @@ def test_stack_takes_what_is_true_and_the_prior_where_nothing_is_known():
     weights = ensemble.stack(both, target, np.ones(len(truth)), np.array([0.5, 0.5]))
     assert weights[0] == pytest.approx(1, abs=0.1)
     assert weights[1] < 0.05
-    few = ensemble.stack(both[:10], target[:10], np.ones(10), np.array([0.5, 0.3]))
+    few = ensemble.stack(both[:10] / 100, target[:10], np.ones(10), np.array([0.5, 0.3]))
     np.testing.assert_allclose(few, [0.5, 0.3], atol=0.05)
+    # Two candidates that see the same cannot be told apart: they share alike what is true of both.
+    same = np.concatenate([truth, truth], axis=1)[:, None, :] + 0.05 * rng.normal(size=(20_000, 1, 2))
+    alike = ensemble.stack(
+        same, 0.5 * truth + rng.normal(size=truth.shape), np.ones(20_000), np.array([0.5, 0.3])
+    )
+    assert alike.sum() == pytest.approx(0.5, abs=0.1)
 
 
 def test_names_and_parts_are_checked():

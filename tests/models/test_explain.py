@@ -39,3 +39,6 @@ def test_beeswarm_draws_without_a_display(explanation):
     out = BytesIO()
     explain.beeswarm(explanation, top=5).savefig(out, format="png")
     assert out.getvalue().startswith(b"\x89PNG")
+    figure = explain.dependence(explanation, top=4)
+    assert len(figure.axes) == 4
+    assert figure.axes[0].get_title() == "x0"

@@ -1,3 +1,7 @@
+import importlib.util
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -9,6 +13,11 @@ from nba.errors import DataError
 from nba.models.ensemble import UpliftEnsemble
 from nba.models.learners import DRLearner, RLearner, SLearner, TLearner, XLearner
 
+REFERENCE = Path(__file__).parents[1] / "reference" / "uplift_effects.py"
+spec = importlib.util.spec_from_file_location("uplift_effects", REFERENCE)
+reference = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(reference)
+FROZEN = json.loads(REFERENCE.with_suffix(".json").read_text())
 LEARNERS = (SLearner, TLearner, XLearner, RLearner, DRLearner)
 
 
@@ -172,3 +181,16 @@ def test_known_probabilities_undo_what_the_wrong_outcome_model_misses():
     wrong = TLearner(blind, control=0).fit(X, y, arm, np.column_stack([1 - p1, p1]))
     assert right.predict(X).mean() == pytest.approx(1, abs=0.3)
     assert wrong.predict(X).mean() > 2.5
+
+
+# reference
+
+
+@pytest.mark.parametrize("number", range(3))
+@pytest.mark.parametrize(("peer", "cls"), [("econml", DRLearner), ("causalml", XLearner)])
+def test_the_peers_find_the_same_effects(peer, cls, number):
+    # The same method with the same regressions; folds differ, which is worth a part of the standard error.
+    X, y, arm = reference.case(number)
+    found = linear(cls).fit(X, y, arm, {0: 0.5, 1: 0.5}).predict(reference.POINTS)
+    se = 2 * [1, 1, 3][number] / np.sqrt(len(y))
+    np.testing.assert_allclose(found, FROZEN[peer][number], atol=0.5 * se)

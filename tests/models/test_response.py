@@ -1,11 +1,7 @@
-from datetime import UTC, datetime
-
 import numpy as np
-import pyarrow as pa
 import pytest
 from scipy.special import expit
 
-from nba import metrics
 from nba.models import response
 
 # by hand
@@ -41,34 +37,3 @@ def test_joint_model_is_calibrated_out_of_fold_and_knows_treatments(scorer, vari
     p = scorer.scores(varied.examples).p_response
     assert np.corrcoef(p[:, 0], varied.chance[:, 0])[0, 1] > 0.85
     assert p[:, 4].mean() > p[:, 0].mean()
-
-
-def snapshots(n, seed, drift=0.0):
-    rng = np.random.default_rng(seed)
-    parts = []
-    for month in (1, 2, 3, 4):
-        x = rng.normal(size=(n, 3))
-        y = rng.random(n) < expit(-1 + x[:, 0] + drift * (month == 4))
-        at = pa.array([datetime(2026, month, 1, tzinfo=UTC)] * n, pa.timestamp("us", tz="UTC"))
-        data = {f"f_{j}": x[:, j] for j in range(3)}
-        ids = [f"c{i}" for i in range(n)]
-        parts.append(pa.table({"customer_id": ids, "as_of": at, "is_response": y, **data}))
-    return pa.concat_tables(parts)
-
-
-def test_snapshot_model_is_judged_on_the_last_cutoff_by_a_model_of_the_earlier(quick):
-    usual = response.fit_snapshot(snapshots(2000, 0), quick, seed=0)
-    assert usual.metrics["n"] == 2000
-    assert usual.metrics["auc"] > 0.7
-    assert usual.metrics["ece"] < 0.05
-    moved = response.fit_snapshot(snapshots(2000, 0, drift=2.0), quick, seed=0)
-    assert moved.metrics["ece"] > 0.2  # a change in the last month must show: it was not fitted on
-    rows = snapshots(500, 1)
-    y = rows["is_response"].to_numpy().astype(float)
-    assert metrics.auc(y, usual.scores(rows)) > 0.7
-
-
-def test_two_cutoffs_suffice(quick):
-    rows = snapshots(1000, 2)
-    rows = rows.slice(2000)
-    assert response.fit_snapshot(rows, quick, seed=0).metrics["auc"] > 0.65

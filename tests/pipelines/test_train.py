@@ -9,6 +9,7 @@ import pytest
 from nba import settings, tables, tracking
 from nba.errors import DataError, MissingError
 from nba.history import History
+from nba.models.scorer import Scorer
 from pipelines import train
 
 pytestmark = pytest.mark.xdist_group("mlflow")
@@ -97,3 +98,45 @@ def test_snapshot_model_scores_everyone_and_is_judged_on_the_last_month(workspac
 def test_too_short_a_history_says_what_it_needs(workspace):
     with pytest.raises(DataError, match="4 snapshots of 300 days need"):
         train.train_snapshot(workspace, horizon_days=300)
+
+
+def test_card_comparison_versions_bin_and_signature(workspace, end):
+    from pipelines import cli, models
+
+    report = train.train(workspace, end, compared=True)
+    assert report.comparison.findings
+    assert report.comparison.gate is not None
+    assert -1 <= report.comparison.agreement <= 1
+    # Three lines of Python give the same model, and so does the command: nothing new is registered.
+    config = settings.read(workspace)
+    rows = train.examples(History.read(workspace), end)
+    scorer = Scorer.fit(rows, settings.read_catalog(workspace, config), config.models, config.workspace.seed)
+    assert scorer.model_id == report.model_id
+    cli.train(workspace, end.isoformat())
+    assert len(models.listed(workspace)) == 1
+    train.train(workspace, end, models=settings.read(workspace).models.model_copy(update={"trees": 20}))
+    rows = models.listed(workspace)
+    assert [row["version"] for row in rows] == [2, 1]
+    assert "champion" in rows[0]["alias"]
+    side = {row["measure"]: row for row in models.compared(workspace, 1, 2)}
+    assert side["log_loss"]["change"] == pytest.approx(side["log_loss"]["2"] - side["log_loss"]["1"])
+    with pytest.raises(MissingError, match=r"no version \[9\]"):
+        models.compared(workspace, 1, 9)
+    with pytest.raises(DataError, match="version 2 is champion"):
+        models.bin_version(workspace, 2)
+    models.bin_version(workspace, 1)
+    assert "in the bin" in models.listed(workspace)[1]["alias"]
+    models.bin_version(workspace, 1, restore=True)
+    assert "in the bin" not in models.listed(workspace)[1]["alias"]
+
+    name = tracking.policy_name(settings.read(workspace))
+    folder, _ = tracking.load_policy(name)
+    saved = (folder / "scorer.json").read_text()
+    (folder / "scorer.json").write_text(saved.replace('"f_orders_total"', '"f_from_elsewhere"'))
+    with pytest.raises(DataError, match="reads 'f_from_elsewhere', which the signature lacks"):
+        tracking.load_policy(name)
+    (folder / "scorer.json").write_text(saved)
+    with tracking._mlflow() as (mlflow, _):
+        version = mlflow.MlflowClient().get_model_version(name, "1")
+    for heading in ("## Data", "## Measures", "## Checks", "## Does personalising pay?", "## Limits"):
+        assert heading in version.description

@@ -1,0 +1,145 @@
+"""Response models on public data, against a tuned LightGBM and scikit-learn's own boosting.
+
+Online Retail: who buys within 30 days, features of the platform at rolling origins, each judged by models
+that have seen earlier origins only. Telco churn: five folds.
+"""
+
+import os
+import tempfile
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import lightgbm as lgb
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+from sklearn.calibration import CalibratedClassifierCV
+from sklearn.ensemble import HistGradientBoostingClassifier
+from sklearn.model_selection import StratifiedKFold
+
+from benchmarks.record import Row, row
+from nba import metrics
+from nba.features import examples
+from nba.history import History
+from nba.models import inputs
+from nba.models.classifier import ResponseClassifier
+from pipelines import ingest, train
+from pipelines.example import make_example
+from pipelines.online_retail import EXAMPLE
+
+DATA = Path(os.environ.get("NBA_DATA", Path(__file__).parents[2] / "shared" / "data"))
+HORIZON, ORIGINS, JUDGED, TRIALS = 30, 7, 3, 20
+PEER = "LightGBM 4.7.0 (20 random trials), scikit-learn 1.9.1 HistGradientBoosting with isotonic calibration"
+
+
+def tuned_lightgbm(X: np.ndarray, y: np.ndarray, new: np.ndarray, valid: np.ndarray) -> np.ndarray:
+    """Search 20 settings on the validation rows with early stopping, fit the best to all rows."""
+    rng = np.random.default_rng(0)
+    best, chosen = np.inf, {}
+    for _ in range(TRIALS):
+        params = {
+            "num_leaves": int(2 ** rng.uniform(2, 6)), "learning_rate": float(np.exp(rng.uniform(-4, -1.5))),
+            "min_child_samples": int(2 ** rng.uniform(3, 8)), "reg_lambda": float(10 ** rng.uniform(-2, 1.5)),
+            "colsample_bytree": float(rng.uniform(0.3, 1)), "subsample": float(rng.uniform(0.5, 1)),
+            "subsample_freq": 1, "n_jobs": 1, "verbosity": -1,
+        }  # fmt: skip
+        model = lgb.LGBMClassifier(n_estimators=600, **params)
+        model.fit(
+            X[~valid], y[~valid], eval_set=[(X[valid], y[valid])], eval_metric="logloss",
+            callbacks=[lgb.early_stopping(30, verbose=False)],
+        )  # fmt: skip
+        loss = metrics.log_loss(y[valid], model.predict_proba(X[valid])[:, 1])
+        if loss < best:
+            best, chosen = loss, {**params, "n_estimators": max(model.best_iteration_, 5)}
+    return lgb.LGBMClassifier(**chosen).fit(X, y).predict_proba(new)[:, 1]
+
+
+def boosting_isotonic(X: np.ndarray, y: np.ndarray, new: np.ndarray) -> np.ndarray:
+    """Fit scikit-learn's boosting, calibrated by isotonic regression in five folds."""
+    model = CalibratedClassifierCV(HistGradientBoostingClassifier(random_state=0), method="isotonic", cv=5)
+    return model.fit(X, y).predict_proba(new)[:, 1]
+
+
+def judge(y: np.ndarray, p: np.ndarray) -> dict[str, float]:
+    return {k: v for k, v in metrics.classification(y.astype(float), p).items() if k != "n"}
+
+
+def retail_examples() -> pa.Table:
+    """Ingest Online Retail and build examples at seven origins, 30 days apart."""
+    with tempfile.TemporaryDirectory() as folder:
+        workspace = Path(folder) / "retail"
+        make_example(EXAMPLE, workspace)
+        ingest.ingest(workspace, data=DATA / "online_retail" / "online_retail.parquet")
+        history = History.read(workspace)
+        moments = train._cutoffs(history, HORIZON, ORIGINS)
+        assert moments[1] - moments[0] == timedelta(days=HORIZON)
+        parts = [examples.snapshots(history, [moment], HORIZON, moments[-1]) for moment in moments[:-1]]
+        return pa.concat_tables(parts, promote_options="permissive").combine_chunks()
+
+
+def _rows(found: dict[str, list[dict[str, float]]], what: str, n: int, said: str) -> list[Row]:
+    mean = {name: {k: np.mean([m[k] for m in parts]) for k in parts[0]} for name, parts in found.items()}
+    peers = [name for name in mean if name != "nba"]
+    listed = "; ".join(
+        f"{name} PR-AUC {m['pr_auc']:.4f} log loss {m['log_loss']:.4f} ECE {m['ece']:.4f}"
+        f" slope {m['calibration_slope']:.2f}"
+        for name, m in mean.items()
+    )
+    ours = mean["nba"]
+    area = ours["pr_auc"] / max(mean[name]["pr_auc"] for name in peers)
+    loss = ours["log_loss"] / min(mean[name]["log_loss"] for name in peers)
+    more = {"n": n, "peer": PEER}
+    return [
+        row(f"response.{what}_prauc_vs_best", area, "ratio", 1, ">=", **more, conditions=f"{said}; {listed}"),
+        row(f"response.{what}_logloss_vs_best", loss, "ratio", 1, "<=", **more, conditions=said),
+        row(
+            f"response.{what}_slope", ours["calibration_slope"], "", (0.9, 1.1), "in", **more, conditions=said
+        ),
+        row(f"response.{what}_ece", ours["ece"], "", 0.02, "<=", **more, conditions=said),
+    ]
+
+
+def response() -> list[Row]:
+    """Judge all models on both sets; `response.ece` is the larger of the two."""
+    table = retail_examples()
+    names = inputs.feature_names(table)
+    X, y = inputs.matrix(table, names), table["is_response"].to_numpy().astype(int)
+    at = table["as_of"].cast(pa.int64()).to_numpy()
+    origins = np.unique(at)
+    found: dict[str, list[dict[str, float]]] = {"nba": [], "LightGBM": [], "HistGB": []}
+    for origin in origins[-JUDGED:]:
+        # An outcome is known one horizon later: the origin before is the last to learn from.
+        old, new = at < origin, at == origin
+        valid = at[old] == at[old].max()
+        ours = ResponseClassifier().fit(X[old], y[old], at=at[old])
+        found["nba"].append(judge(y[new], ours.predict_proba(X[new])[:, 1]))
+        found["LightGBM"].append(judge(y[new], tuned_lightgbm(X[old], y[old], X[new], valid)))
+        found["HistGB"].append(judge(y[new], boosting_isotonic(X[old], y[old], X[new])))
+    said = (
+        f"Online Retail, buys within {HORIZON} days, mean of the last {JUDGED} of {ORIGINS} rolling origins"
+    )
+    rows = _rows(found, "retail", int(np.isin(at, origins[-JUDGED:]).sum()), said)
+    rows += telco()
+    worst = max(r["value"] for r in rows if r["id"].endswith("_ece"))
+    return [*rows, row("response.ece", worst, "", 0.02, "<=", conditions="the larger of both sets")]
+
+
+def telco() -> list[Row]:
+    """Telco churn, five folds."""
+    frame = pd.read_csv(DATA / "telco_churn" / "Telco-Customer-Churn.csv").drop(columns="customerID")
+    y = (frame.pop("Churn") == "Yes").to_numpy().astype(int)
+    frame["TotalCharges"] = pd.to_numeric(frame["TotalCharges"], errors="coerce")
+    codes = frame.apply(lambda c: c if pd.api.types.is_numeric_dtype(c) else c.astype("category").cat.codes)
+    X = codes.to_numpy(dtype=float)
+    found: dict[str, list[dict[str, float]]] = {"nba": [], "LightGBM": [], "HistGB": []}
+    for old, new in StratifiedKFold(5, shuffle=True, random_state=0).split(X, y):
+        valid = np.random.default_rng(0).random(len(old)) < 0.2
+        ours = ResponseClassifier().fit(frame.iloc[old], y[old])
+        found["nba"].append(judge(y[new], ours.predict_proba(frame.iloc[new])[:, 1]))
+        found["LightGBM"].append(judge(y[new], tuned_lightgbm(X[old], y[old], X[new], valid)))
+        found["HistGB"].append(judge(y[new], boosting_isotonic(X[old], y[old], X[new])))
+    return _rows(found, "telco", len(y), "Telco churn, 5 folds")
+
+
+BENCHMARKS: dict[str, Any] = {"response": response}

@@ -1,0 +1,93 @@
+"""Who will buy soon: a classifier over snapshots of the past, judged on the last of them."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from nba import metrics
+from nba.errors import MissingError
+from nba.models import inputs
+from nba.models.classifier import ResponseClassifier
+
+Array = NDArray[np.float64]
+
+_FILE = "snapshots.json"
+
+
+@dataclass(frozen=True)
+class Snapshots:
+    """A model of purchases from snapshots of the past, and how well it did on the last of them.
+
+    Attributes:
+        model: Fitted on all cut-offs.
+        names: Its features, in order.
+        metrics: Of the last cut-off, by a model that has seen only earlier ones: auc, pr_auc, log_loss,
+            log_loss_constant, ece, calibration_slope, base_rate, n.
+        calibration: Table bin, n, predicted, observed, of the same.
+    """
+
+    model: ResponseClassifier
+    names: tuple[str, ...]
+    metrics: dict[str, float]
+    calibration: pa.Table
+
+    def scores(self, features: pa.Table) -> Array:
+        """Give the chance of a purchase within the horizon, shape (n,); features that lack are unknown."""
+        return np.asarray(self.model.predict_proba(inputs.matrix(features, self.names))[:, 1])
+
+    def wide(self, features: pa.Table) -> pa.Table:
+        """Score for serving: one row per customer, column p_response."""
+        return pa.table({"p_response": self.scores(features)})
+
+    def save(self, folder: Path) -> None:
+        """Write the model, its features and its measures."""
+        self.model.save(folder)
+        state = {"names": self.names, "metrics": self.metrics, "calibration": self.calibration.to_pydict()}
+        (folder / _FILE).write_text(json.dumps(state), encoding="utf-8")
+
+    @classmethod
+    def load(cls, folder: Path) -> "Snapshots":
+        """Read a saved model.
+
+        Raises:
+            MissingError: when the folder holds none.
+        """
+        path = Path(folder) / _FILE
+        if not path.is_file():
+            raise MissingError(
+                f"{path} does not exist; expected a saved model of purchases", "Train it again."
+            )
+        state = json.loads(path.read_text(encoding="utf-8"))
+        model = ResponseClassifier.load(Path(folder))
+        return cls(model, tuple(state["names"]), state["metrics"], pa.table(state["calibration"]))
+
+
+def fit(examples: pa.Table, seed: int) -> Snapshots:
+    """Learn the chance of a purchase in the time after a snapshot, judged on the last snapshot.
+
+    Args:
+        examples: Columns customer_id, as_of, is_response and f_*; several as_of, whose horizons do not
+            reach beyond what is known.
+        seed: Of the trees.
+
+    Returns:
+        The model fitted on all snapshots, with metrics of the last by a model of the earlier.
+
+    Raises:
+        DataError: when nobody or everybody bought.
+    """
+    names = inputs.feature_names(examples)
+    X = inputs.matrix(examples, names)
+    y = examples["is_response"].to_numpy().astype(int)
+    as_of = examples["as_of"].cast(pa.int64()).to_numpy()
+    last = as_of == as_of.max()
+    judged = ResponseClassifier(random_state=seed).fit(X[~last], y[~last], at=as_of[~last])
+    predicted = judged.predict_proba(X[last])[:, 1]
+    final = ResponseClassifier(random_state=seed).fit(X, y, at=as_of)
+    target = y[last].astype(float)
+    found = metrics.classification(target, predicted)
+    return Snapshots(final, names, found, metrics.calibration(target, predicted))

@@ -1,0 +1,71 @@
+"""Models: list the registered versions, compare two, put one into the bin and take it out again."""
+
+from pathlib import Path
+from typing import Any
+
+from nba import settings, tracking
+from nba.errors import MissingError
+
+_MEASURES = ("n_examples", "auc", "pr_auc", "log_loss", "ece", "calibration_slope", "qini", "qini_lower")
+
+
+def listed(workspace: Path) -> list[dict[str, Any]]:
+    """List the versions of a workspace's policy, newest first.
+
+    Raises:
+        MissingError: when nothing is registered.
+    """
+    rows = _versions(workspace)
+    return [
+        {
+            "version": row["version"],
+            "alias": row["alias"] + (" (in the bin)" if row["is_deleted"] else ""),
+            "trained": f"{row['created_at']:%Y-%m-%d %H:%M}",
+            "model": row["tags"].get("model_id", ""),
+            "at": row["tags"].get("at", "")[:10],
+            **{name: row["metrics"].get(name) for name in ("n_examples", "auc", "log_loss", "ece", "qini")},
+        }
+        for row in rows
+    ]
+
+
+def compared(workspace: Path, first: int, second: int) -> list[dict[str, Any]]:
+    """Put the measures of two versions side by side.
+
+    Raises:
+        MissingError: when one of them is not registered.
+    """
+    found = {row["version"]: row for row in _versions(workspace)}
+    absent = [number for number in (first, second) if number not in found]
+    if absent:
+        raise MissingError(f"no version {absent} is registered", f"There are {sorted(found)}.")
+    one, two = found[first]["metrics"], found[second]["metrics"]
+    rows: list[dict[str, Any]] = []
+    for name in _MEASURES:
+        a, b = one.get(name), two.get(name)
+        change = b - a if a is not None and b is not None else None
+        rows.append({"measure": name, str(first): a, str(second): b, "change": change})
+    return rows
+
+
+def bin_version(workspace: Path, number: int, *, restore: bool = False) -> None:
+    """Delete the run of a version (it can be restored), or restore it.
+
+    Raises:
+        MissingError: when there is no such version.
+        DataError: when it is the champion or the challenger.
+    """
+    tracking.bin_run(_name(workspace), number, restore=restore)
+
+
+def _name(workspace: Path) -> str:
+    config = settings.read(workspace)
+    tracking.setup(config, workspace)
+    return tracking.policy_name(config)
+
+
+def _versions(workspace: Path) -> list[dict[str, Any]]:
+    rows = tracking.versions(_name(workspace))
+    if not rows:
+        raise MissingError("no model of this workspace is registered", "Run `nba train` first.")
+    return rows

@@ -1,0 +1,54 @@
+from datetime import UTC, datetime
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from scipy.special import expit
+
+from nba import metrics
+from nba.errors import MissingError
+from nba.models import snapshots as model
+from nba.models.snapshots import Snapshots
+
+
+def snapshots(n, seed, drift=0.0):
+    rng = np.random.default_rng(seed)
+    parts = []
+    for month in (1, 2, 3, 4):
+        x = rng.normal(size=(n, 3))
+        y = rng.random(n) < expit(-1 + x[:, 0] + drift * (month == 4))
+        at = pa.array([datetime(2026, month, 1, tzinfo=UTC)] * n, pa.timestamp("us", tz="UTC"))
+        data = {f"f_{j}": x[:, j] for j in range(3)}
+        ids = [f"c{i}" for i in range(n)]
+        parts.append(pa.table({"customer_id": ids, "as_of": at, "is_response": y, **data}))
+    return pa.concat_tables(parts)
+
+
+def test_snapshot_model_is_judged_on_the_last_cutoff_by_a_model_of_the_earlier():
+    usual = model.fit(snapshots(1000, 0), seed=0)
+    assert usual.metrics["n"] == 1000
+    assert usual.metrics["auc"] > 0.7
+    assert usual.metrics["ece"] < 0.05
+    moved = model.fit(snapshots(1000, 0, drift=2.0), seed=0)
+    assert moved.metrics["ece"] > 0.2  # a change in the last month must show: it was not fitted on
+    rows = snapshots(500, 1)
+    y = rows["is_response"].to_numpy().astype(float)
+    assert metrics.auc(y, usual.scores(rows)) > 0.7
+
+
+def test_two_cutoffs_suffice():
+    rows = snapshots(1000, 2)
+    rows = rows.slice(2000)
+    assert model.fit(rows, seed=0).metrics["auc"] > 0.65
+
+
+def test_saved_and_loaded_is_the_same(tmp_path):
+    rows = snapshots(300, 3)
+    found = model.fit(rows, seed=0)
+    found.save(tmp_path / "model")
+    loaded = Snapshots.load(tmp_path / "model")
+    np.testing.assert_array_equal(loaded.scores(rows), found.scores(rows))
+    assert loaded.wide(rows).column_names == ["p_response"]
+    assert loaded.metrics == found.metrics
+    with pytest.raises(MissingError, match="expected a saved model of purchases"):
+        Snapshots.load(tmp_path)
