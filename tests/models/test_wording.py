@@ -3,8 +3,8 @@ import pytest
 
 from nba.features import table as features
 from nba.models import wording
-from nba.models.wording import Words
 from nba.models.scorer import Scorer
+from nba.models.wording import Words
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,64 @@
+import numpy as np
+import pytest
+
+from nba.models import card, compare
+from nba.models.compare import LEAST
+
+
+@pytest.fixture(scope="module")
+def found(scorer, varied, catalog):
+    return compare.compare(scorer, varied.examples, catalog, 0)
+
+
+# by hand
+
+
+def test_checks_name_leaks_gaps_and_probabilities():
+    X = np.column_stack([np.arange(100.0), np.full(100, np.nan), np.random.default_rng(0).normal(size=100)])
+    said = compare.checks(("f_a", "f_b", "f_c"), X, (X[:, 0] >= 50).astype(float), np.full(100, 0.005))
+    assert "'f_a' tells the outcome" in said[0]
+    assert "without any value: f_b" in said[1]
+    assert "100.0% of the decisions" in said[2]
+    assert compare.checks(("f_c",), X[:, 2:], X[:, 0], np.full(100, 0.5))[0].startswith("No feature tells")
+
+
+def test_too_few_examples_are_said_not_raised(scorer, varied, catalog):
+    few = compare.compare(scorer, varied.examples.slice(0, LEAST // 2), catalog, 0)
+    assert few.gate is None
+    assert "Fewer than" in few.findings[-1]
+    text = card.card(scorer, varied.examples, few, {})
+    assert "The stack could not be fitted" in text
+
+
+# laws
+
+
+def test_card_has_every_section_and_treatment(found, scorer, varied, catalog):
+    text = card.card(scorer, varied.examples, found, {"trees": 3}, ["Not for minors."])
+    for heading in (
+        "## Data",
+        "## Measures",
+        "## Checks",
+        "## Does personalising pay?",
+        "## Limits",
+        "## Settings",
+    ):
+        assert heading in text
+    assert all(f"| {name} |" in text for name in catalog.treatment_ids[1:])
+    assert "Not for minors." in text
+    assert "nan" not in text
+
+
+# recovery
+
+
+def test_served_model_agrees_with_the_stack_where_effects_are_strong(found, varied):
+    assert found.agreement > 0.7
+    assert found.distance < 0.6 * varied.effect[:, 1:].std()
+    average = found.averages.to_pandas().set_index("treatment")
+    assert len(average) == 4
+    truth = varied.effect.mean(axis=0)[1:]
+    assert (
+        np.abs(average.loc[sorted(average.index), "effect"].sum() - truth.sum()) < 4 * average.se.sum()
+    ).all()
+    assert found.gate.rule == "personalise"
