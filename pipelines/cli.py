@@ -286,9 +286,18 @@ def feedback(workspace: WorkspaceArg, at: AtOption = None) -> None:
 
 @app.command()
 def train(workspace: WorkspaceArg, at: AtOption = None) -> None:
-    """Train response and uplift models from closed outcomes and register the policy in MLflow."""
+    """Train response and uplift models from closed outcomes and register the policy in MLflow.
+
+    Where nothing was decided yet but orders are known, the chance to buy is learnt instead.
+    """
     from pipelines import train as step
 
+    known = History.read(workspace)
+    if known.has("orders") and not known.has("decisions"):
+        found = _run(lambda progress: step.train_snapshot(workspace, progress=progress))
+        rows = [{"measure": name, "value": value} for name, value in found.metrics.items()]
+        _show("No decisions yet: trained the chance to buy within 30 days, judged on the last cut-off", rows)
+        return
     report = _run(lambda progress: step.train(workspace, _moment(at), compared=True, progress=progress))
     _show(f"Trained {report.policy_id}", report.rows)
     if report.comparison is not None and report.comparison.gate is not None:
