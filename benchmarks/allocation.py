@@ -142,6 +142,7 @@ def choice() -> list[Row]:
     return out
 
 
+SALTS, REPLAY_CUSTOMERS = 20_000, 20
 REPLAYED: tuple[Policy, ...] = (
     Softmax(0.5, 0.1),
     SquareCB(2.0, 0.05),
@@ -151,33 +152,41 @@ REPLAYED: tuple[Policy, ...] = (
 )
 
 
-def replay(salts: int = 20_000) -> list[Row]:
-    """Draw the same batches under thousands of salts: chi-square of what happened against what was logged."""
-    worst, exceeded = {True: 1.0, False: 1.0}, 0
-    for number, policy in enumerate(REPLAYED):
-        for budgeted in (False, True):
-            p_value, over = replayed(policy, salts, number, budgeted)
-            worst[budgeted], exceeded = min(worst[budgeted], p_value), exceeded + over
-            print(f"{policy.policy_id}, budget {budgeted}: p {p_value:.3g}, {over} exceeded", flush=True)
-    capped, both = (min(1.0, worst[key] * len(REPLAYED)) for key in (False, True))
-    text = f"{len(REPLAYED)} policies, 40 customers, contact caps of 8 and 3; Bonferroni"
-    money = "the same with a budget of unlike amounts, whose trimming is only approximated (normal sum)"
+def replay() -> list[Row]:
+    """Draw within contact caps under 20,000 salts: chi-square of what happened against what was logged."""
+    found, exceeded = _replayed(budgeted=False)
+    text = f"{len(REPLAYED)} policies, {REPLAY_CUSTOMERS} customers, contact caps of 4 and 2; Bonferroni"
     return [
-        row("replay.chi2_p", capped, "p", 0.001, ">=", n=salts, conditions=text),
-        row("replay.chi2_p_budget", both, "p", None, ">=", n=salts, conditions=money),
-        row("replay.limits_exceeded", exceeded, "limits", 0, "=", n=2 * salts, conditions=text),
+        row("replay.chi2_p", found, "p", 0.001, ">=", n=SALTS, conditions=text),
+        row("replay.limits_exceeded", exceeded, "limits", 0, "=", n=SALTS, conditions=text),
     ]
+
+
+def replay_budget() -> list[Row]:
+    """Do the same with a budget of unlike amounts too, of which trimming's share is an approximation."""
+    found, _ = _replayed(budgeted=True)
+    text = f"{len(REPLAYED)} policies, {REPLAY_CUSTOMERS} customers, contact caps and a budget; Bonferroni"
+    return [row("replay.chi2_p_budget", found, "p", None, ">=", n=SALTS, conditions=text)]
+
+
+def _replayed(budgeted: bool) -> tuple[float, int]:
+    worst, exceeded = 1.0, 0
+    for number, policy in enumerate(REPLAYED):
+        p_value, over = replayed(policy, SALTS, number, budgeted)
+        worst, exceeded = min(worst, p_value), exceeded + over
+        print(f"{policy.policy_id}: p {p_value:.3g}, {over} limits exceeded", flush=True)
+    return min(1.0, worst * len(REPLAYED)), exceeded
 
 
 def replayed(policy: Policy, salts: int, seed: int, budgeted: bool) -> tuple[float, int]:
     """Replay one policy's draws; p-value of the chi-square, and how many limits were exceeded."""
-    n, k, rng = 40, 5, np.random.default_rng(seed)
+    n, k, rng = REPLAY_CUSTOMERS, 5, np.random.default_rng(seed)
     mean = np.column_stack([np.zeros(n), rng.normal(0.5, 1, (n, k - 1))])
     se = np.column_stack([np.zeros(n), rng.uniform(0.2, 0.8, (n, k - 1))])
     is_eligible = rng.random((n, k)) < 0.8
     is_eligible[:, 0] = True
     use = np.column_stack([[0, 1, 1, 0, 0], [0, 0, 0, 1, 1], [0, 1.0, 0.5, 2.0, 0.25]]).astype(float)
-    available = np.array([8.0, 3.0, 9.0 if budgeted else np.inf])
+    available = np.array([4.0, 2.0, 4.5 if budgeted else np.inf])
     found = allocate(policy, Estimate(mean, se), is_eligible, use, available)
     ids, count, over = [f"c{i}" for i in range(n)], np.zeros((n, k)), 0
     for salt in range(salts):
@@ -230,5 +239,6 @@ BENCHMARKS = {
     "allocation.1m": allocation_1m,
     "choose": choice,
     "replay": replay,
+    "replay.budget": replay_budget,
     "limits": limits,
 }
