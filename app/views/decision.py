@@ -5,7 +5,7 @@ from typing import Any
 import pyarrow as pa
 import streamlit as st
 
-from app import parts, story
+from app import parts, story, why
 from app.data import Reader, where
 from app.messages import clock, number, percent, phrase, plain, say, told
 from nba import tables
@@ -35,11 +35,14 @@ def draw(reader: Reader) -> None:
     asked = _decision(rows)
     _verdict(rows[asked], reader)
     _candidates(reader, rows[asked])
+    known = _known(reader, rows[asked])
+    if known.num_rows:
+        why.offer(reader, rows[asked], known, personal=parts.role().sees_personal)
     st.subheader(say("decision.timeline"))
     shown = story.timeline(reader, customer, personal=parts.role().sees_personal)
     parts.figure(policies.timeline(shown, story.lanes()), "timeline", say("alt.timeline"))
     _earlier(reader, found, asked)
-    _features(reader, rows[asked])
+    _features(known)
     if not parts.role().sees_personal:
         st.caption(say("decision.private"))
 
@@ -158,9 +161,12 @@ def _earlier(reader: Reader, found: pa.Table, asked: str) -> None:
     )
 
 
-def _features(reader: Reader, row: dict[str, Any]) -> None:
+def _known(reader: Reader, row: dict[str, Any]) -> pa.Table:
     found = reader.lookup("features", "customer_id", row["customer_id"])
-    found = where(found, as_of=row["decided_at"]) if found.num_rows else found
+    return where(found, as_of=row["decided_at"]) if found.num_rows else found
+
+
+def _features(found: pa.Table) -> None:
     if not found.num_rows:
         return
     known = {feature.name: feature for feature in FEATURES}

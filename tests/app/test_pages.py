@@ -252,6 +252,13 @@ def test_a_decision_tells_the_tables_numbers(show, workspace) -> None:
     assert "No decision was made for nobody" in words(app)
 
 
+def test_without_the_model_that_decided_the_reasons_say_so(show, workspace) -> None:
+    app = show(workspace, "decision", customer="c1")
+    app.button(key="why").click().run()
+    assert not app.exception
+    assert say("why.gone") in words(app)
+
+
 def test_personal_data_are_shown_only_to_the_role(show, fresh) -> None:
     root = fresh()
     hidden = show(root, "decision", customer="c1")
