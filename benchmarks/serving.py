@@ -570,10 +570,10 @@ def child_spark(n: int, out: str) -> dict[str, Any]:
 
 
 def on_spark() -> list[Row]:
-    """Decide 250,000 customers on Spark, local[2], warm, against one thread here."""
+    """Decide 100,000 customers on Spark, local[2], warm, against one thread here."""
     import importlib.util
 
-    n = FILE_ROWS
+    n = 100_000
     if importlib.util.find_spec("pyspark") is None:
         nan = float("nan")
         return [row("spark.vs_local", nan, "times", 1, "<="), row("spark.identical", nan, "share", 1, "=")]

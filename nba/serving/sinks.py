@@ -89,8 +89,8 @@ def to_folder(folder: Path, manifest: dict[str, Any], target: str) -> int:
 def to_sql(folder: Path, manifest: dict[str, Any], url: str, table: str) -> int:
     """Put a batch into a PostgreSQL table by one transaction: all rows and its manifest, or nothing.
 
-    Rows go through COPY into a temporary table and from there into `table`, where a decision id that is there
-    already is left as it is; `<table>_batches` holds one row per batch with the manifest.
+    Rows go through COPY into `table`; where some are there already, by way of a temporary table, and a decision
+    id that is there is left as it is; `<table>_batches` holds one row per batch with the manifest.
 
     Args:
         folder: Folder of the batch.
@@ -112,6 +112,10 @@ def to_sql(folder: Path, manifest: dict[str, Any], url: str, table: str) -> int:
         sql.SQL("{} {}").format(name, sql.SQL(_TYPES[field.type])) for name, field in zip(names, schema)
     )
     listed = sql.SQL(", ").join(names)
+
+    def texts() -> Iterator[bytes]:
+        return _copied(folder, manifest)
+
     try:
         with psycopg.connect(url) as connection, connection.cursor() as cursor:
             cursor.execute(
@@ -125,17 +129,20 @@ def to_sql(folder: Path, manifest: dict[str, Any], url: str, table: str) -> int:
                     " manifest jsonb not null)"
                 ).format(**where)
             )
-            cursor.execute(sql.SQL("create temp table arriving ({}) on commit drop").format(columns))
-            copy = sql.SQL("copy arriving ({}) from stdin").format(listed)
-            with cursor.copy(copy) as stream:
-                for text in _copied(folder, manifest):
-                    stream.write(text)
-            cursor.execute(
-                sql.SQL(
-                    "insert into {table} ({listed}) select {listed} from arriving"
-                    " on conflict (decision_id) do nothing"
-                ).format(listed=listed, **where)
-            )
+            try:
+                # As a rule nothing of the batch is there: its rows go straight into the table.
+                direct = sql.SQL("copy {table} ({listed}) from stdin").format(listed=listed, **where)
+                with connection.transaction():
+                    _copy(cursor, direct, texts())
+            except psycopg.errors.UniqueViolation:
+                cursor.execute(sql.SQL("create temp table arriving ({}) on commit drop").format(columns))
+                _copy(cursor, sql.SQL("copy arriving ({}) from stdin").format(listed), texts())
+                cursor.execute(
+                    sql.SQL(
+                        "insert into {table} ({listed}) select {listed} from arriving"
+                        " on conflict (decision_id) do nothing"
+                    ).format(listed=listed, **where)
+                )
             cursor.execute(
                 sql.SQL("insert into {batches} values (%s, %s, %s) on conflict do nothing").format(**where),
                 (manifest["batch_id"], manifest.get("corrects"), json.dumps(manifest)),
@@ -164,6 +171,12 @@ def to_sql(folder: Path, manifest: dict[str, Any], url: str, table: str) -> int:
             f"the database did not take batch {manifest['batch_id']!r}: {said}",
             "Nothing of it was kept there; run the same command again once the database is back.",
         ) from None
+
+
+def _copy(cursor: Any, statement: Any, texts: Iterator[bytes]) -> None:
+    with cursor.copy(statement) as stream:
+        for text in texts:
+            stream.write(text)
 
 
 def _copied(folder: Path, manifest: dict[str, Any]) -> Iterator[bytes]:

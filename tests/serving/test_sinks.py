@@ -175,7 +175,7 @@ def test_a_database_that_goes_in_the_middle_keeps_nothing(folder, database, post
         with psycopg.connect(postgres, autocommit=True) as other:
             other.execute(
                 "select pg_terminate_backend(pid) from pg_stat_activity"
-                " where pid <> pg_backend_pid() and query like 'copy arriving%'"
+                " where pid <> pg_backend_pid() and query ilike 'copy %'"
             )
         time.sleep(0.2)
         going.set()
