@@ -89,8 +89,8 @@ def to_folder(folder: Path, manifest: dict[str, Any], target: str) -> int:
 def to_sql(folder: Path, manifest: dict[str, Any], url: str, table: str) -> int:
     """Put a batch into a PostgreSQL table by one transaction: all rows and its manifest, or nothing.
 
-    Rows go through COPY into `table`; where some are there already, by way of a temporary table, and a decision
-    id that is there is left as it is; `<table>_batches` holds one row per batch with the manifest.
+    Rows go through COPY into `table`; where some are there already, by way of a temporary table, and a
+    decision id that is there is left as it is; `<table>_batches` holds one row per batch with the manifest.
 
     Args:
         folder: Folder of the batch.
