@@ -660,4 +660,7 @@ BENCHMARKS = {
 if __name__ == "__main__":
     assert sys.argv[1] == _CHILD
     given: list[Any] = [int(word) if word.isdigit() else word for word in sys.argv[3:]]
-    print(json.dumps(globals()[f"child_{sys.argv[2]}"](*given)))
+    # By the module's own name, so that other processes can find its classes.
+    from benchmarks import serving
+
+    print(json.dumps(getattr(serving, f"child_{sys.argv[2]}")(*given)))
