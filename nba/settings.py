@@ -780,7 +780,6 @@ class Delivery(_Frozen):
         stream_above: Batches of more customers are decided part by part, so that memory does not grow with
             them; smaller ones are solved whole.
         log_choices: Share of the customers of a streamed batch, by hash, of whom every candidate is logged.
-        feedback: Folder of the files in which orchestration answers, relative to the workspace.
         sinks: Where `nba nightly` and `nba deliver` send batches.
     """
 
@@ -788,7 +787,6 @@ class Delivery(_Frozen):
     formats: tuple[Literal["parquet", "csv", "jsonl"], ...] = ("parquet",)
     stream_above: int = Field(default=200_000, ge=0)
     log_choices: Share = 1.0
-    feedback: str = "feedback"
     sinks: tuple[Sink, ...] = ()
 
 
