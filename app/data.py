@@ -10,6 +10,7 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import streamlit as st
 
 from nba import settings, tables
@@ -77,8 +78,13 @@ class Reader:
         return [*champions, *(arm.name for arm in arms), experiment.control][0]
 
     def has(self, name: str) -> bool:
-        """Say whether a table has been written and has rows."""
-        return self.history.has(name) and self.table(name).num_rows > 0
+        """Say whether a table has been written and has rows, without reading it."""
+        if not self.history.has(name):
+            return False
+        try:
+            return any(pq.ParquetFile(path).metadata.num_rows for path in self.history.paths(name))
+        except (OSError, pa.ArrowInvalid):
+            return self.table(name).num_rows > 0  # says which file is damaged
 
     def table(self, name: str) -> pa.Table:
         """Read a table that keeps its contract.
