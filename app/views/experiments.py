@@ -54,7 +54,17 @@ def _listed(reader: Reader) -> None:
     if not reader.has("readouts"):
         return
     shown = reader.table("readouts")
-    columns = ["experiment_id", "arm", "control", "verdict", "metric", "n_looks", "matured_at", "ends_at"]
+    columns = [
+        "experiment_id",
+        "arm",
+        "control",
+        "verdict",
+        "metric",
+        "n_looks",
+        "matured_at",
+        "ends_at",
+        "days_left",
+    ]
     parts.table(shown, columns, tables.READOUTS, reader.currency, "readouts")
 
 
@@ -67,7 +77,7 @@ def _verdicts(reader: Reader, experiment: str) -> None:
             "arm": plain(row["arm"]),
             "control": plain(row["control"]),
             "verdict": label("verdict", row["verdict"]),
-            "reason": plain(told(row["reason"])),
+            "reason": plain(_sentence_case(told(row["reason"]))),
         }
         early = f" {say('experiments.early')}" if row["is_early"] else ""
         st.markdown(f"{say('experiments.verdict', **words)}{early}", help=say("term.verdict"))
@@ -76,6 +86,10 @@ def _verdicts(reader: Reader, experiment: str) -> None:
         text = say("experiments.ends", at=day(ends)) if ends else say("experiments.open")
         looks = number(rows[0]["n_looks"])
         st.caption(f"{say('experiments.state', at=day(rows[0]['matured_at']), looks=looks)} {text}")
+
+
+def _sentence_case(text: str) -> str:
+    return text[:1].upper() + text[1:]
 
 
 def _metric(reader: Reader, shown: pa.Table, experiment: str, metric: str) -> None:
