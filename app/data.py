@@ -182,4 +182,4 @@ def _lookup(
     column: str,
     values: tuple[str, ...],
 ) -> pa.Table:
-    return _history.lookup(name, column, values)
+    return tables.BY_NAME[name].conform(_history.lookup(name, column, values))
