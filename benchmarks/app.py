@@ -279,7 +279,7 @@ def _visit(context: Any, address: str, page: tuple[str, str, str, str]) -> tuple
 
 def _change(tab: Any, given: str) -> None:
     if given == "customer":
-        box = tab.get_by_label("Customer").first
+        box = tab.get_by_role("textbox", name="Customer").first
         other = f"c{CUSTOMERS // 3:020d}"
         box.fill(other)
         box.press("Enter")
