@@ -135,7 +135,8 @@ def train(
         known = _registered(config, name)
         if known is not None and known[1].get("model_id") == scorer.model_id:
             step(2)
-            return _report(scorer, known[0], name, is_new=False)
+            named = _name(known[0], first=False, promote=promote, alias=None) if name != aliases[0] else name
+            return _report(scorer, known[0], named, is_new=False)
     comparison = compare.compare(scorer, rows, catalog, seed) if compared else None
     step(1)
     trials = tuning.trials(

@@ -136,7 +136,7 @@ def test_one_run_at_a_time(workspace):
         assert "Traceback" not in found.stderr
     finally:
         other.kill()
-        other.wait()
+        other.communicate()
     with locked(workspace, "free again"):
         pass
 
