@@ -145,7 +145,10 @@ def test_ctrl_c_ends_in_one_message_and_130(tmp_path: Path) -> None:
         folder.mkdir()
         command = [str(Path(sys.executable).with_name("nba")), "simulate", str(folder / "w")]
         running = subprocess.Popen(
-            [*command, "--customers", str(customers)], stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            [*command, "--customers", str(customers)],
+            stderr=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            text=True,
         )
         deadline = time.monotonic() + 60
         while not list(folder.glob(".w.*")) and time.monotonic() < deadline and running.poll() is None:
