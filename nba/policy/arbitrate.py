@@ -52,7 +52,7 @@ def estimate(
 
 
 def by_response(p_response: Array, margin_per_response: Array, catalog: Catalog) -> Estimate:
-    """Value treatments by the response itself, as propensity targeting does: a baseline, not a belief.
+    """Value treatments by the response itself, as response targeting does: a baseline, not a belief.
 
     Args:
         p_response: Chance of a response if treated, shape (n, k).
