@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from threadpoolctl import threadpool_limits
 
 from nba import feedback, plots, settings, tables, tracking
 from nba.errors import DataError, MissingError
@@ -126,9 +125,7 @@ def train(
     seed = config.workspace.seed
     asked = config.models if models is None else models
     chosen, tuned = tuning.tuned(rows, catalog, asked, seed, _study(workspace))
-    # Many small factorisations: threads of the linear algebra would only wait for each other.
-    with threadpool_limits(limits=1, user_api="blas"):
-        scorer = Scorer.fit(rows, catalog, chosen, seed)
+    scorer = Scorer.fit(rows, catalog, chosen, seed)
     step(2)
     aliases = (tracking.CHAMPION, tracking.CHALLENGER)
     for name in aliases if alias is None else ():

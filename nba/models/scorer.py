@@ -14,6 +14,7 @@ import lightgbm as lgb
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
 
 from nba import metrics
 from nba.catalog import Catalog
@@ -111,6 +112,12 @@ class Scorer:
         Raises:
             DataError: when there are too few examples or responses to learn from.
         """
+        # Threads of the linear algebra would wait for each other, and their sums would differ by machine.
+        with threadpool_limits(limits=1, user_api="blas"):
+            return cls._fit(examples, catalog, settings, seed)
+
+    @classmethod
+    def _fit(cls, examples: pa.Table, catalog: Catalog, settings: Models, seed: int) -> "Scorer":
         coding = Coding.of(catalog)
         column = coding.columns(examples["treatment_id"].to_pylist())
         kept = thin(column, np.random.default_rng(seed))

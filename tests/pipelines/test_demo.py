@@ -149,6 +149,8 @@ def test_ctrl_c_ends_in_one_message_and_130(tmp_path: Path) -> None:
             stderr=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             text=True,
+            # Shells start background jobs, such as a run of these tests, with the signal ignored.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
         )
         deadline = time.monotonic() + 60
         while not list(folder.glob(".w.*")) and time.monotonic() < deadline and running.poll() is None:
