@@ -122,7 +122,7 @@ def test_card_comparison_versions_bin_and_signature(workspace, end):
     assert side["log_loss"]["change"] == pytest.approx(side["log_loss"]["2"] - side["log_loss"]["1"])
     with pytest.raises(MissingError, match=r"no version \[9\]"):
         models.compared(workspace, 1, 9)
-    with pytest.raises(DataError, match="version 2 is champion"):
+    with pytest.raises(DataError, match="version 2 is challenger, champion"):
         models.bin_version(workspace, 2)
     models.bin_version(workspace, 1)
     assert "in the bin" in models.listed(workspace)[1]["alias"]
