@@ -1,15 +1,11 @@
 """Tables of a real database as sources: PostgreSQL, started by these tests, and SQLite."""
 
-import os
-import pwd
-import shutil
-import socket
 import sqlite3
-import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
+import psycopg
 import pytest
 
 from nba.histories import database
@@ -35,58 +31,20 @@ grant usage on schema shop to reader; grant select on all tables in schema shop 
 """
 
 
-def _binaries() -> Path | None:
-    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
-    beside = shutil.which("initdb")
-    return found[-1].parent if found else Path(beside).parent if beside else None
-
-
 @pytest.fixture(scope="module")
-def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
-    """A PostgreSQL server of its own; gives its port."""
-    pytest.importorskip("psycopg", reason="psycopg is not installed (pip install nba[postgres])")
-    binaries = _binaries()
-    if binaries is None:
-        pytest.skip("no PostgreSQL server is installed (Debian: apt-get install postgresql)")
-    # A server refuses to run as root.
-    user = "postgres" if os.getuid() == 0 else None
-    if user and user not in {entry.pw_name for entry in pwd.getpwall()}:
-        pytest.skip("running as root without a user `postgres` to run the server as")
-    folder = Path(
-        f"/tmp/nba-postgres-{os.getpid()}"
-    )  # a socket's path must be short, and its user must reach it
-    folder.mkdir()
-    if user:
-        shutil.chown(folder, user)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-
-    def run(*command: str) -> None:
-        subprocess.run(
-            command, check=True, user=user, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
-
-    data = str(folder / "data")
-    options = f"-p {port} -c listen_addresses=127.0.0.1 -c unix_socket_directories={folder} -c fsync=off"
-    try:
-        run(str(binaries / "initdb"), "-D", data, "-A", "trust", "-U", "postgres", "--no-sync")
-        run(str(binaries / "pg_ctl"), "-D", data, "-o", options, "-l", str(folder / "log"), "-w", "start")
-        import psycopg
-
-        with psycopg.connect(f"host=127.0.0.1 port={port} user=postgres dbname=postgres") as connection:
-            connection.execute(MADE)
-        yield port
-    finally:
-        if (folder / "data" / "postmaster.pid").exists():
-            run(str(binaries / "pg_ctl"), "-D", data, "-m", "immediate", "stop")
-        shutil.rmtree(folder, ignore_errors=True)
+def port(postgres: str) -> int:
+    """Port of the run's PostgreSQL server, in which the shop's tables are."""
+    with psycopg.connect(postgres) as connection:
+        connection.execute(MADE)
+    found = urlsplit(postgres).port
+    assert found is not None
+    return found
 
 
 @pytest.fixture
-def shop(postgres: int, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+def shop(port: int, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     monkeypatch.setenv("TEST_DB_PASSWORD", "secret-of-the-shop")
-    return {**SHOP, "url": SHOP["url"].replace("{port}", str(postgres))}
+    return {**SHOP, "url": SHOP["url"].replace("{port}", str(port))}
 
 
 def _rows(staged: Any) -> list[dict[str, Any]]:
@@ -131,10 +89,8 @@ def test_the_same_rows_are_the_same_content(read: Any, shop: dict[str, Any]) -> 
 
 
 def test_a_database_that_goes_away_is_told_and_nothing_is_kept(
-    read: Any, shop: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, postgres: int
+    read: Any, shop: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, postgres: str
 ) -> None:
-    import psycopg
-
     monkeypatch.setattr(database, "_BATCH", 50)
     many = "select n::text as no, now() as placed, 1 as amount, false as back, n::text as crm, '' as mail"
     source = {**shop, "query": f"{many} from generate_series(1, 3000000) n"}
@@ -143,7 +99,7 @@ def test_a_database_that_goes_away_is_told_and_nothing_is_kept(
     def interrupted(result: Any) -> list[Any]:
         fetched.append(1)
         if len(fetched) == 3:
-            with psycopg.connect(f"host=127.0.0.1 port={postgres} user=postgres dbname=postgres") as other:
+            with psycopg.connect(postgres) as other:
                 other.execute(
                     "select pg_terminate_backend(pid) from pg_stat_activity where usename = 'reader'"
                 )

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jsonschema
 import pytest
 
 from nba.serving import contract, delivery
@@ -108,7 +109,6 @@ def test_the_schemas_in_docs_are_those_of_the_code():
 
 
 def test_a_delivered_batch_keeps_the_json_schemas(batch, tmp_path):
-    jsonschema = pytest.importorskip("jsonschema")
     folder = delivery.deliver(batch, tmp_path, formats=("jsonl",))
     schemas = contract.schemas()
     manifest = json.loads((folder / "manifest.json").read_text())

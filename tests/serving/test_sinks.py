@@ -5,6 +5,7 @@ import shutil
 import threading
 import time
 
+import psycopg
 import pyarrow.parquet as pq
 import pytest
 
@@ -106,7 +107,6 @@ def test_an_unsound_batch_is_not_sent(folder, tmp_path):
 
 @pytest.fixture
 def database(postgres):
-    psycopg = pytest.importorskip("psycopg")
     with psycopg.connect(postgres, autocommit=True) as connection:
         connection.execute("drop table if exists nba_decisions, nba_decisions_batches")
         yield connection
@@ -194,7 +194,6 @@ def test_a_database_that_goes_in_the_middle_keeps_nothing(folder, database, post
 
 def test_a_database_that_is_not_there_is_named(folder):
     sink = Sink(name="crm", kind="sql", target="postgresql://nba@127.0.0.1:1/nothing")
-    pytest.importorskip("psycopg")
     with pytest.raises(NbaError, match="the database did not take"):
         sinks.send(folder, sink)
     with pytest.raises(SettingsError, match="expected postgresql://"):

@@ -110,7 +110,6 @@ def test_features_on_spark_are_those_of_duckdb(tmp_path):
 
 
 def test_queries_carried_over_say_what_spark_understands():
-    pytest.importorskip("sqlglot")
     from nba.serving.spark import carried_over
 
     assert carried_over("select isodow(t) as d from x") == "SELECT (WEEKDAY(t) + 1) AS d FROM x"
