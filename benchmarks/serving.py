@@ -209,16 +209,16 @@ def child_score(n: int, threads: int) -> dict[str, Any]:
     """Score n customers from Parquet, and nothing else."""
     from concurrent.futures import ThreadPoolExecutor  # noqa: F401
 
-    from nba.serving import stream
+    from nba.serving import engines
 
     catalog, joint = shop(), Joint(model(cache()))
     files = _files(cache() / f"world-{_world_of(n)}", n)
-    joint.scores(next(stream.read_parts(files)).slice(0, 100), catalog)
+    joint.scores(next(engines.read_parts(files)).slice(0, 100), catalog)
     total = 0.0
     cpu, begun = time.process_time(), time.perf_counter()
     with traverse.one_thread():
         work = lambda table: joint.scores(table, catalog).uplift.sum()  # noqa: E731
-        for found in stream.ordered(work, stream.read_parts(files), threads):
+        for found in engines.ordered(work, engines.read_parts(files), threads):
             total += found
     return {"seconds": time.perf_counter() - begun, "cpu": time.process_time() - cpu, "total": float(total)}
 
@@ -231,12 +231,12 @@ def _world_of(n: int) -> int:
 def child_batch(n: int, threads: int, out: str) -> dict[str, Any]:
     """Decide n customers from features to a published batch."""
     from nba.policy import arbitrate
-    from nba.serving import delivery, stream
+    from nba.serving import delivery, engines, jobs, stream
 
     folder = cache() / f"world-{_world_of(n)}"
     catalog, chosen, joint = shop(), config(n), Joint(model(cache()))
     files = _files(folder, n)
-    joint.scores(next(stream.read_parts(files)).slice(0, 100), catalog)
+    joint.scores(next(engines.read_parts(files)).slice(0, 100), catalog)
     seconds: dict[str, float] = {}
     last = [time.perf_counter(), ""]
 
@@ -248,9 +248,9 @@ def child_batch(n: int, threads: int, out: str) -> dict[str, Any]:
     last[0] = begun
     with History.read(folder).as_of(AT) as snapshot:
         nuisance = arbitrate.nuisance(snapshot, catalog, chosen.reward)
-        job = stream.Job("b1", AT, catalog, chosen, {"champion": joint}, nuisance, AT)
+        job = jobs.Job("b1", AT, catalog, chosen, {"champion": joint}, nuisance, AT)
         found = stream.run(
-            job, snapshot, files, Path(out), engine=stream.Local(threads), log=False, advance=advance
+            job, snapshot, files, Path(out), engine=engines.Local(threads), log=False, advance=advance
         )
     delivery.publish(found.staged)
     whole = time.perf_counter() - begun
@@ -543,21 +543,21 @@ def kill() -> list[Row]:
 def child_spark(n: int, out: str) -> dict[str, Any]:
     """Decide n customers on local[2], twice, and once here on one thread."""
     from nba.policy import arbitrate
-    from nba.serving import delivery, spark, stream
+    from nba.serving import delivery, engines, jobs, spark, stream
 
     folder = cache() / f"world-{_world_of(n)}"
     catalog, chosen, joint = shop(), config(n), Joint(model(cache()))
     files = _files(folder, n)
-    joint.scores(next(stream.read_parts(files)).slice(0, 100), catalog)
+    joint.scores(next(engines.read_parts(files)).slice(0, 100), catalog)
     found: dict[str, Any] = {}
     session = spark.session("local[2]")
-    engines = {"cold": spark.Spark(session), "warm": spark.Spark(session), "local": stream.Local(1)}
+    engines = {"cold": spark.Spark(session), "warm": spark.Spark(session), "local": engines.Local(1)}
     batches = {}
     for name, engine in engines.items():
         begun = time.perf_counter()
         with History.read(folder).as_of(AT) as snapshot:
             nuisance = arbitrate.nuisance(snapshot, catalog, chosen.reward)
-            job = stream.Job("b1", AT, catalog, chosen, {"champion": joint}, nuisance, AT)
+            job = jobs.Job("b1", AT, catalog, chosen, {"champion": joint}, nuisance, AT)
             staged = stream.run(job, snapshot, files, Path(out) / name, engine=engine, log=False).staged
         delivery.publish(staged)
         found[name] = time.perf_counter() - begun
@@ -604,14 +604,14 @@ def child_pyfunc(n: int, place: str) -> dict[str, Any]:
 
     from nba import tracking
     from nba.policy import streamed
-    from nba.serving import served, stream
+    from nba.serving import jobs, served
 
     catalog, joint = shop(), Joint(model(cache()))
-    job = stream.Job("b1", AT, catalog, config(n), {"champion": joint}, np.zeros(21), AT)
+    job = jobs.Job("b1", AT, catalog, config(n), {"champion": joint}, np.zeros(21), AT)
     m, k = len(job.limited.names), len(catalog.treatment_ids)
     arms = len(job.rules)
     cuts = tuple(streamed.Cut.none(k, m) for _ in range(arms))
-    drawn = stream.Drawn(cuts, np.zeros((arms, m), np.int64), np.zeros(arms, np.int64), np.zeros((arms, m)))
+    drawn = jobs.Drawn(cuts, np.zeros((arms, m), np.int64), np.zeros(arms, np.int64), np.zeros((arms, m)))
     served.save(job, drawn, Path(place) / "plan", {"champion": "benchmarks.serving:Joint"})
     X = features_of(np.random.default_rng(5), n)
     ids = pa.array([f"c{i:09d}" for i in range(n)])

@@ -24,7 +24,7 @@ from nba.history import History, Snapshot
 from nba.models.scorer import Scorer
 from nba.policy import arbitrate, limits
 from nba.serving import decide as serving
-from nba.serving import delivery, spark, stream
+from nba.serving import delivery, engines, jobs, spark, stream, writing
 from pipelines.lock import locked
 from pipelines.progress import Advance, Progress, silent
 
@@ -84,7 +84,7 @@ def decide(
         BusyError: when another run works on the workspace.
     """
     with locked(workspace, f"decide {batch_id or batch_name(at)}"):
-        chosen = stream.Local() if engine == "local" else spark.Spark(spark.session(_master(engine)))
+        chosen = engines.Local() if engine == "local" else spark.Spark(spark.session(_master(engine)))
         return _decide(workspace, at, batch_id, corrects, chosen, progress or silent())
 
 
@@ -99,7 +99,7 @@ def _decide(
     at: datetime,
     batch_id: str | None,
     corrects: str | None,
-    engine: stream.Engine,
+    engine: engines.Engine,
     progress: Progress,
 ) -> DecideReport:
     config = settings.read(workspace)
@@ -119,7 +119,7 @@ def _decide(
             nuisance = arbitrate.nuisance(snapshot, catalog, config.reward)
             spent = limits.spent_today(snapshot, catalog, config.workspace.timezone)
             moment = snapshot.at
-            job = stream.Job(batch_id, moment, catalog, config, models, nuisance, moment, corrects, spent)
+            job = jobs.Job(batch_id, moment, catalog, config, models, nuisance, moment, corrects, spent)
             staged, logged, notes = _part_by_part(job, snapshot, ids, root, engine, progress)
         else:
             step = progress.step(f"deciding {batch_id}", total=3)
@@ -152,11 +152,11 @@ def _logged(batch: serving.Batch) -> dict[str, pa.Table | Path]:
 
 
 def _part_by_part(
-    job: stream.Job,
+    job: jobs.Job,
     snapshot: Snapshot,
     ids: pa.Array,
     root: Path,
-    engine: stream.Engine,
+    engine: engines.Engine,
     progress: Progress,
 ) -> tuple[Path, dict[str, pa.Table | Path], tuple[str, ...]]:
     # Features go to disk first, in the order of the ids; what is logged goes from disk into the history.
@@ -170,7 +170,7 @@ def _part_by_part(
             some = ids[begin : begin + _FEATURE_ROWS]
             files.append(folder / f"{number:05d}.parquet")
             table = features.build(snapshot, some)
-            pq.write_table(table, files[-1], compression="zstd", row_group_size=stream.ROWS)
+            pq.write_table(table, files[-1], compression="zstd", row_group_size=engines.ROWS)
             step(len(some))
     shown: dict[str, Advance] = {}
 
@@ -184,10 +184,10 @@ def _part_by_part(
     logged: dict[str, pa.Table | Path] = {name: paths[0] for name, paths in found.log.items()}
     one = folder / "features.parquet"
     with delivery.full_disk(folder), pq.ParquetWriter(one, pq.ParquetFile(files[0]).schema_arrow) as writer:
-        for table in stream.read_parts(files):
+        for table in engines.read_parts(files):
             writer.write_table(table.cast(writer.schema))
     logged |= {"batches": found.batches, "features": one}
-    assigned = stream.assignments_of(job, snapshot, ids, known)
+    assigned = writing.assignments_of(job, snapshot, ids, known)
     if assigned.num_rows:
         logged["assignments"] = assigned
     return found.staged, logged, tuple(found.manifest["notes"])

@@ -33,7 +33,7 @@ def _lint(folder: Path) -> subprocess.CompletedProcess[str]:
 
 PLANTED = [
     ("nba/policy/explore.py", "import nba.models.scorer", "nba.policy.explore -> nba.models.scorer"),
-    ("nba/tables.py", "import nba.history", "nba.tables -> nba.history"),
+    ("nba/tables/fields.py", "import nba.history", ".tables -> .history"),
     ("nba/stats.py", "import streamlit", "nba.stats -> streamlit"),
     ("nba/serving/decide.py", "import mlflow", "nba.serving.decide -> mlflow"),
     ("nba/models/response.py", "import optuna", "nba.models.response -> optuna"),

@@ -24,7 +24,8 @@ from nba.experiments import design
 from nba.policy.explore import Estimate
 from nba.policy.streamed import Cut
 from nba.serving.decide import Worth, believed
-from nba.serving.stream import Drawn, Job, Scored, finish_part
+from nba.serving.jobs import Drawn, Job, Scored
+from nba.serving.writing import finish_part
 from nba.settings import Settings
 
 LOADER = "nba.serving.served:Served"

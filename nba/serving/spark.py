@@ -22,8 +22,9 @@ from nba.errors import DataError, MissingError
 from nba.features import table
 from nba.history import Snapshot
 from nba.models import traverse
+from nba.serving.engines import score_part
+from nba.serving.jobs import Job, Scored
 from nba.serving.parts import Parts
-from nba.serving.stream import Job, Scored, score_part
 
 T = TypeVar("T")
 

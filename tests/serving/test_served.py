@@ -17,7 +17,7 @@ from nba import tracking
 from nba.errors import DataError
 from nba.policy import arbitrate
 from nba.policy.eligibility import eligible
-from nba.serving import served, stream
+from nba.serving import jobs, served, stream
 
 ROOT = Path(__file__).parents[2]
 _BELIEVER = """
@@ -61,9 +61,7 @@ def model(shop, history, tmp_path, monkeypatch):
     pq.write_table(shop.features, path)
     with history.as_of(shop.at) as snapshot:
         nuisance = arbitrate.nuisance(snapshot, shop.catalog, shop.config.reward)
-        job = stream.Job(
-            "b1", shop.at, shop.catalog, shop.config, {"champion": Believer()}, nuisance, shop.at
-        )
+        job = jobs.Job("b1", shop.at, shop.catalog, shop.config, {"champion": Believer()}, nuisance, shop.at)
         found = stream.run(job, snapshot, [path], tmp_path / "out")
         ids = shop.features["customer_id"].combine_chunks()
         rules = eligible(snapshot, shop.catalog, shop.config.limits, ids)

@@ -20,7 +20,7 @@ import numpy as np, pyarrow as pa, pyarrow.parquet as pq
 from tests.serving.conftest import Believer, make_shop
 from nba.history import History
 from nba.policy import arbitrate
-from nba.serving import delivery, spark, stream
+from nba.serving import delivery, engines, jobs, spark, stream
 
 folder, master = Path(sys.argv[1]), sys.argv[2]
 shop = make_shop()
@@ -36,14 +36,14 @@ def rows(name, engine):
     with history.as_of(shop.at) as snapshot:
         nuisance = arbitrate.nuisance(snapshot, shop.catalog, shop.config.reward)
         models = {"champion": shop.model}
-        job = stream.Job("b1", shop.at, shop.catalog, shop.config, models, nuisance, shop.at)
+        job = jobs.Job("b1", shop.at, shop.catalog, shop.config, models, nuisance, shop.at)
         found = stream.run(job, snapshot, files, folder / name, engine=engine)
     parts = [pq.ParquetFile(path).read() for path in sorted(found.staged.glob("*.parquet"))]
     said = {k: v for k, v in found.manifest.items() if k != "files"}
     return pa.concat_tables(parts).sort_by("customer_id"), said
 
 
-local = rows("local", stream.Local(2))
+local = rows("local", engines.Local(2))
 session = spark.session(master)
 session.conf.set("spark.sql.execution.arrow.maxRecordsPerBatch", "61")
 there = rows("spark", spark.Spark(session))
@@ -84,7 +84,7 @@ import numpy as np
 from nba.features import table
 from nba.histories.simulated import World
 from nba.history import History
-from nba.serving import spark
+from nba.serving import engines, jobs, spark
 from pipelines import ingest, simulate
 
 folder = Path(sys.argv[1]) / "shop"

@@ -10,7 +10,7 @@ import pytest
 
 from nba.policy import arbitrate
 from nba.policy.streamed import Cut
-from nba.serving import delivery, stream
+from nba.serving import delivery, engines, jobs, pricing, stream
 from nba.serving.decide import decide
 from nba.settings import Engagement, Rule, SendWindow, Volume
 
@@ -19,7 +19,7 @@ from nba.settings import Engagement, Rule, SendWindow, Volume
 
 def job_of(shop, snapshot, **more):
     nuisance = arbitrate.nuisance(snapshot, shop.catalog, shop.config.reward)
-    return stream.Job(
+    return jobs.Job(
         "b1", shop.at, shop.catalog, shop.config, {"champion": shop.model}, nuisance, shop.at, **more
     )
 
@@ -28,11 +28,10 @@ def run(shop, history, root, tmp_path, *, rows=64, threads=2, monkeypatch=None, 
     path = tmp_path / "features.parquet"
     pq.write_table(shop.features, path)
     if monkeypatch is not None:
-        monkeypatch.setattr(stream, "ROWS", rows)
-        monkeypatch.setattr(stream.read_parts, "__defaults__", (rows,))
+        monkeypatch.setattr(engines.read_parts, "__defaults__", (rows,))
         monkeypatch.setattr(stream, "SAMPLE", sample or stream.SAMPLE)
     with history.as_of(shop.at) as snapshot:
-        return stream.run(job_of(shop, snapshot), snapshot, [path], root, engine=stream.Local(threads))
+        return stream.run(job_of(shop, snapshot), snapshot, [path], root, engine=engines.Local(threads))
 
 
 def rows_of(folder):
@@ -145,12 +144,12 @@ def test_what_is_logged_is_how_often_it_happens(shop, history, tmp_path):
     # The draw is repeated under other names of the batch; the cuts stay.
     with history.as_of(shop.at) as snapshot:
         job = job_of(shop, snapshot)
-        part = stream.score_part(job, snapshot, shop.features)
+        part = engines.score_part(job, snapshot, shop.features)
         found = run(shop, history, tmp_path / "out", tmp_path)
     p = np.array(rows_of(found.staged)["p_action"])
     assert ((p > 0) & (p <= 1)).all()
     cuts = [Cut.none(len(shop.catalog.treatment_ids), 4) for _ in job.rules]
-    whole = stream.probabilities_of(job, part, cuts)
+    whole = pricing.probabilities_of(job, part, cuts)
     np.testing.assert_allclose(whole.sum(axis=1), 1)
     assert (whole[part.reason > 0] == 0).all()
 

@@ -1,0 +1,184 @@
+"""Settings of what is read: the workspace, its sources, identities, quality rules and own features."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from nba.settings.common import Frozen, Share
+
+
+class Workspace(Frozen):
+    """What the workspace is.
+
+    Attributes:
+        name: Its name, also of its MLflow experiment and registered policy.
+        currency: ISO code in which all money is.
+        timezone: IANA zone of source times that carry none.
+        seed: Seed of all randomness that is not hashed by key.
+        tracking: MLflow tracking URI; absent, `mlruns/` of the checkout. MLflow's own variables win.
+        memory_gb: Memory that reading sources may take; what does not fit is spilled to disk.
+    """
+
+    name: str
+    currency: str = "EUR"
+    timezone: str = "UTC"
+    seed: int = 0
+    tracking: str | None = None
+    memory_gb: Annotated[float, Field(ge=0.5)] = 4.0
+
+
+class Source(Frozen):
+    """One raw source and how its columns map to a table of the contract.
+
+    Attributes:
+        name: How reports call it.
+        table: customers, orders, events or touches.
+        path: Files, relative to the workspace; may hold `*`. `{data}` stands for the folder or file
+            that the user gives with `--data`.
+        format: csv, jsonl or parquet; sql for a table or query of a database.
+        url: Of the database (sql), such as `postgresql://reader:${DB_PASSWORD}@host/shop`; `${NAME}` stands
+            for an environment variable.
+        query: Name of the table, or the whole query (sql).
+        encoding, delimiter, decimal: How a text file is written.
+        identifiers: Identifier kind to source column (crm_id, email, phone, cookie, device, ...).
+        columns: Contract field to source column.
+        products: Contract field to source columns that are multiplied (pieces and price, for example).
+        constants: Contract field to a fixed value; where the field is mapped too, it fills the blanks.
+        values: Contract field to a mapping of source values to contract values.
+        margin_share: Margin as a share of revenue, where no column gives the margin.
+        aggregate: Rows with the same key are lines of one thing: numbers are summed, the first time and
+            otherwise the last known value count. Without it they are duplicates, and the last one counts.
+        time_format: How times are written where not ISO or epoch, as of `strptime` (`%d/%m/%Y %H:%M`); of
+            several, the first that fits counts, and `iso` stands for ISO or epoch.
+        known_after_hours: Hours after which a row is known, where no column is mapped to `known_at`; a
+            look back from a moment does not see what was not known by then.
+        timezone: IANA zone of times without offset; the workspace's if absent.
+        country: Two-letter country of phone numbers without prefix.
+        max_bad_share: More unusable rows than this stop the run.
+        optional: Whether it is fine that there is no file yet.
+    """
+
+    name: str
+    table: Literal["customers", "orders", "events", "touches"]
+    path: str = ""
+    format: Literal["csv", "jsonl", "parquet", "sql"] = "csv"
+    url: str | None = None
+    query: str | None = None
+    encoding: str = "utf-8"
+    delimiter: str = ","
+    decimal: str = "."
+    identifiers: dict[str, str] = Field(min_length=1)
+    columns: dict[str, str]
+    products: dict[str, tuple[str, ...]] = Field(default={})
+    constants: dict[str, str | float | bool] = Field(default={})
+    values: dict[str, dict[str, str | float | bool]] = Field(default={})
+    margin_share: Annotated[float, Field(ge=-1.0, le=1.0)] | None = None
+    aggregate: bool = False
+    time_format: str | tuple[str, ...] | None = None
+    known_after_hours: Annotated[float, Field(ge=0)] = 0.0
+    timezone: str | None = None
+    country: str = "ES"
+    max_bad_share: Share = 0.5
+    optional: bool = False
+
+    @model_validator(mode="after")
+    def _is_somewhere(self) -> "Source":
+        wanted = ("url", "query") if self.format == "sql" else ("path",)
+        absent = [name for name in wanted if not getattr(self, name)]
+        if absent:
+            raise ValueError(f"{' and '.join(absent)} missing; format is {self.format!r}")
+        return self
+
+
+class Identity(Frozen):
+    """How identifiers become customers.
+
+    Attributes:
+        max_customers: An identifier shared by more CRM ids than this links nobody.
+        external: Identifier kind by which orchestration knows customers.
+        exclusive: Kinds of which a customer has one identifier at most: of links that would join two, the
+            older one stands. Add the external kind if the CRM holds nobody twice.
+        weak: Kinds that several people may share; they never join two customers with external ids.
+        email_ignore_case: Whether the case of mailboxes does not count (that of domains never does).
+        email_ignore_dots, email_ignore_tags: Domains in whose mailboxes dots, or +tags, do not count.
+    """
+
+    max_customers: int = Field(default=3, ge=1)
+    external: str = "crm_id"
+    exclusive: tuple[str, ...] = ("loyalty_card",)
+    weak: tuple[str, ...] = ("cookie", "device")
+    email_ignore_case: bool = True
+    email_ignore_dots: tuple[str, ...] = ("gmail.com", "googlemail.com")
+    email_ignore_tags: tuple[str, ...] = ("gmail.com", "googlemail.com")
+
+
+class Bounds(Frozen):
+    """From where on a finding warns, and from where on it stops the run.
+
+    Attributes:
+        warn, stop: The thresholds; absent ones never do.
+    """
+
+    warn: float | None = None
+    stop: float | None = None
+
+
+class QualityRules(Frozen):
+    """What warns, and what stops an ingestion before anything is written.
+
+    Each is a table with `warn` and `stop`, such as `volume = { warn = 0.5, stop = 0.1 }`.
+
+    Attributes:
+        quarantined, duplicates: Share of a source's rows.
+        behind: Days that a source's newest row is behind that of the freshest source.
+        stale: Days since a table's newest row.
+        future: Share of rows after the moment of the run.
+        early: Share of rows that were known before they happened.
+        volume: Rows of the last whole day as a share of the usual; lower is worse.
+        references: Share of touches that name a treatment or decision that is not known.
+        nulls: Share of unknown values, by field, such as `"touches.treatment_id"`.
+        consent: Share of customers, by channel; lower is worse.
+    """
+
+    quarantined: Bounds = Bounds(warn=0.05)
+    duplicates: Bounds = Bounds(warn=0.2)
+    behind: Bounds = Bounds(warn=14)
+    stale: Bounds = Bounds(warn=8)
+    future: Bounds = Bounds(warn=0.001)
+    early: Bounds = Bounds(warn=0.001)
+    volume: Bounds = Bounds(warn=0.3)
+    references: Bounds = Bounds(warn=0.01)
+    nulls: dict[str, Bounds] = Field(default={})
+    consent: dict[str, Bounds] = Field(default={})
+
+
+class OwnFeature(Frozen):
+    """A feature of the company's own, computed with the others in training and scoring.
+
+    Attributes:
+        name: Column name, with the prefix `f_`.
+        unit: Unit of its values.
+        doc: What it means, in one phrase.
+        source: orders, events, touches, decisions or customers.
+        sql: DuckDB aggregate over the source's rows of one customer that were known; `age` is the days
+            from the row's time to the moment. For customers a plain expression over the one row.
+        absent: Value of a customer without rows; unknown if left out.
+    """
+
+    name: Annotated[str, Field(pattern="^f_[a-z][a-z0-9_]*$")]
+    unit: str
+    doc: str
+    source: Literal["orders", "events", "touches", "decisions", "customers"]
+    sql: str
+    absent: float | None = None
+
+
+class CatalogFiles(Frozen):
+    """The two CSV files of the catalog.
+
+    Attributes:
+        actions, treatments: Path of the file, relative to the workspace.
+    """
+
+    actions: str = "catalog/actions.csv"
+    treatments: str = "catalog/treatments.csv"

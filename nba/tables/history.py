@@ -1,0 +1,170 @@
+"""What happened: catalog, customers and their identities, orders, events, touches; how sound they are."""
+
+from nba.tables import fields as f
+from nba.tables.fields import Table
+
+CHANNELS = ("email", "sms", "push", "call")
+
+ACTIONS = Table(
+    "actions",
+    "What may be proposed.",
+    ("action_id",),
+    (
+        f.identifier("action_id", "the action"),
+        f.text("issue", "business purpose"),
+        f.text("group", "theme under the issue"),
+        f.text("name", "name as people know it"),
+        f.money("margin", "earned per response where the customer's own margin is not known", low=0.0),
+        f.number("lever", "business weight on the value; 1 changes nothing", "factor", low=0.0, high=100.0),
+        f.time("starts_at", "first moment at which it may be proposed", nullable=True),
+        f.time("ends_at", "first moment at which it may no longer be proposed", nullable=True),
+    ),
+)
+
+TREATMENTS = Table(
+    "treatments",
+    "Actions on channels: what is sent.",
+    ("treatment_id",),
+    (
+        f.TREATMENT,
+        f.identifier("action_id", "the action carried"),
+        f.text("channel", "the medium"),
+        f.money("cost", "per delivery", low=0.0),
+        f.count("cooldown_days", "days after a delivery without the same action", "days", low=0),
+    ),
+)
+
+CUSTOMERS = Table(
+    "customers",
+    "One row per unified customer.",
+    ("customer_id",),
+    (
+        f.CUSTOMER,
+        f.identifier("external_id", "the id by which orchestration knows the customer", nullable=True),
+        f.time("joined_at", "first seen in any source"),
+        *(f.flag(f"can_{c}", f"consent to {c} in the CRM (later opt-outs are touches)") for c in CHANNELS),
+        f.text("timezone", "IANA zone of the customer", nullable=True),
+    ),
+    open_prefix="a_",
+)
+
+IDENTITIES = Table(
+    "identities",
+    "Which salted identifier belongs to which customer; no personal data in clear.",
+    ("identifier_kind", "identifier_hash"),
+    (
+        f.text("identifier_kind", "crm_id, email, phone, cookie, device, loyalty_card, ..."),
+        f.identifier("identifier_hash", "salted hash of the normalised identifier"),
+        f.CUSTOMER,
+        f.text("source", "where it was first seen"),
+        f.time("first_seen_at", "when it was first seen"),
+    ),
+)
+
+ALIASES = Table(
+    "aliases",
+    "Customer ids that went into older ones when two customers turned out to be one person.",
+    ("alias_id",),
+    (
+        f.identifier("alias_id", "the id that went"),
+        f.CUSTOMER,
+        f.flag("is_pending", "whether rows of orders, events, touches and identities still carry it on disk"),
+    ),
+)
+
+SUPPRESSED = Table(
+    "suppressed",
+    "Identifiers of persons who asked to be forgotten, hashed again: rows that carry one are passed over.",
+    ("tombstone",),
+    (f.identifier("tombstone", "hash of a salted hash"),),
+)
+
+INGESTED = Table(
+    "ingested",
+    "Which raw files the history was made of.",
+    ("source", "file"),
+    (
+        f.text("source", "name of the source"),
+        f.text("file", "file within the source, or the table of a database"),
+        f.identifier("content_hash", "hash of its content and of all settings that its rows depend on"),
+        f.count("n_rows", "rows in it", low=0),
+        f.count("n_quarantined", "of these, rows that cannot be used", low=0),
+    ),
+)
+
+ORDERS = Table(
+    "orders",
+    "Purchases and returns.",
+    ("order_id",),
+    (
+        f.identifier("order_id", "the order"),
+        f.CUSTOMER,
+        f.time("ordered_at", "when it was placed"),
+        f.money("revenue", "net revenue; negative for a return"),
+        f.money("margin", "revenue less cost of goods; negative for a return"),
+        f.count("n_items", "pieces in the order", low=0),
+        f.flag("is_return", "whether goods came back"),
+        f.KNOWN,
+    ),
+)
+
+EVENTS = Table(
+    "events",
+    "What customers did: web and app events, service tickets.",
+    ("event_id",),
+    (
+        f.identifier("event_id", "the event"),
+        f.CUSTOMER,
+        f.time("occurred_at", "when it happened"),
+        f.text("kind", "visit, view, cart, search, ticket, complaint, ..."),
+        f.text("channel", "web, app, store, service, ...", nullable=True),
+        f.text("detail", "free detail, as the source gives it", nullable=True),
+        f.KNOWN,
+    ),
+)
+
+TOUCHES = Table(
+    "touches",
+    "Contacts and what came of them.",
+    ("touch_id",),
+    (
+        f.identifier("touch_id", "the touch"),
+        f.CUSTOMER,
+        f.time("touched_at", "when it happened"),
+        f.text("channel", "the medium"),
+        f.code(
+            "kind",
+            "what happened",
+            values=("sent", "delivered", "failed", "seen", "clicked", "refused", "unsubscribed"),
+        ),
+        f.identifier("treatment_id", "what was sent; unknown where it was not ours", nullable=True),
+        f.identifier("decision_id", "the decision that caused it, where known", nullable=True),
+        f.money("cost", "spent on it", low=0.0),
+        f.KNOWN,
+    ),
+)
+
+QUARANTINE = Table(
+    "quarantine",
+    "Rows that could not be used, with the reason: nothing is silently dropped.",
+    ("source", "file", "row_number", "reason"),
+    (
+        f.text("source", "name of the source"),
+        f.text("file", "file within the source"),
+        f.count("row_number", "row in the file, from 1 without its header", low=0),
+        f.text("reason", "what was wrong"),
+        f.text("raw", "the row as it stood, identifiers removed"),
+    ),
+)
+
+QUALITY = Table(
+    "quality",
+    "What ingestion found in each source.",
+    ("source", "measure"),
+    (
+        f.text("source", "name of the source, or `identity`"),
+        f.text("measure", "what was measured: rows_in, rows_kept, quarantined, duplicates, ..."),
+        f.number("value", "the finding", "as the measure says"),
+        f.text("note", "in words, where that helps"),
+    ),
+)

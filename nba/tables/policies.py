@@ -1,0 +1,159 @@
+"""How policies stand: estimated values, ablations, scenarios, promotions, learning."""
+
+from nba.tables import fields as f
+from nba.tables.fields import Table
+
+POLICY_VALUES = Table(
+    "policy_values",
+    "Off-policy estimates: what a policy would have earned per decision.",
+    ("policy_id", "estimator", "batch_id"),
+    (
+        f.identifier("policy_id", "the policy judged"),
+        f.text("estimator", "how"),
+        f.identifier("batch_id", "the batch judged on, or `all`"),
+        f.money("value", "reward per decision", nullable=True),
+        f.money("se", "standard error", nullable=True),
+        f.money("lower", "lower end of the interval", nullable=True),
+        f.money("upper", "upper end of the interval", nullable=True),
+        f.number("ess", "effective sample size", "decisions", low=0.0),
+        f.count("n", "decisions", low=0),
+        f.number("max_weight", "largest importance weight", "factor", low=0.0),
+        f.text("reason", "why it is unknown, where it is; else empty"),
+    ),
+)
+
+DIAGNOSTICS = Table(
+    "diagnostics",
+    "What off-policy estimates rest on: support, weights, tails, calibration of the logged probabilities.",
+    ("policy_id", "check"),
+    (
+        f.identifier("policy_id", "the policy judged"),
+        f.text("check", "what was looked at"),
+        f.code("status", "refused: no estimate may rest on it", values=("ok", "warning", "refused")),
+        f.number("value", "what was found", "as the check says", nullable=True),
+        f.number("limit", "from where on it is not ok", "as the check says", nullable=True),
+        f.text("note", "in words"),
+    ),
+)
+
+ABLATIONS = Table(
+    "ablations",
+    "What each part of the policy is worth: the full policy against itself without the part.",
+    ("versus", "method"),
+    (
+        f.text(
+            "versus", "without the part: random, response only, no levers, eligibility only, random scores"
+        ),
+        f.code("method", "how the two were compared", values=("randomised arms", "off-policy")),
+        f.identifier("policy_id", "the full policy"),
+        f.money("value", "reward per decision of the full policy less that of the other", nullable=True),
+        f.money("lower", "lower end of the interval", nullable=True),
+        f.money("upper", "upper end of the interval", nullable=True),
+        f.number("level", "confidence level of the interval", "fraction", low=0.0, high=1.0),
+        f.count("n", "decisions it rests on", low=0),
+        f.text("reason", "why it is unknown, or a remark; else empty"),
+    ),
+)
+
+VALUE_FINDER = Table(
+    "value_finder",
+    "Customers for whom nothing good can be proposed, in segments that can be read.",
+    ("batch_id", "segment"),
+    (
+        f.identifier("batch_id", "the batch looked at"),
+        f.text("segment", "conditions on features, in words"),
+        f.count("n", "customers", low=0),
+        f.count("n_nothing", "of these, customers without any eligible treatment of positive value", low=0),
+        f.money("best", "believed net value of the best eligible treatment, mean"),
+        f.money("blocked", "what the best treatment that a rule removed would add, mean", low=0.0),
+        f.text("reason", "rule that removes most treatments of these customers; empty if none does"),
+    ),
+)
+
+SCENARIOS = Table(
+    "scenarios",
+    "What other limits, levers or rules would have made of a stored batch, by its prices solved anew.",
+    ("scenario", "batch_id", "item"),
+    (
+        f.text("scenario", "its name; `as decided` is the batch with the settings that it had"),
+        f.identifier("batch_id", "the stored batch"),
+        f.text("item", "`total`, or a limit"),
+        f.money("value", "believed net value of all customers", nullable=True),
+        f.money("value_lower", "lower end of its 95% interval, errors of belief independent", nullable=True),
+        f.money("value_upper", "upper end of its interval", nullable=True),
+        f.number("contacts", "expected contacts", "contacts", nullable=True, low=0.0),
+        f.money("cost", "expected cost", nullable=True, low=0.0),
+        f.number("available", "what the limit allows", "contacts or money", nullable=True, low=0.0),
+        f.number("used", "expected use of the limit", "contacts or money", nullable=True, low=0.0),
+        f.money("price", "what one more unit of the limit would add", nullable=True, low=0.0),
+        f.text("changes", "what was changed, in words; empty for `as decided`"),
+    ),
+)
+
+PROMOTION_EVIDENCE = Table(
+    "promotion_evidence",
+    "The conditions of the gate when it was last asked.",
+    ("check",),
+    (
+        f.text("check", "what was asked"),
+        f.code("status", "unknown does not pass", values=("pass", "fail", "unknown")),
+        f.number("value", "what was found", "as the check says", nullable=True),
+        f.number("limit", "what it had to reach, or to keep below", "as the check says", nullable=True),
+        f.text("note", "in words"),
+        f.count("champion", "version of the champion", low=0),
+        f.count("challenger", "version of the challenger", low=0),
+        f.time("asked_at", "the moment looked back from"),
+    ),
+)
+
+PROMOTIONS = Table(
+    "promotions",
+    "Who made which version the champion, when and on what evidence; rows are only ever added.",
+    ("promotion_id",),
+    (
+        f.identifier("promotion_id", "number of the record, as text"),
+        f.time("promoted_at", "the moment looked back from"),
+        f.code("what", "what was done", values=("promote", "rollback")),
+        f.identifier("policy", "the registered policy"),
+        f.count("from_version", "the champion before", low=0),
+        f.count("to_version", "the champion after", low=0),
+        f.text("approver", "who approved it"),
+        f.flag("is_passed", "whether the gate's conditions held"),
+        f.text("evidence", "the conditions as found, JSON"),
+        f.text("note", "why, in the approver's words"),
+    ),
+    laws=("rows are never changed or removed",),
+)
+
+SHADOWS = Table(
+    "shadows",
+    "What a registered policy would have decided beside the one that decided: logged, never delivered.",
+    ("decision_id", "policy_id"),
+    (
+        f.identifier("decision_id", "the decision that was made"),
+        f.identifier("batch_id", "its batch"),
+        f.CUSTOMER,
+        f.identifier("policy_id", "the policy in the shadow"),
+        f.TREATMENT,
+        f.chance("p_action", "chance with which the policy in the shadow chose it"),
+        f.chance("p_decided", "chance that it would have given to what was decided"),
+        f.money("expected_value", "expected net value of its choice against no contact", nullable=True),
+    ),
+)
+
+LEARNING = Table(
+    "learning",
+    "What nightly learning tried on the latest closed decisions, and what it chose.",
+    ("learnt_at", "capacity", "half_life_days"),
+    (
+        f.time("learnt_at", "when"),
+        f.text("capacity", "candidate: constant, linear, trees, blend"),
+        f.number(
+            "half_life_days", "age at which an example weighs half; 0 weighs all alike", "days", low=0.0
+        ),
+        f.number("loss", "mean squared error of the effect on the latest decisions", "squared deviations"),
+        f.number("gain_se", "how much better than the default, in standard errors", "standard errors"),
+        f.flag("is_chosen", "whether the model was fitted so"),
+        f.count("n", "decisions validated on", low=0),
+    ),
+)

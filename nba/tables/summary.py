@@ -1,0 +1,527 @@
+"""What the app shows: alerts, and figures prepared once so that a page only reads."""
+
+from nba.tables import fields as f
+from nba.tables.experiments import EFFECTS
+from nba.tables.fields import Table
+
+ALERTS = Table(
+    "alerts",
+    "What somebody should look at, as of the last nightly run.",
+    ("alert", "subject"),
+    (
+        f.code(
+            "alert",
+            "what it is about",
+            values=(
+                *("stale data", "SRM", "drift", "cap pressure", "empty batch"),
+                *("silent batch", "value drop"),
+            ),
+        ),
+        f.text("subject", "the table, batch, arm, limit, feature or experiment"),
+        f.time("at", "the moment looked back from"),
+        f.code("status", "the finding", values=("ok", "warning", "unknown")),
+        f.number("value", "what was found", "as the note says", nullable=True),
+        f.number("limit", "where a warning begins", "as the value", nullable=True),
+        f.text("note", "in words"),
+    ),
+)
+
+SUMMARY_BATCHES = Table(
+    "summary_batches",
+    "One row per batch and arm, for pages: how much was sent, what it cost, and what it was worth.",
+    ("batch_id", "arm"),
+    (
+        f.identifier("batch_id", "the batch"),
+        f.text("arm", "the arm of the experiment; `policy` where there was none"),
+        f.identifier("policy_id", "the policy that chose (the last by name where several did)"),
+        f.time("decided_at", "when"),
+        f.time("matures_at", "when the last reward window of the batch closes", nullable=True),
+        f.flag("is_matured", "whether every reward window of the batch has closed"),
+        f.count("n", "decisions, one per customer", low=0),
+        f.count("n_closed", "decisions whose reward window has closed", low=0),
+        f.count("n_contacts", "decisions other than `none`", low=0),
+        f.count("n_delivered", "contacts known to have reached the customer", low=0),
+        f.money("cost", "spent on the contacts, as reported", low=0.0),
+        f.number("mean", "reward per customer", "money", nullable=True),
+        f.money("effect", "reward per customer against the control of the same batch", nullable=True),
+        f.money("lower", "lower end of the 95% interval of the effect", nullable=True),
+        f.money("upper", "upper end of the 95% interval of the effect", nullable=True),
+        f.text("reason", "why the effect is unknown, where it is; else empty"),
+    ),
+)
+
+SUMMARY_MIX = Table(
+    "summary_mix",
+    "How often each treatment was decided, by batch and arm, for pages.",
+    ("batch_id", "arm", "treatment_id"),
+    (
+        f.identifier("batch_id", "the batch"),
+        f.text("arm", "the arm of the experiment; `policy` where there was none"),
+        f.TREATMENT,
+        f.identifier("action_id", "the action carried; `none` for no contact"),
+        f.text("channel", "the medium; `none` for no contact"),
+        f.time("decided_at", "when"),
+        f.count("n", "decisions", low=0),
+        f.count("n_delivered", "of these, known to have reached the customer", low=0),
+        f.money("cost", "spent on them, as reported", low=0.0),
+        f.money("expected_value", "expected net value against no contact, summed", nullable=True),
+    ),
+)
+
+SUMMARY_CHANNELS = Table(
+    "summary_channels",
+    "What was sent over each channel in all batches, for pages.",
+    ("channel",),
+    (
+        f.text("channel", "the medium; `none` for no contact"),
+        f.count("n", "decisions", low=0),
+        f.count("n_customers", "customers with at least one of them", low=0),
+        f.count("n_delivered", "of the decisions, known to have reached the customer", low=0),
+        f.money("cost", "spent on them, as reported", low=0.0),
+    ),
+)
+
+SUMMARY_EFFECTS = Table(
+    "summary_effects",
+    "The effects for pages, also over all customers of the arm.",
+    ("experiment_id", "metric", "arm", "segment"),
+    (
+        *EFFECTS.fields,
+        f.number("total", "effect times customers in the arm", "unit of the metric", nullable=True),
+        f.number("total_lower", "lower end of its interval", "unit of the metric", nullable=True),
+        f.number("total_upper", "upper end of its interval", "unit of the metric", nullable=True),
+    ),
+)
+
+SUMMARY_ARMS = Table(
+    "summary_arms",
+    "Customers by arm against what the shares promise, for pages.",
+    ("experiment_id", "arm"),
+    (
+        f.identifier("experiment_id", "the experiment"),
+        f.text("arm", "the arm"),
+        f.count("n", "customers decided at least once", low=0),
+        f.number(
+            "n_expected", "customers that the arm's share promises", "customers", low=0.0, nullable=True
+        ),
+        f.chance("p_srm", "chance of counts this uneven if assignment works (chi-square)", nullable=True),
+    ),
+)
+
+SUMMARY_CREDITS = Table(
+    "summary_credits",
+    "Credit by method, channel and treatment, for pages.",
+    ("method", "channel", "treatment_id"),
+    (
+        f.text("method", "rule or model"),
+        f.text("channel", "the medium"),
+        f.identifier("treatment_id", "what was sent; `unknown` where it was not ours"),
+        f.count("n_orders", "orders with a share of credit", low=0),
+        f.money("credit", "margin credited"),
+        f.chance("share", "part of all orders the method credits", nullable=True),
+    ),
+)
+
+SUMMARY_CLV = Table(
+    "summary_clv",
+    "How many customers have which lifetime value, for pages.",
+    ("bin",),
+    (
+        f.count("bin", "number of the bin, lowest first", low=0),
+        f.money("lower", "lowest value of the bin"),
+        f.money("upper", "highest value of the bin"),
+        f.count("n", "customers", low=0),
+        f.money("total", "value of the bin's customers together"),
+        f.chance("p_alive", "mean chance of still being a customer", nullable=True),
+    ),
+)
+
+SUMMARY_NUMBERS = Table(
+    "summary_numbers",
+    "Single numbers for pages.",
+    ("measure",),
+    (
+        f.text("measure", "what was counted"),
+        f.number("value", "the number", "as its note says", nullable=True),
+        f.time("at", "the moment, where it is one", nullable=True),
+        f.text("note", "in words, where that helps"),
+    ),
+)
+
+SUMMARY_SEGMENTS = Table(
+    "summary_segments",
+    "What was decided for which part of the customers, in all batches, for pages.",
+    ("attribute", "segment", "arm", "treatment_id"),
+    (
+        f.text("attribute", "attribute of customers"),
+        f.text("segment", "its value"),
+        f.text("arm", "the arm of the experiment; `policy` where there was none"),
+        f.TREATMENT,
+        f.identifier("action_id", "the action carried; `none` for no contact"),
+        f.text("channel", "the medium; `none` for no contact"),
+        f.count("n", "decisions", low=0),
+        f.count("n_delivered", "of these, known to have reached the customer", low=0),
+        f.money("cost", "spent on them, as reported", low=0.0),
+        f.money("expected_value", "expected net value against no contact, summed", nullable=True),
+    ),
+)
+
+SUMMARY_ARBITRATION = Table(
+    "summary_arbitration",
+    "How the candidates of the last batch came to their rank, by arm and treatment, for pages.",
+    ("batch_id", "arm", "treatment_id"),
+    (
+        f.identifier("batch_id", "the batch"),
+        f.text("arm", "the arm of the experiment; `policy` where there was none"),
+        f.TREATMENT,
+        f.identifier("action_id", "the action carried; `none` for no contact"),
+        f.text("channel", "the medium; `none` for no contact"),
+        f.count("n", "customers of the arm", low=0),
+        f.count("n_eligible", "of these, customers who could be given it", low=0),
+        f.count("n_chosen", "of these, customers who were given it", low=0),
+        f.chance(
+            "p_response", "mean chance of a response if treated, on a sample of customers", nullable=True
+        ),
+        f.number(
+            "uplift",
+            "mean change of that chance against no contact, on the sample",
+            "probability",
+            low=-1.0,
+            high=1.0,
+            nullable=True,
+        ),
+        f.money(
+            "value",
+            "mean expected net value against no contact, of those who could be given it",
+            nullable=True,
+        ),
+        f.number(
+            "lever", "business weight on the value; 1 changes nothing", "factor", low=0.0, nullable=True
+        ),
+        f.money("cost", "per delivery", low=0.0),
+        f.money("price", "mean price of the limits it uses", low=0.0),
+        f.money("priority", "value less price: what candidates are ranked by", nullable=True),
+        f.chance("p_action", "mean chance of being chosen, of those who could be given it", nullable=True),
+    ),
+)
+
+SUMMARY_REMOVED = Table(
+    "summary_removed",
+    "How many candidates of the last batch each rule removed, for pages.",
+    ("batch_id", "arm", "treatment_id", "reason"),
+    (
+        f.identifier("batch_id", "the batch"),
+        f.text("arm", "the arm of the experiment; `policy` where there was none"),
+        f.TREATMENT,
+        f.text("reason", "rule that removed it; empty if eligible"),
+        f.count("n", "customers", low=0),
+    ),
+)
+
+SUMMARY_CANDIDATES = Table(
+    "summary_candidates",
+    "Candidates of a sample of the last batch that a model decided, for what-if on pages.",
+    ("customer_id", "treatment_id"),
+    (
+        f.CUSTOMER,
+        f.TREATMENT,
+        f.identifier("batch_id", "the batch"),
+        f.time("decided_at", "when"),
+        f.flag("is_eligible", "whether it could be chosen"),
+        f.text("reason", "rule that removed it; empty if eligible"),
+        f.money("mean", "believed net value against no contact", nullable=True),
+        f.money("se", "standard error of the belief", nullable=True, low=0.0),
+        f.money("nuisance", "price of fatigue per contact", low=0.0),
+        f.number(
+            "sampled", "part of the batch's customers that are in the sample", "fraction", low=0.0, high=1.0
+        ),
+    ),
+)
+
+SUMMARY_EXAMPLES = Table(
+    "summary_examples",
+    "A sample of the last batch's decisions to look at one by one, for pages.",
+    ("decision_id",),
+    (
+        f.identifier("decision_id", "the decision"),
+        f.CUSTOMER,
+        f.time("decided_at", "when"),
+        f.text("arm", "the arm of the experiment; `policy` where there was none"),
+        f.TREATMENT,
+        f.text("channel", "the medium; `none` for no contact"),
+        f.chance("p_action", "chance with which it was chosen"),
+        f.money("expected_value", "expected net value against no contact", nullable=True),
+        f.text("reason", "why this treatment, or why none"),
+    ),
+)
+
+SUMMARY_SPREADS = Table(
+    "summary_spreads",
+    "How much each metric varies between past customers by duration, for planning on pages.",
+    ("experiment_id", "metric", "days"),
+    (
+        f.identifier("experiment_id", "the experiment whose metrics they are"),
+        f.text("metric", "what is measured, per customer"),
+        f.count("days", "days that customers are watched", "days", low=1),
+        f.count("n", "customers that the experiment can have", low=0),
+        f.number("mean", "mean of the metric", "the metric's"),
+        f.number("sd", "standard deviation between customers", "the metric's", low=0.0),
+        f.number("sd_adjusted", "what is left of it after CUPED", "the metric's", low=0.0),
+    ),
+)
+
+SUMMARY_SOURCES = Table(
+    "summary_sources",
+    "What ingestion made of each source, for pages.",
+    ("source",),
+    (
+        f.text("source", "name of the source"),
+        f.count("files", "files read", low=0, nullable=True),
+        f.count("rows_in", "rows found", low=0, nullable=True),
+        f.count("rows_kept", "rows that became history", low=0, nullable=True),
+        f.count("quarantined", "rows that cannot be used", low=0, nullable=True),
+        f.count("duplicates", "rows whose key a later row has", low=0, nullable=True),
+        f.count("conflicts", "rows that contradict another", low=0, nullable=True),
+        f.number("days_behind", "age of the newest row when it was read", "days", nullable=True),
+    ),
+)
+
+SUMMARY_TABLES = Table(
+    "summary_tables",
+    "How full and how fresh each table of the history is, for pages.",
+    ("table",),
+    (
+        f.text("table", "the table"),
+        f.count("n_rows", "rows", low=0),
+        f.time("newest_at", "time of the newest row", nullable=True),
+        f.number("days_behind", "days from the newest row to the summary", "days", nullable=True),
+    ),
+)
+
+SUMMARY_CONSENT = Table(
+    "summary_consent",
+    "Whom each channel may reach, for pages.",
+    ("channel",),
+    (
+        f.text("channel", "the medium"),
+        f.count("n", "customers", low=0),
+        f.count("n_consent", "of these, with consent in the CRM", low=0),
+        f.count("n_opted_out", "of these with consent, opted out since", low=0),
+        f.count("n_reachable", "with consent, not opted out, and known to orchestration", low=0),
+        f.number("share", "reachable of all customers", "fraction", low=0.0, high=1.0, nullable=True),
+    ),
+)
+
+SUMMARY_QUARANTINE = Table(
+    "summary_quarantine",
+    "Rows that could not be used, by source and reason, for pages.",
+    ("source", "reason"),
+    (
+        f.text("source", "name of the source"),
+        f.text("reason", "what was wrong"),
+        f.count("n", "rows", low=0),
+        f.text("file", "a file in which it occurs"),
+        f.count("row_number", "a row of that file", low=0),
+    ),
+)
+
+SUMMARY_CLUSTERS = Table(
+    "summary_clusters",
+    "The customers with most identifiers, where false merges would show, for pages.",
+    ("customer_id",),
+    (
+        f.CUSTOMER,
+        f.count("n_identifiers", "identifiers that name the customer", low=0),
+        f.count("n_kinds", "kinds among them", low=0),
+        f.text("kinds", "how many of each kind"),
+        f.time("first_seen_at", "when the first was seen"),
+    ),
+)
+
+SUMMARY_CREDIT_PARTS = Table(
+    "summary_credit_parts",
+    "Credit by method, month, part of the customers and treatment, for pages.",
+    ("method", "period", "audience", "channel", "treatment_id"),
+    (
+        f.text("method", "rule or model"),
+        f.text("period", "`all`, or the month of the order as 2026-01"),
+        f.text("audience", "`all`, or the part of the customers as attribute=value"),
+        f.text("channel", "the medium"),
+        f.identifier("treatment_id", "what was sent; `unknown` where it was not ours"),
+        f.identifier("action_id", "the action carried; `unknown` where it was not ours"),
+        f.text("campaign", "issue and group of the action; `unknown` where it was not ours"),
+        f.count("n_orders", "orders with a share of credit", low=0),
+        f.money("credit", "margin credited"),
+        f.chance("share", "part of all orders the method credits in this period and audience", nullable=True),
+    ),
+)
+
+SUMMARY_ALERTS = Table(
+    "summary_alerts",
+    "What somebody should look at, for pages.",
+    ("kind", "subject"),
+    (
+        f.code(
+            "kind",
+            "what is the matter",
+            values=(
+                *("uneven arms", "harm", "verdict", "stale data", "thin batch", "unanswered batch"),
+                *("limit pressed", "immature", "credit disagrees", "drift", "value drop", "run failed"),
+            ),
+        ),
+        f.text("subject", "the experiment, table, batch, limit or method concerned"),
+        f.code("severity", "how bad", values=("error", "warning", "info")),
+        f.number("value", "what was found", "as the kind says", nullable=True),
+        f.number("limit", "what was expected", "as the kind says", nullable=True),
+        f.text("note", "in words"),
+    ),
+)
+
+SUMMARY_AT_RISK = Table(
+    "summary_at_risk",
+    "The customers of whom most lifetime value is at risk, and what the last batch did for them, for pages.",
+    ("customer_id",),
+    (
+        f.CUSTOMER,
+        f.money("clv_at_risk", "worth if surely still a customer, less clv", low=0.0),
+        f.money("clv", "expected discounted margin over the horizon", nullable=True),
+        f.chance("p_alive", "chance of still being a customer", nullable=True),
+        f.count("n_repeat", "days with a purchase after the first", low=0),
+        f.number("quiet_days", "days since the last purchase", "days", low=0.0, nullable=True),
+        f.identifier(
+            "treatment_id", "what the last batch gave; unknown where it decided nothing", nullable=True
+        ),
+        f.text("reason", "why", nullable=True),
+    ),
+)
+
+SUMMARY_RETAINED = Table(
+    "summary_retained",
+    "What the last batch did for customers by how much lifetime value is at risk, for pages.",
+    ("band", "channel"),
+    (
+        f.count("band", "fifth of the customers by lifetime value at risk, 1 is the highest", low=1),
+        f.text("channel", "the medium; `none` for no contact"),
+        f.count("n", "decisions", low=0),
+        f.number("share", "of the band's decisions", "fraction", low=0.0, high=1.0),
+        f.money("clv_at_risk", "lifetime value at risk of these customers", low=0.0),
+    ),
+)
+
+SUMMARY_MODELS = Table(
+    "summary_models",
+    "Registered versions of the policy's model with their measures, for pages.",
+    ("version",),
+    (
+        f.count("version", "number of the version, from 1", low=1),
+        f.text("alias", "champion, challenger, or empty"),
+        f.time("created_at", "when it was registered", nullable=True),
+        f.time("trained_at", "outcomes closed by then were learnt from", nullable=True),
+        f.identifier("model_id", "hash of the model's content", nullable=True),
+        f.identifier("run_id", "the MLflow run that made it"),
+        f.text("link", "path of the run on MLflow's pages"),
+        f.number("n_examples", "decisions learnt from", "decisions", nullable=True, low=0.0),
+        f.chance("base_rate", "share of them that responded", nullable=True),
+        f.chance("auc", "chance that a responder is scored above another customer", nullable=True),
+        f.number("log_loss", "mean log loss on customers it had not seen", "nats", nullable=True),
+        f.number("log_loss_constant", "that of the base rate alone", "nats", nullable=True),
+        f.number("ece", "mean gap between predicted and observed chance", "probability", nullable=True),
+        f.number("qini", "gain over contacting at random", "as the model's card says", nullable=True),
+        f.number("qini_lower", "lower end of its interval", "as the model's card says", nullable=True),
+        f.number("qini_upper", "upper end of its interval", "as the model's card says", nullable=True),
+    ),
+)
+
+SUMMARY_CALIBRATION = Table(
+    "summary_calibration",
+    "Observed against predicted chance of the champion, for pages.",
+    ("bin",),
+    (
+        f.count("bin", "number of the bin, lowest first", low=0),
+        f.count("n", "decisions", low=0),
+        f.chance("predicted", "mean predicted chance"),
+        f.chance("observed", "share that responded"),
+    ),
+)
+
+SUMMARY_QINI = Table(
+    "summary_qini",
+    "Gain of contacting the best share first, of the champion, for pages.",
+    ("share",),
+    (
+        f.number("share", "share of customers contacted, best first", "fraction", low=0.0, high=1.0),
+        f.number("qini", "gain over no contact", "responses"),
+        f.number("random", "gain of contacting as many at random", "responses"),
+    ),
+)
+
+SUMMARY_DECILES = Table(
+    "summary_deciles",
+    "Measured against predicted uplift of the champion by decile, for pages.",
+    ("decile",),
+    (
+        f.count("decile", "1 is the highest predicted uplift", low=1),
+        f.count("n", "decisions", low=0),
+        f.number("predicted", "mean predicted change of the chance to respond", "probability"),
+        f.number("observed", "measured change", "probability", nullable=True),
+        f.number("lower", "lower end of its interval", "probability", nullable=True),
+        f.number("upper", "upper end of its interval", "probability", nullable=True),
+    ),
+)
+
+SUMMARY_IMPORTANCE = Table(
+    "summary_importance",
+    "How much each feature moves the champion's predictions (mean absolute SHAP value), for pages.",
+    ("model", "feature"),
+    (
+        f.text("model", "response or uplift"),
+        f.text("feature", "the feature"),
+        f.number("importance", "mean absolute contribution", "log-odds", low=0.0),
+    ),
+)
+
+SUMMARY_DEPENDENCE = Table(
+    "summary_dependence",
+    "How the champion's response depends on its most important features, for pages.",
+    ("feature", "bin"),
+    (
+        f.text("feature", "the feature"),
+        f.count("bin", "number of the bin, lowest values first", low=0),
+        f.number("value", "mean of the feature in the bin", "the feature's"),
+        f.number("contribution", "mean SHAP value in the bin", "log-odds"),
+        f.number("lower", "10th percentile of the SHAP values", "log-odds"),
+        f.number("upper", "90th percentile of the SHAP values", "log-odds"),
+        f.count("n", "customers", low=0),
+    ),
+)
+
+SUMMARY_DRIFT = Table(
+    "summary_drift",
+    "How far each feature has moved since the champion was trained, for pages.",
+    ("feature",),
+    (
+        f.text("feature", "the feature"),
+        f.number("psi", "population stability index over ten bins", "index", low=0.0, nullable=True),
+        f.number("mean_before", "mean when it was trained", "the feature's", nullable=True),
+        f.number("mean_now", "mean in the last batch", "the feature's", nullable=True),
+        f.chance("unknown_before", "share unknown when it was trained"),
+        f.chance("unknown_now", "share unknown in the last batch"),
+    ),
+)
+
+SUMMARY_CHECKS = Table(
+    "summary_checks",
+    "Checks of the champion and of what it learns from, for pages.",
+    ("check", "subject"),
+    (
+        f.code(
+            "check",
+            "what was asked",
+            values=("never chosen", "no positives", "too young", "low discrimination", "leaking feature"),
+        ),
+        f.text("subject", "the treatment, model or feature"),
+        f.code("status", "how it stands", values=("ok", "warning")),
+        f.number("value", "what was found", "as the check says", nullable=True),
+        f.number("limit", "from where on it is a warning", "as the check says", nullable=True),
+    ),
+)

@@ -1,0 +1,88 @@
+"""Commands of the nightly batch: decide, verify, deliver, gather outcomes."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pipelines.commands.shown import AtOption, WorkspaceArg, line, moment, out, run, show
+
+PANEL = "Batches"
+app = typer.Typer()
+
+
+@app.command(rich_help_panel=PANEL)
+def decide(
+    workspace: WorkspaceArg,
+    at: AtOption = None,
+    batch_id: Annotated[
+        str | None, typer.Option("--batch", help="Name of the batch; from --at if left out.")
+    ] = None,
+    corrects: Annotated[
+        str | None, typer.Option("--corrects", help="A delivered batch that this one takes the place of.")
+    ] = None,
+    engine: Annotated[
+        str, typer.Option(help="local, spark (as spark-submit says), or a Spark master's URL.")
+    ] = "local",
+) -> None:
+    """Decide one batch for every customer and deliver it as files with a manifest."""
+    from pipelines import decide as step
+
+    report = run(
+        lambda progress: step.decide(
+            workspace, moment(at), batch_id, corrects=corrects, engine=engine, progress=progress
+        )
+    )
+    show(f"Batch {report.batch_id}", report.rows)
+    out.print(f"Delivered to {report.folder}")
+
+
+@app.command(rich_help_panel=PANEL)
+def verify(
+    folder: Annotated[Path, typer.Argument(help="Folder of a delivered batch.", show_default=False)],
+) -> None:
+    """Check a delivered batch as a consumer would: manifest, counts, hashes, contract."""
+    from nba.serving import delivery
+
+    delivery.verify(folder)
+    out.print(f"{folder} keeps its contract.")
+
+
+@app.command(rich_help_panel=PANEL)
+def deliver(
+    workspace: WorkspaceArg,
+    batch_id: Annotated[str, typer.Option("--batch", help="Batch to send.", show_default=False)],
+) -> None:
+    """Send a delivered batch to every sink of the workspace; sending it again changes nothing."""
+    from pipelines import deliver as step
+
+    show(f"Batch {batch_id}", run(lambda progress: step.deliver(workspace, batch_id, progress=progress)))
+
+
+@app.command(rich_help_panel=PANEL)
+def nightly(workspace: WorkspaceArg, at: AtOption = None) -> None:
+    """Ingest, close outcomes, decide, verify, deliver, report, raise alerts; goes on where it failed."""
+    from pipelines import nightly as step
+
+    run(lambda progress: step.nightly(workspace, moment(at), progress=progress, write=line))
+
+
+@app.command(rich_help_panel=PANEL)
+def weekly(workspace: WorkspaceArg, at: AtOption = None) -> None:
+    """Train on what has closed, evaluate and register it; goes on where it failed."""
+    from pipelines import weekly as step
+
+    run(lambda progress: step.weekly(workspace, moment(at), progress=progress, write=line))
+
+
+@app.command(rich_help_panel=PANEL)
+def feedback(workspace: WorkspaceArg, at: AtOption = None) -> None:
+    """Turn orders and touches into outcomes of decisions whose reward window has closed."""
+    from pipelines import feedback as step
+
+    report = run(lambda progress: step.feedback(workspace, moment(at), progress=progress))
+    show("Outcomes", report.rows)
+    if report.n_corrected:
+        out.print(f"{report.n_corrected} earlier outcomes were corrected by what arrived late.")
+    if report.faults:
+        show("Touches that count for nothing (table feedback_faults has them)", report.faults)

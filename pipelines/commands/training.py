@@ -1,0 +1,172 @@
+"""Commands that train, judge and promote."""
+
+from typing import Annotated
+
+import typer
+
+from nba.history import History
+from pipelines.commands.shown import AtOption, WorkspaceArg, moment, out, run, show
+
+PANEL = "Models and policies"
+app = typer.Typer()
+
+
+@app.command(rich_help_panel=PANEL)
+def train(workspace: WorkspaceArg, at: AtOption = None) -> None:
+    """Train response and uplift models from closed outcomes and register the policy in MLflow.
+
+    Where nothing was decided yet but orders are known, the chance to buy is learnt instead.
+    """
+    from pipelines import train as step
+
+    known = History.read(workspace)
+    if known.has("orders") and not known.has("decisions"):
+        found = run(lambda progress: step.train_snapshot(workspace, progress=progress))
+        rows = [{"measure": name, "value": value} for name, value in found.metrics.items()]
+        show("No decisions yet: trained the chance to buy within 30 days, judged on the last cut-off", rows)
+        return
+    report = run(lambda progress: step.train(workspace, moment(at), compared=True, progress=progress))
+    show(f"Trained {report.policy_id}", report.rows)
+    if report.comparison is not None and report.comparison.gate is not None:
+        out.print(report.comparison.gate.reason)
+
+
+@app.command(rich_help_panel=PANEL)
+def models(
+    workspace: WorkspaceArg,
+    compare: Annotated[
+        tuple[int, int] | None, typer.Option(help="Two versions to put side by side.", show_default=False)
+    ] = None,
+    delete: Annotated[int | None, typer.Option(help="Put the run of a version into the bin.")] = None,
+    restore: Annotated[int | None, typer.Option(help="Take the run of a version out of the bin.")] = None,
+) -> None:
+    """List the registered models of a workspace, compare two, delete or restore one."""
+    from pipelines import models as step
+
+    if delete is not None:
+        step.bin_version(workspace, delete)
+    if restore is not None:
+        step.bin_version(workspace, restore, restore=True)
+    if compare is not None:
+        show("Side by side", step.compared(workspace, *compare))
+    else:
+        show("Registered models", step.listed(workspace))
+
+
+@app.command(rich_help_panel=PANEL)
+def learn(workspace: WorkspaceArg, at: AtOption = None) -> None:
+    """Nightly: close outcomes, choose memory and capacity on the latest, refit, register a challenger."""
+    from pipelines import learn as step
+
+    report = run(lambda progress: step.learn(workspace, moment(at), progress=progress))
+    if report.candidates:
+        shown = sorted(report.candidates, key=lambda row: row["loss"])
+        show("Tried on the latest closed decisions", [
+            {name: row[name] for name in ("capacity", "half_life_days", "loss", "gain_se", "is_chosen", "n")}
+            for row in shown
+        ])  # fmt: skip
+    out.print(f"Capacity and half-life: {report.reason}.")
+    show(f"Learnt {report.trained.policy_id}" + ("" if report.trained.is_new else ", as before"),
+          report.trained.rows)  # fmt: skip
+
+
+@app.command(rich_help_panel=PANEL)
+def promote(
+    workspace: WorkspaceArg,
+    at: AtOption = None,
+    approver: Annotated[
+        str | None, typer.Option(help="Who answers for it; without one the evidence is only shown.")
+    ] = None,
+    note: Annotated[str, typer.Option(help="Why, for the record.")] = "",
+    force: Annotated[bool, typer.Option("--force", help="Overrule the gate; needs a note.")] = False,
+) -> None:
+    """Show the evidence for the challenger; with --approver, and if it passes, make it the champion."""
+    from pipelines import promote as step
+
+    found = run(
+        lambda progress: step.promote(
+            workspace, moment(at), approver=approver, note=note, force=force, progress=progress
+        )
+    )
+    title = f"Challenger, version {found.challenger}, against the champion, version {found.champion}"
+    show(title, [check._asdict() for check in found.checks])
+    if found.is_moved:
+        out.print(
+            f"Version {found.challenger} is the champion now; `nba rollback` restores {found.champion}."
+        )
+    else:
+        said = (
+            "The gate lets it pass; --approver NAME promotes it." if found.is_passed else "It does not pass."
+        )
+        out.print(said)
+
+
+@app.command(rich_help_panel=PANEL)
+def rollback(
+    workspace: WorkspaceArg,
+    approver: Annotated[str, typer.Option(help="Who answers for it.", show_default=False)],
+    at: AtOption = None,
+    version: Annotated[
+        int | None, typer.Option(help="Version to go back to; the one before the last promotion if left out.")
+    ] = None,
+    note: Annotated[str, typer.Option(help="Why, for the record.")] = "",
+) -> None:
+    """Make the champion before the last promotion the champion again."""
+    from pipelines import promote as step
+
+    before, after = step.rollback(workspace, moment(at), approver=approver, version=version, note=note)
+    out.print(f"Version {after} is the champion again, in place of {before}.")
+
+
+@app.command(rich_help_panel=PANEL)
+def shadow(
+    workspace: WorkspaceArg,
+    batch_id: Annotated[str, typer.Option("--batch", help="The batch.", show_default=False)],
+    alias: Annotated[str, typer.Option(help="The version that decides in the shadow.")] = "challenger",
+    at: AtOption = None,
+) -> None:
+    """Log what another version would have decided in a batch, without delivering anything."""
+    from pipelines import shadow as step
+
+    table = run(lambda progress: step.shadow(workspace, moment(at), batch_id, alias, progress=progress))
+    counts = table.group_by("treatment_id").aggregate([("decision_id", "count"), ("expected_value", "sum")])
+    show(f"What {alias} would have sent", counts.sort_by("treatment_id").to_pylist())
+
+
+@app.command(rich_help_panel=PANEL)
+def scenario(
+    workspace: WorkspaceArg,
+    name: Annotated[str, typer.Option(help="Of the scenario.")] = "what if",
+    batch_id: Annotated[
+        str | None, typer.Option("--batch", help="Stored batch; the last decided by a model if left out.")
+    ] = None,
+    capacity: Annotated[list[str] | None, typer.Option(help="channel=contacts; may be repeated.")] = None,
+    budget: Annotated[float | None, typer.Option(help="Money per batch.", min=0.0)] = None,
+    lever: Annotated[list[str] | None, typer.Option(help="action=weight; may be repeated.")] = None,
+    cost: Annotated[list[str] | None, typer.Option(help="treatment=money; may be repeated.")] = None,
+    without: Annotated[list[str] | None, typer.Option(help="Rule not to apply, as reasons name it.")] = None,
+    stop: Annotated[list[str] | None, typer.Option(help="Action or treatment not to propose.")] = None,
+) -> None:
+    """Change limits, levers or rules on a stored batch: expected value, volume, cost and prices."""
+    from pipelines import scenario as step
+
+    changes = step.Changes(
+        {key: int(n) for key, n in step.parse(capacity or [], "--capacity").items()},
+        budget,
+        step.parse(lever or [], "--lever"),
+        step.parse(cost or [], "--cost"),
+        tuple(without or ()),
+        tuple(stop or ()),
+    )
+    table = run(
+        lambda progress: step.scenario(workspace, name, changes, batch_id, progress=progress)
+    ).to_pylist()
+    total = [row for row in table if row["item"] == "total"]
+    show("Expected of the batch, as believed then", [
+        {key: row[key] for key in ("scenario", "value", "value_lower", "value_upper", "contacts", "cost")}
+        for row in total
+    ])  # fmt: skip
+    limits = [row for row in table if row["item"] != "total"]
+    show("Limits, and what one more unit would add", [
+        {key: row[key] for key in ("scenario", "item", "available", "used", "price")} for row in limits
+    ])  # fmt: skip
