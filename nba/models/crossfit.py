@@ -1,6 +1,8 @@
 """Cross-fitting: predictions for each row from models that have not seen its customer."""
 
+import os
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pyarrow as pa
@@ -37,13 +39,19 @@ def folds(customer_ids: pa.Array | pa.ChunkedArray, n_folds: int, seed: int) -> 
     return by_customer[coded.indices.to_numpy()]
 
 
-def out_of_fold(fold: Whole, fit_predict: Callable[[Whole, Whole], Array]) -> Array:
+def cores() -> int:
+    """Count the cores that this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
+def out_of_fold(fold: Whole, fit_predict: Callable[[Whole, Whole], Array], *, threads: int = 1) -> Array:
     """Predict each row by a model that was fitted on the other folds.
 
     Args:
         fold: Shape (n,), fold numbers.
         fit_predict: Given row numbers to fit on and to predict, returns the predictions of the latter,
             shape (rows, ...).
+        threads: Folds that are worked on at once.
 
     Returns:
         Shape (n, ...), NaN for no row.
@@ -53,11 +61,18 @@ def out_of_fold(fold: Whole, fit_predict: Callable[[Whole, Whole], Array]) -> Ar
         >>> out_of_fold(np.array([0, 1, 1]), lambda fit, new: np.full(len(new), y[fit].mean())).tolist()
         [3.0, 0.0, 0.0]
     """
+    numbers = np.unique(fold)
+
+    def predict(number: int) -> Array:
+        found = fit_predict(np.flatnonzero(fold != number), np.flatnonzero(fold == number))
+        return np.asarray(found, dtype=np.float64)
+
     out: Array | None = None
-    for number in np.unique(fold):
-        new = np.flatnonzero(fold == number)
-        predicted = np.asarray(fit_predict(np.flatnonzero(fold != number), new), dtype=np.float64)
-        if out is None:
-            out = np.full((len(fold), *predicted.shape[1:]), np.nan)
-        out[new] = predicted
+    with ThreadPoolExecutor(threads) as pool:
+        for number, predicted in zip(
+            numbers, pool.map(predict, numbers) if threads > 1 else map(predict, numbers)
+        ):
+            if out is None:
+                out = np.full((len(fold), *predicted.shape[1:]), np.nan)
+            out[fold == number] = predicted
     return out if out is not None else np.empty(0)

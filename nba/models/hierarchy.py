@@ -16,7 +16,7 @@ with the identity link (`fit`) serves residuals.
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -68,12 +68,21 @@ def sums(x: Array, residual: Array, weight: Array, column: Whole, k: int) -> Sum
     q = x.shape[1]
     out = Sums(np.zeros((k, q, q)), np.zeros((k, q)), np.zeros(k))
     for c in range(k):
-        rows = np.flatnonzero(column == c)
-        weighted = x[rows] * weight[rows, None]
-        out.gram[c] = weighted.T @ x[rows]
-        out.moment[c] = weighted.T @ residual[rows]
-        out.n[c] = len(rows)
+        rows = _where(column == c)
+        root = np.sqrt(weight[rows])
+        weighted = x[rows] * root[:, None]
+        out.gram[c] = weighted.T @ weighted
+        out.moment[c] = weighted.T @ (root * residual[rows])
+        out.n[c] = len(root)
     return out
+
+
+def _where(mask: NDArray[np.bool_]) -> Whole | slice:
+    # A slice where the rows are neighbours: it reads them without a copy.
+    rows = np.flatnonzero(mask)
+    if len(rows) and rows[-1] - rows[0] + 1 == len(rows):
+        return slice(int(rows[0]), int(rows[-1]) + 1)
+    return rows
 
 
 @dataclass(frozen=True)
@@ -216,8 +225,8 @@ def fit(
             start[index] = _start(name, scale)
     variance = start
     for _ in range(rounds):
-        mean, covariance = _posterior(precision, target, variance)
-        updated = _evidence_step(groups, layout, mean, covariance, variance, scale)
+        mean, spread = _marginal(precision, target, variance)
+        updated = _evidence_step(groups, layout, mean, spread, variance, scale)
         done = np.max(np.abs(np.log(updated / variance))) < 0.05
         variance = updated
         if done:
@@ -285,6 +294,10 @@ def cross_fit_logit(
 
     The fit without a fold is one Newton step from the fit to all, with priors learnt without the fold.
     """
+    # Rows of one fold and treatment become neighbours, so that summing them copies nothing.
+    order = np.lexsort((column, fold))
+    x, y, offset, weight = x[order], y[order], offset[order], weight[order]
+    column, paired, fold = column[order], paired[order], fold[order]
     linear, variance = np.zeros(len(x)), None
     for step in range(_STEPS):
         p = expit(offset + linear)
@@ -299,14 +312,16 @@ def cross_fit_logit(
         linear = np.clip(_rowwise(x, by_column, column), -4, 4)
         if step and np.abs(linear - before).max() < 0.01:
             break
-    return _crossed(model, parts, x, paired, fold)
+    found = _crossed(model, parts, x, paired, fold)
+    back = np.argsort(order)
+    return replace(found, nuisance=found.nuisance[back], effect=found.effect[back])
 
 
 def _by_fold(
     x: Array, residual: Array, weight: Array, column: Whole, fold: Whole, coding: Coding
 ) -> list[Sums]:
     k = 1 + len(coding.treatment_ids)
-    rows = [np.flatnonzero(fold == number) for number in np.unique(fold)]
+    rows = [_where(fold == number) for number in np.unique(fold)]
     return [sums(x[r], residual[r], weight[r], column[r], k) for r in rows]
 
 
@@ -340,11 +355,11 @@ def _evidence_step(
     groups: list[tuple[str, Whole]],
     layout: Layout,
     mean: Array,
-    covariance: Array,
+    spread: Array,
     variance: Array,
     scale: float,
 ) -> Array:
-    known = np.clip(1 - np.diag(covariance) / variance, 1e-9, 1)  # how far the data determine each
+    known = np.clip(1 - spread / variance, 1e-9, 1)  # how far the data determine each
     out = variance.copy()
     for name, index in groups:
         if name in ("nuisance intercept", "common intercept"):
@@ -401,12 +416,26 @@ def _assemble(data: Sums, layout: Layout) -> tuple[Array, Array]:
     return precision, target
 
 
-def _posterior(precision: Array, target: Array, variance: Array) -> tuple[Array, Array]:
-    # Scaled to a unit prior, so that the factorisation is well conditioned whatever the variances.
+def _factor(precision: Array, variance: Array) -> tuple[Array, Array]:
+    # Scaled to a unit prior, so that the factorisation is well conditioned whatever the variances. The
+    # matrix is symmetric: LAPACK reads its transpose as Fortran wants it, without a copy.
     s = np.sqrt(variance)
     scaled = precision * s[:, None] * s
     scaled[np.diag_indices_from(scaled)] += 1
-    factor, _ = linalg.lapack.dpotrf(scaled, lower=1, overwrite_a=1)
+    factor, _ = linalg.lapack.dpotrf(scaled.T, lower=1, overwrite_a=1)
+    return factor, s
+
+
+def _marginal(precision: Array, target: Array, variance: Array) -> tuple[Array, Array]:
+    # Posterior means and variances alone: the inverse of the triangle is a third of the work.
+    factor, s = _factor(precision, variance)
+    root, _ = linalg.lapack.dtrtri(factor, lower=1, overwrite_c=1)
+    root = np.tril(root)
+    return s * (root.T @ (root @ (s * target))), s**2 * np.einsum("ij,ij->j", root, root)
+
+
+def _posterior(precision: Array, target: Array, variance: Array) -> tuple[Array, Array]:
+    factor, s = _factor(precision, variance)
     inverse, _ = linalg.lapack.dpotri(factor, lower=1, overwrite_c=1)
     inverse = np.tril(inverse) + np.tril(inverse, -1).T
     covariance = inverse * s[:, None] * s

@@ -85,9 +85,9 @@ def parameters(settings: Models, seed: int, **more: Any) -> dict[str, Any]:
     }
 
 
-def raw(booster: lgb.Booster, X: Array) -> Array:
+def raw(booster: lgb.Booster, X: Array, *, threads: int = 0) -> Array:
     """Predict the sum of the leaves, shape (n,)."""
-    return np.asarray(booster.predict(X, raw_score=True), dtype=np.float64)
+    return np.asarray(booster.predict(X, raw_score=True, num_threads=threads), dtype=np.float64)
 
 
 class Plan:
@@ -114,10 +114,11 @@ class Plan:
         self._trees = trees
         self._bins = self._data(np.arange(len(y)), None).construct()
 
-    def grow(self, rows: Whole | None = None) -> lgb.Booster:
+    def grow(self, rows: Whole | None = None, *, threads: int = 0) -> lgb.Booster:
         """Fit to some rows, or to all; leaves may be smaller where rows are few.
 
-        Of many rows a sample is taken: more of them made trees no better, only slower.
+        Of many rows a sample is taken: more of them made trees no better, only slower. The trees do not
+        depend on the threads (0 is all cores): one each where several fits run at once.
         """
         n = len(self._rows[1]) if rows is None else len(rows)
         if n > _MOST_ROWS:
@@ -126,7 +127,8 @@ class Plan:
             rows, n = np.sort(rng.choice(rows, _MOST_ROWS, replace=False)), _MOST_ROWS
         least = int(np.clip(n // 50, 1, self._params["min_data_in_leaf"]))
         data = self._bins if rows is None else self._data(rows, self._bins)
-        return lgb.train({**self._params, "min_data_in_leaf": least}, data, self._trees)
+        params = {**self._params, "min_data_in_leaf": least, "num_threads": threads}
+        return lgb.train(params, data, self._trees)
 
     def _data(self, rows: Whole, bins: lgb.Dataset | None) -> lgb.Dataset:
         # Not `Dataset.subset`: training on subsets crashed inside LightGBM 4.7 on a large log.
@@ -201,15 +203,15 @@ def fit(
     plan = Plan(full, y, weight, params, settings.trees)
 
     def fit_predict(known: Whole, new: Whole) -> Array:
-        booster = plan.grow(known)
+        booster = plan.grow(known, threads=1)
         rows = full[new]
         rows[:, X.shape[1] :] = 0
-        none = raw(booster, rows)
+        none = raw(booster, rows, threads=1)
         rows[:, X.shape[1] :] = paired[new]
-        with_paired = raw(booster, rows)
+        with_paired = raw(booster, rows, threads=1)
         return np.column_stack([none, np.where(is_treated[new], with_paired, none), with_paired])
 
-    scores = crossfit.out_of_fold(fold, fit_predict)
+    scores = crossfit.out_of_fold(fold, fit_predict, threads=crossfit.cores())
     intercept, slope = calibrate(scores[:, 1], y, weight)
     model = Response(plan.grow(), X.shape[1], intercept, slope)
     return CrossFitted(model, *model.calibrated(scores).T)

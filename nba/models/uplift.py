@@ -301,9 +301,9 @@ def _grow(
     plan = response.Plan(full, left, weight, tree_parameters(settings, seed), _TREES)
 
     def fit_predict(known: Whole, new: Whole) -> Array:
-        return response.raw(plan.grow(known[treated[known]]), full[new])
+        return response.raw(plan.grow(known[treated[known]], threads=1), full[new], threads=1)
 
-    predicted = crossfit.out_of_fold(rows.fold, fit_predict)
+    predicted = crossfit.out_of_fold(rows.fold, fit_predict, threads=crossfit.cores())
     return plan.grow(np.flatnonzero(treated)), predicted
 
 

@@ -26,8 +26,8 @@ def test_sums_by_treatment():
     x = np.array([[1.0, 2.0], [1.0, 3.0], [1.0, 5.0]])
     found = hierarchy.sums(x, np.array([1.0, 2.0, 3.0]), np.array([1.0, 1.0, 2.0]), np.array([0, 1, 1]), 2)
     assert found.n.tolist() == [1, 2]
-    assert found.gram[1].tolist() == [[3, 13], [13, 59]]
-    assert found.moment[1].tolist() == [8, 36]
+    np.testing.assert_allclose(found.gram[1], [[3, 13], [13, 59]])
+    np.testing.assert_allclose(found.moment[1], [8, 36])
 
 
 def test_posterior_is_the_ridge_solution():
