@@ -102,7 +102,7 @@ def held_out(outcome: Array, served: NDArray[np.bool_], min_held: int = 30) -> C
         leverage = np.einsum("ij,jk,ik->i", x, bread, x)
         rest = (outcome - x @ beta) / np.sqrt(np.maximum(1 - leverage, 1e-9))
         meat = (x * (rest**2)[:, None]).T @ x
-        spread = np.sqrt(np.diag(bread @ meat @ bread))
+        spread = np.sqrt(np.maximum(np.diag(bread @ meat @ bread), 0.0))  # rounding, where nothing varies
         size = served[:, usable].sum(axis=0)
         value[usable], se[usable] = beta[1:] * size, spread[1:] * size
     return Caused(value, se, np.where(usable, n, held), "randomised", reason)

@@ -472,7 +472,8 @@ def test_page_speaks_spanish_only(show, workspace, page) -> None:
 def commands() -> set[str]:
     from pipelines.cli import app as cli
 
-    return {c.name or c.callback.__name__ for c in cli.registered_commands}
+    areas = (group.typer_instance for group in cli.registered_groups)
+    return {c.name or c.callback.__name__ for area in areas for c in area.registered_commands}
 
 
 def test_every_command_named_exists() -> None:

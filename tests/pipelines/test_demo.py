@@ -4,17 +4,30 @@ import signal
 import subprocess
 import sys
 import time
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import numpy as np
 import pyarrow.compute as pc
 import pytest
 
+from nba.errors import NbaError
 from nba.histories.simulated import World
 from nba.history import History
 from nba.serving import delivery
-from pipelines import decide, demo, feedback, ingest, simulate, train
+from pipelines import (
+    analyze,
+    attribute,
+    clv,
+    decide,
+    demo,
+    evaluate,
+    feedback,
+    ingest,
+    simulate,
+    train,
+)
+from pipelines.progress import silent
 
 # by hand
 
@@ -91,7 +104,6 @@ def test_stopped_anywhere_the_loop_goes_on_to_the_same_decisions(
 ) -> None:
     """Ctrl-C at several steps of a small loop: running it again ends where an undisturbed run ends."""
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
-    from pipelines.progress import silent
 
     class Stops:
         def __init__(self, after: int) -> None:
@@ -105,15 +117,15 @@ def test_stopped_anywhere_the_loop_goes_on_to_the_same_decisions(
             if self.left == 0:
                 raise KeyboardInterrupt
 
-    demo.run_loop(whole, 900, 3, 5, progress=silent())
+    demo.run_loop(whole, 500, 3, 5, progress=silent())
     monkeypatch.setattr(train, "train", _interrupted)  # after feedback has closed windows, before training
     with pytest.raises(KeyboardInterrupt):
-        demo.run_loop(stopped, 900, 3, 5, progress=silent())
+        demo.run_loop(stopped, 500, 3, 5, progress=silent())
     monkeypatch.undo()
     for after in (3, 5):
         with pytest.raises(KeyboardInterrupt):
-            demo.run_loop(stopped, 900, 3, 5, progress=Stops(after))
-    demo.run_loop(stopped, 900, 3, 5, progress=silent())
+            demo.run_loop(stopped, 500, 3, 5, progress=Stops(after))
+    demo.run_loop(stopped, 500, 3, 5, progress=silent())
     columns = ["decision_id", "treatment_id", "p_action", "reason"]
     one, two = (
         History.read(folder).table("decisions").select(columns).sort_by("decision_id")
@@ -169,10 +181,10 @@ def test_damaged_tables_and_moments_without_data_are_named(small_demo: Path, tmp
     workspace = tmp_path / "w"
     shutil.copytree(small_demo, workspace)
     before = History.read(workspace).version
-    for step in ("analyze", "clv", "evaluate", "attribute"):
-        found = _nba(step, str(workspace), "--at", "2019-01-01")
-        assert found.returncode == 1
-        assert "lies before 2019" in found.stderr
+    early = datetime(2019, 1, 1, tzinfo=UTC)
+    for step in (analyze.analyze, clv.clv, evaluate.evaluate, attribute.attribute):
+        with pytest.raises(NbaError, match="lies before 2019"):
+            step(workspace, early, progress=silent())
     assert History.read(workspace).version == before
     assert _nba("decide", str(workspace), "--batch", "../out").returncode == 1
     (workspace / "tables" / "history.json").write_text('{"version": 1, "tab')

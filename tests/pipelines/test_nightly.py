@@ -18,6 +18,10 @@ from pipelines import nightly, runs, simulate, weekly
 from pipelines.lock import BusyError, locked
 
 ROOT = Path(__file__).parents[2]
+IN_MEMORY = pytest.param(
+    200_000,
+    marks=pytest.mark.skipif("NBA_SLOW" not in os.environ, reason="takes half a minute: NBA_SLOW=1 runs it"),
+)
 AT = datetime(2026, 3, 2, 6, tzinfo=UTC)
 
 
@@ -169,7 +173,7 @@ def decided(workspace, at, **more):
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("stream_above", [0, 200_000])
+@pytest.mark.parametrize("stream_above", [0, IN_MEMORY])
 def test_a_batch_killed_at_any_moment_is_the_same_in_the_end(workspace, tmp_path, stream_above):
     import random
     import time
@@ -203,7 +207,7 @@ def test_a_batch_killed_at_any_moment_is_the_same_in_the_end(workspace, tmp_path
     assert History.read(workspace).broken_laws() == []
 
 
-@pytest.mark.parametrize("stream_above", [0, 200_000])
+@pytest.mark.parametrize("stream_above", [0, IN_MEMORY])
 def test_a_full_disk_leaves_no_manifest_and_says_what_to_do(workspace, stream_above):
     from pipelines import ingest
 

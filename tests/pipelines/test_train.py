@@ -101,7 +101,8 @@ def test_too_short_a_history_says_what_it_needs(workspace):
 
 
 def test_card_comparison_versions_bin_and_signature(workspace, end):
-    from pipelines import cli, models
+    from pipelines import models
+    from pipelines.commands import training
 
     report = train.train(workspace, end, compared=True)
     assert report.comparison.findings
@@ -112,7 +113,7 @@ def test_card_comparison_versions_bin_and_signature(workspace, end):
     rows = train.examples(History.read(workspace), end)
     scorer = Scorer.fit(rows, settings.read_catalog(workspace, config), config.models, config.workspace.seed)
     assert scorer.model_id == report.model_id
-    cli.train(workspace, end.isoformat())
+    training.train(workspace, end.isoformat())
     assert len(models.listed(workspace)) == 1
     train.train(workspace, end, models=settings.read(workspace).models.model_copy(update={"trees": 20}))
     rows = models.listed(workspace)
