@@ -101,16 +101,20 @@ def beeswarm(explanation: Explanation, top: int = 15) -> "Figure":
     from matplotlib.figure import Figure
 
     order = np.argsort(-np.abs(explanation.response).mean(axis=0), kind="stable")[:top][::-1]
-    figure = Figure(figsize=(8, 0.35 * len(order) + 1.2), layout="constrained")
+    names = [explanation.names[j].removeprefix("f_") for j in order]
+    height = 0.35 * len(order) + 1.2
+    figure = Figure(figsize=(8, height))
     FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
-    for height, j in enumerate(order):
+    # Margins by hand, in inches: matplotlib's layout engines draw everything twice, at every training.
+    left = min(0.2 + 0.085 * max(map(len, names)), 5.0)
+    axes = figure.add_axes((left / 8, 0.6 / height, (7.8 - left) / 8, (height - 0.7) / height))
+    for place, j in enumerate(order):
         points = explanation.response[:, j]
         known = np.nan_to_num(explanation.values[:, j], nan=-np.inf)
         rank = np.argsort(np.argsort(known, kind="stable"), kind="stable") / max(len(points) - 1, 1)
-        axes.scatter(points, height + _jitter(points), c=rank, cmap="coolwarm", s=4, linewidths=0)
+        axes.scatter(points, place + _jitter(points), c=rank, cmap="coolwarm", s=4, linewidths=0)
     axes.axvline(0, color="0.6", linewidth=0.8)
-    axes.set_yticks(range(len(order)), [explanation.names[j].removeprefix("f_") for j in order])
+    axes.set_yticks(range(len(order)), names)
     axes.set_xlabel("Contribution to the log-odds of a response (blue: low value, red: high)")
     return figure
 
@@ -126,8 +130,12 @@ def dependence(explanation: Explanation, top: int = 6) -> "Figure":
     p = len(explanation.effect_names) - 1
     strength = np.abs(explanation.response[:, :p]).mean(axis=0)
     order = np.argsort(-strength, kind="stable")[:top]
-    figure = Figure(figsize=(9, 2.4 * ((len(order) + 2) // 3)), layout="constrained")
+    height = 2.4 * ((len(order) + 2) // 3)
+    figure = Figure(figsize=(9, height))
     FigureCanvasAgg(figure)
+    figure.subplots_adjust(
+        left=0.06, right=0.98, bottom=0.3 / height, top=1 - 0.3 / height, wspace=0.2, hspace=0.3
+    )
     for place, j in enumerate(order, start=1):
         axes = figure.add_subplot((len(order) + 2) // 3, 3, place)
         known = np.isfinite(explanation.values[:, j])
