@@ -53,6 +53,7 @@ _VISIBLE = {
     "decisions": "decided_at < $at",
     "outcomes": "closed_at <= $at",
     "assignments": "assigned_at < $at",
+    "declarations": "declared_at < $at",
     "clv": "as_of <= $at",
     "choices": "decision_id in (select decision_id from decisions_all where decided_at < $at)",
 }

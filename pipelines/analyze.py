@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from nba import settings, tables
-from nba.errors import MissingError
+from nba.errors import DataError, MissingError
 from nba.experiments import readout, store
 from nba.experiments.actions import action_effects
 from nba.history import History
@@ -46,7 +46,11 @@ def analyze(workspace: Path, at: datetime, *, progress: Progress | None = None) 
         for experiment in experiments:
             stored = _stored(history, experiment.experiment_id)
             window = config.reward.window_days
-            found.append(readout.read(snapshot, experiment, window, config.experiment, stored))
+            try:
+                found.append(readout.read(snapshot, experiment, window, config.experiment, stored))
+            except DataError as error:
+                # One declaration that cannot be read leaves the others their readout.
+                found.append(readout.unreadable(experiment, "; ".join(error.message.splitlines())))
             advance(1)
         actions = action_effects(snapshot, config.experiment.level)
         advance(1)

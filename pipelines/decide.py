@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 
 from nba import settings, tables, tracking
 from nba.errors import DataError, MissingError, SettingsError
+from nba.experiments import declared, facts
 from nba.features import table as features
 from nba.history import History, Snapshot
 from nba.models.scorer import Scorer
@@ -114,6 +115,8 @@ def _decide(
     catalog = settings.read_catalog(workspace, config)
     models = _models(workspace, config)
     with history.as_of(at) as snapshot:
+        # A column that is not there now would leave an experiment without its readout at the end.
+        facts.check_segments(snapshot, *_open(config, at))
         ids = _reachable(snapshot)
         if len(ids) > config.delivery.stream_above or isinstance(engine, spark.Spark):
             nuisance = arbitrate.nuisance(snapshot, catalog, config.reward)
@@ -131,12 +134,24 @@ def _decide(
             logged, notes = _logged(batch), batch.notes
             step(1)
     current = dict(zip(("actions", "treatments"), catalog.to_tables()))
+    begun = declared.declarations(config, at, _begun(history))
+    if begun.num_rows:
+        logged["declarations"] = begun
     offered = {name: _with_retired(history, name, table) for name, table in current.items()}
     history = history.commit(append=logged, replace=offered)
     folder = delivery.publish(staged)
     for leftover in (stream.work_folder(root, batch_id), _feature_folder(root, batch_id)):
         shutil.rmtree(leftover, ignore_errors=True)
     return _report(history, batch_id, folder, notes, is_new=True)
+
+
+def _open(config: settings.Settings, at: datetime) -> list[settings.Experiment]:
+    return [e for e in (config.experiment, *config.experiments) if not (e.ends_at and e.ends_at <= at)]
+
+
+def _begun(history: History) -> set[str]:
+    known = history.table("declarations") if history.has("declarations") else tables.DECLARATIONS.empty()
+    return set(known["experiment_id"].to_pylist())
 
 
 def _logged(batch: serving.Batch) -> dict[str, pa.Table | Path]:

@@ -55,7 +55,7 @@ def action_effects(snapshot: Snapshot, level: float = 0.95) -> pa.Table:
     reward = rows["reward"].to_numpy()
     model = adaptive.lagged_means(reward, chosen, order, len(names))
     log = adaptive.Log(reward, chosen, p_action, order, model, customer)
-    check = srm.logged(chosen, p_action)
+    check = srm.logged(chosen, p_action, order)
     if check.is_alarm:
         fault = f"treatments were not chosen as their logged probabilities say (p = {check.p_value:.2g})"
         return tables.ACTION_EFFECTS.build(
@@ -67,14 +67,19 @@ def action_effects(snapshot: Snapshot, level: float = 0.95) -> pa.Table:
     return tables.ACTION_EFFECTS.build(found)
 
 
-def traffic(snapshot: Snapshot, arm: str) -> srm.Mismatch:
+def traffic(snapshot: Snapshot, experiment_id: str, arm: str) -> srm.Mismatch:
     """Check the treatments of an arm's decisions against their logged probabilities, whatever it learned.
 
     Args:
         snapshot: What was known.
+        experiment_id: The experiment whose arm decided.
         arm: The arm.
     """
-    rows = snapshot.sql("select decision_id, treatment_id from decisions where arm = $arm", {"arm": arm})
+    rows = snapshot.sql(
+        "select decision_id, batch_id, treatment_id from decisions"
+        " where experiment_id = $id and arm = $arm order by decided_at, batch_id, decision_id",
+        {"id": experiment_id, "arm": arm},
+    )
     snapshot.connection.register("of_arm", rows)
     pairs = snapshot.sql(
         "select decision_id, c.treatment_id, p_action from choices c semi join of_arm using (decision_id)"
@@ -84,7 +89,8 @@ def traffic(snapshot: Snapshot, arm: str) -> srm.Mismatch:
     p_action = _matrix(rows, pairs, names)
     if rows.num_rows == 0 or (np.abs(p_action.sum(axis=1) - 1) > 1e-6).any():
         return srm.Mismatch(np.nan, False, p_action.sum(axis=0), "probabilities were not logged")
-    return srm.logged(_codes(rows["treatment_id"], names), p_action)
+    order = np.unique(rows["batch_id"].to_numpy(zero_copy_only=False), return_inverse=True)[1]
+    return srm.logged(_codes(rows["treatment_id"], names), p_action, _in_order(order))
 
 
 def _unknown(name: str, n: int, n_chosen: int, level: float, reason: str) -> dict[str, Any]:

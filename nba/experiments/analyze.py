@@ -31,6 +31,9 @@ REASONS = (
 )
 # Relative standard error of a denominator up to which the delta method holds; Cochran (1977) asks for 0.1.
 _LOOSEST = 0.15
+# Customers on the scarcer side of a quantile: in simulations 95% intervals held it in 82% with one in four,
+# in 96% and more with one and above.
+_LEAST_BEYOND = 5.0
 _NO_VARIANCE = REASONS.index("no variance in either arm")
 
 
@@ -99,8 +102,8 @@ def compare(
     one, other = treated.ravel(), control.ravel()
     pair = np.tile(np.arange(len(one)), 2)
     pooled = _pool(sums, np.concatenate([one, other]), pair, len(one))
-    theta, center = _theta(pooled, columns)
     sides = [_side(sums, columns, cells) for cells in (one, other)]
+    theta, center = _theta(pooled, columns, sides)
     together = _adjust(_linear(pooled.n, pooled.mean(), pooled.covariance(), columns), theta, center)
     parts = [_borrowed(_adjust(side, theta, center), together, sides) for side in sides]
     weight = _stratum_weights(parts[0][3], parts[1][3], shape)
@@ -190,16 +193,20 @@ def _linear(n: Array, mean: Array, covariance: Array, columns: NDArray[np.int64]
     return Linear(n, y, x, yy, xx, xy)
 
 
-def _theta(pooled: Sums, columns: NDArray[np.int64]) -> tuple[Array, Array]:
+def _theta(pooled: Sums, columns: NDArray[np.int64], sides: list[Linear]) -> tuple[Array, Array]:
     side = _linear(pooled.n, pooled.mean(), pooled.covariance(), columns)
+    # Without a past in an arm (nothing to divide by before the assignment) the metric stands as it is.
+    usable = np.isfinite(sides[0].x) & np.isfinite(sides[1].x) & (side.xx > 0)
     with np.errstate(invalid="ignore", divide="ignore"):
-        theta = np.where(side.xx > 0, side.xy / side.xx, 0.0)
+        theta = np.where(usable, side.xy / side.xx, 0.0)
     return theta, side.x
 
 
 def _adjust(side: Linear, theta: Array, center: Array) -> tuple[Array, Array, Array, Array]:
-    mean = side.y - theta * (side.x - center)
-    variance = np.maximum(side.yy + theta**2 * side.xx - 2 * theta * side.xy, 0.0)
+    adjusted = side.y - theta * (side.x - center)
+    mean = np.where(theta == 0, side.y, adjusted)
+    reduced = side.yy + theta**2 * side.xx - 2 * theta * side.xy
+    variance = np.maximum(np.where(theta == 0, side.yy, reduced), 0.0)
     return mean, variance, side.yy, np.broadcast_to(side.n, mean.shape)
 
 
@@ -263,7 +270,7 @@ def _reason(
     both = np.stack([mean[treated], mean[control]])[:, :, :, columns]  # (2, c, s, k, 4)
     counts = used[None, :, :, None, None]
     unknown = (np.isnan(both) & counts).any(axis=(0, 2, 4)).T
-    empty = ((both[..., [1, 3]] == 0) & counts).any(axis=(0, 2, 4)).T
+    empty = ((both[..., [1]] == 0) & counts).any(axis=(0, 2, 4)).T
     with np.errstate(invalid="ignore", divide="ignore"):
         square = np.diagonal(sums.covariance(), axis1=1, axis2=2) / sums.n[:, None] / mean**2
     parts = np.stack([square[treated], square[control]])[..., columns[:, 1]]  # (2, c, s, k)
@@ -347,8 +354,9 @@ def quantile_effect(
         n_resamples: Resamples.
     """
     n = len(treated) + len(control)
-    if min(len(treated), len(control)) < 2:
-        return Interval.unknown("a group has fewer than 2 customers", n)
+    least = round(_LEAST_BEYOND / min(quantile, 1 - quantile))
+    if min(len(treated), len(control)) < least:
+        return Interval.unknown(f"a group has fewer than {least} customers", n)
 
     def gap(x: Array, y: Array, axis: int = -1) -> Array:
         return np.asarray(np.quantile(x, quantile, axis=axis) - np.quantile(y, quantile, axis=axis))

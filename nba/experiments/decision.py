@@ -50,12 +50,15 @@ class Decision(NamedTuple):
     is_early: bool = False
 
 
+def unreadable(fault: str) -> Decision:
+    """Give the verdict on data that cannot be trusted."""
+    return Decision(Verdict.UNREADABLE, _sentence(fault))
+
+
 EARLY = "; it was seen early, so its estimated size is likely too high"
 
 
-def decide(
-    primary: Shown, guardrails: tuple[Shown, ...], *, is_over: bool, fault: str = "", unit: str = ""
-) -> Decision:
+def decide(primary: Shown, guardrails: tuple[Shown, ...], *, is_over: bool, unit: str = "") -> Decision:
     """Apply the rule at one look.
 
     Ship: the primary metric is up, and every guardrail is shown to lose less than its margin. Stop for
@@ -67,15 +70,12 @@ def decide(
         primary: The primary metric.
         guardrails: Metrics that must not suffer.
         is_over: Whether the planned end has been reached.
-        fault: Why the data cannot be trusted, if they cannot.
         unit: Unit of the primary metric, for the sentence.
 
     Example:
         >>> decide(Shown("margin", 0.2, 0.9, 0.3), (), is_over=True).verdict.value
         'ship'
     """
-    if fault:
-        return Decision(Verdict.UNREADABLE, _sentence(fault))
     late = "" if is_over else EARLY
     hurt = [g for g in guardrails if g.upper < -g.margin]
     if hurt:

@@ -9,13 +9,17 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import NamedTuple
 
+import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from nba.errors import DataError
 from nba.experiments import design
 from nba.experiments.cube import Metric
 from nba.history import Snapshot
-from nba.settings import Experiment, Measured, Trial
+from nba.settings import Experiment, Measured, Phase, Trial
+
+Array = NDArray[np.float64]
 
 BEFORE_DAYS = 365
 ALL = "all"
@@ -44,6 +48,12 @@ _TABLES = (
     ("orders", "ordered_at", _ORDERS),
     ("touches", "touched_at", _TOUCHES),
     ("events", "occurred_at", _EVENTS),
+)
+
+
+# Events of a customer, one by one; the others are money or amounts.
+COUNTS = frozenset(
+    ("orders", "returns", "contacts", "clicks", "unsubscribes", "visits", "tickets", "complaints")
 )
 
 
@@ -94,33 +104,71 @@ def assigned(snapshot: Snapshot, experiment: Experiment, standing: Experiment | 
     """
     names = [arm.name for arm in experiment.arms]
     source = standing if standing is not None and reads_standing(experiment) else experiment
-    part = 1.0 if source is experiment else sum(arm.share for arm in source.arms if arm.name in names)
     check_segments(snapshot, experiment)
     more = "".join(f', coalesce("{name}"::text, \'unknown\') as "{name}"' for name in experiment.segments)
     rows = snapshot.sql(
-        f"select customer_id, arm, assigned_at, p_arm / $part as p_arm{more} from assignments"
-        " left join customers using (customer_id) where experiment_id = $id and ($part = 1 or arm in $arms)"
+        f"select customer_id, arm, assigned_at, p_arm{more} from assignments"
+        " left join customers using (customer_id) where experiment_id = $id and ($all or arm in $arms)"
         " order by customer_id",
-        {"id": source.experiment_id, "part": part, "arms": names},
+        {"id": source.experiment_id, "all": source is experiment, "arms": names},
     )
-    phases = [design.phase(experiment, at) for at in rows["assigned_at"].to_pylist()]
+    changes = np.array([change.starts_at.timestamp() for change in experiment.phases])
+    seconds = rows["assigned_at"].cast(pa.int64()).to_numpy() / 1e6
+    phases = np.searchsorted(changes, seconds, side="right")
+    if source is not experiment:
+        # Its arms are part of the standing experiment: their shares among themselves.
+        within = _shares_of(source, names).sum(axis=1)
+        p_arm = pa.array(rows["p_arm"].to_numpy() / within[phases])
+        rows = rows.set_column(rows.column_names.index("p_arm"), "p_arm", p_arm)
     moved = design.is_moved(source, rows["customer_id"].to_pylist(), snapshot.at)
     rows = rows.append_column("phase", pa.array(phases, pa.int64()))
     return rows.append_column("is_moved", pa.array(moved.tolist(), pa.bool_()))
 
 
-def check_segments(snapshot: Snapshot, experiment: Experiment) -> None:
+def following(experiment: Experiment, standing: Experiment | None) -> Experiment:
+    """Give a trial that compares arms of the standing experiment the phases of that one, as its own.
+
+    Args:
+        experiment: Its declaration; any other experiment is given back as it is.
+        standing: The standing experiment.
+
+    Raises:
+        DataError: when a phase leaves its arms without customers.
+    """
+    if standing is None or not reads_standing(experiment):
+        return experiment
+    names = [arm.name for arm in experiment.arms]
+    shares = _shares_of(standing, names)
+    if (shares.sum(axis=1) <= 0).any():
+        raise DataError(
+            f"a phase of [experiment] leaves the arms {names} of {experiment.experiment_id!r} no customers",
+            "End the trial before that phase, or keep a share for them.",
+        )
+    phases = tuple(
+        Phase(starts_at=phase.starts_at, shares=dict(zip(names, (part / part.sum()).tolist())))
+        for phase, part in zip(standing.phases, shares[1:])
+    )
+    return experiment.model_copy(update={"phases": phases})
+
+
+def _shares_of(standing: Experiment, names: Sequence[str]) -> Array:
+    # Shares by phase of some arms of the standing experiment, shape (phases, arms).
+    place = [arm.name for arm in standing.arms]
+    return design.phase_shares(standing)[:, [place.index(name) for name in names]]
+
+
+def check_segments(snapshot: Snapshot, *experiments: Experiment) -> None:
     """Refuse segments that are not columns of the customers table.
 
     Raises:
-        DataError: when a segment is not an attribute of customers.
+        DataError: when a segment is not an attribute of customers, naming all such.
     """
     columns = snapshot.sql("from customers limit 0").column_names
-    absent = [name for name in experiment.segments if name not in columns]
-    if absent:
+    absent = {e.experiment_id: [name for name in e.segments if name not in columns] for e in experiments}
+    faults = [f"segments {names} of experiment {e!r} do not exist" for e, names in absent.items() if names]
+    if faults:
         raise DataError(
-            f"segments {absent} of experiment {experiment.experiment_id!r} do not exist; found {columns}",
-            "Name columns of the customers table.",
+            "\n".join([*faults, f"found {columns}"]), "Name columns of the customers table, such as a_city."
         )
 
 

@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from nba import tables
-from nba.experiments import actions, analyze, cube, decision, design, facts, sequential, srm, store
+from nba.experiments import actions, analyze, cube, decision, declared, design, facts, sequential, srm, store
 from nba.experiments.decision import Decision, Shown, Verdict
 from nba.history import Snapshot
 from nba.settings import Experiment, Measured
@@ -61,7 +61,8 @@ class Path(NamedTuple):
         bound: Standard errors on each side: the primary's by its plan, the others' for any look.
         lower, upper: Ends of the look's interval, valid at all looks together.
         scale: What brings a look to the whole horizon, where margins and worth are declared.
-        always: Standard errors on each side of the confidence sequence.
+        always: Standard errors on each side of the confidence sequence at the readout's own moment, which
+            need not be a look, shape (k,).
     """
 
     effect: Array
@@ -92,25 +93,28 @@ def read(
     stored = stored or store.Stored.empty()
     quantiles = [metric for metric in experiment.metrics if metric.quantile is not None]
     of_means = tuple(metric for metric in experiment.metrics if metric.quantile is None)
-    experiment = experiment.model_copy(update={"metrics": of_means})
+    experiment = facts.following(experiment, standing).model_copy(update={"metrics": of_means})
     people = facts.assigned(snapshot, experiment, standing)
     window = facts.matured(snapshot, window_days, experiment.ends_at)
     check, fault = mismatch(snapshot, experiment, people)
+    followed = _traffic(snapshot, experiment, standing)
+    fault = declared.changed(snapshot, experiment) or fault or _astray(followed)
     stays = people.filter(pc.invert(people["is_moved"]))["assigned_at"].to_pylist()
     # Windows of other experiments may have closed, and none of this one's.
     if window is None or not stays or min(stays) > window.entered:
         reason = _WAITING if stays else "Nobody is assigned yet."
         waiting = Decision(Verdict.RUNNING, reason)
+        if fault:
+            waiting = decision.unreadable(fault)
         rows = [_verdict_row(experiment, arm, waiting, check, 0, None) for arm in treated_arms(experiment)]
-        readouts = tables.READOUTS.build(rows)
-        return Readout(tables.EFFECTS.empty(), readouts, tables.LOOKS.empty(), stored)
+        return Readout(tables.EFFECTS.empty(), _with_traffic(rows, followed), tables.LOOKS.empty(), stored)
     first = min(people["assigned_at"].to_pylist())
     looks = facts.look_times(experiment, first, window.until)
     windows = {at: facts.matured_by(at, window_days) for at in looks} | {window.until: window}
     in_order = [windows[at] for at in sorted(windows)]
     days, stored = store.days(snapshot, experiment, people, in_order, stored)
     on = {day.until: day for day in days}
-    paths = _paths(experiment, [on[at] for at in looks])
+    paths = _paths(experiment, [on[at] for at in looks], on[window.until])
     effects = _effect_rows(experiment, on[window.until], window, paths)
     effects += _quantile_rows(snapshot, experiment, people, quantiles, window)
     if fault:
@@ -118,11 +122,47 @@ def read(
     readout_rows, look_rows = [], []
     for arm, path in paths.items():
         verdict = judge(experiment, path, looks, fault)
-        row = _verdict_row(experiment, arm, verdict, check, len(looks), window)
-        readout_rows.append(row | {"p_traffic": _known(actions.traffic(snapshot, arm).p_value)})
+        readout_rows.append(_verdict_row(experiment, arm, verdict, check, len(looks), window))
         look_rows += [] if fault else _look_rows(experiment, arm, path, looks)
-    tabled = tables.READOUTS.build(readout_rows), tables.LOOKS.build(look_rows)
+    tabled = _with_traffic(readout_rows, followed), tables.LOOKS.build(look_rows)
     return Readout(tables.EFFECTS.build(effects), *tabled, stored)
+
+
+def unreadable(experiment: Experiment, fault: str) -> Readout:
+    """Give the readout of an experiment that cannot be read at all, with its reason.
+
+    Args:
+        experiment: Its declaration.
+        fault: Why it cannot be read.
+    """
+    verdict = decision.unreadable(fault)
+    rows = [_verdict_row(experiment, arm, verdict, np.nan, 0, None) for arm in treated_arms(experiment)]
+    empty = tables.EFFECTS.empty(), tables.READOUTS.build(rows), tables.LOOKS.empty()
+    return Readout(*empty, store.Stored.empty())
+
+
+def _traffic(
+    snapshot: Snapshot, experiment: Experiment, standing: Experiment | None
+) -> dict[str, srm.Mismatch]:
+    # By arm, the control's too; arms that another system decides have none.
+    reads = facts.reads_standing(experiment) and standing is not None
+    decided = standing.experiment_id if reads and standing is not None else experiment.experiment_id
+    return {arm.name: actions.traffic(snapshot, decided, arm.name) for arm in experiment.arms}
+
+
+def _astray(followed: dict[str, srm.Mismatch]) -> str:
+    astray = [
+        f"{arm} (p = {found.p_value:.2g}{found.reason and ': ' + found.reason})"
+        for arm, found in followed.items()
+        if found.is_alarm
+    ]
+    if not astray:
+        return ""
+    return f"treatments were not chosen as their logged probabilities say in {' and '.join(astray)}"
+
+
+def _with_traffic(rows: list[dict[str, Any]], followed: dict[str, srm.Mismatch]) -> pa.Table:
+    return tables.READOUTS.build(row | {"p_traffic": _known(followed[row["arm"]].p_value)} for row in rows)
 
 
 def treated_arms(experiment: Experiment) -> list[str]:
@@ -177,7 +217,7 @@ def judge(experiment: Experiment, path: Path, looks: Sequence[datetime], fault: 
         fault: Why the data cannot be trusted, if they cannot.
     """
     if fault:
-        return decision.decide(Shown("", -np.inf, np.inf, 0.0), (), is_over=False, fault=fault)
+        return decision.unreadable(fault)
     if not looks:
         due = f"The first look is due {experiment.look_days} days after the start."
         return Decision(Verdict.RUNNING, due)
@@ -185,8 +225,7 @@ def judge(experiment: Experiment, path: Path, looks: Sequence[datetime], fault: 
     first = next(i for i, m in enumerate(experiment.metrics) if m.role == "primary")
     guards = [i for i, m in enumerate(experiment.metrics) if m.role == "guardrail"]
     if not np.isfinite(path.lower[first]).any() and np.isnan(path.se[first, -1]):
-        reason = f"{experiment.metrics[first].name} does not vary or an arm has nobody"
-        return decision.decide(shown[first][-1], (), is_over=False, fault=reason)
+        return decision.unreadable(f"{experiment.metrics[first].name} does not vary or an arm has nobody")
     out = []
     for k, at in enumerate(looks):
         is_over = experiment.ends_at is not None and at >= experiment.ends_at
@@ -202,8 +241,9 @@ def _shown(metric: Measured, path: Path, i: int) -> list[Shown]:
     return [Shown(metric.name, float(a), float(b), margin) for a, b in zip(lower, upper)]
 
 
-def _paths(experiment: Experiment, days: Sequence[store.Day]) -> dict[str, Path]:
-    arms = treated_arms(experiment)
+def _paths(experiment: Experiment, looked: Sequence[store.Day], now: store.Day) -> dict[str, Path]:
+    # The readout's own moment comes last; it is no look unless it was scheduled.
+    arms, days = treated_arms(experiment), [*looked, now]
     shape = (len(experiment.metrics), len(arms), len(days))
     effect, se, n, n_control, seen = (np.full(shape, np.nan) for _ in range(5))
     exposure = np.full(len(days), np.nan)
@@ -219,7 +259,7 @@ def _paths(experiment: Experiment, days: Sequence[store.Day]) -> dict[str, Path]
         exposure[number] = day.exposure[:whole].sum() / there
     ratio = np.array([m.denominator is not None for m in experiment.metrics])
     scale = np.where(ratio[:, None], 1.0, horizon_days(experiment) / exposure[None, :])
-    looks = [day.until for day in days]
+    looks = [day.until for day in looked]
     return {
         arm: _path(experiment, looks, scale, effect[:, j], se[:, j], n[:, j], n_control[:, j], seen[:, j])
         for j, arm in enumerate(arms)
@@ -237,18 +277,22 @@ def _path(
     seen: Array,
 ) -> Path:
     alpha = (1 - experiment.level) / max(len(experiment.arms) - 1, 1)
-    bound, always = np.full(effect.shape, np.inf), np.full(effect.shape, np.inf)
     with np.errstate(divide="ignore"):
         ratio = np.array([m.denominator is not None for m in experiment.metrics])[:, None]
         score = np.where(ratio, 1 / se**2, (se / (1 / n + 1 / n_control)) ** 2)
+    latest = score[:, -1]
+    effect, se, n, n_control, seen, score, scale = (
+        x[:, :-1] for x in (effect, se, n, n_control, seen, score, scale)
+    )
+    bound, always = np.full(effect.shape, np.inf), np.full(len(effect), np.inf)
     for i, metric in enumerate(experiment.metrics):
         known = np.flatnonzero(score[i] > 0)
         if len(known) == 0:
             continue
         grown = np.maximum.accumulate(score[i, known]) * (1 + 1e-9 * np.arange(len(known)))
-        clock = 2 * grown / grown[0]
-        always[i, known] = sequential.sequence_bound(clock, 2 * planned_looks(experiment), alpha)
-        bound[i] = always[i]
+        clock = 2 * np.append(grown, np.fmax(latest[i], grown[-1])) / grown[0]
+        *at_looks, always[i] = sequential.sequence_bound(clock, 2 * planned_looks(experiment), alpha)
+        bound[i, known] = at_looks
         if metric.role == "primary" and experiment.ends_at and experiment.starts_at:
             whole = (experiment.ends_at - experiment.starts_at).total_seconds()
             passed = [(looks[int(k)] - experiment.starts_at).total_seconds() / whole for k in known]
@@ -257,7 +301,9 @@ def _path(
     known_se = np.isfinite(se) & np.isfinite(bound)
     half = bound[known_se] * se[known_se]
     lower[known_se], upper[known_se] = effect[known_se] - half, effect[known_se] + half
-    nothing = (seen == 0) & (n > 0) & (n_control > 0)
+    # No event says how often there is one at most; no sale says nothing of how large it would have been.
+    countable = np.array([m.denominator is None and m.numerator in facts.COUNTS for m in experiment.metrics])
+    nothing = (seen == 0) & (n > 0) & (n_control > 0) & countable[:, None]
     low, high = sequential.zero_events(n[nothing], n_control[nothing], alpha)
     lower[nothing], upper[nothing] = low, high
     return Path(effect, se, bound, lower, upper, scale, always)
@@ -371,7 +417,8 @@ def _effect_row(
     window: facts.Window,
 ) -> dict[str, Any]:
     method = ("ratio of totals (delta method), " if metric.denominator else "") + "Welch"
-    method += ", CUPED" if metric.is_adjusted else ""
+    if metric.is_adjusted:
+        method += ", not adjusted (nothing varies before)" if found.explained[at] == 0 else ", CUPED"
     method += f", capped at {metric.cap:g}" if metric.cap is not None else ""
     method += ", by phase of entry" if experiment.phases else ""
     return {
@@ -390,11 +437,10 @@ def _hidden(row: dict[str, Any], fault: str) -> dict[str, Any]:
 
 
 def _always(path: Path, i: int, found: analyze.Effects, j: int) -> dict[str, Any]:
-    # The bound of the last look, on the readout's own estimate.
-    bounds = path.always[i][np.isfinite(path.always[i])]
-    if len(bounds) == 0:
+    # Unknown before the first look, whose data set the clock.
+    if not np.isfinite(path.always[i]):
         return {}
-    half = bounds[-1] * found.se[i, j]
+    half = path.always[i] * found.se[i, j]
     return {
         "always_lower": _known(found.effect[i, j] - half),
         "always_upper": _known(found.effect[i, j] + half),

@@ -2,9 +2,10 @@
 
 Three checks: Pearson's chi-square for one reading (alarm below 0.001), a sequential multinomial test that
 may be read at any time (Lindon and Malek 2022), and a test of adaptive traffic against its logged
-probabilities. Shares may differ by stratum: a phase, or a batch.
+probabilities, for any time as well. Shares may differ by stratum: a phase, or a batch.
 """
 
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -17,6 +18,10 @@ Array = NDArray[np.float64]
 ALARM = 0.001
 SEQUENTIAL_ALARM = 0.01
 _LEAST = 5.0
+# How near their shares mismatches are expected to be, in customers: of all arms; of one that strays alone.
+_CONCENTRATION = 1000.0
+_OF_ONE = 50.0
+_PARTS, _PART = 8, 50  # blocks of a batch at most, and decisions of one at least
 
 
 class Mismatch(NamedTuple):
@@ -64,7 +69,7 @@ def chi_square(counts: Array, shares: Array, alarm: float = ALARM) -> Mismatch:
     return Mismatch(p_value, p_value < alarm, expected.sum(axis=0))
 
 
-def sequential(counts: Array, shares: Array, concentration: float = 1000.0) -> Array:
+def sequential(counts: Array, shares: Array, concentration: float = _CONCENTRATION) -> Array:
     """Give p-values that stay valid however often the counts are read (Lindon and Malek 2022).
 
     The evidence is the Bayes factor of a Dirichlet around the shares against the shares themselves, a
@@ -101,34 +106,62 @@ def sequential(counts: Array, shares: Array, concentration: float = 1000.0) -> A
     return np.asarray(np.exp(-np.maximum.accumulate(np.maximum(evidence, 0.0))), dtype=np.float64)
 
 
-def logged(chosen: NDArray[np.int64], p_action: Array, alarm: float = ALARM) -> Mismatch:
+def logged(
+    chosen: NDArray[np.int64], p_action: Array, batch: NDArray[np.int64], alarm: float = ALARM
+) -> Mismatch:
     """Check adaptive traffic against the probabilities that were logged, not against equal shares.
 
-    What was chosen less its probability sums to 0 on average, with a known covariance, whatever the
-    policy learned in between; the quadratic form is chi-square.
+    Half of the evidence bets that one treatment (each in turn) is chosen more or less often than logged, half
+    that all are, by what was seen in the blocks before, shrunk. If choices follow their probabilities the
+    bets are a martingale, whatever the policy learned in between, so the p-value may be read at any time
+    (Ville 1939).
 
     Args:
-        chosen: Column chosen by each decision, shape (n,).
+        chosen: Column chosen by each decision, shape (n,), in an order that no choice had a say in.
         p_action: Logged probability of every candidate, shape (n, k); rows sum to 1.
+        batch: Number of the batch, not decreasing, shape (n,).
         alarm: Alarm below this p-value.
+
+    Example:
+        >>> p = np.tile([0.5, 0.5], (2000, 1))
+        >>> always_first = np.zeros(2000, dtype=np.int64)
+        >>> logged(always_first, p, always_first).is_alarm
+        True
     """
     n, k = p_action.shape
-    if n == 0:
-        return Mismatch(np.nan, False, np.zeros(k), "no decisions")
-    counts = np.bincount(chosen, minlength=k).astype(np.float64)
     expected = p_action.sum(axis=0)
-    covariance = np.diag(expected) - p_action.T @ p_action
-    enough = np.diag(covariance) >= _LEAST
-    freedom = int(np.linalg.matrix_rank(covariance[np.ix_(enough, enough)])) if enough.any() else 0
-    if freedom == 0:
-        return Mismatch(np.nan, False, expected, "no candidate was chosen at random often enough")
-    gap = (counts - expected)[enough]
-    statistic = gap @ np.linalg.pinv(covariance[np.ix_(enough, enough)], hermitian=True) @ gap
-    p_value = float(special.chdtrc(freedom, statistic))
-    impossible = bool((p_action[np.arange(n), chosen] <= 0).any())
-    if impossible:
+    if n == 0:
+        return Mismatch(np.nan, False, expected, "no decisions")
+    if (p_action[np.arange(n), chosen] <= 0).any():
         return Mismatch(0.0, True, expected, "a treatment of probability 0 was chosen")
+    if (p_action * (1 - p_action)).sum(axis=0).max() < _LEAST:
+        return Mismatch(np.nan, False, expected, "no candidate was chosen at random often enough")
+    evidence, most = np.zeros(k + 1), 0.0
+    weight = np.log(np.append(np.full(k, 0.5 / k), 0.5))
+    seen, due = np.zeros(k), np.zeros(k)
+    for part in _blocks(batch):
+        p, own = p_action[part], chosen[part]
+        promised, count = p.sum(axis=0), np.bincount(own, minlength=k)
+        prior = _CONCENTRATION * (due + promised) / (due + promised).sum()
+        every = np.divide(prior + seen, prior + due, out=np.ones(k), where=prior > 0)
+        one = (_OF_ONE + seen) / (_OF_ONE + due)
+        evidence[:k] += count * np.log(one) - np.log1p(p * (one - 1)).sum(axis=0)
+        evidence[k] += count @ np.log(every) - np.log(p @ every).sum()
+        most = max(most, float(special.logsumexp(weight + evidence)))
+        seen, due = seen + count, due + promised
+    p_value = float(np.exp(-most))
     return Mismatch(p_value, p_value < alarm, expected)
+
+
+def _blocks(batch: NDArray[np.int64]) -> list[slice]:
+    # Parts of each batch, so that the first one can be checked too.
+    starts = np.append(np.flatnonzero(np.diff(batch, prepend=batch[:1] - 1)), len(batch))
+    out = []
+    for low, high in pairwise(starts.tolist()):
+        parts = min(max((high - low) // _PART, 1), _PARTS)
+        edges = np.linspace(low, high, parts + 1).astype(int).tolist()
+        out += [slice(a, b) for a, b in pairwise(edges)]
+    return out
 
 
 def _checked(counts: Array, shares: Array) -> tuple[Array, Array]:

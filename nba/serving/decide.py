@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from nba import draws, settings, tables
 from nba.catalog import NONE, Catalog
-from nba.errors import DataError
+from nba.errors import DataError, MissingError
 from nba.experiments import design
 from nba.history import Snapshot
 from nba.policy import arbitrate, explore, windows
@@ -244,7 +244,12 @@ def rules_of(config: settings.Settings, at: datetime, model_ids: Mapping[str, st
         config: Arms and policy.
         at: Moment of decision.
         model_ids: Alias of a registered model to its name and version.
+
+    Raises:
+        MissingError: when there is a champion and an arm runs a model that is not registered: exploring in
+            its place would make another experiment of it.
     """
+    _check_registered(config, at, model_ids)
     out = []
     for arm in design.arms(config, at):
         if arm.policy in ("none", "outside"):
@@ -261,6 +266,20 @@ def rules_of(config: settings.Settings, at: datetime, model_ids: Mapping[str, st
         else:
             out.append(Rule(arm.name, explore.Uniform(), START))
     return tuple(out)
+
+
+def _check_registered(config: settings.Settings, at: datetime, model_ids: Mapping[str, str]) -> None:
+    # Without a champion nothing is registered yet: every arm explores evenly, and notes say so.
+    others = [arm for arm in design.arms(config, at) if arm.policy.startswith(("challenger", "alias:"))]
+    absent = [arm for arm in others if arm.policy not in model_ids]
+    if "champion" in model_ids and absent:
+        lines = [
+            f"arm {arm.name!r} runs {arm.policy!r}, and no model is registered as that" for arm in absent
+        ]
+        raise MissingError(
+            "\n".join(lines),
+            "Train one (`nba train`, `nba learn`), name another alias, or let the experiment start later.",
+        )
 
 
 class Worth(NamedTuple):

@@ -104,7 +104,8 @@ class Experiment(Frozen):
         ends_at: Planned end; with one the test spends its error over the planned looks, without one it may
             be watched for ever, with wider intervals.
         look_days: Days between looks.
-        segments: Attributes of customers (`a_...`, `timezone`, `can_...`) by which effects are also shown.
+        segments: Attributes of customers (`a_...`, `timezone`) by which effects are also shown; as they are
+            now, so none that a treatment could change.
         correction: How claims over segments and secondary metrics are corrected, together: holm
             (family-wise error) or bh (false discovery rate).
     """
@@ -171,6 +172,12 @@ class Experiment(Frozen):
                 faults.append(
                     f"phase {i + 1} has shares {phase.shares}; expected all of {sorted(names)}, sum 1"
                 )
+        consent = [name for name in self.segments if name.startswith("can_")]
+        if consent:
+            faults.append(
+                f"segments {consent} are consents, which the experiment itself can change; "
+                "expected what was settled before it, such as a_city"
+            )
         starts = [phase.starts_at for phase in self.phases]
         if starts != sorted(set(starts)) or (starts and self.starts_at and starts[0] <= self.starts_at):
             faults.append("phases do not follow one another after the start")

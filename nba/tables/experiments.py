@@ -76,6 +76,17 @@ READOUTS = Table(
     ),
 )
 
+DECLARATIONS = Table(
+    "declarations",
+    "What the verdict of each experiment rests on, as it stood at its first batch.",
+    ("experiment_id",),
+    (
+        f.identifier("experiment_id", "the experiment"),
+        f.time("declared_at", "its first batch"),
+        f.text("rule", "control, level, dates, looks, arms, primary metric and guardrails, as JSON"),
+    ),
+)
+
 LOOKS = Table(
     "looks",
     "What each scheduled look of an experiment saw, with intervals valid at all looks together.",

@@ -49,6 +49,21 @@ def test_a_difference_by_hand():
     assert found.relative_effect[0, 0] == pytest.approx(1.0)
 
 
+def test_a_ratio_without_a_past_stands_as_it_is():
+    rng = np.random.default_rng(5)
+    rows = {"y": rng.poisson(2.0, 60), "d": 1 + rng.poisson(3.0, 60), "x": np.zeros(60), "w": np.zeros(60)}
+    rows = {name: column.astype(float) for name, column in rows.items()}
+    arm = np.arange(60) % 2
+    plain = compared(rows, Metric("y", "d"), arm)
+    for late in (0.0, 3.0):  # nobody has a past, or those of one arm alone
+        rows["w"], rows["x"] = late * arm, late * arm
+        found = compared(rows, Metric("y", "d", "x", "w"), arm)
+        assert reasons(found) == [""]
+        assert found.explained[0, 0] == 0
+        np.testing.assert_array_equal(found.lower, plain.lower)
+        np.testing.assert_array_equal(found.mean, plain.mean)
+
+
 def test_cuped_takes_away_what_the_covariate_explains():
     x = np.array([1.0, 2.0, 3.0, 4.0, 1.0, 2.0, 3.0, 4.0])
     noise = np.array([0.0, 0.1, -0.1, 0.0, 0.05, -0.05, 0.0, 0.0])
@@ -199,7 +214,11 @@ def test_a_quantile_effect_finds_a_shift_and_says_when_it_cannot():
     found = analyze.quantile_effect(rng.normal(1, 1, 400), rng.normal(0, 1, 400), 0.9, rng, n_resamples=300)
     assert abs(found.value - 1) < 3 * found.se
     assert found.lower < found.value < found.upper
-    assert analyze.quantile_effect(np.ones(5), np.ones(5), 0.5, rng, n_resamples=50).reason != ""
+    still = analyze.quantile_effect(np.ones(50), np.ones(50), 0.5, rng, n_resamples=50)
+    assert "does not vary" in still.reason
+    few = analyze.quantile_effect(rng.normal(size=99), rng.normal(size=400), 0.95, rng, n_resamples=50)
+    assert np.isnan(few.lower)
+    assert few.reason == "a group has fewer than 100 customers"
 
 
 def test_segments_that_differ_are_seen_and_equal_ones_are_not():

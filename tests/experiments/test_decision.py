@@ -41,7 +41,7 @@ def test_each_verdict(shown, guards, is_over, verdict):
 
 
 def test_a_fault_beats_everything():
-    found = decision.decide(primary(5.0, 6.0), (), is_over=True, fault="shares changed without a phase")
+    found = decision.unreadable("shares changed without a phase")
     assert found == Decision(Verdict.UNREADABLE, "Shares changed without a phase.")
 
 

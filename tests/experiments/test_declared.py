@@ -9,7 +9,7 @@ from nba.errors import SettingsError
 
 TOML = '[workspace]\nname = "x"\n'
 EXPERIMENTS = """experiment_id,control,starts_at,ends_at,look_days,segments,slots,audience
-new_mail,old,2026-01-01T00:00Z,2026-03-01T00:00Z,7,a_city; can_email,0-0.5,a_city=Rome|Oslo; can_email=true
+new_mail,old,2026-01-01T00:00Z,2026-03-01T00:00Z,7,a_city; timezone,0-0.5,a_city=Rome|Oslo; can_email=true
 """
 ARMS = "experiment_id,name,share,policy\nnew_mail,old,0.5,champion\nnew_mail,new,0.5,challenger\n"
 METRICS = """experiment_id,name,numerator,denominator,role,is_good,planned_effect,margin,cap
@@ -44,7 +44,7 @@ experiment_id = "new_mail"
 control = "old"
 starts_at = 2026-01-01T00:00:00Z
 ends_at = 2026-03-01T00:00:00Z
-segments = ["a_city", "can_email"]
+segments = ["a_city", "timezone"]
 slots = [0.0, 0.5]
 audience = { a_city = ["Rome", "Oslo"], can_email = [true] }
 arms = [{name = "old", share = 0.5, policy = "champion"}, {name = "new", share = 0.5, policy = "challenger"}]

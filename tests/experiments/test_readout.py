@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from nba import settings, tables
 from nba.errors import DataError, MissingError
-from nba.experiments import actions, adaptive, design, facts, readout
+from nba.experiments import actions, adaptive, declared, design, facts, readout, sequential
 from nba.experiments.actions import action_effects, traffic
 from nba.history import History
 from pipelines import cli
@@ -253,6 +253,161 @@ def test_a_segment_that_does_not_exist_is_named(workspace):
         pytest.raises(DataError, match="a_planet"),
     ):
         readout.read(snapshot, experiment, 7)
+
+
+def test_a_segment_that_does_not_exist_leaves_other_experiments_their_readout(workspace, tmp_path):
+    folder = copied(workspace, tmp_path / "w", TOML.replace('"a_city"', '"a_planet"'))
+    found = verdict(folder, 60)
+    assert found["policy"]["verdict"] == "cannot be read"
+    assert "Segments ['a_planet'] of experiment 'policy' do not exist" in found["policy"]["reason"]
+    assert found["cc"]["verdict"] == verdict(workspace, 60)["cc"]["verdict"]
+    assert set(History.read(folder).table("effects")["experiment_id"].to_pylist()) == {"cc"}
+
+
+def test_consents_are_no_segments():
+    with pytest.raises(ValueError, match=r"\['can_email'\] are consents"):
+        settings.Experiment(segments=("can_email", "a_city"))
+
+
+def test_traffic_astray_in_the_arm_or_its_control_cannot_be_read(workspace, tmp_path):
+    history = History.read(workspace)
+    decisions = history.table("decisions").to_pylist()
+    rng = np.random.default_rng(5)
+    for astray in ("chall", "champ", ""):
+        choices = []
+        for row in decisions:
+            p = 0.9 if row["arm"] == astray else 0.6
+            row["treatment_id"] = "none" if rng.random() < 0.6 else "mail"
+            row["p_action"] = p if row["treatment_id"] == "none" else 1 - p
+            choices += [
+                {"decision_id": row["decision_id"], "treatment_id": name, "p_action": chance}
+                | {"is_eligible": True, "reason": "", "price": 0.0}
+                for name, chance in (("none", p), ("mail", 1 - p))
+            ]
+        kept = {name: history.table(name) for name in ("assignments", "orders", "customers")}
+        kept |= {"decisions": tables.DECISIONS.build(decisions), "choices": tables.CHOICES.build(choices)}
+        with (
+            History.read(tmp_path / astray).commit(append=kept).as_of(START + timedelta(days=60)) as snapshot
+        ):
+            found = readout.read(snapshot, settings.read(workspace).experiments[0], 7)
+        (row,) = found.readouts.to_pylist()
+        said = f"logged probabilities say in {astray} (p = " in row["reason"]
+        assert (row["verdict"] == "cannot be read" and said) == bool(astray)
+        assert (row["p_traffic"] < 0.001) == (astray == "chall")
+        assert {r["effect"] is None for r in found.effects.to_pylist()} == {bool(astray)}
+
+
+def test_a_rule_changed_after_the_start_cannot_be_read(workspace, tmp_path):
+    config = settings.read(workspace)
+    trial = config.experiments[0]
+    known = tables.DECLARATIONS.empty()
+    assert declared.declarations(config, START - timedelta(days=1), ())["experiment_id"].to_pylist() == [
+        "policy"
+    ]
+    known = declared.declarations(config, START, ["policy"])
+    assert known["experiment_id"].to_pylist() == ["cc"]
+    assert declared.declarations(config, START, ["policy", "cc"]).num_rows == 0
+    assert declared.declarations(config, trial.ends_at, ["policy"]).num_rows == 0
+    folder = copied(workspace, tmp_path / "w")
+    history = History.read(folder).commit(append={"declarations": known})
+    # More to look at beside the rule changes nothing of it.
+    more = settings.Measured(name="orders", numerator="orders")
+    with history.as_of(START + timedelta(days=60)) as snapshot:
+        assert declared.changed(snapshot, trial) == ""
+        assert declared.changed(snapshot, trial.model_copy(update={"metrics": (*trial.metrics, more)})) == ""
+    later = TOML.replace("2026-02-12", "2026-02-19").replace("planned_effect = 5.0", "planned_effect = 1.0")
+    (folder / "nba.toml").write_text(later, encoding="utf-8")
+    found = verdict(folder, 60)["cc"]
+    assert found["verdict"] == "cannot be read"
+    for words in (
+        "changed after the start of 2026-01-01 00:00",
+        'ends_at was "2026-02-12T00:00:00Z", is "2026-02-19T00:00:00Z"',
+        "margin.planned_effect was 5.0, is 1.0",
+        "put it back, or declare another experiment",
+    ):
+        assert words in found["reason"]
+    rows = History.read(folder).table("effects").to_pylist()
+    assert {r["effect"] for r in rows if r["experiment_id"] == "cc"} == {None}
+
+
+def test_between_looks_the_interval_goes_by_its_own_clock(workspace):
+    experiment = settings.read(workspace).experiments[0]
+    looks = [START + timedelta(days=7 * (k + 1)) for k in range(2)]
+    n = np.full((3, 4), 1000.0)
+    # The variance of the score doubles, and grows by half once more after the second look.
+    se = np.sqrt(np.array([1.0, 2.0, 3.0, 3.0])) * np.ones((3, 1)) / 500
+    seen = np.ones((3, 4))
+    parts = [x[:, :3] for x in (np.ones((3, 4)), np.zeros((3, 4)), se, n, n, seen)]
+    path = readout._path(experiment, looks, *parts)
+    planned = 2 * readout.planned_looks(experiment)
+    score = se[0, :3] ** 2 * 500**2
+    ratio = np.array([m.denominator is not None for m in experiment.metrics])
+    for i in np.flatnonzero(~ratio):
+        clock = 2 * score / score[0]
+        assert path.always[i] == pytest.approx(sequential.sequence_bound(clock, planned)[2])
+        assert path.always[i] != pytest.approx(sequential.sequence_bound(clock, planned)[1])
+
+
+def test_nothing_sold_says_nothing_of_money():
+    counted, money = (
+        settings.Experiment(metrics=(settings.Measured(name="m", numerator=name, role="primary"),))
+        for name in ("unsubscribes", "revenue")
+    )
+    looks = [START + timedelta(days=7)]
+    still = [np.ones((1, 2)), *np.zeros((2, 1, 2)), *np.full((2, 1, 2), 400.0), np.zeros((1, 2))]
+    path = readout._path(counted, looks, *still)
+    assert path.upper[0, 0] == pytest.approx(np.log(2 / 0.05) / 400)
+    path = readout._path(money, looks, *still)
+    assert (path.lower[0, 0], path.upper[0, 0]) == (-np.inf, np.inf)
+
+
+def test_a_trial_of_standing_arms_knows_the_phases_of_their_shares(tmp_path):
+    shares = {"holdout": 0.2, "a": 0.2, "b": 0.6}
+    later = {"holdout": 0.2, "a": 0.4, "b": 0.4}
+    standing = settings.Experiment(
+        arms=[
+            {"name": n, "share": s, "policy": {"holdout": "none"}.get(n, "champion")}
+            for n, s in shares.items()
+        ],
+        phases=[{"starts_at": START + timedelta(days=7), "shares": later}],
+        starts_at=START,
+    )
+    arms = [settings.Arm(name=n, share=s, policy="champion") for n, s in (("a", 0.25), ("b", 0.75))]
+    trial = settings.Trial(experiment_id="ab", layer="standing", control="a", starts_at=START, arms=arms)
+    ids = np.array([f"c{i}" for i in range(4000)])
+    parts = []
+    for week, some in enumerate((ids[:2000], ids[2000:])):
+        at = START + timedelta(days=8 * week)
+        found = design.assign(standing, some.tolist(), at)
+        parts.append(
+            pa.table(
+                {
+                    "experiment_id": ["policy"] * 2000, "customer_id": some, "arm": found.arm,
+                    "assigned_at": pa.array([at] * 2000, tables.TIME), "p_arm": found.p_arm,
+                }
+            )
+        )  # fmt: skip
+    rows = tables.ASSIGNMENTS.conform(pa.concat_tables(parts))
+    with (
+        History.read(tmp_path)
+        .commit(append={"assignments": rows})
+        .as_of(START + timedelta(days=60)) as snapshot
+    ):
+        one = facts.following(trial, standing)
+        people = facts.assigned(snapshot, one, standing)
+        assert readout.mismatch(snapshot, one, people)[1] == ""
+        kept = people.filter(pa.compute.invert(people["is_moved"]))
+        shown = (
+            kept["phase"].to_pylist(),
+            kept["arm"].to_pylist(),
+            kept["p_arm"].to_numpy().round(9).tolist(),
+        )
+        assert set(zip(*shown)) == {(0, "a", 0.25), (0, "b", 0.75), (1, "a", 0.5), (1, "b", 0.5)}
+        gone = standing.model_copy(
+            update={"phases": (settings.Phase(starts_at=START, shares={"holdout": 1.0, "a": 0.0, "b": 0.0}),)}
+        )
+        with pytest.raises(DataError, match="no customers"):
+            facts.following(trial, gone)
 
 
 def test_a_segment_that_does_not_exist_is_named_before_the_start(workspace, tmp_path):
@@ -518,7 +673,7 @@ def test_traffic_that_learned_is_held_against_its_logged_probabilities(tmp_path)
                     "decision_id": str(i), "batch_id": f"b{i % 3}", "customer_id": f"c{i}",
                     "treatment_id": ("none", "mail")[a], "channel": ("none", "email")[a], "decided_at": at,
                     "p_action": p[a], "policy_id": "p", "reason": "", "config_hash": "", "valid_until": at,
-                    "arm": "policy",
+                    "arm": "policy", "experiment_id": "policy",
                 }
             )  # fmt: skip
             choices += [
@@ -539,8 +694,8 @@ def test_traffic_that_learned_is_held_against_its_logged_probabilities(tmp_path)
         made["outcomes"] = tables.OUTCOMES.build(outcomes)
         history = History.read(tmp_path / str(wrong)).commit(append=made)
         with history.as_of(START + timedelta(days=100)) as snapshot:
-            found, effects = traffic(snapshot, "policy"), action_effects(snapshot).to_pylist()
-            assert np.isnan(traffic(snapshot, "nobody").p_value)
+            found, effects = traffic(snapshot, "policy", "policy"), action_effects(snapshot).to_pylist()
+            assert np.isnan(traffic(snapshot, "policy", "nobody").p_value)
         assert found.is_alarm == wrong
         assert ("logged probabilities" in effects[0]["reason"]) == wrong
         assert (effects[0]["effect"] is None) == wrong

@@ -62,7 +62,18 @@ def test_shares_that_cannot_be_are_refused(counts, shares, words):
 def test_a_treatment_that_could_not_be_chosen_is_an_alarm():
     p = np.tile([0.5, 0.5, 0.0], (100, 1))
     chosen = np.array([0, 1] * 49 + [0, 2])
-    assert srm.logged(chosen, p).is_alarm
+    found = srm.logged(chosen, p, np.zeros(100, dtype=np.int64))
+    assert found.is_alarm
+    assert "probability 0" in found.reason
+
+
+def test_choices_without_chance_say_nothing():
+    p = np.tile([0.0, 1.0], (100, 1))
+    found = srm.logged(np.ones(100, dtype=np.int64), p, np.zeros(100, dtype=np.int64))
+    assert np.isnan(found.p_value)
+    assert not found.is_alarm
+    assert "at random" in found.reason
+    assert srm.logged(np.zeros(0, dtype=np.int64), np.zeros((0, 2)), np.zeros(0)).reason == "no decisions"
 
 
 # laws
@@ -92,16 +103,30 @@ def test_thirty_looks_seldom_alarm_falsely_and_mostly_find_a_skew():
 
 
 def test_adaptive_traffic_is_judged_by_its_logged_probabilities():
+    # The probability follows what was chosen before, as that of a policy that learns.
     rng = np.random.default_rng(1)
+    batch = np.repeat(np.arange(10), 50)
     alarms = 0
-    for _ in range(400):
+    for _ in range(200):
         favourite = rng.random((500, 1))
         p = np.hstack([0.9 * favourite, 0.9 * (1 - favourite), np.full((500, 1), 0.1)])
         chosen = (rng.random((500, 1)) > p.cumsum(axis=1)).sum(axis=1)
-        alarms += srm.logged(chosen, p, alarm=0.05).is_alarm
-    assert abs(alarms / 400 - 0.05) < 3 * np.sqrt(0.05 * 0.95 / 400)
+        # Its p-value is the least of all looks so far: one reading at the end stands for all of them.
+        alarms += srm.logged(chosen, p, batch, alarm=0.05).is_alarm
+    assert alarms / 200 <= 0.05
     skewed = np.where(rng.random(500) < 0.15, 2, chosen)
-    assert srm.logged(skewed, p).is_alarm
+    assert srm.logged(skewed, p, batch).is_alarm
+
+
+def test_one_treatment_of_twenty_that_strays_is_found():
+    rng = np.random.default_rng(2)
+    batch = np.repeat(np.arange(10), 3000)
+    p = rng.dirichlet(np.full(20, 2.0), size=len(batch))
+    for tilt in (1.0, 1.25):
+        drawn = p * np.append(tilt, np.ones(19))
+        edges = (drawn / drawn.sum(axis=1, keepdims=True)).cumsum(axis=1)
+        chosen = (rng.random((len(batch), 1)) > edges).sum(axis=1).clip(max=19)
+        assert srm.logged(chosen, p, batch).is_alarm == (tilt > 1)
 
 
 # reference

@@ -196,6 +196,36 @@ def test_mistakes_are_named(workspace, tmp_path):
         decide.decide(workspace.root, AT)
 
 
+def test_what_an_experiment_rests_on_is_kept_at_its_first_batch(workspace):
+    trial = TRIALS.replace("segments", "#")
+    (workspace.root / "nba.toml").write_text(TOML + trial)
+    workspace.registered.model = Believer()
+    decide.decide(workspace.root, AT, "b0")
+    kept = History.read(workspace.root).table("declarations").to_pylist()
+    assert {row["experiment_id"] for row in kept} == {"policy", "one", "two", "site"}
+    assert {row["declared_at"] for row in kept} == {AT}
+    (workspace.root / "nba.toml").write_text(TOML.replace('"policy"\n', '"policy"\nlook_days = 3\n') + trial)
+    decide.decide(workspace.root, AT + timedelta(days=7), "b1")
+    assert History.read(workspace.root).table("declarations").to_pylist() == kept
+
+
+def test_an_experiment_that_could_not_be_read_later_is_refused(workspace):
+    wrong = TOML.replace("[experiment]", '[experiment]\nsegments = ["a_planet"]')
+    (workspace.root / "nba.toml").write_text(wrong)
+    with pytest.raises(DataError, match=r"segments \['a_planet'\] of experiment 'policy' do not exist"):
+        decide.decide(workspace.root, AT)
+    # Before there is a champion all arms explore; with one, a model that is not there is a mistake.
+    unknown = TOML.replace('policy = "random"', 'policy = "challenger"')
+    (workspace.root / "nba.toml").write_text(unknown)
+    assert decide.decide(workspace.root, AT, "first").is_new
+    workspace.registered.model = Believer()
+    with pytest.raises(
+        MissingError, match="arm 'random' runs 'challenger', and no model is registered as that"
+    ):
+        decide.decide(workspace.root, AT + timedelta(days=1), "second")
+    assert not (workspace.root / "decisions/batch_id=second").exists()
+
+
 # laws
 
 
