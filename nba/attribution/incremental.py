@@ -212,8 +212,8 @@ def combine(randomised: Caused, seen: Caused) -> Caused:
     """Shrink randomised estimates toward observed ones scaled to the same level.
 
     The observed estimates say how credit divides, the randomised ones set the level and, where they are
-    precise, overrule the division: theta_c ~ N(scale x observed_c, se_c^2 + (spread x observed_c)^2). Scale
-    and spread maximise the marginal likelihood under scale ~ N(1, LEVEL_SD^2), spread ~ |N(0, SPREAD_SD^2)|.
+    precise, overrule the division: theta_c ~ N(scale x observed_c, se_c^2 + (spread x observed_c)^2), with
+    scale ~ N(1, LEVEL_SD^2) and spread ~ |N(0, SPREAD_SD^2)|, both integrated out (the spread on a grid).
 
     Returns:
         Posterior means and standard deviations; where only one estimate is known, that one.
@@ -232,21 +232,21 @@ def combine(randomised: Caused, seen: Caused) -> Caused:
         return Caused(value, se, n, source, reason)
     e, s, o, so = e[both], s[both], o[both], np.nan_to_num(seen.se[both])
     size = np.maximum(o, 0.1 * o.mean())
-    best, found = -np.inf, (1.0, 0.0, 0.0)
-    for spread in np.linspace(0.0, 1.5, 61):
-        variance = s**2 + so**2 + (spread * size) ** 2
-        precision = (o * o / variance).sum() + 1 / LEVEL_SD**2
-        scale = ((o * e / variance).sum() + 1 / LEVEL_SD**2) / precision
-        rest = ((e - scale * o) ** 2 / variance + np.log(variance)).sum() + np.log(precision)
-        fit = -0.5 * (rest + ((scale - 1) / LEVEL_SD) ** 2 + (spread / SPREAD_SD) ** 2)
-        if fit > best:
-            best, found = float(fit), (float(scale), float(spread), float(1 / precision))
-    scale, spread, scale_var = found
-    mean = scale * o
-    prior = so**2 + (spread * size) ** 2
-    keep = prior / (prior + s**2)
-    value[both] = mean + keep * (e - mean)
-    se[both] = np.sqrt(keep * s**2 + (1 - keep) ** 2 * o**2 * scale_var)
+    spreads = np.linspace(0.0, 1.5, 61)[:, None]
+    prior = so**2 + (spreads * size) ** 2
+    variance = s**2 + prior
+    precision = (o * o / variance).sum(axis=1, keepdims=True) + 1 / LEVEL_SD**2
+    scale = ((o * e / variance).sum(axis=1, keepdims=True) + 1 / LEVEL_SD**2) / precision
+    rest = ((e - scale * o) ** 2 / variance + np.log(variance)).sum(axis=1, keepdims=True)
+    fit = rest + np.log(precision) + ((scale - 1) / LEVEL_SD) ** 2 + (spreads / SPREAD_SD) ** 2
+    weight = np.exp(-0.5 * (fit - fit.min()))
+    weight /= weight.sum()
+    keep = prior / variance
+    mean = scale * o + keep * (e - scale * o)
+    within = keep * s**2 + (1 - keep) ** 2 * o**2 / precision
+    value[both] = (weight * mean).sum(axis=0)
+    # Not knowing the spread is part of what is not known: without it the intervals are too narrow.
+    se[both] = np.sqrt((weight * (within + (mean - value[both]) ** 2)).sum(axis=0))
     return Caused(value, se, n, source, reason)
 
 

@@ -1,7 +1,8 @@
 """What logged decisions caused, by channel or by action: read from the history, estimated from probabilities.
 
-A connection must show `offers` (treatment_id, action_id, channel), the catalog's treatments; it may be
-without rows, then channels are known from the decisions and actions are not.
+A connection must show `conversions` (`nba.attribution.paths.build`), whose money is net of returns, and
+`offers` (treatment_id, action_id, channel), the catalog's treatments; that may be without rows, then channels
+are known from the decisions and actions are not.
 """
 
 from typing import Literal
@@ -23,9 +24,9 @@ with closed as (
     from decisions d join outcomes o using (decision_id) left join named n using (treatment_id)
     where coalesce(d.arm, '') <> 'holdout'
 ), sold as (
-    select c.decision_id, sum(o.margin) as margin, count(*) filter (not o.is_return) as orders
-    from closed c join orders o on o.customer_id = c.customer_id and o.ordered_at >= c.decided_at
-        and o.ordered_at < c.decided_at + to_days(c.window_days::integer)
+    select c.decision_id, sum(o.margin) as margin, count(*) as orders
+    from closed c join conversions o on o.customer_id = c.customer_id and o.ordered >= epoch_us(c.decided_at)
+        and o.ordered < epoch_us(c.decided_at + to_days(c.window_days::integer))
     group by 1
 ), past as (
     select c.decision_id, coalesce(sum(o.margin), 0) as margin, count(o.order_id) as orders,
@@ -70,7 +71,7 @@ def estimate(connection: duckdb.DuckDBPyConnection, level: Level, items: tuple[s
     """Estimate what the contacts of each item caused, from decisions whose window has closed.
 
     Args:
-        connection: Views of the history, and `offers`.
+        connection: Views of the history, `conversions` and `offers`.
         level: Whether items are channels or actions.
         items: Their names, k of them.
 

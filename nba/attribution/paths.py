@@ -3,7 +3,8 @@
 `build` makes the temporary table `steps` in a connection that shows `touches` and `orders`. A journey
 ends with an order, or without one: touches that no order follows within the lookback make journeys that
 lead nowhere, cut where the customer was quiet for longer than the lookback; they are told apart from
-journeys that may still end with an order (`open`). Touches after an order never count for it.
+journeys that may still end with an order (`open`). Touches after an order never count for it. Money is net:
+a return lowers the latest order of its customer before it.
 """
 
 from datetime import datetime
@@ -34,10 +35,23 @@ with counted as (
 )
 from ours union all from theirs
 """
+# What came back lowers the customer's latest order before it; what has no order before it is left out.
 _CONVERSIONS = """
 create temp table conversions as
-select distinct on (order_id) order_id, customer_id, epoch_us(ordered_at) as ordered, revenue, margin
-from orders where not is_return
+with once as (
+    select distinct on (order_id) order_id, customer_id, epoch_us(ordered_at) as ordered, revenue, margin,
+        is_return
+    from orders
+), back as (from once where is_return), latest as (
+    select customer_id, ordered, max(order_id) as order_id from once
+    where not is_return and customer_id in (select customer_id from back) group by all
+), returned as (
+    select l.order_id, sum(b.revenue) as revenue, sum(b.margin) as margin
+    from back b asof join latest l on b.customer_id = l.customer_id and b.ordered >= l.ordered group by all
+)
+select o.order_id, customer_id, ordered, o.revenue + coalesce(r.revenue, 0) as revenue,
+    o.margin + coalesce(r.margin, 0) as margin
+from once o left join returned r using (order_id) where not is_return
 """
 _NEXT = """
 create temp table placed as

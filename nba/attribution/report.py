@@ -21,16 +21,16 @@ _DAY = 86_400_000_000
 _ARMS = """
 with first as (select customer_id, min(decided_at) as decided_at, bool_or(arm = 'holdout') as is_held
     from decisions where arm is not null group by 1)
-select f.is_held, coalesce(sum(o.margin), 0)::double as margin,
-    count(o.order_id) filter (not o.is_return)::double as orders
-from first f left join orders o on o.customer_id = f.customer_id and o.ordered_at >= f.decided_at
+select f.is_held, coalesce(sum(o.margin), 0)::double as margin, count(o.order_id)::double as orders
+from first f left join conversions o
+    on o.customer_id = f.customer_id and o.ordered >= epoch_us(f.decided_at)
 group by f.customer_id, f.is_held
 """
 _HELD = """
 select a.experiment_id, a.customer_id, a.arm = 'holdout' as is_held,
-    coalesce(sum(o.margin), 0)::double as margin,
-    count(o.order_id) filter (not o.is_return)::double as orders
-from assignments a left join orders o on o.customer_id = a.customer_id and o.ordered_at >= a.assigned_at
+    coalesce(sum(o.margin), 0)::double as margin, count(o.order_id)::double as orders
+from assignments a left join conversions o
+    on o.customer_id = a.customer_id and o.ordered >= epoch_us(a.assigned_at)
 where a.experiment_id in (select unnest($ids)) group by all order by a.customer_id, a.experiment_id
 """
 

@@ -145,26 +145,37 @@ class CountModel:
         return np.asarray(alive * (np.exp(log) @ weight) * horizon / 2)
 
     def draw(
-        self, rng: np.random.Generator, rows: "Rows", horizon: float, factor: Array | float = 1.0
-    ) -> NDArray[np.int64]:
-        """Draw one future for each row: purchases within the horizon.
+        self, rng: np.random.Generator, rows: "Rows", horizon: float, factor: Array | float = 1.0,
+        size: int = 1,
+    ) -> NDArray[np.int32]:  # fmt: skip
+        """Draw futures for each row: purchases within the horizon.
 
         Args:
             rng: Source of randomness.
             rows: Customers.
             horizon: In the data's unit of time.
             factor: On the rate of purchases, a scalar or shape (u,).
+            size: Futures of each row.
 
         Returns:
-            Shape (u,).
+            Shape (u, size).
         """
+        p_alive = self.p_alive(rows.n_repeat, rows.recency, rows.age)
+        out = np.empty((len(rows.n_repeat), size), dtype=np.int32)
+        for i in range(size):
+            out[:, i] = self._future(rng, rows, horizon, factor, p_alive)
+        return out
+
+    def _future(
+        self, rng: np.random.Generator, rows: "Rows", horizon: float, factor: Array | float, p_alive: Array
+    ) -> NDArray[np.int64]:
         r, alpha = self.params[:2]
-        n_repeat, recency, age = rows[:3]
+        n_repeat, _, age = rows[:3]
         n = len(n_repeat)
         rate = rng.gamma(r + n_repeat, 1 / (alpha + age)) * factor
         if self.kind == "nbd":
             return rng.poisson(rate * horizon)
-        is_alive = rng.random(n) < self.p_alive(n_repeat, recency, age)
+        is_alive = rng.random(n) < p_alive
         if self.kind == "pareto_nbd":
             s, beta = self.params[2:]
             gone = rng.standard_exponential(n) / np.maximum(rng.gamma(s, 1 / (beta + age)), 1e-300)

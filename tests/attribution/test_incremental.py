@@ -229,6 +229,8 @@ def test_credit_and_cost_are_compared_on_the_contacts_that_the_estimate_speaks_o
     at = datetime(2026, 3, 5, tzinfo=UTC)
     made: dict[str, list[dict[str, Any]]] = {n: [] for n in ("decisions", "choices", "outcomes", "touches")}
     people, orders = [], []
+    orders.append({"order_id": "back", "customer_id": "002", "ordered_at": at - timedelta(days=1),
+                   "revenue": -8.0, "margin": -4.0, "n_items": 1, "is_return": True})  # fmt: skip
     for i in range(300):
         key, decided = f"{i:03}", at - timedelta(days=30)
         is_mail, p_none, is_open = i % 2 == 0, 0.005 if i % 3 == 0 else 0.5, i % 10 == 0
@@ -273,7 +275,13 @@ def test_credit_and_cost_are_compared_on_the_contacts_that_the_estimate_speaks_o
     found = {r["channel"]: r for r in rows if r["method"] == "linear" and r["period"] == "all"}
     spoken = [i for i in range(300) if i % 2 == 0 and i % 3 and i % 10]
     mail, display = found["email"], found["display"]
-    assert mail["compared"] == pytest.approx(sum(15 + i % 3 for i in spoken))
+    # Net of what came back, on both sides, though it came back after the window of the decision.
+    assert mail["compared"] == pytest.approx(sum(15 + i % 3 for i in spoken) - 4)
+    alone = [i for i in range(1, 300, 2) if i % 3 and i % 10]
+    without = np.mean([10 + i % 3 for i in alone])
+    caused = sum(15 + i % 3 for i in spoken) - 4 - len(spoken) * without
+    month = next(r for r in rows if r["source"] == "randomised" and r["channel"] == "email")
+    assert month["incremental"] == pytest.approx(caused, rel=0.03)
     assert mail["credited"] > mail["compared"]
     assert mail["cost"] == 2.0 * len(spoken)
     assert display["compared"] == display["credited"]  # never decided on: all of it is compared

@@ -98,6 +98,18 @@ def test_repeated_ids_and_returns_are_no_second_conversion() -> None:
     assert steps(got) == [("t1", "o1", 1, 1)]
 
 
+def test_a_return_lowers_the_order_before_it_however_late() -> None:
+    back = {"is_return": True}
+    orders = [order(1, 5), order(2, 6), order(3, 7, margin=-4.0, **back), order(4, 25, margin=-1.0, **back)]
+    alone = [order(5, 1, "b", margin=-3.0, **back), order(6, 4, "b")]  # came back from before the history
+    got = build([touch(1, 1), touch(2, 5.5), touch(3, 2, customer="b")], orders + alone)
+    table = credit.credits(got, Attribution(methods=("linear",)))
+    money = dict(zip(table["order_id"].to_pylist(), table["credit"].to_pylist()))
+    revenue = dict(zip(table["order_id"].to_pylist(), table["revenue_credit"].to_pylist()))
+    assert money == {"o1": 10, "o2": 5, "o6": 10}
+    assert revenue == {"o1": 20, "o2": 10, "o6": 20}
+
+
 def test_rules_by_hand() -> None:
     touches = [touch(1, 1), touch(2, 8, "sms"), touch(3, 15, "direct")]
     got = build(touches, [order(1, 15.5)])
