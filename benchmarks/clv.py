@@ -16,7 +16,7 @@ import pandas as pd
 
 from benchmarks.record import Row, peer_python, row
 from nba.models import clv, clv_choice, clv_counts, clv_ml, clv_spend
-from nba.models.clv_score import normalised_gini, score
+from nba.models.clv_score import held, normalised_gini, score
 
 DATA = Path(os.environ.get("NBA_DATA", Path(__file__).parents[2] / "shared" / "data"))
 ALONE = (
@@ -72,23 +72,23 @@ def backtest(log: clv_ml.Log, at: float, horizon: float) -> dict[str, float]:
     seen = clv_ml.look(log, at)
     count, value = clv_ml.follow(log, seen, at, at + horizon)
     orders = model.orders(seen, horizon)
-    orders_score, value_score = score(count, orders), score(value, model.value(seen, horizon))
-    rng = np.random.default_rng(0)
+    money = model.value(seen, horizon)
+    orders_score, value_score = score(count, orders), score(value, money)
+    ends = clv.span(model, seen, horizon, money, seed=0)
     rows = clv_counts.Rows(seen.n_repeat, seen.recency, seen.age, np.empty(0), np.empty(0, dtype=np.int64))
     factor = model.correction.factor(clv_ml.features(seen))
-    draws = np.stack([model.counts.draw(rng, rows, horizon, factor) for _ in range(200)])
+    draws = model.counts.draw(np.random.default_rng(0), rows, horizon, factor, 200)
     return {
         "mae": orders_score.mae,
-        "mae_median": float(np.abs(count - np.median(draws, axis=0)).mean()),
+        "mae_median": float(np.abs(count - np.median(draws, axis=1)).mean()),
         "rmse": orders_score.rmse,
         "ngini": orders_score.ngini,
         "value_ngini": value_score.ngini,
         "decile_mape": orders_score.decile_mape,
         "total_ratio": orders_score.ratio,
         "top_decile_share": orders_score.top_decile,
-        "interval_cover": float(
-            np.mean((np.quantile(draws, 0.05, axis=0) <= count) & (count <= np.quantile(draws, 0.95, axis=0)))
-        ),
+        "interval_cover": held(count, ends["orders_lower"], ends["orders_upper"])["cover"],
+        **{f"value_{k}": v for k, v in held(value, ends["clv_lower"], ends["clv_upper"]).items()},
         "n": float(len(count)),
     }
 
@@ -112,6 +112,9 @@ def cdnow() -> list[Row]:
             conditions="the predictive median, which is what minimises MAE; the mean is scored above"),
         row("clv.cdnow_interval_cover", got["interval_cover"], "", None, "in", n=n,
             conditions="share of customers within their 90% prediction interval of orders"),
+        row("clv.cdnow_value_cover", got["value_cover"], "", None, "in", n=n,
+            conditions="share of customers within their 90% prediction interval of value; "
+            f"{got['value_above']:.3f} lay above it"),
         row("clv.cdnow_top_decile_share", got["top_decile_share"], "", None, ">=", n=n),
     ]  # fmt: skip
 
@@ -131,6 +134,10 @@ def retail() -> list[Row]:
         row("clv.retail_mae", gross["mae"], "orders", 0.966, "<=", n=n, peer=peer, conditions=said),
         row("clv.retail_rmse", gross["rmse"], "orders", 1.527, "<=", n=n, peer=peer, conditions=said),
         row("clv.retail_total_ratio", gross["total_ratio"], "", None, "in", n=n, conditions=said),
+        row("clv.retail_value_cover", net["value_cover"], "", None, "in", n=int(net["n"]),
+            conditions="share of customers within their 90% prediction interval of value, net of "
+            f"cancellations, Christmas being unknown to the models; {net['value_above']:.3f} lay above it "
+            f"(gross: {gross['value_cover']:.3f} within, {gross['value_above']:.3f} above)"),
         row("clv.retail_value_ngini_net", net["value_ngini"], "", None, ">=", n=int(net["n"]),
             conditions="net of cancellations, as the platform reads a history"),
         row("clv.retail_value_ngini_net_peer", _peer_value(net=True), "", None, ">=", n=int(net["n"]),

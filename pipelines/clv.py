@@ -76,7 +76,7 @@ def _log(
            for row in chosen.backtest.to_pylist()},
     }  # fmt: skip
     for row in chosen.scores.to_pylist():
-        for name in ("mae", "rmse", "ratio", "ngini", "top_decile", "decile_mape"):
+        for name in ("mae", "rmse", "ratio", "ngini", "top_decile", "decile_mape", "cover", "above"):
             if row[name] is not None:
                 metrics[f"{row['part']}.{name}.{row['origin_at']:%Y-%m-%d}"] = row[name]
     tracking.setup(given, workspace)

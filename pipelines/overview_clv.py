@@ -10,7 +10,8 @@ BANDS = 5
 
 _LATEST = """
     latest as (
-        select customer_id, clv_at_risk, clv, p_alive, n_repeat, age_days - recency_days as quiet_days
+        select customer_id, clv_at_risk, clv, {ends}, p_alive, n_repeat,
+            age_days - recency_days as quiet_days
         from clv where as_of = (select max(as_of) from clv) and clv_at_risk is not null
     ),
     given as ({given})
@@ -25,7 +26,8 @@ _NOTHING = """
 """
 _AT_RISK = """
     with {latest}
-    select customer_id, clv_at_risk, clv, p_alive, n_repeat, quiet_days, treatment_id, reason
+    select customer_id, clv_at_risk, clv, clv_lower, clv_upper, p_alive, n_repeat, quiet_days,
+        treatment_id, reason
     from latest left join given using (customer_id) order by clv_at_risk desc, customer_id limit {n}
 """
 _RETAINED = """
@@ -48,9 +50,12 @@ def gather(history: History) -> dict[str, pa.Table]:
     Args:
         history: With clv.
     """
-    if "clv_at_risk" not in history.table("clv").column_names:
+    columns = history.table("clv").column_names
+    if "clv_at_risk" not in columns:
         return {}
-    latest = _LATEST.format(given=_GIVEN if history.has("decisions") else _NOTHING)
+    # A forecast of an earlier version has no interval of value.
+    ends = ", ".join(n if n in columns else f"null::double as {n}" for n in ("clv_lower", "clv_upper"))
+    latest = _LATEST.format(given=_GIVEN if history.has("decisions") else _NOTHING, ends=ends)
     at_risk = history.sql(_AT_RISK.format(latest=latest, n=MOST))
     retained = history.sql(_RETAINED.format(latest=latest, bands=BANDS))
     return {

@@ -83,15 +83,17 @@ def _risk(reader: Reader) -> None:
         "customer_id",
         "clv_at_risk",
         "clv",
+        "clv_lower",
+        "clv_upper",
         "p_alive",
         "n_repeat",
         "quiet_days",
         "treatment_id",
         "reason",
     ]
-    parts.table(
-        reader.table("summary_at_risk"), columns, tables.SUMMARY_AT_RISK, reader.currency, "customers_at_risk"
-    )
+    risky = reader.table("summary_at_risk")
+    columns = [name for name in columns if name in risky.column_names]  # an earlier version had no interval
+    parts.table(risky, columns, tables.SUMMARY_AT_RISK, reader.currency, "customers_at_risk")
     if reader.has("summary_retained"):
         st.subheader(say("clv.retained"))
         shown = reader.table("summary_retained")
@@ -115,8 +117,9 @@ def _check(reader: Reader) -> None:
     title = "Margin per customer" if part == "value" else "Orders per customer"
     parts.figure(journeys.deciles(shown, title, unit), "deciles", say("alt.deciles"))
     if reader.has("clv_scores"):
-        columns = ["origin_at", "n", "mae", "rmse", "ratio", "ngini", "top_decile", "decile_mape"]
         scores = where(reader.table("clv_scores"), part=part)
+        columns = ["origin_at", "n", "mae", "rmse", "ratio", "ngini", "top_decile", "decile_mape"]
+        columns += [name for name in ("cover", "above") if name in scores.column_names]
         parts.table(scores, columns, tables.CLV_SCORES, reader.currency, "scores")
 
 

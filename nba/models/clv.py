@@ -19,6 +19,7 @@ from nba.errors import SettingsError
 from nba.history import Snapshot
 from nba.models import clv_counts, clv_spend
 from nba.models.clv_counts import CountModel
+from nba.models.clv_intervals import intervals
 from nba.models.clv_ml import Correction, Log, Seen, TwoPart, features, follow, look
 from nba.models.clv_spend import SpendModel
 
@@ -211,8 +212,8 @@ def forecast(
     if model.is_known and len(seen.customer):
         rate = np.log1p(annual_discount) / 365.25
         for rows, counts in model.by_stratum(seen):
-            part = _by_customer(model._replace(counts=counts, strata=()), seen.at(rows), float(horizon_days),
-                                rate, seed)  # fmt: skip
+            own = model._replace(counts=counts, strata=())
+            part = _by_customer(own, seen.at(rows), float(horizon_days), rate, seed)
             for name, values in part.items():
                 data.setdefault(name, np.full(len(seen.customer), np.nan))[rows] = values
     has = np.zeros(n, dtype=bool)
@@ -225,7 +226,7 @@ def forecast(
         return pa.array(out, from_pandas=True)
 
     names = ("p_alive", "expected_orders", "orders_lower", "orders_upper", "expected_margin", "clv",
-             "clv_at_risk")  # fmt: skip
+             "clv_lower", "clv_upper", "clv_at_risk")  # fmt: skip
     repeats = np.zeros(n, dtype=np.int64)
     repeats[seen.customer] = seen.n_repeat.astype(np.int64)
     return tables.CLV.conform(
@@ -255,12 +256,6 @@ def _by_customer(model: Forecaster, seen: Seen, horizon: float, rate: float, see
     kept = np.divide(
         model.counts.discounted(*like, steps, rate), whole, out=np.ones_like(whole), where=whole > 0
     )
-    by_row = np.bincount(rows.inverse, factor, len(whole)) / rows.weight
-    rng = np.random.default_rng(seed)
-    n_draws = int(np.clip(2e7 / len(whole), 40, 200))
-    draws = np.sort(
-        np.stack([model.counts.draw(rng, rows, horizon, by_row) for _ in range(n_draws)], axis=1), axis=1
-    )
     # Trees move the level of the forecast, not the chance of being alive; the next purchase follows counts.
     grid = horizon * np.linspace(0, 1, 13)[1:] ** 2
     within = np.stack(
@@ -275,8 +270,7 @@ def _by_customer(model: Forecaster, seen: Seen, horizon: float, rate: float, see
     return {
         "p_alive": p_alive,
         "expected_orders": orders,
-        "orders_lower": draws[:, int(0.05 * n_draws)].astype(float)[rows.inverse],
-        "orders_upper": draws[:, int(0.95 * n_draws) - 1].astype(float)[rows.inverse],
+        **span(model, seen, horizon, value, seed),
         "expected_margin": margin,
         "clv": value,
         "clv_at_risk": np.maximum(value, 0.0) * odds,
@@ -358,9 +352,26 @@ def spend_of(past: Log, at: float, how: str) -> SpendModel:
 
 def margin_of(spend: SpendModel, seen: Seen, how: str) -> Array:
     """Expect the margin of one purchase from `all` purchases, or from those after the first."""
+    return spend.expected(*_margins(seen, how))
+
+
+def span(model: Forecaster, seen: Seen, horizon: float, value: Array, seed: int) -> dict[str, Array]:
+    """Give the ends of 90% prediction intervals of orders and of value (`nba.models.clv_intervals`)."""
+    out: dict[str, Array] = {}
+    for rows, counts in model.by_stratum(seen):
+        part = seen.at(rows)
+        alike = clv_counts.compress(part.n_repeat, part.recency, part.age)
+        factor, margins = model.correction.factor(features(part)), _margins(part, model.choice.spend)
+        ends = intervals(counts, model.spend, alike, factor, margins, value[rows], horizon, seed)
+        for name, values in ends.items():
+            out.setdefault(name, np.empty(len(value)))[rows] = values
+    return out
+
+
+def _margins(seen: Seen, how: str) -> tuple[Array, Array]:
     if how == "repeat":
-        return spend.expected(seen.n_repeat, np.nan_to_num(seen.repeat_mean))
-    return spend.expected(seen.n_repeat + 1, seen.mean)
+        return seen.n_repeat, np.nan_to_num(seen.repeat_mean)
+    return seen.n_repeat + 1, seen.mean
 
 
 def _labels(

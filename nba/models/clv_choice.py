@@ -16,7 +16,7 @@ from scipy.stats import norm
 
 from nba import tables
 from nba.models import clv_counts, clv_score
-from nba.models.clv import Choice, Forecaster, fit, margin_of, sample, spend_of
+from nba.models.clv import Choice, Forecaster, fit, margin_of, sample, span, spend_of
 from nba.models.clv_ml import Correction, Log, Seen, follow, look
 
 Array = NDArray[np.float64]
@@ -95,7 +95,8 @@ def choose(log: Log, at: float, horizon: float) -> Chosen:
         spend=won if won in ("all", "repeat", "blend") else "all",
         value={"two_part": "two_part", "two_part_blend": "blend"}.get(won, "product"),
     )
-    scores, deciles = _judged(origins, orders[best], values[won])
+    held = [_shaped(o, found[best], picked, v) for o, found, v in zip(origins, fitted, values[won])]
+    scores, deciles = _judged(origins, orders[best], values[won], held)
     return Chosen(picked, tables.CLV_BACKTEST.build(rows), scores, deciles)
 
 
@@ -177,15 +178,26 @@ def _values(origins: list[_Origin], orders: list[Array], picked: Choice) -> dict
     return out
 
 
-def _judged(origins: list[_Origin], orders: list[Array], values: list[Array]) -> tuple[pa.Table, pa.Table]:
+def _shaped(o: _Origin, model: Forecaster, picked: Choice, value: Array) -> dict[str, Array]:
+    # Intervals as a forecast at the origin would have given them.
+    if picked.spend == "repeat":
+        model = model._replace(spend=spend_of(o.past, o.cut, "repeat"), choice=picked)
+    return span(model, o.seen, o.until - o.cut, value, seed=0)
+
+
+def _judged(
+    origins: list[_Origin], orders: list[Array], values: list[Array], held: list[dict[str, Array]]
+) -> tuple[pa.Table, pa.Table]:
     scores, deciles = [], []
-    for o, expected, value in zip(origins, orders, values):
+    for o, expected, value, ends in zip(origins, orders, values, held):
         at = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(days=float(np.ceil(o.cut)))
         for part, seen, forecast in (("orders", o.orders, expected), ("value", o.margin, value)):
             key = {"origin_at": at, "part": part}
             found = clv_score.score(seen, forecast)._asdict()
             known = {k: v if v == v else None for k, v in found.items()}
-            scores.append(key | known | {"days": o.until - o.cut})
+            name = "clv" if part == "value" else part
+            within = clv_score.held(seen, ends[f"{name}_lower"], ends[f"{name}_upper"])
+            scores.append(key | known | {"days": o.until - o.cut} | within)
             by = clv_score.by_decile(seen, forecast).to_pylist()
             deciles += [key | {"decile": i + 1} | row for i, row in enumerate(by)]
     return tables.CLV_SCORES.build(scores), tables.CLV_DECILES.build(deciles)

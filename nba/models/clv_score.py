@@ -65,6 +65,24 @@ def normalised_gini(observed: Array, forecast: Array) -> float:
     return area(np.argsort(-forecast, kind="stable")) / area(np.argsort(-observed, kind="stable"))
 
 
+def held(observed: Array, lower: Array, upper: Array) -> dict[str, float]:
+    """Count how often intervals held what followed, and how often it lay above.
+
+    Args:
+        observed: What followed, shape (n,).
+        lower: Lower ends of the intervals, shape (n,).
+        upper: Upper ends, shape (n,).
+
+    Example:
+        >>> held(np.array([0.0, 1.0, 3.0, 4.0]), np.zeros(4), np.full(4, 3.0))
+        {'cover': 0.75, 'above': 0.25}
+    """
+    near = 1e-9 * np.abs(observed)  # sums of money are rounded
+    is_above = observed > upper + near
+    is_in = (observed >= lower - near) & ~is_above
+    return {"cover": float(is_in.mean()), "above": float(is_above.mean())}
+
+
 def by_decile(observed: Array, forecast: Array, bins: int = 10) -> pa.Table:
     """Compare means in groups of equal size by forecast, lowest first: forecast, observed, n."""
     groups = [g for g in np.array_split(np.argsort(forecast, kind="stable"), bins) if len(g)]

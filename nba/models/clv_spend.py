@@ -5,7 +5,7 @@ like every other: the model has no reason to leave it out, and for most customer
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -61,6 +61,39 @@ class SpendModel:
         with np.errstate(invalid="ignore"):
             inside = p * (v + np.where(n > 0, n * mean, 0)) / (p * n + q - 1)
         return np.asarray(np.where((n == 0) | (mean > 0), inside, shrunk))
+
+    def draw(self, rng: np.random.Generator, n: Array, mean: Array, count: NDArray[Any]) -> Array:
+        """Draw the margin of future purchases, each customer's own mean being drawn too.
+
+        Args:
+            rng: Source of randomness.
+            n: Purchases seen, shape (u,).
+            mean: Mean margin over them, money, shape (u,); read only where n > 0.
+            count: Purchases in each future, shape (u, m).
+
+        Returns:
+            Money of each future, shape (u, m). The shrunk mean draws from normal distributions.
+        """
+        out = np.zeros(count.shape)
+        is_normal = (n > 0) & ~(mean > 0) | (self.kind == "shrunk_mean")
+        inside, outside = np.flatnonzero(~is_normal), np.flatnonzero(is_normal)
+        if len(inside):
+            p, q, v = self.params
+            seen, total = n[inside, None], np.where(n > 0, n * mean, 0.0)[inside, None]
+            size = len(inside), count.shape[1]
+            rate = rng.standard_gamma(np.broadcast_to(p * seen + q, size)) / (v + total)
+            out[inside] = rng.standard_gamma(p * count[inside]) / rate
+        if len(outside):
+            seen, future = np.maximum(n[outside], 1), count[outside]
+            known = self.between + self.within / seen
+            left = np.divide(
+                self.between * self.within / seen, known, out=np.zeros_like(known), where=known > 0
+            )
+            left = np.where(n[outside] > 0, left, self.between)
+            own = self._shrunk(n[outside], mean[outside])[:, None]
+            own = own + np.sqrt(left)[:, None] * rng.standard_normal(future.shape)
+            out[outside] = future * own + np.sqrt(future * self.within) * rng.standard_normal(future.shape)
+        return out
 
     def _shrunk(self, n: Array, mean: Array) -> Array:
         spread = self.between + self.within / np.maximum(n, 1)

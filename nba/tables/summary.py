@@ -385,6 +385,8 @@ SUMMARY_AT_RISK = Table(
         f.CUSTOMER,
         f.money("clv_at_risk", "worth if surely still a customer, less clv", low=0.0),
         f.money("clv", "expected discounted margin over the horizon", nullable=True),
+        f.money("clv_lower", "lower end of its 90% prediction interval", nullable=True),
+        f.money("clv_upper", "upper end of its 90% prediction interval", nullable=True),
         f.chance("p_alive", "chance of still being a customer", nullable=True),
         f.count("n_repeat", "days with a purchase after the first", low=0),
         f.number("quiet_days", "days since the last purchase", "days", low=0.0, nullable=True),

@@ -104,6 +104,8 @@ CLV = Table(
         f.number("orders_upper", "upper end of their 90% interval", "orders", low=0.0, nullable=True),
         f.money("expected_margin", "margin per purchase", nullable=True),
         f.money("clv", "expected discounted margin over the horizon", nullable=True),
+        f.money("clv_lower", "lower end of its 90% prediction interval", nullable=True),
+        f.money("clv_upper", "upper end of its 90% prediction interval", nullable=True),
         f.money("clv_at_risk", "worth if surely still a customer, less clv", low=0.0, nullable=True),
         f.time("next_order_at", "median of the next purchase, if one comes by the horizon", nullable=True),
         f.count("horizon_days", "the horizon", "days", low=1),
@@ -165,6 +167,8 @@ CLV_SCORES = Table(
             nullable=True,
         ),
         f.number("decile_mape", "mean relative error of ten groups by forecast", "fraction", nullable=True),
+        f.chance("cover", "customers within their 90% prediction interval", nullable=True),
+        f.chance("above", "customers above it; 5% is right", nullable=True),
     ),
 )
 

@@ -178,7 +178,11 @@ def clv(workspace: WorkspaceArg, at: AtOption = None) -> None:
     show("The chosen models on periods that they had not seen", scores)
     risky = table.sort_by([("clv_at_risk", "descending")]).slice(0, 10).to_pylist()
     names = ("customer_id", "n_repeat", "p_alive", "expected_orders", "clv", "clv_at_risk")
-    risky = [{name: row[name] for name in names} for row in risky if row["clv_at_risk"]]
+    risky = [
+        {name: row[name] for name in names} | {"clv": between(row["clv"], row["clv_lower"], row["clv_upper"])}
+        for row in risky
+        if row["clv_at_risk"]
+    ]
     show("Valuable customers at risk: what winning them back would save", risky)
     kinds = dict.fromkeys(zip(table["model_id"].to_pylist(), table["reason"].to_pylist()))
     counted = table.group_by(["model_id", "reason"]).aggregate([("customer_id", "count")]).to_pylist()

@@ -9,13 +9,15 @@ import numpy as np
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from app import data, report
+from app import data, messages, report
 from app.data import STEP
 from app.messages import LANGUAGES, phrases, say
 from app.messages import words as catalogue
 from nba import plots, settings, tables
+from nba.attribution import incremental
 from nba.experiments import planning
 from nba.history import History
+from nba.models import clv_counts, clv_spend
 from nba.serving import whatif
 
 HOME = Path(__file__).parents[2] / "app" / "Home.py"
@@ -441,6 +443,28 @@ def test_every_language_has_the_same_keys_and_blanks() -> None:
         "column.control",
     }
     assert said == same
+
+
+def test_reasons_of_attribution_and_value_are_told_in_spanish(monkeypatch: pytest.MonkeyPatch) -> None:
+    one, few = np.zeros(2, dtype=np.int64), np.full((2, 1), 0.5)
+    nobody = np.empty(0, dtype=np.int64)
+    empty = (nobody, nobody, nobody)
+    days = incremental.Days(1, 1, empty, (nobody, nobody, np.empty(0)), one[:1], one[:1], np.array([True]))
+    held = incremental.held_out(np.ones(2), np.array([[True], [False]]))
+    decided = incremental.decided(np.ones(2), np.array([0, -1]), few, few[:, 0], np.arange(2))
+    seen = incremental.Caused(np.ones(1), np.ones(1), one[:1], "observed", ("",))
+    counts = clv_counts.fit(clv_counts.compress(np.ones(3), np.ones(3), np.full(3, 9.0)), "pareto_nbd")
+    reasons = [
+        held.reason[0], decided.reason[0], incremental.observed(days).reason[0], counts.reason,
+        clv_spend.fit(np.full(20, 2), np.full(20, 5.0)).reason, clv_spend.fit(np.ones(4), np.ones(4)).reason,
+        incremental.combine(held, seen).reason[0],
+        "no dropout can be seen: bg_nbd is at its limit, NBD is used; so nobody counts as lost: p_alive is 1",
+    ]  # fmt: skip
+    monkeypatch.setattr(messages, "language", lambda: "es")
+    for reason in reasons:
+        told = messages.told(reason)
+        assert told != reason
+        assert not {"needed", "the", "are", "is"} & set(re.findall(r"[a-z]+", told)), told
 
 
 def test_every_phrase_of_a_figure_is_in_every_language() -> None:

@@ -247,6 +247,11 @@ def test_the_table_keeps_its_contract_and_its_sense(played: tuple[Log, pa.Table]
     assert (low <= high).all()
     assert ((low <= orders + 1) & (orders <= high + 1)).mean() > 0.99
     assert (table["clv"].to_numpy() <= orders * table["expected_margin"].to_numpy() * (1 + 1e-9)).all()
+    value, least, most = (table[c].to_numpy() for c in ("clv", "clv_lower", "clv_upper"))
+    assert (least <= most).all()
+    stays = table["p_alive"].to_numpy() > 0.6  # of who is likely lost all but a few futures are 0
+    assert ((least <= value) & (value <= most))[stays].mean() > 0.95
+    assert ((low == 0) == (least == 0)).mean() > 0.98  # no orders is no money
     later = [t for t in table["next_order_at"].to_pylist() if t is not None]
     assert min(later) >= AT
 
@@ -271,7 +276,25 @@ def test_totals_of_an_unseen_period_are_near() -> None:
     got = clv_score.score(count, model.orders(seen, 180.0))
     assert 0.85 < got.ratio < 1.15
     assert got.ngini > 0.6
-    assert clv_score.score(margin, model.value(seen, 180.0)).ngini > 0.6
+    value = model.value(seen, 180.0)
+    assert clv_score.score(margin, value).ngini > 0.6
+    ends = clv.span(model, seen, 180.0, value, seed=1)
+    for name, came in (("orders", count), ("clv", margin)):
+        held = clv_score.held(came, ends[f"{name}_lower"], ends[f"{name}_upper"])
+        assert held["cover"] > 0.88
+        assert 0.02 < held["above"] < 0.08
+    among = margin > 0  # who did buy again spent as the intervals said, too
+    assert (margin <= ends["clv_upper"])[among].mean() > 0.8
+
+
+def test_an_interval_of_value_carries_the_discount_and_the_choice(played: tuple[Log, pa.Table]) -> None:
+    log = played[0]
+    seen = clv_ml.look(log, DAY)
+    model = clv.fit(log, DAY, 180.0, clv.Choice(trees=0))
+    value = model.value(seen, 180.0)
+    whole, half = (clv.span(model, seen, 180.0, v, seed=3) for v in (value, value / 2))
+    np.testing.assert_allclose(half["clv_upper"], whole["clv_upper"] / 2)
+    np.testing.assert_array_equal(half["orders_upper"], whole["orders_upper"])
 
 
 def test_a_candidate_must_win_by_more_than_noise() -> None:
