@@ -8,13 +8,8 @@ treatments and segments, not on customers.
 
 import os
 import shutil
-import socket
-import subprocess
 import tempfile
 import time
-import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -27,7 +22,7 @@ from benchmarks.record import Row, row
 from nba import tables
 from nba.history import FOLDER, INDEX, History, connect, replace_text
 from pipelines import demo
-from pipelines.app import command
+from pipelines.app import served
 from pipelines.progress import silent
 
 CUSTOMERS, EVENTS, BATCHES = 1_000_000, 10_000_000, 30
@@ -206,29 +201,6 @@ def _count(folder: Path, history: History, files: dict[str, list[str]]) -> None:
     kept = {name: list(paths) for name, paths in history.files.items()} | files
     index = {"version": history.version, "tables": dict(sorted(kept.items()))}
     replace_text(folder / FOLDER / INDEX, json.dumps(index, indent=1))
-
-
-@contextmanager
-def served(workspace: Path) -> Iterator[str]:
-    """Serve the app on a workspace and give its address."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    process = subprocess.Popen(
-        command(workspace, port), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=dict(os.environ)
-    )
-    address = f"http://127.0.0.1:{port}"
-    try:
-        for _ in range(240):
-            try:
-                urllib.request.urlopen(f"{address}/_stcore/health", timeout=1).close()
-                break
-            except OSError:
-                time.sleep(0.25)
-        yield address
-    finally:
-        process.terminate()
-        process.wait(10)
 
 
 def measure(address: str) -> dict[str, tuple[float, float]]:

@@ -1,8 +1,13 @@
 """Open the app, or MLflow's pages, on a workspace."""
 
 import os
+import socket
 import subprocess
 import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from nba import settings, tracking
@@ -27,6 +32,44 @@ def command(workspace: Path, port: int) -> list[str]:
     }
     flags = [text for name, value in options.items() for text in (f"--{name}", value)]
     return [sys.executable, "-m", "streamlit", "run", str(HOME), *flags, "--", str(workspace)]
+
+
+@contextmanager
+def served(workspace: Path, *, patience: float = 60.0) -> Iterator[str]:
+    """Serve the app on a free port while the block runs, and give its address.
+
+    Args:
+        workspace: Folder of the workspace.
+        patience: Seconds that starting may take.
+
+    Raises:
+        NbaError: when it does not answer in time.
+    """
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    process = subprocess.Popen(  # noqa: S603
+        command(workspace, port), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=dict(os.environ)
+    )
+    address = f"http://127.0.0.1:{port}"
+    try:
+        begun = time.monotonic()
+        while not _answers(f"{address}/_stcore/health"):
+            if time.monotonic() - begun > patience or process.poll() is not None:
+                raise NbaError(f"the app did not answer on port {port} within {patience:g} s")
+            time.sleep(0.25)
+        yield address
+    finally:
+        process.terminate()
+        process.wait(10)
+
+
+def _answers(address: str) -> bool:
+    try:
+        urllib.request.urlopen(address, timeout=1).close()  # noqa: S310
+    except OSError:
+        return False
+    return True
 
 
 def run(workspace: Path, port: int) -> None:

@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import NamedTuple, Protocol, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -29,17 +29,26 @@ S = TypeVar("S")
 ROWS = 32_768
 
 
+class Source(NamedTuple):
+    """What an engine scores.
+
+    Attributes:
+        job: What is the same for all customers.
+        snapshot: What was known.
+        features: Parquet files of the features table.
+        work: Folder for what is kept between the passes.
+    """
+
+    job: Job
+    snapshot: Snapshot
+    features: Sequence[Path]
+    work: Path
+
+
 class Engine(Protocol):
     """What does work on parts of the customers: this machine's cores, or a cluster."""
 
-    def score(
-        self,
-        job: Job,
-        snapshot: Snapshot,
-        features: Sequence[Path],
-        work: Path,
-        then: Callable[[Scored], T],
-    ) -> Iterator[T]:
+    def score(self, source: Source, then: Callable[[Scored], T]) -> Iterator[T]:
         """Score all customers, keep the parts, and give what `then` makes of each."""
         ...
 
@@ -60,15 +69,9 @@ class Local:
         self._folder = Path()
         self._parts = 0
 
-    def score(
-        self,
-        job: Job,
-        snapshot: Snapshot,
-        features: Sequence[Path],
-        work: Path,
-        then: Callable[[Scored], T],
-    ) -> Iterator[T]:
+    def score(self, source: Source, then: Callable[[Scored], T]) -> Iterator[T]:
         """Score all customers, keep the parts, and give what `then` makes of each."""
+        job, snapshot, features, work = source
         self._folder, self._parts = work, 0
         local, opened = threading.local(), []
         parts = Parts(snapshot, work)

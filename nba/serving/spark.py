@@ -10,7 +10,7 @@ import os
 import pickle
 import shutil
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -22,7 +22,7 @@ from nba.errors import DataError, MissingError
 from nba.features import table
 from nba.history import Snapshot
 from nba.models import traverse
-from nba.serving.engines import score_part
+from nba.serving.engines import Source, score_part
 from nba.serving.jobs import Job, Scored
 from nba.serving.parts import Parts
 
@@ -78,15 +78,9 @@ class Spark:
         self._spark = spark
         self._scored = ""
 
-    def score(
-        self,
-        job: Job,
-        snapshot: Snapshot,
-        features: Sequence[Path],
-        work: Path,
-        then: Callable[[Scored], T],
-    ) -> Iterator[T]:
+    def score(self, source: Source, then: Callable[[Scored], T]) -> Iterator[T]:
         """Score all customers, keep the parts, and give what `then` makes of each."""
+        job, snapshot, features, work = source
         sorted_files = Parts(snapshot, work).files
         shared = self._spark.sparkContext.broadcast(
             pickle.dumps((job, snapshot.history, snapshot.at, sorted_files, str(work)))

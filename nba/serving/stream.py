@@ -24,7 +24,7 @@ from nba.errors import DataError
 from nba.history import Snapshot
 from nba.serving import delivery
 from nba.serving.drawing import draw_all
-from nba.serving.engines import Engine, Local
+from nba.serving.engines import Engine, Local, Source
 from nba.serving.jobs import Job, Named, Scored, Whole
 from nba.serving.pricing import find_prices, in_order
 from nba.serving.writing import Result, write_all
@@ -102,7 +102,7 @@ def _score(
 
     customers = np.zeros(len(job.rules), dtype=np.int64)
     sampled: list[Scored] = []
-    for arm, few in engine.score(job, snapshot, features, work, some):
+    for arm, few in engine.score(Source(job, snapshot, features, work), some):
         customers += np.bincount(arm, minlength=len(customers))
         sampled.append(few)
         tell("scoring", len(arm))
