@@ -72,7 +72,7 @@ docs: $(STAMP) ## Print the references from the code and photograph the app's pa
 
 .PHONY: lock
 lock: ## Update requirements.lock (needs uv); Spark is large and stays an extra: pip install '.[spark]'
-	uv pip compile pyproject.toml $(addprefix --extra ,browser dev objects postgres reasons) --universal --python-version 3.11 --generate-hashes \
+	uv pip compile pyproject.toml $(addprefix --extra ,auth browser dev matching objects postgres reasons) --universal --python-version 3.11 --generate-hashes \
 	  --no-emit-index-url --no-emit-find-links --no-annotate --no-header --quiet -o requirements.lock
 
 .PHONY: clean

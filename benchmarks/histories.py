@@ -92,15 +92,15 @@ out = {"n": n, "edges": len(edges["a"])}
 """
 _COMPONENTS = """
 import sys, time, numpy as np, pyarrow.parquet as pq
-from nba.histories import identity
+from nba.histories import linking
 t = pq.read_table(sys.argv[1]); a, b = (np.asarray(t[c], np.int64) for c in "ab"); n = int(sys.argv[2])
 begun = time.perf_counter()
-label = identity.components(n, a, b)
+label = linking.components(n, a, b)
 plain = time.perf_counter() - begun
 since = np.arange(len(a))
 weak, alone = np.zeros(n, bool), np.full(n, -1)
 begun = time.perf_counter()
-identity.settle((a, b, since), weak, alone, 0)
+linking.settle((a, b, since), weak, alone, 0)
 out = {"seconds": plain, "settled": time.perf_counter() - begun, "components": int(label.max()) + 1}
 """
 
@@ -224,7 +224,7 @@ with connect(memory_gb=config.workspace.memory_gb, spill=workspace / "spill") as
     staged, faults = staging.stage(connection, config, workspace, cache=workspace / "tables" / ".cache")
     kinds = unify.kinds_of(staged, config)
     unify.look(connection, staged, kinds)
-    identity.resolve(connection, kinds, unify.names_of(staged), config.identity)
+    identity.resolve(connection, kinds, unify.names_of(staged), identity.Rules(config.identity))
     (workspace / "ready").mkdir(exist_ok=True)
     unify.copy(connection, "select combo, customer_id from owner join customer using (customer_no)",
         workspace / "ready" / "people.parquet", "snappy")

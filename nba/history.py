@@ -73,6 +73,7 @@ def connect(
     if memory_gb is not None:
         config["memory_limit"] = f"{memory_gb}GB"
     if spill is not None:
+        spill.parent.mkdir(parents=True, exist_ok=True)  # DuckDB makes the folder itself, not those above it
         config["temp_directory"] = str(spill)
     connection = duckdb.connect(config=config)
     connection.execute("set TimeZone = 'UTC'").fetchall()

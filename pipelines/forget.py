@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from nba import settings, tables
 from nba.errors import MissingError
 from nba.histories import forget as histories
-from nba.histories import identifiers
+from nba.histories import identifiers, matching
 from nba.histories.staging import SUPPRESSED
 from nba.history import FOLDER, History, connect
 from pipelines.ingest import CACHE
@@ -92,6 +92,7 @@ def _commit(
     # The staged files go first: should this be interrupted, they are read again with nothing lost.
     for folder in staged:
         shutil.rmtree(folder)
+    matching.forget(cache)
     history.commit(replace=more).purge()
     return staged
 

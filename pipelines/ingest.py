@@ -8,6 +8,7 @@ import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from dataclasses import replace as changed
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,16 @@ import pyarrow as pa
 
 from nba import settings, tables
 from nba.errors import SettingsError, listed
-from nba.histories import assess, identifiers, identity, incremental, quality, staging, unify
+from nba.histories import (
+    assess,
+    identifiers,
+    identity,
+    incremental,
+    matching,
+    quality,
+    staging,
+    unify,
+)
 from nba.histories.staging import StagedSource
 from nba.history import FOLDER, History, connect, replace_text
 from nba.settings import Settings
@@ -103,6 +113,11 @@ def ingest(
             if history.has("ingested") and history.table("ingested").equals(ingested):
                 staging.sweep(cache, staged)
                 return IngestReport(history.version, False, history.table("quality"), seconds)
+            if matching.is_wanted(config):
+                with _timed(seconds, "match"):
+                    progress.step("comparing records")
+                    found = matching.links(connection, staged, config, workspace, cache, data)
+                    known = changed(known, links=found)
             with _timed(seconds, "unify"):
                 step = progress.step("unifying customers", total=unify.N_PARTS)
                 told = _add(connection, history, staged, config, new, known, ingested, step)
@@ -199,12 +214,15 @@ def _known(history: History) -> unify.Known:
     )
 
 
-_CODE = b"".join(Path(module.__file__ or "").read_bytes() for module in (identity, unify, incremental))
+_CODE = b"".join(
+    Path(module.__file__ or "").read_bytes() for module in (identity, unify, incremental, matching)
+)
 
 
 def _ingested(staged: Sequence[StagedSource], config: Settings) -> pa.Table:
     # Which raw files there are, by content; with other settings or other code they count as others.
-    rules = hashlib.sha256(config.identity.model_dump_json().encode() + _CODE).hexdigest()[:16]
+    told = config.identity.model_dump_json() + config.matching.model_dump_json()
+    rules = hashlib.sha256(told.encode() + _CODE).hexdigest()[:16]
     rows = [
         {
             "source": one.source.name,
@@ -233,6 +251,9 @@ def check(workspace: Path, *, data: Path | None = None) -> pa.Table:
     ):
         identifiers.use_salt(connection, _CHECK_SALT)
         staged, faults = staging.stage(connection, config, workspace, data=data, cache=Path(folder))
+        for name, fault in matching.read(connection, config, workspace, data)[1].items():
+            if name not in faults:
+                faults[name] = [fault]
     rows = []
     for one in staged:
         wrong = faults.get(one.source.name, [])

@@ -56,6 +56,14 @@ def test_an_outcome_counts_from_the_moment_it_closed(tmp_path: Path) -> None:
         assert (at.table("outcomes").num_rows, before.table("outcomes").num_rows) == (1, 0)
 
 
+def test_what_does_not_fit_into_memory_is_spilled_into_a_folder_not_yet_there(tmp_path: Path) -> None:
+    with history_module.connect(memory_gb=0.08, spill=tmp_path / "new" / "spill") as connection:
+        query = "create temp table x as select hash(i) as h, i from range(5_000_000) t(i) order by h"
+        connection.execute(query).fetchall()
+        used = connection.execute("select count(*) from duckdb_temporary_files()").fetchall()[0][0]
+    assert used > 0
+
+
 def test_as_of_needs_a_time_zone(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no time zone"):
         History.read(tmp_path).as_of(datetime(2026, 1, 1))

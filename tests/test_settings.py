@@ -104,10 +104,11 @@ def test_every_key_is_explained() -> None:
 def test_the_guide_to_ones_own_data_shows_settings_that_are_valid() -> None:
     text = (Path(__file__).parents[1] / "docs" / "own-data.md").read_text(encoding="utf-8")
     parts = [block.split("```")[0] for block in text.split("```toml\n")[1:]]
-    assert len(parts) == 3
+    assert len(parts) == 4
     found = settings.Settings.model_validate(tomllib.loads("\n".join(parts)))
-    assert [source.format for source in found.sources] == ["csv", "csv", "sql"]
+    assert [source.format for source in found.sources] == ["csv", "csv", "sql", "csv"]
     for source in found.sources:
         assert mapping.faults(source, found.workspace.timezone, found.identity.external) == []
+    assert found.matching.probability == 0.99
     assert found.quality.volume.stop == 0.1
     assert found.features[0].name == "f_gift_orders"

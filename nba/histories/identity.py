@@ -1,29 +1,42 @@
 """Who is who: identifiers that were seen together become one customer.
 
-Resolution is deterministic. Identifiers of one row belong together; the connected components of that
+Identifiers of one row belong together; the connected components of that
 graph are the customers. Three guards keep people apart: an identifier that too many customers share is
 cut, and links nobody; a customer has at most one identifier of an exclusive kind (a loyalty card); and a
 weak identifier (a cookie, a device) never joins two customers who both have a CRM id. Where a link is
-refused, the older one stands.
+refused, the older one stands. Links between records that are only alike (`matching`) come after all of
+these, and are held to the same guards.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import duckdb
 import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
 from nba.histories.identifiers import fingerprint
-from nba.settings import Identity
+from nba.histories.linking import Ints, liken, settle
+from nba.settings import Identity, Matching
 
-Ints = NDArray[np.int64]
-Bools = NDArray[np.bool_]
 _MERGED = pa.schema([("old", pa.string()), ("new", pa.string())])
 _LARGEST = 5
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What is held together and what is kept apart.
+
+    Attributes:
+        identity: The guards.
+        matching: From which probability on alike records are linked.
+        links: Pairs of identifiers that are alike, as `matching.links` gives them; None where nothing is
+            matched.
+    """
+
+    identity: Identity
+    matching: Matching = field(default_factory=Matching)
+    links: pa.Table | None = None
 
 
 @dataclass(frozen=True)
@@ -44,6 +57,8 @@ class Resolution:
         n_found: Identifiers by kind.
         n_known: Of these, identifiers of a customer with an external id.
         salt: Fingerprint of the salt of the hashes.
+        matched: Customers that were joined by likeness alone, links that a guard refused, and the least
+            probability of a link; None where nothing is matched.
     """
 
     cut: pa.Table
@@ -54,13 +69,14 @@ class Resolution:
     n_found: Mapping[str, int]
     n_known: Mapping[str, int]
     salt: str
+    matched: tuple[int, int, float] | None = None
 
 
 def resolve(
     connection: duckdb.DuckDBPyConnection,
     kinds: Sequence[str],
     sources: Sequence[str],
-    settings: Identity,
+    rules: Rules,
     known: str | None = None,
 ) -> Resolution:
     """Make customers of the identifiers that were seen together.
@@ -74,15 +90,15 @@ def resolve(
             `sources`).
         kinds: Identifier kinds, the strongest first; the first is the external one.
         sources: Names of the sources.
-        settings: The guards.
+        rules: The guards, and links by likeness.
         known: What stands after `from` for the identities of earlier; their customers keep their ids.
 
     Returns:
         The same whatever the order of rows.
     """
     _identifiers(connection, kinds, sources)
-    _cut(connection, settings.max_customers)
-    component, n_refused = _components(connection, kinds, settings)
+    _cut(connection, rules.identity.max_customers)
+    component, n_refused, matched = _components(connection, kinds, rules)
     nodes = {"node": np.arange(len(component)), "component": component}
     connection.register("node_component", pa.table(nodes))
     empty = "(select ''::varchar as identifier_kind, ''::varchar as identifier_hash,"
@@ -110,106 +126,8 @@ def resolve(
         _largest(connection),
         *_counts(connection),
         fingerprint(connection.execute("select getvariable('salt')").fetchall()[0][0]),
+        matched,
     )
-
-
-def components(n: int, a: Ints, b: Ints) -> Ints:
-    """Give the connected components of a graph.
-
-    Args:
-        n: Number of nodes.
-        a: One end of each edge, shape (m,).
-        b: The other end, shape (m,).
-
-    Returns:
-        Number of the component of each node, shape (n,).
-
-    Example:
-        >>> components(4, np.array([0, 1]), np.array([1, 2])).tolist()
-        [0, 0, 0, 1]
-    """
-    if not n:
-        return np.zeros(0, np.int64)
-    graph = coo_array((np.ones(len(a), dtype=np.int8), (a, b)), shape=(n, n))
-    return connected_components(graph, directed=False)[1].astype(np.int64)
-
-
-def settle(edges: tuple[Ints, Ints, Ints], weak: Bools, exclusive: Ints, external: int) -> tuple[Ints, int]:
-    """Give the components of a graph in which some links must not be followed; older links come first.
-
-    Args:
-        edges: Two ends, and the time since which they were seen together, each of shape (m,).
-        weak: Whether a node is of a weak kind, shape (n,). Links between strong nodes come first.
-        exclusive: Kind of which a component may hold one node at most, shape (n,); -1 for none.
-        external: The kind of which links with a weak node may not join two.
-
-    Returns:
-        Component of each node, shape (n,), and the number of links that were not followed.
-
-    Example:
-        A cookie (node 2) seen first with customer 0, and later with customer 1:
-
-        >>> labels, refused = settle((np.array([0, 1]), np.array([2, 2]), np.array([5, 9])),
-        ...     np.array([False, False, True]), np.array([0, 0, -1]), external=0)
-        >>> labels.tolist(), refused
-        ([0, 1, 0], 1)
-    """
-    a, b, since = edges
-    n = len(weak)
-    label = components(n, a, b)
-    is_weak = weak[a] | weak[b]
-    strong = components(n, a[~is_weak], b[~is_weak])
-    doubtful = _several(label, strong, exclusive == external)
-    for kind in np.unique(exclusive[(exclusive >= 0) & (exclusive != external)]).tolist():
-        nodes = np.where(exclusive == kind, np.arange(n), -1)
-        doubtful |= _several(label, nodes, exclusive == kind)
-    at = np.flatnonzero(doubtful[label[a]] if n else np.zeros(0, bool))
-    if not len(at):
-        return label, 0
-    at = at[np.lexsort((b[at], a[at], since[at], is_weak[at]))]
-    parent, refused = _joined(a[at], b[at], is_weak[at], exclusive, external)
-    out = label.copy()
-    for node in np.flatnonzero(doubtful[label]).tolist():
-        out[node] = n + _root(parent, node)
-    return np.unique(out, return_inverse=True)[1].astype(np.int64), refused
-
-
-def _several(label: Ints, part: Ints, where: Bools) -> Bools:
-    # Whether a component holds more than one different part, among the nodes where it matters.
-    pairs = np.unique(np.stack([label[where], part[where]]), axis=1)
-    return np.bincount(pairs[0], minlength=int(label.max(initial=-1)) + 1) > 1
-
-
-def _root(parent: dict[int, int], node: int) -> int:
-    root = node
-    while parent.get(root, root) != root:
-        root = parent[root]
-    while parent.get(node, node) != root:
-        parent[node], node = root, parent[node]
-    return root
-
-
-def _joined(a: Ints, b: Ints, is_weak: Bools, exclusive: Ints, external: int) -> tuple[dict[int, int], int]:
-    # Kruskal's algorithm; a component remembers its one node of each exclusive kind.
-    parent: dict[int, int] = {}
-    holds: dict[int, dict[int, int]] = {}
-    refused = 0
-    for one, other, weak in zip(a.tolist(), b.tolist(), is_weak.tolist()):
-        for node in (one, other):
-            if node not in parent:
-                parent[node] = node
-                holds[node] = {int(exclusive[node]): node} if exclusive[node] >= 0 else {}
-        left, right = _root(parent, one), _root(parent, other)
-        if left == right:
-            continue
-        both = [kind for kind in holds[left] if kind in holds[right] and (weak or kind != external)]
-        if both:
-            refused += 1
-            continue
-        left, right = min(left, right), max(left, right)
-        parent[right] = left
-        holds[left] = {**holds.pop(right), **holds[left]}
-    return parent, refused
 
 
 def _run(connection: duckdb.DuckDBPyConnection, query: str) -> None:
@@ -272,8 +190,8 @@ def _cut(connection: duckdb.DuckDBPyConnection, most: int) -> None:
 
 
 def _components(
-    connection: duckdb.DuckDBPyConnection, kinds: Sequence[str], settings: Identity
-) -> tuple[Ints, int]:
+    connection: duckdb.DuckDBPyConnection, kinds: Sequence[str], rules: Rules
+) -> tuple[Ints, int, tuple[int, int, float] | None]:
     # Each row links its strongest identifier that is not cut with its others.
     _run(
         connection,
@@ -291,13 +209,35 @@ def _components(
     ]
     strength = np.asarray(strength, np.int64)
     rank = {kind: i for i, kind in enumerate(kinds)}
+    settings = rules.identity
     weak = np.isin(strength, [rank[kind] for kind in settings.weak if kind in rank])
     alone = [0, *(rank[kind] for kind in settings.exclusive if kind in rank)]
     exclusive = np.where(np.isin(strength, alone), strength, -1)
     # External ids may be joined by strong links, unless they are exclusive themselves.
     external = -2 if kinds[0] in settings.exclusive else 0
     edges = tuple(np.asarray(found[name], np.int64) for name in ("centre", "node", "since"))
-    return settle((edges[0], edges[1], edges[2]), weak, exclusive, external)
+    label, n_refused = settle((edges[0], edges[1], edges[2]), weak, exclusive, external)
+    if rules.links is None:
+        return label, n_refused, None
+    a, b = _likenesses(connection, rules.links)
+    label, joined, against = liken(label, (a, b), exclusive, external, rules.matching.joins_external)
+    return label, n_refused, (joined, against, rules.matching.probability)
+
+
+def _likenesses(connection: duckdb.DuckDBPyConnection, links: pa.Table) -> tuple[Ints, Ints]:
+    # Links of identifiers that are not here, or are cut, lead nowhere.
+    connection.register("likeness", links)
+    found = connection.execute(
+        f"""with node as (
+            select identifier_kind as kind, {_hex("i.hash")} as hash, node from identifiers i
+            join kind_strength using (strength) anti join cut using (node))
+        select l.node as a, r.node as b from likeness k
+        join node l on l.kind = k.kind and l.hash = k.hash
+        join node r on r.kind = k.other_kind and r.hash = k.other_hash
+        order by p_same desc, l.node, r.node"""
+    ).fetchnumpy()
+    connection.unregister("likeness")
+    return np.asarray(found["a"], np.int64), np.asarray(found["b"], np.int64)
 
 
 def _names(connection: duckdb.DuckDBPyConnection) -> tuple[dict[str, str], int]:

@@ -96,7 +96,8 @@ def add(
         return None
     names = unify.names_of(staged)
     unify.look(connection, fresh, kinds, seen="seen_fresh", names=names)
-    found = identity.resolve(connection, kinds, names, settings.identity, "known_affected")
+    rules = identity.Rules(settings.identity, settings.matching, known.links)
+    found = identity.resolve(connection, kinds, names, rules, "known_affected")
     if found.n_split or _cuts_changed(connection) or _joins_known(connection, scans["customers"]):
         return None
     advance("identities")

@@ -213,6 +213,47 @@ def query(plan: Plan, types: Sequence[pa.DataType], rows: str) -> str:
     )
 
 
+def records(plan: Plan, types: Sequence[pa.DataType], rows: str, fields: Mapping[str, str]) -> str:
+    """Write the query of the records that are compared by likeness.
+
+    Args:
+        plan: How the source is read; its wanted columns hold those of `matching`.
+        types: Arrow types of the wanted columns.
+        rows: `from` clause of the raw rows; a table `combo_now` must hold what `combos` gives.
+        fields: Field to how it is compared (`name`, `date` or `code`).
+
+    Returns:
+        SQL giving `kind` and `hash` of the row's strongest identifier, and the fields, cleaned.
+    """
+    own = plan.source.matching
+    kinds = identifiers.ranked(plan.source.identifiers, plan.external)
+    texts = [f"{identifier_texts(plan, types, kind)} as k_{kind}" for kind in kinds]
+    for name, how in fields.items():
+        value = _likeness(plan, types, own[name], how) if name in own else "null::varchar"
+        texts.append(f"{value} as m_{name}")
+    same = " and ".join(f"texts.k_{kind} is not distinct from combo_now.k_{kind}" for kind in kinds)
+    named = " ".join(f"when i_{kind} is not null then '{kind}'" for kind in kinds)
+    strongest = ", ".join(f"i_{kind}" for kind in kinds)
+    shown = ", ".join(f"m_{name} as {name}" for name in fields)
+    return (
+        f"with texts as (select row_number, {', '.join(texts)} from {rows} where is_row)\n"
+        f"select case {named} end as kind, replace(coalesce({strongest})::varchar, '-', '') as hash, {shown}"
+        f" from texts join combo_now on {same} where names order by row_number"
+    )
+
+
+def _likeness(plan: Plan, types: Sequence[pa.DataType], column: str, how: str) -> str:
+    i = plan.wanted.index(column)
+    text = _text(f"c{i}", types[i])
+    if how == "date":
+        direct = _is_direct("time", types[i])
+        moment = _time(f"c{i}" if direct else f"({text})", types[i] if direct else pa.string(), plan)
+        return f"strftime(timezone({literal(plan.zone)}, {moment}), '%Y-%m-%d')"
+    plain = f"strip_accents(lower({text}))"
+    kept = "[^[:alnum:]]" if how == "code" else "[^[:alnum:]]+"
+    return f"nullif(trim(regexp_replace({plain}, '{kept}', '{'' if how == 'code' else ' '}', 'g')), '')"
+
+
 def identifier_texts(plan: Plan, types: Sequence[pa.DataType], kind: str) -> str:
     """Give the SQL of the text of an identifier of a kind, trimmed, null where blank."""
     i = plan.wanted.index(plan.source.identifiers[kind])

@@ -195,6 +195,11 @@ def _identity_rows(people: Mapping[str, int], resolution: Resolution) -> list[Ro
         (IDENTITY, "largest", max(resolution.largest, default=0), f"identifiers of the largest: {sizes}"),
         (IDENTITY, "links_refused", resolution.n_refused, "they would have joined two people"),
     ]
+    if resolution.matched is not None:
+        joined, against, p = resolution.matched
+        told = f"customers joined by likeness alone, with a probability of {p:g} or more (Splink)"
+        rows.append((IDENTITY, "matched", joined, told))
+        rows.append((IDENTITY, "matches_refused", against, "they would have joined two people"))
     for kind, n in resolution.n_found.items():
         share = resolution.n_known[kind] / n if n else 0.0
         rows.append((IDENTITY, f"identifiers_{kind}", n, ""))

@@ -10,7 +10,7 @@ import hashlib
 import json
 import shutil
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ _QUARANTINE = pa.schema([("row_number", pa.int64()), ("reason", pa.string()), ("
 _TOLD = "(not kept: identifiers cannot be told apart in it)"
 _FILE = "file.json"
 SUPPRESSED = "suppressed"
+LINKS = "links-"
 
 
 @dataclass(frozen=True)
@@ -220,7 +221,7 @@ def sweep(cache: Path, staged: list[StagedSource]) -> None:
     """Remove staged files that no raw file of now gives."""
     used = {file.folder for one in staged for file in one.files}
     for folder in cache.glob("*"):
-        if folder not in used:
+        if folder not in used and not folder.name.startswith(LINKS):
             shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -343,9 +344,38 @@ def _read(connection: duckdb.DuckDBPyConnection, plan: Plan, raw: Raw, folder: P
     return {**told, "n_combos": n_combos, "n_forgotten": n_forgotten}
 
 
-def _part(
-    connection: duckdb.DuckDBPyConnection, plan: Plan, raw: Raw, folder: Path, part: int, after: int
-) -> int:
+def each_part(
+    connection: duckdb.DuckDBPyConnection,
+    plan: Plan,
+    raw: Raw,
+    use: Callable[[Sequence[pa.DataType], str], None],
+) -> None:
+    """Read a file once more, part by part; rows of persons who were forgotten have no combination.
+
+    Args:
+        connection: One on which `stage` has run.
+        plan: How the source is read.
+        raw: The opened file.
+        use: Called for each part with the types of the wanted columns and what stands after `from` for its
+            rows; `combo_now` then holds their combinations of identifiers.
+
+    Raises:
+        Fault: when the file cannot be read.
+    """
+    try:
+        for chunk in [None] if raw.chunks is None else raw.chunks:
+            if chunk is not None:
+                connection.register(sources.INPUT, chunk)
+            _combine(connection, plan, raw, 0)
+            use(raw.types, raw.sql)
+    except (duckdb.Error, pa.ArrowInvalid, UnicodeError, OSError) as error:
+        raise Fault(sources.explain(error, plan.source)) from None
+    finally:
+        connection.unregister(sources.INPUT)
+        connection.execute("drop table if exists combo_now").fetchall()
+
+
+def _combine(connection: duckdb.DuckDBPyConnection, plan: Plan, raw: Raw, after: int) -> None:
     # Identifiers are normalised and hashed once for each combination, not once for each row.
     if "phone" in plan.source.identifiers:
         _register_phones(connection, plan, raw)
@@ -353,6 +383,12 @@ def _part(
     connection.execute(f"create or replace temp table combo_now as {made}").fetchall()
     if connection.execute(f"select count(*) from {SUPPRESSED}").fetchall()[0][0]:
         _pass_over(connection, plan)
+
+
+def _part(
+    connection: duckdb.DuckDBPyConnection, plan: Plan, raw: Raw, folder: Path, part: int, after: int
+) -> int:
+    _combine(connection, plan, raw, after)
     rows = folder / f"rows-{part:05d}.parquet"
     _copy(connection, mapping.query(plan, raw.types, raw.sql), rows)
     time = mapping.TIMES[plan.source.table]

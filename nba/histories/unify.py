@@ -33,11 +33,13 @@ class Known:
         identities: What stands after `from` for the identities table; its customers keep their ids.
         quality: The quality table, for what it counts up.
         aliases: Customer ids that went into others so far.
+        links: Pairs of identifiers that are alike, as `matching.links` gives them.
     """
 
     identities: str | None = None
     quality: pa.Table | None = None
     aliases: pa.Table | None = None
+    links: pa.Table | None = None
 
 
 @dataclass(frozen=True)
@@ -82,7 +84,8 @@ def unify(
     files = {name: folder / f"{name}.parquet" for name in NAMES}
     kinds = kinds_of(staged, settings)
     look(connection, staged, kinds)
-    found = identity.resolve(connection, kinds, names_of(staged), settings.identity, known.identities)
+    rules = identity.Rules(settings.identity, settings.matching, known.links)
+    found = identity.resolve(connection, kinds, names_of(staged), rules, known.identities)
     copy(connection, identity.write(connection), files["identities"], "snappy")
     advance("identities")
     counts, late = quality.Counts(), []

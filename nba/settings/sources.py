@@ -56,6 +56,8 @@ class Source(Frozen):
         country: Two-letter country of phone numbers without prefix.
         max_bad_share: More unusable rows than this stop the run.
         optional: Whether it is fine that there is no file yet.
+        matching: Field of `[matching]` to source column (customers only): records of persons are compared
+            by these. They are read into memory and never stored.
     """
 
     name: str
@@ -80,6 +82,13 @@ class Source(Frozen):
     country: str = "ES"
     max_bad_share: Share = 0.5
     optional: bool = False
+    matching: dict[str, str] = Field(default={})
+
+    @model_validator(mode="after")
+    def _is_of_persons(self) -> "Source":
+        if self.matching and self.table != "customers":
+            raise ValueError(f"matching compares records of customers; the table is {self.table!r}")
+        return self
 
     @model_validator(mode="after")
     def _is_somewhere(self) -> "Source":
@@ -110,6 +119,47 @@ class Identity(Frozen):
     email_ignore_case: bool = True
     email_ignore_dots: tuple[str, ...] = ("gmail.com", "googlemail.com")
     email_ignore_tags: tuple[str, ...] = ("gmail.com", "googlemail.com")
+
+
+class Matching(Frozen):
+    """Records of persons that are alike, linked with a probability through Splink (`nba[matching]`).
+
+    It runs where sources name columns under `matching`. Links are followed after those of identifiers, the
+    likeliest first, and never where both sides have an identifier of an exclusive kind.
+
+    Attributes:
+        fields: Field to how it is compared: `name` (any text, by Jaro-Winkler similarity), `date` (of birth)
+            or `code` (a postcode: one character may differ).
+        block_on: Only records that agree on all fields of one of these groups are compared; no field may
+            stand in all of them, since how much it tells is learnt from pairs of the others.
+        probability: Links that are less likely are not followed.
+        joins_external: Whether two customers who both have an external id may be joined, since the CRM holds
+            people twice.
+    """
+
+    fields: dict[Annotated[str, Field(pattern="^[a-z][a-z0-9_]*$")], Literal["name", "date", "code"]] = Field(
+        default={}
+    )
+    block_on: tuple[tuple[str, ...], ...] = ()
+    probability: Annotated[float, Field(ge=0.5, le=1.0)] = 0.99
+    joins_external: bool = False
+
+    @model_validator(mode="after")
+    def _can_be_learnt(self) -> "Matching":
+        faults = []
+        unknown = sorted({name for group in self.block_on for name in group} - {*self.fields})
+        if unknown:
+            faults.append(f"block_on names {unknown}; fields are {sorted(self.fields)}")
+        if self.fields and (not self.block_on or not all(self.block_on)):
+            faults.append(
+                'block_on is missing or empty; expected groups, such as [["born"], ["surname", "postcode"]]'
+            )
+        everywhere = sorted(name for name in self.fields if all(name in group for group in self.block_on))
+        if self.block_on and everywhere:
+            faults.append(f"{everywhere} stand in every group of block_on, so that nothing is learnt of them")
+        if faults:
+            raise ValueError("; ".join(faults))
+        return self
 
 
 class Bounds(Frozen):

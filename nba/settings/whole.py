@@ -9,7 +9,7 @@ from nba.settings.common import Frozen
 from nba.settings.engagement import Engagement, Limits
 from nba.settings.experiments import Experiment, Trial, not_standing, overlap
 from nba.settings.running import App, Attribution, Delivery, Models, PolicySettings, Promotion, Reward
-from nba.settings.sources import CatalogFiles, Identity, OwnFeature, QualityRules, Source, Workspace
+from nba.settings.sources import CatalogFiles, Identity, Matching, OwnFeature, QualityRules, Source, Workspace
 
 
 class Settings(Frozen):
@@ -18,6 +18,7 @@ class Settings(Frozen):
     workspace: Workspace
     sources: tuple[Source, ...] = ()
     identity: Identity = Identity()
+    matching: Matching = Matching()
     quality: QualityRules = QualityRules()
     features: tuple[OwnFeature, ...] = ()
     catalog: CatalogFiles = CatalogFiles()
@@ -57,6 +58,18 @@ class Settings(Frozen):
                 if not apart and not over:
                     pair = f"{other.experiment_id!r} and {one.experiment_id!r}"
                     faults.append(f"{pair} share slots of layer {one.layer!r} at the same time")
+        if faults:
+            raise ValueError("; ".join(faults))
+        return self
+
+    @model_validator(mode="after")
+    def _matches_by_known_fields(self) -> "Settings":
+        faults = [
+            f"matching of source {source.name!r} names {unknown}; [matching] fields are {known}"
+            for source in self.sources
+            if (unknown := sorted({*source.matching} - {*self.matching.fields}))
+            for known in [sorted(self.matching.fields)]
+        ]
         if faults:
             raise ValueError("; ".join(faults))
         return self

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from nba import tables
 from nba.errors import SettingsError
-from nba.histories import identifiers, identity
+from nba.histories import identifiers, identity, linking
 from nba.history import connect
 from nba.settings import Identity
 
@@ -47,7 +47,7 @@ def resolve(seen: list[dict[str, Any]], known: pa.Table | None = None, most: int
         connection.register("seen", pa.table(columns))
         if known is not None:
             connection.register("before", known)
-        rules = Identity(max_customers=most, **guards)
+        rules = identity.Rules(Identity(max_customers=most, **guards))
         told = identity.resolve(connection, KINDS, names, rules, None if known is None else "before")
         rows = connection.sql(identity.write(connection)).to_arrow_table()
         return Found(tables.IDENTITIES.conform(rows), told)
@@ -334,15 +334,15 @@ def test_settled_components_keep_every_rule(
     exclusive = np.array([kind for kind, _ in nodes])
     weak = np.array([is_weak and kind != 0 for kind, is_weak in nodes])
     a, b = (np.array([pair[i] for pair in pairs], np.int64) for i in (0, 1))
-    label, refused = identity.settle((a, b, np.arange(len(a))), weak, exclusive, external=0)
-    whole = identity.components(12, a, b)
+    label, refused = linking.settle((a, b, np.arange(len(a))), weak, exclusive, external=0)
+    whole = linking.components(12, a, b)
     for part in np.unique(label):
         inside = label == part
         assert len(np.unique(whole[inside])) == 1  # it only ever parts what was together
         for kind in (1, 2):
             assert (exclusive[inside] == kind).sum() <= 1
     strong = ~(weak[a] | weak[b])
-    by_strong = identity.components(12, a[strong], b[strong])
+    by_strong = linking.components(12, a[strong], b[strong])
     known = exclusive == 0
     together = {(int(by_strong[i]), int(label[i])) for i in np.flatnonzero(known)}
     if not np.isin(exclusive, (1, 2)).any():
@@ -367,7 +367,7 @@ def test_labels_are_those_of_a_union_of_sets(shape: str, n: int, seed: int) -> N
         a, b = np.full(n - 1, names[0]), names[1:]
     else:
         a, b = rng.integers(0, n, n // 2), rng.integers(0, n, n // 2)
-    assert _alike(identity.components(n, a, b), _flooded(n, a, b))
+    assert _alike(linking.components(n, a, b), _flooded(n, a, b))
 
 
 def _flooded(n: int, a: Any, b: Any) -> Any:
@@ -396,7 +396,7 @@ def _alike(one: Any, other: Any) -> bool:
 
 def test_a_long_chain_is_one_customer() -> None:
     n = 200_000
-    assert identity.components(n, np.arange(n - 1), np.arange(1, n)).max() == 0
+    assert linking.components(n, np.arange(n - 1), np.arange(1, n)).max() == 0
 
 
 def test_example_numbers_of_every_country_are_recognised() -> None:
