@@ -116,9 +116,9 @@ def test_effects_show_the_interval_and_its_side_of_zero() -> None:
     (point,) = plots.effects(effects(), "EUR").data
     assert (point.x[0], point.y[0]) == (2.0, "policy")
     assert (point.error_x.array[0], point.error_x.arrayminus[0]) == (2.0, 1.0)
-    assert point.marker.color == point.error_x.color == plots.BLUE
-    assert plots.effects(effects(lower=-1.0)).data[0].marker.color == plots.GREY
-    assert plots.effects(effects(effect=-2.0, lower=-3.0, upper=-1.0)).data[0].marker.color == plots.RED
+    assert point.marker.color == point.error_x.color == plots.style.BLUE
+    assert plots.effects(effects(lower=-1.0)).data[0].marker.color == plots.style.GREY
+    assert plots.effects(effects(effect=-2.0, lower=-3.0, upper=-1.0)).data[0].marker.color == plots.style.RED
     assert "EUR" in plots.effects(effects(), "EUR").layout.xaxis.title.text
 
 
@@ -220,21 +220,21 @@ def test_every_figure_of_another_table_names_what_is_missing(name: str) -> None:
 
 @given(st.lists(st.sampled_from(["email", "sms", "push", "call", "a", "b", "c", "d", "none"]), max_size=9))
 def test_colours_are_stable_for_channels_and_differ_within_a_figure(names: list[str]) -> None:
-    found = plots.colours(names)
+    found = plots.style.colours(names)
     assert set(found) == set(names)
     assert len(set(found.values())) == len(found)
-    assert all(found[name] == plots.CHANNEL[name] for name in found if name in plots.CHANNEL)
-    assert plots.colours(names[::-1]) == found
+    assert all(found[name] == plots.style.CHANNEL[name] for name in found if name in plots.style.CHANNEL)
+    assert plots.style.colours(names[::-1]) == found
 
 
 def test_few_arms_get_the_colours_told_apart_best() -> None:
-    assert set(plots.colours(["policy", "random", "response"]).values()) <= {
-        plots.BLUE,
-        plots.ORANGE,
-        plots.GREEN,
-        plots.PINK,
-        plots.SKY,
-        plots.RED,
+    assert set(plots.style.colours(["policy", "random", "response"]).values()) <= {
+        plots.style.BLUE,
+        plots.style.ORANGE,
+        plots.style.GREEN,
+        plots.style.PINK,
+        plots.style.SKY,
+        plots.style.RED,
     }
 
 
@@ -244,9 +244,9 @@ def test_template_text_reads_on_white_and_on_black() -> None:
         linear = [p / 12.92 if p <= 0.03928 else ((p + 0.055) / 1.055) ** 2.4 for p in parts]
         return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
-    text = light(plots.TEMPLATE.layout.font.color)
+    text = light(plots.style.TEMPLATE.layout.font.color)
     assert 1.05 / (text + 0.05) > 4  # on white
     assert (text + 0.05) / (light("#0e1117") + 0.05) > 4
-    for colour in (plots.BLUE, plots.GREY, plots.RED):
+    for colour in (plots.style.BLUE, plots.style.GREY, plots.style.RED):
         assert 1.05 / (light(colour) + 0.05) > 3
         assert (light(colour) + 0.05) / (light("#0e1117") + 0.05) > 3

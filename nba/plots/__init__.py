@@ -6,68 +6,13 @@ other names get one by a hash of the name. Text and grid come from the template,
 can replace it.
 """
 
-import zlib
-from collections.abc import Iterable, Mapping, Sequence
-from types import MappingProxyType
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 import plotly.graph_objects as go
 import pyarrow as pa
-import pyarrow.compute as pc
-from numpy.typing import NDArray
 
-from nba.errors import DataError
-
-# Okabe & Ito (2008), told apart under every common colour blindness; grey means "no contact".
-BLUE, ORANGE, GREEN, RED, SKY, PINK, GREY, YELLOW = (
-    "#0072B2",
-    "#E69F00",
-    "#009E73",
-    "#D55E00",
-    "#56B4E9",
-    "#CC79A7",
-    "#8C8C8C",
-    "#F0E442",
-)
-CHANNEL: Mapping[str, str] = MappingProxyType(
-    {"email": BLUE, "sms": ORANGE, "push": GREEN, "call": PINK, "budget": RED, "none": GREY, "organic": SKY}
-)
-_FIRST = (BLUE, ORANGE, GREEN, PINK, SKY, RED)
-_WHEEL = (*_FIRST, "#7570B3", "#A6761D", YELLOW, "#66A61E", "#1B9E9E", "#B2475D")
-MAX_TICKS = 16
-_PATTERN = ("", "/", "\\", "x", ".", "+", "-", "|")
-_MARK = ("circle", "square", "diamond", "triangle-up", "cross", "x", "star", "hexagon")
-_BAND = "rgba(0,114,178,0.18)"
-_TEXT, _GRID = "#737884", "rgba(128,132,149,0.25)"
-TEMPLATE = go.layout.Template(
-    layout={
-        "font": {"color": _TEXT, "size": 13},
-        "paper_bgcolor": "rgba(0,0,0,0)",
-        "plot_bgcolor": "rgba(0,0,0,0)",
-        "colorway": _WHEEL,
-        "xaxis": {"gridcolor": _GRID, "zerolinecolor": _GRID, "automargin": True},
-        "yaxis": {"gridcolor": _GRID, "zerolinecolor": _GRID, "automargin": True},
-    }
-)
-
-
-def colours(names: Iterable[str]) -> dict[str, str]:
-    """Give each name its colour: channels a fixed one, others one by hash, no two alike while they last.
-
-    Example:
-        >>> colours(["sms", "email"])
-        {'sms': '#E69F00', 'email': '#0072B2'}
-    """
-    out: dict[str, str] = {}
-    distinct = list(dict.fromkeys(names))
-    taken = {CHANNEL[name] for name in distinct if name in CHANNEL}
-    # Those told apart best go first; the others serve only once they are used up.
-    tiers = [[c for c in tier if c not in taken] for tier in (_FIRST, _WHEEL[len(_FIRST) :])]
-    for name in sorted(n for n in distinct if n not in CHANNEL):
-        free = next((tier for tier in tiers if tier), list(_WHEEL))
-        out[name] = free.pop(zlib.crc32(name.encode()) % len(free))
-    return {name: CHANNEL.get(name) or out[name] for name in distinct}
+from nba.plots import style
 
 
 def calibration(table: pa.Table) -> go.Figure:
@@ -76,20 +21,22 @@ def calibration(table: pa.Table) -> go.Figure:
     Args:
         table: Columns bin, n (count), predicted, observed (probability 0-1).
     """
-    data = _columns(table, "calibration", ("bin", "n", "predicted", "observed"))
-    figure = _figure("Predicted chance", "Observed share")
+    data = style.columns(table, "calibration", ("bin", "n", "predicted", "observed"))
+    figure = style.figure("Predicted chance", "Observed share")
     if not table.num_rows:
-        return _empty(figure)
+        return style.empty(figure)
     top = float(np.nanmax([*data["predicted"], *data["observed"], 0.0])) * 1.08 or 1.0
-    figure.add_scatter(x=[0, top], y=[0, top], mode="lines", name="perfect", line=_dashed(), hoverinfo="skip")
+    figure.add_scatter(
+        x=[0, top], y=[0, top], mode="lines", name="perfect", line=style.dashed(), hoverinfo="skip"
+    )
     size = 8 + 18 * np.sqrt(data["n"] / max(float(np.max(data["n"])), 1.0))
     figure.add_scatter(
         x=data["predicted"],
         y=data["observed"],
         mode="lines+markers",
         name="model",
-        marker={"size": size, "color": BLUE},
-        line={"color": BLUE, "width": 1},
+        marker={"size": size, "color": style.BLUE},
+        line={"color": style.BLUE, "width": 1},
         customdata=data["n"],
         hovertemplate="predicted %{x:.2%}<br>observed %{y:.2%}<br>n = %{customdata:,}<extra></extra>",
     )
@@ -104,22 +51,29 @@ def qini(table: pa.Table, currency: str = "") -> go.Figure:
         table: Columns share (0-1, ordered), qini and random (same unit: responses, or money).
         currency: Unit of the gain where it is money.
     """
-    data = _columns(table, "qini", ("share", "qini", "random"))
-    figure = _figure("Share of customers contacted, best first", _unit("Gain over no contact", currency))
+    data = style.columns(table, "qini", ("share", "qini", "random"))
+    figure = style.figure(
+        "Share of customers contacted, best first", style.unit("Gain over no contact", currency)
+    )
     if not table.num_rows:
-        return _empty(figure)
+        return style.empty(figure)
     hover = "%{x:.0%} contacted<br>gain %{y:,.4g}<extra>%{fullData.name}</extra>"
     figure.add_scatter(
-        x=data["share"], y=data["random"], mode="lines", name="random", line=_dashed(), hovertemplate=hover
+        x=data["share"],
+        y=data["random"],
+        mode="lines",
+        name="random",
+        line=style.dashed(),
+        hovertemplate=hover,
     )
     figure.add_scatter(
         x=data["share"],
         y=data["qini"],
         mode="lines",
         name="model",
-        line={"color": BLUE, "width": 3},
+        line={"color": style.BLUE, "width": 3},
         fill="tonexty",
-        fillcolor=_BAND,
+        fillcolor=style.BAND,
         hovertemplate=hover,
     )
     return figure.update_xaxes(tickformat=".0%", range=[0, 1])
@@ -132,17 +86,17 @@ def importance(table: pa.Table, top: int = 20) -> go.Figure:
         table: Columns feature, importance (any unit, larger matters more).
         top: How many to show.
     """
-    data = _columns(table, "importance", ("feature", "importance"))
-    figure = _figure("Importance", "")
+    data = style.columns(table, "importance", ("feature", "importance"))
+    figure = style.figure("Importance", "")
     if not table.num_rows:
-        return _empty(figure)
+        return style.empty(figure)
     best = np.argsort(-data["importance"], kind="stable")[:top][::-1]
     names = [str(data["feature"][i]).removeprefix("f_").replace("_", " ") for i in best]
     figure.add_bar(
         x=data["importance"][best],
         y=names,
         orientation="h",
-        marker={"color": BLUE},
+        marker={"color": style.BLUE},
         hovertemplate="%{y}: %{x:,.4g}<extra></extra>",
     )
     return figure.update_layout(height=max(260, 26 * len(best) + 90))
@@ -155,16 +109,16 @@ def uplift_deciles(table: pa.Table) -> go.Figure:
         table: Columns decile (1 = highest predicted), n, predicted, observed, lower, upper (change of the
             chance of a response).
     """
-    data = _columns(table, "uplift_deciles", ("decile", "n", "predicted", "observed", "lower", "upper"))
-    figure = _figure("Decile of predicted uplift (1 = highest)", "Change of the chance to respond")
+    data = style.columns(table, "uplift_deciles", ("decile", "n", "predicted", "observed", "lower", "upper"))
+    figure = style.figure("Decile of predicted uplift (1 = highest)", "Change of the chance to respond")
     if not table.num_rows:
-        return _empty(figure)
+        return style.empty(figure)
     figure.add_bar(
         x=data["decile"],
         y=data["observed"],
         name="measured",
-        marker={"color": BLUE, "opacity": 0.75},
-        error_y=_whiskers(data["observed"], data["lower"], data["upper"]),
+        marker={"color": style.BLUE, "opacity": 0.75},
+        error_y=style.whiskers(data["observed"], data["lower"], data["upper"]),
         customdata=np.column_stack([data["n"], data["lower"], data["upper"]]),
         hovertemplate="measured %{y:.2%} (%{customdata[1]:.2%} to %{customdata[2]:.2%})"
         "<br>n = %{customdata[0]:,.0f}<extra>decile %{x}</extra>",
@@ -174,11 +128,11 @@ def uplift_deciles(table: pa.Table) -> go.Figure:
         y=data["predicted"],
         name="predicted",
         mode="markers",
-        marker={"color": ORANGE, "size": 11, "symbol": "diamond"},
+        marker={"color": style.ORANGE, "size": 11, "symbol": "diamond"},
         hovertemplate="predicted %{y:.2%}<extra>decile %{x}</extra>",
     )
     figure.update_xaxes(dtick=1)
-    return _zero_line(figure.update_yaxes(tickformat=".1%"), "h")
+    return style.zero_line(figure.update_yaxes(tickformat=".1%"), "h")
 
 
 def effects(table: pa.Table, currency: str = "", metric: str | None = None) -> go.Figure:
@@ -190,24 +144,24 @@ def effects(table: pa.Table, currency: str = "", metric: str | None = None) -> g
         metric: Draw this metric only; all rows if left out (they must share a unit then).
     """
     names = ("metric", "arm", "segment", "control", "n", "n_control", "effect", "lower", "upper", "level")
-    data = _columns(table, "effects", names)
+    data = style.columns(table, "effects", names)
     keep = ~np.isnan(data["effect"])
     if metric is not None:
         keep &= data["metric"] == metric
-    figure = _figure(_unit("Effect per customer against the control", currency), "")
+    figure = style.figure(style.unit("Effect per customer against the control", currency), "")
     if not keep.any():
-        return _empty(figure)
+        return style.empty(figure)
     whole = all(data["segment"][keep] == "all")
     for i in np.flatnonzero(keep)[::-1]:
         name = data["arm"][i] if whole else f"{data['arm'][i]} · {data['segment'][i]}"
         middle, low, high = (data[part][i : i + 1] for part in ("effect", "lower", "upper"))
-        colour = _sign_colour(low[0], high[0])
+        colour = style.sign_colour(low[0], high[0])
         figure.add_scatter(
             x=middle,
             y=[name],
             mode="markers",
             marker={"color": colour, "size": 13},
-            error_x={**_whiskers(middle, low, high), "thickness": 2.5, "width": 8, "color": colour},
+            error_x={**style.whiskers(middle, low, high), "thickness": 2.5, "width": 8, "color": colour},
             customdata=[
                 [low[0], high[0], data["n"][i], data["n_control"][i], data["control"][i], data["level"][i]]
             ],
@@ -216,7 +170,7 @@ def effects(table: pa.Table, currency: str = "", metric: str | None = None) -> g
         )
     figure.update_layout(height=56 * int(keep.sum()) + 120, showlegend=False)
     figure.update_xaxes(rangemode="tozero")
-    return _zero_line(figure, "v")
+    return style.zero_line(figure, "v")
 
 
 def mix(table: pa.Table, by: str = "channel", order: Sequence[str] = ()) -> go.Figure:
@@ -227,17 +181,17 @@ def mix(table: pa.Table, by: str = "channel", order: Sequence[str] = ()) -> go.F
         by: channel or action_id.
         order: Names in the order of the legend; those not named follow by size.
     """
-    data = _columns(table, "mix", ("decided_at", "n", by))
-    figure = _figure("Batch", "Contacts decided")
+    data = style.columns(table, "mix", ("decided_at", "n", by))
+    figure = style.figure("Batch", "Contacts decided")
     total: dict[str, float] = {}
     for name, n in zip(data[by], data["n"]):
         total[name] = total.get(name, 0.0) + n
     total.pop("none", None)
     if not sum(total.values()):
-        return _empty(figure)
+        return style.empty(figure)
     listed = [n for n in order if n in total]
     names = listed + sorted(set(total) - set(listed), key=lambda name: -total[name])
-    colour = colours(list(order) + names)
+    colour = style.colours(list(order) + names)
     moments = sorted(set(data["decided_at"]))
     for i, name in enumerate(names):
         rows = data[by] == name
@@ -246,10 +200,10 @@ def mix(table: pa.Table, by: str = "channel", order: Sequence[str] = ()) -> go.F
             x=moments,
             y=counts,
             name=name,
-            marker={"color": colour[name], "pattern": {"shape": _PATTERN[i // 4 % len(_PATTERN)]}},
+            marker={"color": colour[name], "pattern": {"shape": style.PATTERN[i // 4 % len(style.PATTERN)]}},
             hovertemplate="%{y:,.0f}<extra>%{fullData.name}</extra>",
         )
-    return _time_axis(figure, moments).update_layout(barmode="stack", hovermode="x unified")
+    return style.time_axis(figure, moments).update_layout(barmode="stack", hovermode="x unified")
 
 
 def value_over_batches(table: pa.Table, currency: str = "") -> go.Figure:
@@ -261,14 +215,14 @@ def value_over_batches(table: pa.Table, currency: str = "") -> go.Figure:
         currency: Unit of the value.
     """
     names = ("decided_at", "arm", "effect", "lower", "upper", "n", "is_matured")
-    data = _columns(table, "value_over_batches", names)
-    figure = _figure("Batch", _unit("Value per customer against the holdout", currency))
+    data = style.columns(table, "value_over_batches", names)
+    figure = style.figure("Batch", style.unit("Value per customer against the holdout", currency))
     keep = ~np.isnan(data["effect"]) & data["is_matured"].astype(bool)
     if not keep.any():
-        return _empty(figure)
+        return style.empty(figure)
     arms = sorted(set(data["arm"][keep]))
-    colour = colours(arms)
-    spacing = _spacing(data["decided_at"][keep])
+    colour = style.colours(arms)
+    spacing = style.spacing(data["decided_at"][keep])
     for i, arm in enumerate(arms):
         rows = np.flatnonzero(keep & (data["arm"] == arm))
         rows = rows[np.argsort(data["decided_at"][rows])]
@@ -280,13 +234,13 @@ def value_over_batches(table: pa.Table, currency: str = "") -> go.Figure:
             name=arm,
             mode="lines+markers",
             line={"color": colour[arm], "width": 1.5},
-            marker={"color": colour[arm], "size": 9, "symbol": _MARK[i % len(_MARK)]},
-            error_y=_whiskers(data["effect"][rows], low, high),
+            marker={"color": colour[arm], "size": 9, "symbol": style.MARK[i % len(style.MARK)]},
+            error_y=style.whiskers(data["effect"][rows], low, high),
             customdata=np.column_stack([low, high, data["n"][rows]]),
             hovertemplate="%{x|%d %b %Y}: %{y:+.3g} (%{customdata[0]:+.3g} to %{customdata[1]:+.3g})"
             "<br>n = %{customdata[2]:,}<extra>%{fullData.name}</extra>",
         )
-    return _zero_line(_time_axis(figure, np.unique(data["decided_at"][keep])), "h")
+    return style.zero_line(style.time_axis(figure, np.unique(data["decided_at"][keep])), "h")
 
 
 def credits(table: pa.Table, currency: str = "", by: str = "channel") -> go.Figure:  # noqa: A001
@@ -297,17 +251,17 @@ def credits(table: pa.Table, currency: str = "", by: str = "channel") -> go.Figu
         currency: Unit of the credit.
         by: channel or treatment_id.
     """
-    data = _columns(table, "credits", ("method", "credit", by))
-    figure = _figure("", _unit("Credited margin", currency))
+    data = style.columns(table, "credits", ("method", "credit", by))
+    figure = style.figure("", style.unit("Credited margin", currency))
     if not table.num_rows:
-        return _empty(figure)
+        return style.empty(figure)
     total = {
         (m, n): float(data["credit"][(data["method"] == m) & (data[by] == n)].sum())
         for m in dict.fromkeys(data["method"])
         for n in dict.fromkeys(data[by])
     }
     names = sorted({n for _, n in total}, key=lambda n: -sum(v for (_, m), v in total.items() if m == n))
-    colour = colours(names)
+    colour = style.colours(names)
     methods = list(dict.fromkeys(data["method"]))
     for name in names:
         figure.add_bar(
@@ -327,16 +281,16 @@ def clv(table: pa.Table, currency: str = "") -> go.Figure:
         table: Columns lower, upper (money, bounds of the bin), n (customers), total (money in the bin).
         currency: Unit of the value.
     """
-    data = _columns(table, "clv", ("lower", "upper", "n", "total"))
-    figure = _figure(_unit("Lifetime value", currency), "Customers")
+    data = style.columns(table, "clv", ("lower", "upper", "n", "total"))
+    figure = style.figure(style.unit("Lifetime value", currency), "Customers")
     if not table.num_rows:
-        return _empty(figure)
-    names = [_range(a, b) for a, b in zip(data["lower"], data["upper"])]
+        return style.empty(figure)
+    names = [style.span(a, b) for a, b in zip(data["lower"], data["upper"])]
     share = data["total"] / max(float(data["total"].sum()), 1e-12)
     figure.add_bar(
         x=names,
         y=data["n"],
-        marker={"color": BLUE},
+        marker={"color": style.BLUE},
         customdata=np.column_stack([data["total"], share]),
         hovertemplate="%{y:,} customers<br>worth %{customdata[0]:,.0f} together, %{customdata[1]:.0%} of all"
         "<extra>%{x}</extra>",
@@ -350,10 +304,10 @@ def clv_origins(table: pa.Table) -> go.Figure:
     Args:
         table: Columns of the `clv_scores` table: origin_at, part, ratio, ngini, decile_mape.
     """
-    data = _columns(table, "clv_scores", ("origin_at", "part", "ratio", "ngini", "decile_mape"))
-    figure = _figure("Moment of the forecast", "")
+    data = style.columns(table, "clv_scores", ("origin_at", "part", "ratio", "ngini", "decile_mape"))
+    figure = style.figure("Moment of the forecast", "")
     if not table.num_rows:
-        return _empty(figure)
+        return style.empty(figure)
     names = {
         "ratio": "total forecast over observed",
         "ngini": "normalised Gini",
@@ -368,11 +322,11 @@ def clv_origins(table: pa.Table) -> go.Figure:
                 y=data[name][rows],
                 name=f"{part}: {said}",
                 mode="lines+markers",
-                line={"color": _FIRST[i], "dash": ("solid", "dot")[j % 2]},
-                marker={"symbol": _MARK[i], "size": 9},
+                line={"color": style.FIRST[i], "dash": ("solid", "dot")[j % 2]},
+                marker={"symbol": style.MARK[i], "size": 9},
                 hovertemplate="%{y:.3f}<extra>%{fullData.name}</extra>",
             )
-    return _time_axis(figure, np.unique(data["origin_at"])).update_yaxes(rangemode="tozero")
+    return style.time_axis(figure, np.unique(data["origin_at"])).update_yaxes(rangemode="tozero")
 
 
 def clv_deciles(table: pa.Table, part: str = "orders", currency: str = "") -> go.Figure:
@@ -383,15 +337,15 @@ def clv_deciles(table: pa.Table, part: str = "orders", currency: str = "") -> go
         part: orders or value.
         currency: Unit of values.
     """
-    data = _columns(table, "clv_deciles", ("origin_at", "part", "decile", "forecast", "observed", "n"))
+    data = style.columns(table, "clv_deciles", ("origin_at", "part", "decile", "forecast", "observed", "n"))
     unit = "orders" if part == "orders" else currency
-    figure = _figure(_unit("Forecast", unit), _unit("Observed", unit))
+    figure = style.figure(style.unit("Forecast", unit), style.unit("Observed", unit))
     rows = data["part"] == part
     if not rows.any():
-        return _empty(figure)
+        return style.empty(figure)
     top = float(max(data["forecast"][rows].max(), data["observed"][rows].max()))
     figure.add_scatter(
-        x=[0, top], y=[0, top], mode="lines", line=_dashed(), showlegend=False, hoverinfo="skip"
+        x=[0, top], y=[0, top], mode="lines", line=style.dashed(), showlegend=False, hoverinfo="skip"
     )
     for i, origin in enumerate(np.unique(data["origin_at"][rows])):
         mine = np.flatnonzero(rows & (data["origin_at"] == origin))
@@ -400,7 +354,11 @@ def clv_deciles(table: pa.Table, part: str = "orders", currency: str = "") -> go
             y=data["observed"][mine],
             name=str(origin)[:10],
             mode="markers",
-            marker={"color": _WHEEL[i % len(_WHEEL)], "symbol": _MARK[i % len(_MARK)], "size": 10},
+            marker={
+                "color": style.WHEEL[i % len(style.WHEEL)],
+                "symbol": style.MARK[i % len(style.MARK)],
+                "size": 10,
+            },
             customdata=np.column_stack([data["decile"][mine], data["n"][mine]]),
             hovertemplate="%{y:,.3g} of %{x:,.3g} forecast<br>%{customdata[1]:,} customers"
             "<extra>tenth %{customdata[0]}</extra>",
@@ -415,10 +373,10 @@ def clv_grid(table: pa.Table, what: str = "p_alive") -> go.Figure:
         table: Columns of the `clv_grid` table.
         what: p_alive, expected_orders, clv or n.
     """
-    data = _columns(table, "clv_grid", ("repeats", "quiet", "repeats_from", "quiet_from", "n", what))
-    figure = _figure("Days since the last purchase", "Purchases after the first")
+    data = style.columns(table, "clv_grid", ("repeats", "quiet", "repeats_from", "quiet_from", "n", what))
+    figure = style.figure("Days since the last purchase", "Purchases after the first")
     if not table.num_rows:
-        return _empty(figure)
+        return style.empty(figure)
     across, down = (
         [data[name][data[f"{name}_from"] == begin][0] for begin in np.unique(data[f"{name}_from"])]
         for name in ("quiet", "repeats")
@@ -446,13 +404,13 @@ def prices(table: pa.Table, currency: str = "") -> go.Figure:
         table: Columns of the `batches` table (decided_at, arm, limit, available, used, price).
         currency: Unit of the price.
     """
-    data = _columns(table, "batches", ("decided_at", "arm", "limit", "available", "used", "price"))
-    figure = _figure("Batch", _unit("Worth of one more unit", currency))
+    data = style.columns(table, "batches", ("decided_at", "arm", "limit", "available", "used", "price"))
+    figure = style.figure("Batch", style.unit("Worth of one more unit", currency))
     if not table.num_rows:
-        return _empty(figure)
+        return style.empty(figure)
     names = sorted(set(data["limit"]))
     arms = sorted(set(data["arm"]))
-    colour = colours(names)
+    colour = style.colours(names)
     for i, name in enumerate(names):
         for j, arm in enumerate(arms):
             rows = np.flatnonzero((data["limit"] == name) & (data["arm"] == arm))
@@ -465,12 +423,12 @@ def prices(table: pa.Table, currency: str = "") -> go.Figure:
                 name=name if len(arms) == 1 else f"{name} · {arm}",
                 mode="lines+markers",
                 line={"color": colour[name], "dash": ("solid", "dot", "dash", "dashdot")[j % 4]},
-                marker={"symbol": _MARK[i % len(_MARK)], "size": 8},
+                marker={"symbol": style.MARK[i % len(style.MARK)], "size": 8},
                 customdata=np.column_stack([data["used"][rows], data["available"][rows]]),
                 hovertemplate="%{y:,.3g} per unit; %{customdata[0]:,.0f} of %{customdata[1]:,.0f} used"
                 "<extra>%{fullData.name}</extra>",
             )
-    return _time_axis(figure, np.unique(data["decided_at"])).update_yaxes(rangemode="tozero")
+    return style.time_axis(figure, np.unique(data["decided_at"])).update_yaxes(rangemode="tozero")
 
 
 def policy_values(table: pa.Table, currency: str = "") -> go.Figure:
@@ -481,24 +439,24 @@ def policy_values(table: pa.Table, currency: str = "") -> go.Figure:
         currency: Unit of the value.
     """
     names = ("policy_id", "estimator", "value", "lower", "upper", "ess", "n")
-    data = _columns(table, "policy_values", names)
-    figure = _figure(_unit("Estimated reward per decision", currency), "")
+    data = style.columns(table, "policy_values", names)
+    figure = style.figure(style.unit("Estimated reward per decision", currency), "")
     keep = ~np.isnan(data["value"])
     if not keep.any():
-        return _empty(figure)
+        return style.empty(figure)
     labels = np.array([f"{p} · {e}" for p, e in zip(data["policy_id"], data["estimator"])], dtype=object)
     order = list(dict.fromkeys(labels[keep]))[::-1]
     for i, estimator in enumerate(dict.fromkeys(data["estimator"][keep])):
         rows = np.flatnonzero(keep & (data["estimator"] == estimator))
-        colour = _WHEEL[i % len(_WHEEL)]
+        colour = style.WHEEL[i % len(style.WHEEL)]
         figure.add_scatter(
             x=data["value"][rows],
             y=labels[rows],
             name=str(estimator),
             mode="markers",
-            marker={"color": colour, "size": 11, "symbol": _MARK[i % len(_MARK)]},
+            marker={"color": colour, "size": 11, "symbol": style.MARK[i % len(style.MARK)]},
             error_x={
-                **_whiskers(data["value"][rows], data["lower"][rows], data["upper"][rows]),
+                **style.whiskers(data["value"][rows], data["lower"][rows], data["upper"][rows]),
                 "color": colour,
             },
             customdata=np.column_stack([data["ess"][rows], data["n"][rows]]),
@@ -507,83 +465,3 @@ def policy_values(table: pa.Table, currency: str = "") -> go.Figure:
         )
     figure.update_layout(height=32 * len(order) + 130, showlegend=False)
     return figure.update_yaxes(categoryorder="array", categoryarray=order)
-
-
-def _columns(table: pa.Table, what: str, names: Sequence[str]) -> dict[str, NDArray[Any]]:
-    missing = [name for name in names if name not in table.column_names]
-    if missing:
-        raise DataError(
-            f"the {what} table lacks {missing}; found {table.column_names}",
-            f"Make it with the step that writes {what}.",
-        )
-    out = {}
-    for name in names:
-        column = table[name]
-        if pa.types.is_timestamp(column.type):
-            out[name] = column.cast(pa.timestamp("us")).to_numpy()
-        elif pa.types.is_floating(column.type) or (column.null_count and pa.types.is_integer(column.type)):
-            out[name] = column.cast(pa.float64()).to_numpy()
-        elif pa.types.is_string(column.type):
-            # Plotly reads a little HTML in names; what comes from data is text.
-            out[name] = pc.replace_substring(column, "<", "&lt;").to_numpy()
-        else:
-            out[name] = column.to_numpy()
-    return out
-
-
-def _figure(x: str, y: str) -> go.Figure:
-    figure = go.Figure()
-    legend = {"orientation": "h", "yanchor": "bottom", "y": 1.02, "x": 0}
-    figure.update_layout(template=TEMPLATE, margin={"l": 10, "r": 20, "t": 40, "b": 10}, legend=legend)
-    return figure.update_xaxes(title=x).update_yaxes(title=y)
-
-
-def _empty(figure: go.Figure) -> go.Figure:
-    figure.update_layout(height=160).update_xaxes(visible=False).update_yaxes(visible=False)
-    return figure.add_annotation(text="Nothing to show yet", showarrow=False, xref="paper", yref="paper")
-
-
-def _unit(text: str, currency: str) -> str:
-    return f"{text} ({currency})" if currency else text
-
-
-def _dashed() -> dict[str, Any]:
-    return {"color": GREY, "dash": "dash", "width": 1.5}
-
-
-def _whiskers(middle: NDArray[Any], lower: NDArray[Any], upper: NDArray[Any]) -> dict[str, Any]:
-    return {
-        "type": "data",
-        "symmetric": False,
-        "array": upper - middle,
-        "arrayminus": middle - lower,
-        "thickness": 1.5,
-        "width": 4,
-    }
-
-
-def _time_axis(figure: go.Figure, moments: Sequence[Any] | NDArray[Any]) -> go.Figure:
-    # A tick for each batch while they fit; its day, not the hour.
-    ticks = {"tickvals": list(moments)} if len(moments) <= MAX_TICKS else {}
-    return figure.update_xaxes(type="date", tickformat="%-d %b\n%Y", hoverformat="%-d %b %Y", **ticks)
-
-
-def _zero_line(figure: go.Figure, way: str) -> go.Figure:
-    line = {"line": {"color": GREY, "width": 1.5, "dash": "dash"}}
-    return figure.add_hline(y=0, **line) if way == "h" else figure.add_vline(x=0, **line)
-
-
-def _sign_colour(lower: float, upper: float) -> str:
-    return BLUE if lower > 0 else RED if upper < 0 else GREY
-
-
-def _spacing(moments: NDArray[Any]) -> float:
-    # Seconds between neighbouring batches, to set the arms' intervals beside each other.
-    distinct = np.unique(np.asarray(moments, dtype="datetime64[us]").astype(np.int64))
-    return float(np.min(np.diff(distinct)) / 1e6) if len(distinct) > 1 else 86_400.0
-
-
-def _range(lower: float, upper: float) -> str:
-    if np.isinf(upper):
-        return f"{lower:,.0f} and more"
-    return f"{lower:,.0f} to {upper:,.0f}"

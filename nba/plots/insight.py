@@ -4,7 +4,7 @@ import numpy as np
 import plotly.graph_objects as go
 import pyarrow as pa
 
-from nba.plots import _BAND, BLUE, RED, _columns, _dashed, _empty, _figure, _zero_line
+from nba.plots import style
 
 
 def dependence(table: pa.Table, feature: str) -> go.Figure:
@@ -14,10 +14,10 @@ def dependence(table: pa.Table, feature: str) -> go.Figure:
         table: Columns value, contribution, lower, upper, n of one feature, in order of the value.
         feature: Its name, the title of the axis.
     """
-    data = _columns(table, "dependence", ("value", "contribution", "lower", "upper", "n"))
-    figure = _figure(feature, "Contribution to the log-odds")
+    data = style.columns(table, "dependence", ("value", "contribution", "lower", "upper", "n"))
+    figure = style.figure(feature, "Contribution to the log-odds")
     if not table.num_rows:
-        return _empty(figure)
+        return style.empty(figure)
     order = np.argsort(data["value"], kind="stable")
     x, y, low, high, n = (data[name][order] for name in ("value", "contribution", "lower", "upper", "n"))
     figure.add_scatter(
@@ -25,7 +25,7 @@ def dependence(table: pa.Table, feature: str) -> go.Figure:
         y=np.concatenate([high, low[::-1]]),
         mode="lines",
         fill="toself",
-        fillcolor=_BAND,
+        fillcolor=style.BAND,
         line={"width": 0},
         hoverinfo="skip",
     )
@@ -33,11 +33,11 @@ def dependence(table: pa.Table, feature: str) -> go.Figure:
         x=x,
         y=y,
         mode="lines+markers",
-        line={"color": BLUE, "width": 2},
+        line={"color": style.BLUE, "width": 2},
         customdata=n,
         hovertemplate="%{x:.3g}: %{y:+.3f}<br>n = %{customdata:,}<extra></extra>",
     )
-    return _zero_line(figure.update_layout(showlegend=False, height=260), "h")
+    return style.zero_line(figure.update_layout(showlegend=False, height=260), "h")
 
 
 def drift(table: pa.Table, limit: float) -> go.Figure:
@@ -47,17 +47,17 @@ def drift(table: pa.Table, limit: float) -> go.Figure:
         table: Columns feature, psi, largest first.
         limit: Drawn as a line.
     """
-    data = _columns(table, "drift", ("feature", "psi"))
-    figure = _figure("Population stability index", "")
+    data = style.columns(table, "drift", ("feature", "psi"))
+    figure = style.figure("Population stability index", "")
     if not table.num_rows:
-        return _empty(figure)
+        return style.empty(figure)
     names = [str(name).removeprefix("f_").replace("_", " ") for name in data["feature"]]
     figure.add_bar(
         x=data["psi"][::-1],
         y=names[::-1],
         orientation="h",
-        marker={"color": [RED if value > limit else BLUE for value in data["psi"][::-1]]},
+        marker={"color": [style.RED if value > limit else style.BLUE for value in data["psi"][::-1]]},
         hovertemplate="%{y}: %{x:.3f}<extra></extra>",
     )
-    figure.add_vline(x=limit, line=_dashed())
+    figure.add_vline(x=limit, line=style.dashed())
     return figure.update_layout(height=max(220, 26 * len(names) + 90))

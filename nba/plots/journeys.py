@@ -6,19 +6,7 @@ import numpy as np
 import plotly.graph_objects as go
 import pyarrow as pa
 
-from nba.plots import (
-    BLUE,
-    GREEN,
-    GREY,
-    RED,
-    _columns,
-    _empty,
-    _figure,
-    _unit,
-    _whiskers,
-    _zero_line,
-    colours,
-)
+from nba.plots import style
 
 STEPS = 5  # of a path that are drawn; the first ones are left out of longer paths
 VIOLET = "#7570B3"
@@ -32,16 +20,16 @@ def paths(table: pa.Table, top: int = 15) -> go.Figure:
         table: Columns measure, item, conversions, nulls of the `path_statistics` table.
         top: Paths drawn.
     """
-    data = _columns(table, "path_statistics", ("measure", "item", "conversions", "nulls"))
+    data = style.columns(table, "path_statistics", ("measure", "item", "conversions", "nulls"))
     rows = np.flatnonzero(data["measure"] == "path")
     ways = {
         i: [part.strip().replace("&lt;", "<") for part in str(data["item"][i]).split(" > ")] for i in rows
     }
     weight = {i: (float(data["conversions"][i]), float(np.nan_to_num(data["nulls"][i]))) for i in rows}
     best = sorted(rows, key=lambda i: -sum(weight[i]))[:top]
-    figure = _figure("", "")
+    figure = style.figure("", "")
     if not len(best):
-        return _empty(figure)
+        return style.empty(figure)
     links: dict[tuple[tuple[int, str], tuple[int, str]], float] = {}
     for i in best:
         way = ways[i][-STEPS:]
@@ -52,7 +40,7 @@ def paths(table: pa.Table, top: int = 15) -> go.Figure:
                     links[pair] = links.get(pair, 0.0) + size
     nodes = sorted({node for pair in links for node in pair})
     number = {node: i for i, node in enumerate(nodes)}
-    colour = colours([name for _, name in nodes]) | {"order": GREEN, "no order": GREY}
+    colour = style.colours([name for _, name in nodes]) | {"order": style.GREEN, "no order": style.GREY}
     figure.add_sankey(
         node={
             "label": [name.replace("<", "&lt;") for _, name in nodes],
@@ -81,11 +69,11 @@ def counts(table: pa.Table, measure: str, x: str, most: int = 30) -> go.Figure:
         x: Title of the axis.
         most: Larger values are put together.
     """
-    data = _columns(table, "path_statistics", ("measure", "item", "conversions"))
+    data = style.columns(table, "path_statistics", ("measure", "item", "conversions"))
     rows = data["measure"] == measure
-    figure = _figure(x, "Orders")
+    figure = style.figure(x, "Orders")
     if not rows.any():
-        return _empty(figure)
+        return style.empty(figure)
     values = np.minimum(np.array([float(item) for item in data["item"][rows]]), most).astype(int)
     found = np.bincount(values, weights=data["conversions"][rows].astype(float))
     first = int(values.min())
@@ -93,7 +81,7 @@ def counts(table: pa.Table, measure: str, x: str, most: int = 30) -> go.Figure:
     figure.add_bar(
         x=names,
         y=found[first:],
-        marker={"color": BLUE},
+        marker={"color": style.BLUE},
         hovertemplate="%{x}: %{y:,.0f}<extra></extra>",
     )
     return figure.update_xaxes(type="category").update_layout(bargap=0.08, height=300)
@@ -108,11 +96,11 @@ def credited_against_caused(table: pa.Table, currency: str = "") -> go.Figure:
         currency: Unit of the money.
     """
     names = ("method", "channel", "compared", "incremental", "lower", "upper")
-    data = _columns(table, "attribution", names)
-    figure = _figure("", _unit("Margin", currency))
+    data = style.columns(table, "attribution", names)
+    figure = style.figure("", style.unit("Margin", currency))
     known = ~np.isnan(data["incremental"])
     if not known.any():
-        return _empty(figure)
+        return style.empty(figure)
     channels = list(dict.fromkeys(data["channel"][known]))
     methods = list(dict.fromkeys(data["method"][known]))
     first = {c: int(np.flatnonzero(known & (data["channel"] == c))[0]) for c in channels}
@@ -120,7 +108,7 @@ def credited_against_caused(table: pa.Table, currency: str = "") -> go.Figure:
         np.array([data[name][first[c]] for c in channels]) for name in ("incremental", "lower", "upper")
     )
     # Red is kept for what was caused.
-    colour = {name: VIOLET if c == RED else c for name, c in colours(methods).items()}
+    colour = {name: VIOLET if c == style.RED else c for name, c in style.colours(methods).items()}
     for method in methods:
         cells = {c: v for c, v, m in zip(data["channel"], data["compared"], data["method"]) if m == method}
         figure.add_bar(
@@ -135,12 +123,12 @@ def credited_against_caused(table: pa.Table, currency: str = "") -> go.Figure:
         y=middle,
         name="caused",
         mode="markers",
-        marker={"color": RED, "size": 13, "symbol": "diamond"},
-        error_y={**_whiskers(middle, low, high), "color": RED, "thickness": 2.5, "width": 8},
+        marker={"color": style.RED, "size": 13, "symbol": "diamond"},
+        error_y={**style.whiskers(middle, low, high), "color": style.RED, "thickness": 2.5, "width": 8},
         customdata=np.column_stack([low, high]),
         hovertemplate="caused %{y:,.0f} (%{customdata[0]:,.0f} to %{customdata[1]:,.0f})<extra>%{x}</extra>",
     )
-    return _zero_line(figure.update_layout(barmode="group"), "h")
+    return style.zero_line(figure.update_layout(barmode="group"), "h")
 
 
 def heat(table: pa.Table, names: Sequence[str], titles: Sequence[str], value: str = "") -> go.Figure:
@@ -153,10 +141,10 @@ def heat(table: pa.Table, names: Sequence[str], titles: Sequence[str], value: st
         value: Format of the number, as of d3 (`.0%`).
     """
     x, y, z, n = names
-    data = _columns(table, "heat map", (x, y, z, n))
-    figure = _figure(*titles)
+    data = style.columns(table, "heat map", (x, y, z, n))
+    figure = style.figure(*titles)
     if not table.num_rows:
-        return _empty(figure)
+        return style.empty(figure)
     across, down = list(dict.fromkeys(data[x])), list(dict.fromkeys(data[y]))
     grid = np.full((len(down), len(across)), np.nan)
     size = np.zeros_like(grid)
@@ -183,11 +171,11 @@ def deciles(table: pa.Table, title: str, currency: str = "") -> go.Figure:
         title: What is forecast.
         currency: Its unit where it is money.
     """
-    data = _columns(table, "deciles", ("decile", "n", "forecast", "observed"))
-    figure = _figure("Decile of the forecast (1 = lowest)", _unit(title, currency))
+    data = style.columns(table, "deciles", ("decile", "n", "forecast", "observed"))
+    figure = style.figure("Decile of the forecast (1 = lowest)", style.unit(title, currency))
     if not table.num_rows:
-        return _empty(figure)
-    for column, name, colour in (("forecast", "forecast", BLUE), ("observed", "came", GREEN)):
+        return style.empty(figure)
+    for column, name, colour in (("forecast", "forecast", style.BLUE), ("observed", "came", style.GREEN)):
         figure.add_bar(
             x=data["decile"],
             y=data[column],
@@ -208,15 +196,15 @@ def bars(table: pa.Table, names: tuple[str, str, str], currency: str = "") -> go
         currency: Unit of the mean where it is money.
     """
     label, value, n = names
-    data = _columns(table, "groups", names)
-    figure = _figure(_unit("Mean per customer", currency), "")
+    data = style.columns(table, "groups", names)
+    figure = style.figure(style.unit("Mean per customer", currency), "")
     if not table.num_rows:
-        return _empty(figure)
+        return style.empty(figure)
     figure.add_bar(
         y=data[label][::-1],
         x=data[value][::-1],
         orientation="h",
-        marker={"color": BLUE},
+        marker={"color": style.BLUE},
         customdata=data[n][::-1],
         hovertemplate="%{y}: %{x:,.3g}<br>n = %{customdata:,}<extra></extra>",
     )

@@ -6,20 +6,7 @@ import numpy as np
 import plotly.graph_objects as go
 import pyarrow as pa
 
-from nba.plots import (
-    _MARK,
-    BLUE,
-    GREY,
-    ORANGE,
-    RED,
-    _columns,
-    _empty,
-    _figure,
-    _unit,
-    _whiskers,
-    _zero_line,
-    colours,
-)
+from nba.plots import style
 
 
 def segments(table: pa.Table, by: str = "channel", *, sort: bool = True) -> go.Figure:
@@ -30,10 +17,10 @@ def segments(table: pa.Table, by: str = "channel", *, sort: bool = True) -> go.F
         by: channel or action_id.
         sort: Put the segments contacted most on top; else the first on top.
     """
-    data = _columns(table, "segments", ("segment", "n", by))
-    figure = _figure("Share of decisions", "")
+    data = style.columns(table, "segments", ("segment", "n", by))
+    figure = style.figure("Share of decisions", "")
     if not table.num_rows:
-        return _empty(figure)
+        return style.empty(figure)
     whole: dict[str, float] = {}
     cell: dict[tuple[str, str], float] = {}
     for segment, name, n in zip(data["segment"], data[by], data["n"]):
@@ -42,7 +29,7 @@ def segments(table: pa.Table, by: str = "channel", *, sort: bool = True) -> go.F
     contacted = {s: 1 - cell.get((s, "none"), 0.0) / whole[s] for s in whole}
     order = sorted(whole, key=lambda s: contacted[s]) if sort else list(whole)[::-1]
     names = [n for n in sorted({n for _, n in cell}) if n != "none"]
-    colour = colours(names)
+    colour = style.colours(names)
     for name in names:
         figure.add_bar(
             y=order,
@@ -65,16 +52,16 @@ def removed(table: pa.Table, by: str = "treatment_id") -> go.Figure:
         table: Columns reason (empty is eligible), n and the column named by `by`.
         by: Usually treatment_id.
     """
-    data = _columns(table, "removed", (by, "reason", "n"))
-    figure = _figure("Customers", "")
+    data = style.columns(table, "removed", (by, "reason", "n"))
+    figure = style.figure("Customers", "")
     if not table.num_rows:
-        return _empty(figure)
+        return style.empty(figure)
     order = sorted(set(data[by]), reverse=True)
     total: dict[str, float] = {}
     for reason, n in zip(data["reason"], data["n"]):
         total[reason] = total.get(reason, 0.0) + n
     reasons = ["", *sorted((r for r in total if r), key=lambda r: -total[r])]
-    colour = colours([r for r in reasons if r])
+    colour = style.colours([r for r in reasons if r])
     for i, reason in enumerate(reasons):
         rows = data["reason"] == reason
         figure.add_bar(
@@ -99,11 +86,11 @@ def ranking(table: pa.Table, currency: str = "") -> go.Figure:
         table: Columns treatment_id, value, price, priority (money; unknown where nobody was eligible).
         currency: Unit of the money.
     """
-    data = _columns(table, "ranking", ("treatment_id", "value", "price", "priority"))
-    figure = _figure(_unit("Mean per customer who could be given it", currency), "")
+    data = style.columns(table, "ranking", ("treatment_id", "value", "price", "priority"))
+    figure = style.figure(style.unit("Mean per customer who could be given it", currency), "")
     known = ~np.isnan(data["value"])
     if not known.any():
-        return _empty(figure)
+        return style.empty(figure)
     rows = np.flatnonzero(known)
     rows = rows[np.argsort(data["priority"][rows], kind="stable")]
     names = data["treatment_id"][rows]
@@ -111,11 +98,14 @@ def ranking(table: pa.Table, currency: str = "") -> go.Figure:
         x=np.column_stack([data["priority"][rows], data["value"][rows], np.full(len(rows), np.nan)]).ravel(),
         y=np.repeat(names, 3),
         mode="lines",
-        line={"color": GREY, "width": 3},
+        line={"color": style.GREY, "width": 3},
         showlegend=False,
         hoverinfo="skip",
     )
-    parts: Mapping[str, tuple[str, str]] = {"value": (BLUE, "circle"), "priority": (ORANGE, "diamond")}
+    parts: Mapping[str, tuple[str, str]] = {
+        "value": (style.BLUE, "circle"),
+        "priority": (style.ORANGE, "diamond"),
+    }
     for column, (colour, mark) in parts.items():
         figure.add_scatter(
             x=data[column][rows],
@@ -127,7 +117,7 @@ def ranking(table: pa.Table, currency: str = "") -> go.Figure:
             hovertemplate="%{x:+.3g}; price of limits %{customdata:.3g}<extra>%{y}: %{fullData.name}</extra>",
         )
     figure.update_layout(height=max(260, 30 * len(rows) + 120))
-    return _zero_line(figure.update_yaxes(type="category"), "v")
+    return style.zero_line(figure.update_yaxes(type="category"), "v")
 
 
 def candidates(table: pa.Table, currency: str = "") -> go.Figure:
@@ -138,11 +128,11 @@ def candidates(table: pa.Table, currency: str = "") -> go.Figure:
         currency: Unit of the money.
     """
     names = ("treatment_id", "is_eligible", "p_action", "mean", "se", "price")
-    data = _columns(table, "choices", names)
-    figure = _figure(_unit("Expected value less the price of limits", currency), "")
+    data = style.columns(table, "choices", names)
+    figure = style.figure(style.unit("Expected value less the price of limits", currency), "")
     known = data["is_eligible"].astype(bool) & ~np.isnan(data["mean"])
     if not known.any():
-        return _empty(figure)
+        return style.empty(figure)
     rows = np.flatnonzero(known)
     worth = data["mean"] - data["price"]
     rows = rows[np.argsort(worth[rows], kind="stable")]
@@ -151,13 +141,13 @@ def candidates(table: pa.Table, currency: str = "") -> go.Figure:
         x=worth[rows],
         y=data["treatment_id"][rows],
         mode="markers",
-        marker={"size": 9 + 22 * np.sqrt(data["p_action"][rows]), "color": BLUE, "opacity": 0.85},
-        error_x={**_whiskers(worth[rows], worth[rows] - half, worth[rows] + half), "color": GREY},
+        marker={"size": 9 + 22 * np.sqrt(data["p_action"][rows]), "color": style.BLUE, "opacity": 0.85},
+        error_x={**style.whiskers(worth[rows], worth[rows] - half, worth[rows] + half), "color": style.GREY},
         customdata=data["p_action"][rows],
         hovertemplate="%{x:+.3g}; chosen with chance %{customdata:.1%}<extra>%{y}</extra>",
     )
     figure.update_layout(height=max(220, 34 * len(rows) + 90), showlegend=False)
-    return _zero_line(figure.update_yaxes(type="category"), "v")
+    return style.zero_line(figure.update_yaxes(type="category"), "v")
 
 
 def timeline(table: pa.Table, lanes: Sequence[str]) -> go.Figure:
@@ -167,12 +157,12 @@ def timeline(table: pa.Table, lanes: Sequence[str]) -> go.Figure:
         table: Columns at, lane, kind, channel, text.
         lanes: Lanes from top to bottom.
     """
-    data = _columns(table, "timeline", ("at", "lane", "kind", "channel", "text"))
-    figure = _figure("", "")
+    data = style.columns(table, "timeline", ("at", "lane", "kind", "channel", "text"))
+    figure = style.figure("", "")
     if not table.num_rows:
-        return _empty(figure)
+        return style.empty(figure)
     channels = [name for name in dict.fromkeys(data["channel"]) if name]
-    colour = colours(channels)
+    colour = style.colours(channels)
     kinds = list(dict.fromkeys(data["kind"]))
     for kind in kinds:
         rows = data["kind"] == kind
@@ -183,8 +173,8 @@ def timeline(table: pa.Table, lanes: Sequence[str]) -> go.Figure:
             name=str(kind),
             marker={
                 "size": 11,
-                "symbol": _MARK[kinds.index(kind) % len(_MARK)],
-                "color": [colour.get(name, GREY) for name in data["channel"][rows]],
+                "symbol": style.MARK[kinds.index(kind) % len(style.MARK)],
+                "color": [colour.get(name, style.GREY) for name in data["channel"][rows]],
             },
             customdata=data["text"][rows],
             hovertemplate="%{x|%d %b %Y, %H:%M}<br>%{customdata}<extra>%{fullData.name}</extra>",
@@ -202,25 +192,25 @@ def ablations(table: pa.Table, currency: str = "") -> go.Figure:
         table: Columns name, value, lower, upper (money per decision; unknown rows are left out).
         currency: Unit of the money.
     """
-    data = _columns(table, "ablations", ("name", "value", "lower", "upper"))
-    figure = _figure(_unit("Difference per decision", currency), "")
+    data = style.columns(table, "ablations", ("name", "value", "lower", "upper"))
+    figure = style.figure(style.unit("Difference per decision", currency), "")
     known = ~np.isnan(data["value"])
     if not known.any():
-        return _empty(figure)
+        return style.empty(figure)
     for i in np.flatnonzero(known)[::-1]:
         middle, low, high = (data[part][i : i + 1] for part in ("value", "lower", "upper"))
-        colour = BLUE if low[0] > 0 else RED if high[0] < 0 else GREY
+        colour = style.BLUE if low[0] > 0 else style.RED if high[0] < 0 else style.GREY
         figure.add_scatter(
             x=middle,
             y=[data["name"][i]],
             mode="markers",
             marker={"color": colour, "size": 13},
-            error_x={**_whiskers(middle, low, high), "thickness": 2.5, "width": 8, "color": colour},
+            error_x={**style.whiskers(middle, low, high), "thickness": 2.5, "width": 8, "color": colour},
             customdata=[[low[0], high[0]]],
             hovertemplate="%{x:+.3g} (%{customdata[0]:+.3g} to %{customdata[1]:+.3g})<extra>%{y}</extra>",
         )
     figure.update_layout(height=52 * int(known.sum()) + 110, showlegend=False)
-    return _zero_line(figure, "v")
+    return style.zero_line(figure, "v")
 
 
 def shares(table: pa.Table, names: tuple[str, str], x: str) -> go.Figure:
@@ -232,11 +222,11 @@ def shares(table: pa.Table, names: tuple[str, str], x: str) -> go.Figure:
         x: Title of the axis.
     """
     label, value = names
-    data = _columns(table, "shares", names)
-    figure = _figure(x, "")
+    data = style.columns(table, "shares", names)
+    figure = style.figure(x, "")
     if not table.num_rows:
-        return _empty(figure)
-    colour = colours([str(name) for name in data[label]])
+        return style.empty(figure)
+    colour = style.colours([str(name) for name in data[label]])
     figure.add_bar(
         y=data[label][::-1],
         x=data[value][::-1],
@@ -254,13 +244,13 @@ def nothing(table: pa.Table) -> go.Figure:
     Args:
         table: Columns segment, n, n_nothing of the `value_finder` table.
     """
-    data = _columns(table, "value_finder", ("segment", "n", "n_nothing"))
-    figure = _figure("Customers", "")
+    data = style.columns(table, "value_finder", ("segment", "n", "n_nothing"))
+    figure = style.figure("Customers", "")
     if not table.num_rows:
-        return _empty(figure)
+        return style.empty(figure)
     names = [str(name) for name in data["segment"][::-1]]
     parts: Mapping[str, tuple[str, str]] = {
-        "nothing worth offering": (ORANGE, "/"), "something worth offering": (BLUE, "")
+        "nothing worth offering": (style.ORANGE, "/"), "something worth offering": (style.BLUE, "")
     }  # fmt: skip
     values = (data["n_nothing"][::-1], (data["n"] - data["n_nothing"])[::-1])
     for (name, (colour, shape)), value in zip(parts.items(), values):

@@ -6,18 +6,7 @@ import numpy as np
 import plotly.graph_objects as go
 import pyarrow as pa
 
-from nba.plots import (
-    BLUE,
-    ORANGE,
-    _columns,
-    _dashed,
-    _empty,
-    _figure,
-    _time_axis,
-    _unit,
-    _zero_line,
-    colours,
-)
+from nba.plots import style
 
 
 def sequence(table: pa.Table, currency: str = "") -> go.Figure:
@@ -27,13 +16,13 @@ def sequence(table: pa.Table, currency: str = "") -> go.Figure:
         table: Columns arm, looked_at, effect, lower, upper of the `looks` table, of one metric.
         currency: Unit of the metric where it is money.
     """
-    data = _columns(table, "looks", ("arm", "looked_at", "effect", "lower", "upper"))
-    figure = _figure("Look", _unit("Effect per customer so far", currency))
+    data = style.columns(table, "looks", ("arm", "looked_at", "effect", "lower", "upper"))
+    figure = style.figure("Look", style.unit("Effect per customer so far", currency))
     known = ~np.isnan(data["effect"])
     if not known.any():
-        return _empty(figure)
+        return style.empty(figure)
     arms = sorted(set(data["arm"][known]))
-    colour = colours(arms)
+    colour = style.colours(arms)
     for arm in arms:
         rows = np.flatnonzero(known & (data["arm"] == arm))
         rows = rows[np.argsort(data["looked_at"][rows])]
@@ -61,7 +50,7 @@ def sequence(table: pa.Table, currency: str = "") -> go.Figure:
             "<extra>%{fullData.name}</extra>",
         )
     moments = np.unique(data["looked_at"][known])
-    return _zero_line(_time_axis(figure, moments), "h")
+    return style.zero_line(style.time_axis(figure, moments), "h")
 
 
 def power(table: pa.Table, goal: float = 0.8, currency: str = "") -> go.Figure:
@@ -72,19 +61,19 @@ def power(table: pa.Table, goal: float = 0.8, currency: str = "") -> go.Figure:
         goal: Drawn as a line.
         currency: Unit of the metric where it is money.
     """
-    data = _columns(table, "power", ("effect", "power"))
-    figure = _figure(_unit("True effect per customer", currency), "Chance to see it")
+    data = style.columns(table, "power", ("effect", "power"))
+    figure = style.figure(style.unit("True effect per customer", currency), "Chance to see it")
     if not table.num_rows:
-        return _empty(figure)
+        return style.empty(figure)
     figure.add_scatter(
         x=data["effect"],
         y=data["power"],
         mode="lines",
-        line={"color": BLUE, "width": 3},
+        line={"color": style.BLUE, "width": 3},
         name="power",
         hovertemplate="effect %{x:.3g}: seen in %{y:.0%} of cases<extra></extra>",
     )
-    figure.add_hline(y=goal, line=_dashed())
+    figure.add_hline(y=goal, line=style.dashed())
     return figure.update_yaxes(tickformat=".0%", range=[0, 1.02]).update_layout(showlegend=False)
 
 
@@ -95,13 +84,13 @@ def detectable(table: pa.Table, currency: str = "") -> go.Figure:
         table: Columns days, mde, mde_adjusted (unit of the metric).
         currency: Unit of the metric where it is money.
     """
-    data = _columns(table, "detectable", ("days", "mde", "mde_adjusted"))
-    figure = _figure("Days", _unit("Smallest visible effect per customer", currency))
+    data = style.columns(table, "detectable", ("days", "mde", "mde_adjusted"))
+    figure = style.figure("Days", style.unit("Smallest visible effect per customer", currency))
     if not table.num_rows:
-        return _empty(figure)
+        return style.empty(figure)
     parts: Mapping[str, tuple[str, str, str]] = {
-        "mde_adjusted": ("with adjustment", BLUE, "circle"),
-        "mde": ("without adjustment", ORANGE, "square"),
+        "mde_adjusted": ("with adjustment", style.BLUE, "circle"),
+        "mde": ("without adjustment", style.ORANGE, "square"),
     }
     for column, (name, colour, mark) in parts.items():
         figure.add_scatter(

@@ -470,8 +470,8 @@ def test_reasons_of_attribution_and_value_are_told_in_spanish(monkeypatch: pytes
 def test_every_phrase_of_a_figure_is_in_every_language() -> None:
     folder = Path(plots.__file__).parent
     text = "\n".join(path.read_text(encoding="utf-8") for path in folder.glob("*.py"))
-    titles = re.findall(r'_(?:figure|unit)\(\s*"([^"]+)"', text) + re.findall(
-        r'_figure\("[^"]*", "([^"]+)"', text
+    titles = re.findall(r'style\.(?:figure|unit)\(\s*"([^"]+)"', text) + re.findall(
+        r'style\.figure\("[^"]*", "([^"]+)"', text
     )
     assert len(titles) > 25
     assert set(titles) <= {english for english, _ in phrases("es")}
