@@ -14,7 +14,7 @@ from benchmarks.record import all_benchmarks, table, write
 
 def main(names: list[str]) -> int:
     """Run the named benchmarks, print their tables, and keep their results; 2 for an unknown name."""
-    skip = {"__main__", "record", "own_cube"}
+    skip = {"__main__", "record", "own_cube", "serving_worlds"}
     found = [m.name for m in pkgutil.iter_modules(benchmarks.__path__) if m.name not in skip and not m.ispkg]
     known = all_benchmarks({name: importlib.import_module(f"benchmarks.{name}") for name in found})
     wanted = sorted(known) if names == ["all"] else names
