@@ -1,5 +1,6 @@
 """Share the margin of orders among the touches before them, by every method of the workspace."""
 
+from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import pyarrow.parquet as pq
 
 from nba import settings, tables
 from nba.attribution import aggregated, credit, markov, paths, report
-from nba.errors import DataError, MissingError
+from nba.errors import DataError, MissingError, SettingsError
 from nba.history import History
 from pipelines.progress import Progress
 
@@ -63,16 +64,18 @@ def _offers(workspace: Path, config: settings.Settings) -> pa.Table:
     return settings.read_catalog(workspace, config).to_tables()[1]
 
 
-def attribute_paths(source: Path, target: Path) -> pa.Table:
+def attribute_paths(source: Path, target: Path, intent: Sequence[str] = ()) -> pa.Table:
     """Credit a CSV of path counts (path, total_conversions, total_conversion_value, total_null).
 
     Args:
         source: One row per path, channels separated by `>`; value and nulls may be absent.
         target: Parquet file to write: method, channel, conversions, value, reason. The transitions of the
             Markov chains go beside it, as `<name>_transitions.parquet`.
+        intent: Channels that only follow intent; every method is then also run without them (`_ads`).
 
     Raises:
         MissingError: when the file is absent.
+        SettingsError: when it has no such intent channel, or no other.
         DataError: when it has no paths or conversions, or they cannot be read; nothing is written then.
     """
     if not source.is_file():
@@ -81,7 +84,13 @@ def attribute_paths(source: Path, target: Path) -> pa.Table:
     given = {n: table[n].to_numpy() for n in table.column_names if n != "path"}
     won = given["total_conversions"]
     walks = markov.walks(table["path"], won, given.get("total_null", 0 * won))
-    out = aggregated.credits(walks, given.get("total_conversion_value"))
+    unknown = [name for name in intent if name not in walks.channels]
+    if unknown or set(walks.channels) <= set(intent):
+        found = f"no channel is called {unknown}" if unknown else "every channel follows intent"
+        raise SettingsError(
+            f"{source}: {found}; its channels are {list(walks.channels)}", "Name some of them."
+        )
+    out = aggregated.credits(walks, given.get("total_conversion_value"), intent)
     target.parent.mkdir(parents=True, exist_ok=True)
     chains = [(i, markov.fit(walks, i).table()) for i in (1, 2, 3)]
     steps = [c.append_column("order", pa.array([i] * c.num_rows, pa.int64())) for i, c in chains]

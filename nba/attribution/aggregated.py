@@ -1,5 +1,7 @@
 """Attribution of path counts: a file of paths with conversions and nulls, without customers or times."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
@@ -10,13 +12,16 @@ from nba.attribution.markov import Walks
 Array = NDArray[np.float64]
 
 
-def credits(walks: Walks, value: Array | None = None) -> pa.Table:  # noqa: A001
+def credits(walks: Walks, value: Array | None = None, intent: Sequence[str] = ()) -> pa.Table:  # noqa: A001
     """Credit conversions and their value to channels by every method that needs no times.
 
     Args:
         walks: Journeys with the number of conversions and nulls of each.
         value: Money of each journey's conversions, shape (n,); absent, only conversions are credited.
             Models credit it in proportion to conversions, rules path by path.
+        intent: Channels that only follow intent. With any, every method is also run on the others alone, as
+            if these were not there, under its name with `_ads`; conversions that only intent channels touched
+            are then nobody's.
 
     Returns:
         method, channel, conversions, value (null where not given), reason.
@@ -26,6 +31,25 @@ def credits(walks: Walks, value: Array | None = None) -> pa.Table:  # noqa: A001
         >>> credits(two).filter(pa.compute.field("method") == "linear")["conversions"].to_pylist()
         [0.5, 1.5]
     """
+    parts = [_table(walks, value, "")]
+    if set(intent) & set(walks.channels):
+        parts.append(_table(*_only_ads(walks, value, intent), "_ads"))
+    return pa.concat_tables(parts)
+
+
+def _only_ads(walks: Walks, value: Array | None, intent: Sequence[str]) -> tuple[Walks, Array | None]:
+    is_ad = ~np.isin(walks.channels, list(intent))
+    stays = is_ad[walks.code]
+    n = len(walks.length)
+    length = np.bincount(np.repeat(np.arange(n), walks.length)[stays], minlength=n)
+    has = length > 0
+    names = tuple(name for name, ad in zip(walks.channels, is_ad) if ad)
+    code = (np.cumsum(is_ad) - 1)[walks.code[stays]]
+    kept = Walks(names, code, length[has], walks.conversions[has], walks.nulls[has])
+    return kept, None if value is None else value[has]
+
+
+def _table(walks: Walks, value: Array | None, suffix: str) -> pa.Table:
     k = len(walks.channels)
     end = np.cumsum(walks.length)
     begin = end - walks.length
@@ -51,14 +75,14 @@ def credits(walks: Walks, value: Array | None = None) -> pa.Table:  # noqa: A001
         rows.append((name, credit * walks.conversions.sum(), money, reason))
     return pa.table(
         {
-            "method": [name for name, *_ in rows for _ in range(k)],
-            "channel": list(walks.channels) * len(rows),
+            "method": pa.array([name + suffix for name, *_ in rows for _ in range(k)], pa.string()),
+            "channel": pa.array(list(walks.channels) * len(rows), pa.string()),
             "conversions": pa.array(np.concatenate([won for _, won, _, _ in rows]), from_pandas=True),
             "value": pa.array(
                 np.concatenate([np.full(k, np.nan) if m is None else m for _, _, m, _ in rows]),
                 from_pandas=True,
             ),
-            "reason": [reason for *_, reason in rows for _ in range(k)],
+            "reason": pa.array([reason for *_, reason in rows for _ in range(k)], pa.string()),
         }
     )
 

@@ -149,11 +149,14 @@ def _returns(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def attribute_paths(
     source: Annotated[Path, typer.Argument(help="CSV of path counts, may be gzipped.", show_default=False)],
     target: Annotated[Path, typer.Option("--out", help="Parquet file to write.")] = Path("credits.parquet"),
+    intent: Annotated[
+        list[str] | None, typer.Option(help="A channel that only follows intent; may be given repeatedly.")
+    ] = None,
 ) -> None:
     """Credit a file of path counts (path, total_conversions, total_conversion_value, total_null)."""
     from pipelines import attribute as step
 
-    table = run(lambda _: step.attribute_paths(source, target)).to_pylist()
+    table = run(lambda _: step.attribute_paths(source, target, intent or ())).to_pylist()
     shown: dict[str, dict[str, Any]] = {}
     for row in table:
         shown.setdefault(row["channel"], {"channel": row["channel"]})[row["method"]] = row["conversions"]

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from nba.attribution import markov, shapley
 from nba.attribution.markov import walks
-from nba.errors import DataError
+from nba.errors import DataError, SettingsError
 from pipelines import attribute, cli
 
 # by hand
@@ -211,6 +211,26 @@ def test_a_file_of_paths_runs_by_a_command(tmp_path: Path) -> None:
     (tmp_path / "x.csv").write_text("path,total_conversions\na,-1\n")
     with pytest.raises(DataError, match="total_conversions holds 1 numbers that are unknown or negative"):
         attribute.attribute_paths(tmp_path / "x.csv", tmp_path / "y.parquet")
+
+
+def test_a_file_of_paths_is_also_credited_without_intent_channels(tmp_path: Path) -> None:
+    source, target = tmp_path / "x.csv", tmp_path / "y.parquet"
+    source.write_text("path,total_conversions,total_conversion_value\na > direct,3,30\ndirect,2,20\nb,1,5\n")
+    done = CliRunner().invoke(
+        cli.app, ["attribute-paths", str(source), "--out", str(target), "--intent", "direct"]
+    )
+    assert done.exit_code == 0, done.output
+    rows = pq.read_table(target).to_pylist()
+    got = {(r["method"], r["channel"]): (r["conversions"], r["value"]) for r in rows}
+    assert got["last", "direct"] == (5, 50)
+    for method in ("last_ads", "linear_ads", "shapley_count_ads"):
+        assert (got[method, "a"][0], got[method, "b"][0]) == (3, 1)
+        assert (method, "direct") not in got
+    assert got["last_ads", "a"] == (3, 30)
+    alone = markov.walks(pa.array(["a", "b"]), np.array([3.0, 1.0]), np.zeros(2))
+    assert got["markov_1_ads", "a"][0] == pytest.approx(4 * markov.fit(alone, 1).credit[0])
+    with pytest.raises(SettingsError, match="no channel is called"):
+        attribute.attribute_paths(source, target, ("direkt",))
 
 
 @pytest.mark.parametrize(
