@@ -25,6 +25,7 @@ def attribute(workspace: Path, at: datetime, *, progress: Progress) -> pa.Table:
 
     Raises:
         MissingError: when the workspace holds no orders or no touches yet.
+        SettingsError: when `attribution.holdouts` names an experiment that nobody knows.
     """
     config = settings.read(workspace)
     given = config.attribution
@@ -33,6 +34,7 @@ def attribute(workspace: Path, at: datetime, *, progress: Progress) -> pa.Table:
     history.paths("orders")
     history.paths("touches")
     history.check_before("orders", "ordered_at", at)
+    _check_holdouts(history, config)
     with history.as_of(at) as snapshot:
         done = progress.step("following customers to their orders", total=1)
         snapshot.connection.register("offers", offers)
@@ -55,6 +57,17 @@ def attribute(workspace: Path, at: datetime, *, progress: Progress) -> pa.Table:
         }
     )
     return table
+
+
+def _check_holdouts(history: History, config: settings.Settings) -> None:
+    known = {experiment.experiment_id for experiment in config.experiments}
+    if history.has("assignments"):
+        rows = history.sql("select distinct experiment_id from assignments")
+        known |= set(rows["experiment_id"].to_pylist())
+    unknown = {c: e for c, e in config.attribution.holdouts.items() if e not in known}
+    if unknown:
+        found = f"attribution.holdouts names {unknown}; expected experiments among {sorted(known)}"
+        raise SettingsError(found, "Name experiments of the workspace whose arm `holdout` is never served.")
 
 
 def _offers(workspace: Path, config: settings.Settings) -> pa.Table:

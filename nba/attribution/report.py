@@ -51,7 +51,7 @@ class Built(NamedTuple):
 
 def caused(
     connection: duckdb.DuckDBPyConnection, given: Attribution, channels: tuple[str, ...], at: datetime
-) -> Estimates:
+) -> tuple[Estimates, dict[str, float]]:
     """Estimate what channels caused, from every design that the history carries.
 
     Args:
@@ -64,28 +64,34 @@ def caused(
     Returns:
         (period, measure) to the estimate, measure being margin, orders or marginal (of one more contact);
         the period `all` combines randomised and observed estimates, months are randomised only, `total` is
-        all contact together.
+        all contact together. And the channels whose estimate speaks of logged contacts alone, with the part
+        of all their contacts that those are.
     """
     logged.speak(connection)
     randomised = logged.estimate(connection, "channel", channels)
     out = {key: value for key, value in randomised.items() if key[1] == "marginal"}
     held = _held(connection, given, channels)
+    own = _scoped(connection, channels, held)
     for measure in ("margin", "orders"):
         whole = _first_known(held.get(measure), randomised.get((WHOLE, measure)), len(channels))
         seen = incremental.observed(_days(connection, given, channels, at, measure))
-        seen = _scaled(seen, channels, scoped(connection, given))
+        seen = _scaled(seen, channels, own)
         out[WHOLE, measure] = incremental.combine(whole, seen)
         out |= {key: value for key, value in randomised.items() if key[0] != WHOLE and key[1] == measure}
         total = _total(connection, measure)
         if total is not None:
             out[TOTAL, measure] = total
-    return out
+    return out, own
 
 
-def scoped(connection: duckdb.DuckDBPyConnection, given: Attribution) -> dict[str, float]:
-    """Find the channels whose estimate speaks of logged contacts alone, and of which part of all contacts."""
+def _scoped(
+    connection: duckdb.DuckDBPyConnection, channels: tuple[str, ...], held: dict[str, Caused]
+) -> dict[str, float]:
+    # What a holdout measures speaks of every contact; a holdout that is not known yet measures nothing.
+    known = np.isfinite(held["margin"].value) if held else np.zeros(len(channels), dtype=bool)
+    measured = {name for name, is_known in zip(channels, known) if is_known}
     rows = connection.execute(_SPOKEN_PART).fetchall()
-    return {name: part for name, part in rows if part > 0 and name not in given.holdouts}
+    return {name: part for name, part in rows if part > 0 and name not in measured}
 
 
 def build(
@@ -111,12 +117,11 @@ def build(
         row[0] for row in connection.execute("select distinct channel from contacts order by 1").fetchall()
     )
     actions = tuple(row[0] for row in connection.execute(_ACTIONS).fetchall())
-    estimates = caused(connection, given, channels, at)
+    estimates, own = caused(connection, given, channels, at)
     levels = {
         "channel": (channels, estimates),
         "action": (actions, logged.estimate(connection, "action", actions)),
     }
-    own = scoped(connection, given)
     spent = _spent(connection, given, own)
     rows: list[dict[str, Any]] = []
     for method, channel, period, conversions, credit, spoken, ours, revenue in connection.execute(

@@ -157,10 +157,13 @@ def attribute_paths(
     from pipelines import attribute as step
 
     table = run(lambda _: step.attribute_paths(source, target, intent or ())).to_pylist()
-    shown: dict[str, dict[str, Any]] = {}
-    for row in table:
-        shown.setdefault(row["channel"], {"channel": row["channel"]})[row["method"]] = row["conversions"]
-    show("Conversions credited by each method", list(shown.values()))
+    for title, is_ads in (("each method", False), ("each method, without the channels of intent", True)):
+        shown: dict[str, dict[str, Any]] = {}
+        for row in (r for r in table if r["method"].endswith("_ads") is is_ads):
+            own = shown.setdefault(row["channel"], {"channel": row["channel"]})
+            own[row["method"].removesuffix("_ads")] = row["conversions"]
+        if shown:
+            show(f"Conversions credited by {title}", list(shown.values()))
     for method, reason in dict.fromkeys((row["method"], row["reason"]) for row in table if row["reason"]):
         out.print(f"{method}: {reason}")
     out.print(f"Written to {target}; transitions of the chains beside it.")

@@ -8,6 +8,7 @@ import pytest
 from nba import tables
 from nba.attribution import incremental, returns
 from nba.attribution.incremental import Caused, combine, decided, held_out, observed
+from nba.errors import SettingsError
 from nba.histories import simulated_paths as worlds
 from nba.history import History
 from pipelines import attribute
@@ -290,3 +291,19 @@ def test_credit_and_cost_are_compared_on_the_contacts_that_the_estimate_speaks_o
     calibrated = [r for r in credits if r["method"] == "linear_calibrated" and r["channel"] == "email"]
     assert sum(r["credit"] for r in calibrated) == pytest.approx(mail["incremental"])
     assert {r["share"] for r in calibrated} == {1.0}
+    # A holdout that holds nobody yet changes nothing; one that nobody knows is a mistake.
+    arms = '{name = "holdout", share = 0.5, policy = "none"}, {name = "a", share = 0.5, policy = "champion"}'
+    soon = (
+        '[[experiments]]\nexperiment_id = "soon"\ncontrol = "holdout"\nstarts_at = 2026-03-01T00:00:00Z\n'
+        f'arms = [{arms}]\nmetrics = [{{name = "m", numerator = "margin", role = "primary"}}]\n'
+    )
+    with (tmp_path / "nba.toml").open("a") as file:
+        file.write('holdouts = {email = "soon"}\n' + soon)
+    attribute.attribute(tmp_path, at, progress=silent())
+    rows = History.read(tmp_path).table("attribution").to_pylist()
+    again = next(r for r in rows if (r["method"], r["channel"], r["period"]) == ("linear", "email", "all"))
+    assert (again["compared"], again["cost"]) == (mail["compared"], mail["cost"])
+    text = (tmp_path / "nba.toml").read_text()
+    (tmp_path / "nba.toml").write_text(text.replace('email = "soon"', 'email = "never"'))
+    with pytest.raises(SettingsError, match=r"names \{'email': 'never'\}; expected experiments among"):
+        attribute.attribute(tmp_path, at, progress=silent())
