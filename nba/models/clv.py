@@ -19,6 +19,7 @@ from nba.errors import SettingsError
 from nba.history import Snapshot
 from nba.models import clv_counts, clv_spend
 from nba.models.clv_counts import CountModel
+from nba.models.clv_intervals import MOST as MOST_DRAWS
 from nba.models.clv_intervals import intervals
 from nba.models.clv_ml import Correction, Log, Seen, TwoPart, features, follow, look
 from nba.models.clv_spend import SpendModel
@@ -355,14 +356,16 @@ def margin_of(spend: SpendModel, seen: Seen, how: str) -> Array:
     return spend.expected(*_margins(seen, how))
 
 
-def span(model: Forecaster, seen: Seen, horizon: float, value: Array, seed: int) -> dict[str, Array]:
+def span(
+    model: Forecaster, seen: Seen, horizon: float, value: Array, seed: int, most: int = MOST_DRAWS
+) -> dict[str, Array]:
     """Give the ends of 90% prediction intervals of orders and of value (`nba.models.clv_intervals`)."""
     out: dict[str, Array] = {}
     for rows, counts in model.by_stratum(seen):
         part = seen.at(rows)
         alike = clv_counts.compress(part.n_repeat, part.recency, part.age)
         factor, margins = model.correction.factor(features(part)), _margins(part, model.choice.spend)
-        ends = intervals(counts, model.spend, alike, factor, margins, value[rows], horizon, seed)
+        ends = intervals(counts, model.spend, alike, factor, margins, value[rows], horizon, seed, most)
         for name, values in ends.items():
             out.setdefault(name, np.empty(len(value)))[rows] = values
     return out

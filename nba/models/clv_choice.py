@@ -84,7 +84,7 @@ def choose(log: Log, at: float, horizon: float) -> Chosen:
     losses = {name: _poisson_loss(count, np.concatenate(found)) for name, found in orders.items()}
     best = departs(losses, first, who, stretch, "orders", rows)
     picked = fitted[0][best].choice
-    values = _values(origins, orders[best], picked)
+    values = _values(origins, orders[best], [found[best] for found in fitted])
     margin = np.concatenate([o.margin for o in origins])
     scale = max(float(margin[margin > 0].mean()) if (margin > 0).any() else 1.0, 1e-9)
     value_losses = {
@@ -148,7 +148,9 @@ def _origins(past: Log, at: float, horizon: float) -> list[_Origin]:
 def _candidates(origin: _Origin, default: Choice) -> dict[str, Forecaster]:
     out: dict[str, Forecaster] = {}
     for kind in (default.kind, *(k for k in clv_counts.KINDS if k != default.kind)):
-        model = fit(origin.past, origin.cut, origin.until - origin.cut, default._replace(kind=kind))
+        # The default's kind is nearly always chosen: its two-part model is made in the same fit.
+        wanted = default._replace(kind=kind, value="two_part" if kind == default.kind else default.value)
+        model = fit(origin.past, origin.cut, origin.until - origin.cut, wanted)
         if not model.is_known or (model.counts.kind == "nbd" and out):
             continue  # at its limit it is the NBD that stands there already, or nothing better
         out[f"{kind}+trees"] = model
@@ -163,9 +165,14 @@ def _candidates(origin: _Origin, default: Choice) -> dict[str, Forecaster]:
     return out
 
 
-def _values(origins: list[_Origin], orders: list[Array], picked: Choice) -> dict[str, list[Array]]:
+def _values(origins: list[_Origin], orders: list[Array], best: list[Forecaster]) -> dict[str, list[Array]]:
     out: dict[str, list[Array]] = {"all": [], "repeat": [], "blend": []}
-    two = [fit(o.past, o.cut, o.until - o.cut, picked._replace(value="two_part")) for o in origins]
+    two = [
+        model
+        if model.choice.value == "two_part"
+        else fit(o.past, o.cut, o.until - o.cut, model.choice._replace(value="two_part"))
+        for o, model in zip(origins, best)
+    ]
     is_able = all(model.two_part is not None for model in two)
     for o, expected, model in zip(origins, orders, two):
         each = {s: expected * margin_of(spend_of(o.past, o.cut, s), o.seen, s) for s in ("all", "repeat")}
@@ -182,7 +189,7 @@ def _shaped(o: _Origin, model: Forecaster, picked: Choice, value: Array) -> dict
     # Intervals as a forecast at the origin would have given them.
     if picked.spend == "repeat":
         model = model._replace(spend=spend_of(o.past, o.cut, "repeat"), choice=picked)
-    return span(model, o.seen, o.until - o.cut, value, seed=0)
+    return span(model, o.seen, o.until - o.cut, value, seed=0, most=100)
 
 
 def _judged(

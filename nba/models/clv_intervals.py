@@ -21,7 +21,7 @@ _BLOCK = 20_000
 
 def intervals(
     counts: CountModel, spend: SpendModel, rows: Rows, factor: Array, seen: tuple[Array, Array], value: Array,
-    horizon: float, seed: int,
+    horizon: float, seed: int, most: int = MOST,
 ) -> dict[str, Array]:  # fmt: skip
     """Draw futures and give the ends between which 90% of them lie.
 
@@ -35,13 +35,14 @@ def intervals(
             discount and whatever else the forecast knows.
         horizon: In the unit of time of the rows.
         seed: Of the draws.
+        most: Futures of each customer, at most.
 
     Returns:
         orders_lower, orders_upper, clv_lower, clv_upper, shapes (n,).
     """
     u = len(rows.weight)
     by_row = np.bincount(rows.inverse, factor, u) / rows.weight
-    size = int(np.clip(_DRAWS / max(u, 1), FEWEST, MOST))
+    size = int(np.clip(_DRAWS / max(u, 1), FEWEST, most))
     low, high = round((1 - LEVEL) / 2 * size), size - 1 - round((1 - LEVEL) / 2 * size)
     rng = np.random.default_rng(seed)
     drawn = counts.draw(rng, rows, horizon, by_row, size)
