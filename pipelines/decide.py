@@ -8,10 +8,10 @@ was logged is delivered, and what was not logged is decided anew, with the same 
 import re
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -23,7 +23,7 @@ from nba.experiments import declared, facts
 from nba.features import table as features
 from nba.history import History, Snapshot
 from nba.models.scorer import Scorer
-from nba.policy import arbitrate, limits
+from nba.policy import arbitrate, limits, rules
 from nba.serving import decide as serving
 from nba.serving import delivery, engines, jobs, spark, stream, writing
 from pipelines.lock import locked
@@ -67,6 +67,7 @@ def decide(
     *,
     corrects: str | None = None,
     engine: str = "local",
+    audience: str | None = None,
     progress: Progress | None = None,
 ) -> DecideReport:
     """Decide and deliver one batch; the same batch again changes nothing.
@@ -77,16 +78,19 @@ def decide(
         batch_id: Names the batch; from `at` if absent.
         corrects: A delivered batch that this one takes the place of.
         engine: local, spark, or the URL of a Spark master such as `local[2]`.
+        audience: Condition over columns of `customers`, such as `a_country = 'ES' and can_email`; customers
+            who do not fulfil it are not decided for. All are if absent.
         progress: Where to report.
 
     Raises:
         MissingError: when there are no customers yet.
         DataError: when the batch was decided at another moment, or `at` is not after the last batch.
         BusyError: when another run works on the workspace.
+        SettingsError: when the audience names what is not there.
     """
     with locked(workspace, f"decide {batch_id or batch_name(at)}"):
         chosen = engines.Local() if engine == "local" else spark.Spark(spark.session(_master(engine)))
-        return _decide(workspace, at, batch_id, corrects, chosen, progress or silent())
+        return _decide(workspace, at, batch_id, _Asked(corrects, audience, chosen), progress or silent())
 
 
 def _master(engine: str) -> str | None:
@@ -95,14 +99,16 @@ def _master(engine: str) -> str | None:
     return None if engine == "spark" else engine
 
 
+class _Asked(NamedTuple):
+    corrects: str | None
+    audience: str | None
+    engine: engines.Engine
+
+
 def _decide(
-    workspace: Path,
-    at: datetime,
-    batch_id: str | None,
-    corrects: str | None,
-    engine: engines.Engine,
-    progress: Progress,
+    workspace: Path, at: datetime, batch_id: str | None, asked: _Asked, progress: Progress
 ) -> DecideReport:
+    corrects, audience, engine = asked
     config = settings.read(workspace)
     history = History.read(workspace)
     batch_id = batch_id or batch_name(at)
@@ -117,18 +123,26 @@ def _decide(
     with history.as_of(at) as snapshot:
         # A column that is not there now would leave an experiment without its readout at the end.
         facts.check_segments(snapshot, *_open(config, at))
-        ids = _reachable(snapshot)
+        ids = _reachable(snapshot, audience)
         if len(ids) > config.delivery.stream_above or isinstance(engine, spark.Spark):
             nuisance = arbitrate.nuisance(snapshot, catalog, config.reward)
             spent = limits.spent_today(snapshot, catalog, config.workspace.timezone)
             moment = snapshot.at
-            job = jobs.Job(batch_id, moment, catalog, config, models, nuisance, moment, corrects, spent)
-            staged, logged, notes = _part_by_part(job, snapshot, ids, root, engine, progress)
+            job = jobs.Job(
+                batch_id, moment, catalog, config, models, nuisance, moment, corrects, spent, audience
+            )
+            try:
+                staged, logged, notes = _part_by_part(job, snapshot, ids, root, engine, progress)
+            except BaseException:
+                shutil.rmtree(_feature_folder(root, batch_id), ignore_errors=True)
+                raise
         else:
             step = progress.step(f"deciding {batch_id}", total=3)
             seen = features.build(snapshot, ids)
             step(1)
             batch = serving.decide(snapshot, seen, catalog, config, models, batch_id)
+            if audience is not None:
+                batch = replace(batch, notes=(*batch.notes, f"audience: {audience}"))
             step(1)
             staged = delivery.stage(batch, root, formats=config.delivery.formats, corrects=corrects)
             logged, notes = _logged(batch), batch.notes
@@ -222,9 +236,18 @@ def _with_retired(history: History, name: str, current: pa.Table) -> pa.Table:
     )
 
 
-def _reachable(snapshot: Snapshot) -> pa.Array:
+def _reachable(snapshot: Snapshot, audience: str | None = None) -> pa.Array:
     # Visitors whom orchestration cannot name are nobody's to decide for, and would only dilute every mean.
-    known = snapshot.sql("select customer_id from customers where external_id is not null order by 1")
+    wanted = ""
+    if audience is not None:
+        rules.check(audience, snapshot.sql("from customers limit 0").column_names)
+        wanted = f"and ({audience})"
+    query = f"select customer_id from customers where external_id is not null {wanted} order by 1"
+    known = snapshot.sql(query)
+    if not known.num_rows and wanted:
+        raise MissingError(
+            f"no customer known at {snapshot.at.isoformat()} fulfils {audience!r}", "Widen the audience."
+        )
     if not known.num_rows:
         raise MissingError(
             f"no customer known at {snapshot.at.isoformat()} has an id that orchestration knows",

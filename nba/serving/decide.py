@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from nba import draws, settings, tables
 from nba.catalog import NONE, Catalog
-from nba.errors import DataError, MissingError
+from nba.errors import DataError, MissingError, listed
 from nba.experiments import design
 from nba.history import Snapshot
 from nba.policy import arbitrate, explore, windows
@@ -60,6 +60,22 @@ class Scorer(Protocol):
 
     def scores(self, features: pa.Table, catalog: Catalog) -> Scores:
         """Score every customer of a features table for every column of the catalog."""
+
+
+def check_features(models: Mapping[str, Scorer], columns: Sequence[str]) -> None:
+    """See that the features are there that the models read: what a model misses it would take as unknown.
+
+    Raises:
+        DataError: naming every model and feature.
+    """
+    faults = []
+    for alias, model in models.items():
+        lacking = sorted(set(getattr(model, "names", ())) - set(columns))
+        if lacking:
+            faults.append(f"the {alias} ({model.model_id}) reads {lacking}, which the features lack")
+    if faults:
+        hint = "Declare these features again, or train and promote a model without them."
+        raise listed(faults, "the registered models do not fit the features", hint)
 
 
 class Rule(NamedTuple):
@@ -160,8 +176,10 @@ def decide(
         batch_id: Names the batch; part of every draw.
 
     Raises:
-        DataError: when there is no customer, or a channel of the catalog has no consent column.
+        DataError: when there is no customer, a feature that a model reads is missing, or a channel of the
+            catalog has no consent column.
     """
+    check_features(models, features.column_names)
     at, customer_ids = snapshot.at, features["customer_id"].combine_chunks()
     ids: list[str] = customer_ids.to_pylist()
     if not ids:

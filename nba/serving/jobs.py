@@ -27,6 +27,7 @@ class Job:
         nuisance: Price of a contact's risk, money, shape (k,).
         spent: Choices of each treatment earlier on the day, shape (k,); none if absent.
         corrects: The batch that this one takes the place of.
+        audience: Condition that the customers fulfil; all are decided for if absent.
     """
 
     batch_id: str
@@ -38,6 +39,7 @@ class Job:
     feature_as_of: datetime
     corrects: str | None = None
     spent: Array | None = None
+    audience: str | None = None
 
     @property
     def rules(self) -> tuple[Rule, ...]:

@@ -23,6 +23,7 @@ from nba import draws
 from nba.errors import DataError
 from nba.history import Snapshot
 from nba.serving import delivery
+from nba.serving.decide import check_features
 from nba.serving.drawing import draw_all
 from nba.serving.engines import Engine, Local, Source
 from nba.serving.jobs import Job, Named, Scored, Whole
@@ -60,6 +61,7 @@ def run(
     total = sum(pq.ParquetFile(path).metadata.num_rows for path in features)
     if not total:
         raise DataError(f"no customer is known at {job.at}", "Ingest customers first.")
+    check_features(job.models, pq.read_schema(features[0]).names)
     tell = advance or (lambda _pass, _n: None)
     work = work_folder(root, job.batch_id)
     shutil.rmtree(work, ignore_errors=True)

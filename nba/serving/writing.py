@@ -343,6 +343,8 @@ def _notes(job: Job, drawn: Drawn) -> tuple[str, ...]:
             lost = [f"{channel} {part:.0%}" for channel, part in share.items() if part < 0.99]
             if lost:
                 out.append(f"arm {rule.arm}: limits leave of {what}: {', '.join(lost)}")
+    if job.audience is not None:
+        out.append(f"audience: {job.audience}")
     return tuple(out)
 
 

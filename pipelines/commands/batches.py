@@ -21,16 +21,26 @@ def decide(
     corrects: Annotated[
         str | None, typer.Option("--corrects", help="A delivered batch that this one takes the place of.")
     ] = None,
+    audience: Annotated[
+        str | None,
+        typer.Option(help="Only customers of whom this holds, such as: a_country = 'ES' and can_email."),
+    ] = None,
     engine: Annotated[
         str, typer.Option(help="local, spark (as spark-submit says), or a Spark master's URL.")
     ] = "local",
 ) -> None:
-    """Decide one batch for every customer and deliver it as files with a manifest."""
+    """Decide one batch, for every customer or an audience, and deliver it as files with a manifest."""
     from pipelines import decide as step
 
     report = run(
         lambda progress: step.decide(
-            workspace, moment(at), batch_id, corrects=corrects, engine=engine, progress=progress
+            workspace,
+            moment(at),
+            batch_id,
+            corrects=corrects,
+            engine=engine,
+            audience=audience,
+            progress=progress,
         )
     )
     show(f"Batch {report.batch_id}", report.rows)

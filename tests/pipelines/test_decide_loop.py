@@ -3,6 +3,7 @@
 import shutil
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
+from zoneinfo import ZoneInfo
 
 import numpy as np
 import pyarrow as pa
@@ -10,7 +11,7 @@ import pyarrow.compute as pc
 import pytest
 
 from nba import draws, tables
-from nba.errors import DataError, MissingError
+from nba.errors import DataError, MissingError, SettingsError
 from nba.history import History
 from nba.serving import delivery
 from pipelines import decide, evaluate, feedback, replay
@@ -194,6 +195,52 @@ def test_mistakes_are_named(workspace, tmp_path):
     shutil.rmtree(workspace.root / "tables")
     with pytest.raises(MissingError, match="has no customers yet"):
         decide.decide(workspace.root, AT)
+
+
+@pytest.mark.parametrize("stream_above", [0, 1_000_000])
+def test_an_audience_is_all_that_is_decided_for(workspace, stream_above):
+    with (workspace.root / "nba.toml").open("a") as file:
+        file.write(f"[delivery]\nstream_above = {stream_above}\n")
+    report = decide.decide(workspace.root, AT, "few", audience="external_id in ('x1', 'x5') and can_email")
+    assert "audience: external_id in ('x1', 'x5') and can_email" in report.notes
+    assert delivery.verify(report.folder)["n_decisions"] == 2
+    decided = History.read(workspace.root).table("decisions")["customer_id"].to_pylist()
+    assert sorted(decided) == ["c0001", "c0005"]
+    before = everything(workspace.root)
+    with pytest.raises(SettingsError, match="a_country"):
+        decide.decide(workspace.root, AT + timedelta(days=1), audience="a_country = 'ES'")
+    with pytest.raises(SettingsError, match="not allowed"):
+        decide.decide(workspace.root, AT + timedelta(days=1), audience="(select 1) = 1")
+    with pytest.raises(MissingError, match="fulfils"):
+        decide.decide(workspace.root, AT + timedelta(days=1), audience="external_id = 'nobody'")
+    assert everything(workspace.root) == before
+
+
+@pytest.mark.parametrize("stream_above", [0, 1_000_000])
+def test_a_model_that_reads_other_features_leaves_nothing_behind(workspace, stream_above):
+    with (workspace.root / "nba.toml").open("a") as file:
+        file.write(f"[delivery]\nstream_above = {stream_above}\n")
+    workspace.registered.model = Believer()
+    workspace.registered.model.names = ("f_orders_28", "f_from_elsewhere")
+    before = everything(workspace.root)
+    with pytest.raises(DataError, match="f_from_elsewhere"):
+        decide.decide(workspace.root, AT)
+    (workspace.root / ".lock").unlink()
+    assert everything(workspace.root) == before
+    assert not any((workspace.root / "decisions").glob("**/manifest.json"))
+    workspace.registered.model = None
+    delivery.verify(decide.decide(workspace.root, AT).folder)
+
+
+def test_batches_go_forward_through_the_hour_that_comes_twice(workspace):
+    summer, winter = (datetime(2026, 10, 25, 2, 30, tzinfo=ZoneInfo("Europe/Madrid"), fold=f) for f in (0, 1))
+    first = decide.decide(workspace.root, summer)
+    second = decide.decide(workspace.root, winter)
+    assert (first.batch_id, second.batch_id) == ("20261025T003000", "20261025T013000")
+    with pytest.raises(DataError, match="not later"):
+        decide.decide(workspace.root, summer + timedelta(minutes=1))
+    decided = History.read(workspace.root).table("decisions")["decided_at"].unique().to_pylist()
+    assert sorted(decided) == [summer.astimezone(UTC), winter.astimezone(UTC)]
 
 
 def test_what_an_experiment_rests_on_is_kept_at_its_first_batch(workspace):
