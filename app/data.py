@@ -37,6 +37,7 @@ STEP = {
     "incremental": "attribute",
     "value_finder": "evaluate",
     "ablations": "evaluate",
+    "lever_costs": "candidates",
     "diagnostics": "evaluate",
     "models": "train",
     "looks": "analyze",

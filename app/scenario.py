@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import streamlit as st
 
@@ -11,6 +10,7 @@ from app.data import Reader
 from app.messages import count, label, number, say, told
 from nba import settings, tables
 from nba.catalog import Catalog
+from nba.policy import levers
 from nba.serving import whatif
 
 BUDGET = "budget"
@@ -27,9 +27,7 @@ def draw(reader: Reader) -> None:
     first = sample.slice(0, 1).to_pylist()[0]
     stored = _stored(str(reader.root), reader.history.version, sample, catalog)
     changes = _changes(reader, catalog, stored)
-    prices = dict(zip(sample["treatment_id"].to_pylist(), sample["nuisance"].to_pylist()))
-    nuisance = np.array([prices.get(name, 0.0) for name in catalog.treatment_ids])
-    rows = whatif.preview(stored, catalog, reader.config, changes, nuisance)
+    rows = whatif.preview(stored, catalog, reader.config, changes)
     _answer(rows, reader)
     st.caption(say("scenario.note", batch=first["batch_id"], n=count(len(stored.is_eligible))))
     st.markdown(say("scenario.exact", command=_command(reader, changes)))
@@ -61,9 +59,14 @@ def _changes(reader: Reader, catalog: Catalog, stored: whatif.Stored) -> whatif.
             budget = st.number_input(title, 0.0, None, float(limits.budget), key="budget")
     with right:
         st.markdown(f"**{say('scenario.levers')}**")
-        levers = {
+        weights = {
             action.action_id: st.slider(
-                action.name, 0.0, 3.0, float(action.lever), 0.1, key=f"lever_{action.action_id}"
+                action.name,
+                levers.LOW,
+                max(3.0, action.lever),
+                float(action.lever),
+                0.1,
+                key=f"lever_{action.action_id}",
             )
             for action in catalog.actions
         }
@@ -74,7 +77,7 @@ def _changes(reader: Reader, catalog: Catalog, stored: whatif.Stored) -> whatif.
     return whatif.Changes(
         {name: int(n) for name, n in capacity.items() if n != limits.capacity[name]},
         budget if budget != limits.budget else None,
-        {name: x for name, x in levers.items() if x != declared[name]},
+        {name: x for name, x in weights.items() if x != declared[name]},
         {},
         tuple(without),
         tuple(stopped),

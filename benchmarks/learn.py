@@ -67,6 +67,9 @@ def make(workspace: Path) -> datetime:
     for number in range(BATCHES):
         history = _batch(history, number, ids, trait, catalog, rng)
     end = START + timedelta(weeks=BATCHES - 1, days=WINDOW)
+    # The data reach the end: windows do not wait for more.
+    last = {"event_id": "last", "customer_id": ids[0].as_py(), "occurred_at": end - timedelta(hours=1)}
+    history = history.commit(append={"events": tables.EVENTS.build([last | {"kind": "visit"}])})
     feedback.feedback(workspace, end - timedelta(days=1), progress=silent())
     return end
 

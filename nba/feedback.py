@@ -10,11 +10,14 @@ How a touch finds its decision:
    and this is somebody else's message).
 
 Orders carry no decision: they count for every decision of the customer in whose window they fall. A touch
-that repeats another's decision, kind and moment counts once. What arrives after an outcome was closed though
-it happened within the window corrects it: a later row in `corrections`, never a change of what was known.
+that repeats another's decision, kind and moment counts once. A window is closed once the data reach its end
+(within `wait_days`): where no orders, events or touches have come since, silence says nothing. What arrives
+after an outcome was closed though it happened within the window corrects it: a later row in `corrections`,
+never a change of what was known.
 """
 
 from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pyarrow as pa
@@ -64,7 +67,7 @@ _OUTCOMES = """
 with due as (
     select decision_id, customer_id, treatment_id, decided_at,
         decided_at + to_days($window::integer) as closed_at
-    from decisions d where decided_at + to_days($window::integer) <= $at and {which}
+    from decisions d where decided_at + to_days($window::integer) <= $until and {which}
 ), bought as (
     select decision_id, sum(margin) as margin, bool_or(revenue > 0 and not is_return) as is_response
     from due join orders using (customer_id)
@@ -111,9 +114,23 @@ select o.* replace ({columns}) from outcomes o left join (
 """
 
 
+# Latest moment that raw data tell of.
+_REACHED = """
+select max(moment) as reached from (
+    select max(ordered_at) as moment from orders union all select max(occurred_at) from events
+    union all select max(touched_at) from touches)
+"""
+_WAITING = f"""
+select count(*) as n from decisions d
+where decided_at + to_days($window::integer) <= $at and decided_at + to_days($window::integer) > $until
+    and {_OPEN}
+"""
+
+
 def outcomes(snapshot: Snapshot, catalog: Catalog, reward: Reward) -> pa.Table:
     """Close the decisions whose reward window has ended by the snapshot's moment.
 
+    A window that ended more than `wait_days` after the last thing that raw data tell of waits for more.
     A response is a purchase of the customer in [decided_at, decided_at + window), whatever led to it; returns
     of that time subtract from the margin. The reward adds margin, responses and clicks, each times its worth,
     less opt-outs times theirs, less what the contact cost (the catalog's cost where it was delivered and
@@ -129,6 +146,23 @@ def outcomes(snapshot: Snapshot, catalog: Catalog, reward: Reward) -> pa.Table:
     """
     found = _ask(snapshot, catalog, reward, _OUTCOMES.format(which=_OPEN) + " order by decision_id")
     return tables.OUTCOMES.conform(found)
+
+
+def data_until(snapshot: Snapshot) -> datetime:
+    """Give the last moment that raw data tell of; the snapshot's own where nothing raw is known at all."""
+    last = snapshot.sql(_REACHED)["reached"][0].as_py()
+    return snapshot.at if last is None else min(snapshot.at, last.astimezone(UTC))
+
+
+def reached(snapshot: Snapshot, reward: Reward) -> datetime:
+    """Give the moment up to which windows may be closed: as far as the data reach, and `wait_days` more."""
+    return min(snapshot.at, data_until(snapshot) + timedelta(days=reward.wait_days))
+
+
+def waiting(snapshot: Snapshot, reward: Reward) -> int:
+    """Count the decisions whose window has ended but waits for data."""
+    asked = {"at": snapshot.at, "window": reward.window_days, "until": reached(snapshot, reward)}
+    return int(snapshot.sql(_WAITING, asked)["n"][0].as_py())
 
 
 def corrections(snapshot: Snapshot, catalog: Catalog, reward: Reward) -> pa.Table:
@@ -201,13 +235,13 @@ def _ask(snapshot: Snapshot, catalog: Catalog, reward: Reward, query: str, *, la
         {"treatment_id": list(catalog.treatment_ids), "cost": pa.array(catalog.cost, pa.float64())}
     )
     parameters: Mapping[str, Any] = {
-        "at": snapshot.at,
+        "until": snapshot.at if late else reached(snapshot, reward),
         "window": reward.window_days,
         "margin": reward.margin_share,
         "response": reward.response_value,
         "click": reward.click_value,
         "unsubscribe": reward.unsubscribe_cost,
-        **({"correct": reward.correction_days} if late else {}),
+        **({"at": snapshot.at, "correct": reward.correction_days} if late else {}),
     }
     snapshot.connection.execute(_JOINED.format(window=reward.window_days)).fetchall()
     snapshot.connection.register("costs", costs)

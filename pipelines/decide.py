@@ -173,6 +173,7 @@ def _logged(batch: serving.Batch) -> dict[str, pa.Table | Path]:
         "decisions": batch.decisions,
         "choices": batch.choices,
         "batches": batch.batches,
+        "removals": batch.removals,
         "features": batch.features,
     }
     if batch.assignments.num_rows:
@@ -215,7 +216,7 @@ def _part_by_part(
     with delivery.full_disk(folder), pq.ParquetWriter(one, pq.ParquetFile(files[0]).schema_arrow) as writer:
         for table in engines.read_parts(files):
             writer.write_table(table.cast(writer.schema))
-    logged |= {"batches": found.batches, "features": one}
+    logged |= {"batches": found.batches, "removals": found.removals, "features": one}
     assigned = writing.assignments_of(job, snapshot, ids, known)
     if assigned.num_rows:
         logged["assignments"] = assigned

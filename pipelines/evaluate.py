@@ -11,7 +11,6 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from nba import settings, tables
-from nba.catalog import Catalog
 from nba.errors import MissingError
 from nba.evaluation import diagnostics, intervals, offpolicy, segments
 from nba.evaluation.offpolicy import Log, PolicyValue
@@ -103,17 +102,17 @@ def evaluate(workspace: Path, at: datetime, *, progress: Progress | None = None)
 
 def _players(context: Context, champion: Model) -> dict[str, Player]:
     catalog, policy = context.catalog, strategy(context.config.policy)
-    plain = Catalog(tuple(type(a)(**{**vars(a), "lever": 1.0}) for a in catalog.actions), catalog.treatments)
 
     def by(estimate: Any, policy: Any = policy) -> Any:
         return lambda part: replay.within(context, part, policy, estimate(part))
 
     def responses(part: Part) -> Estimate:
         found = champion.scorer.scores(part.features, catalog)
-        return arbitrate.by_response(found.p_response, found.margin_per_response, catalog)
+        weight = replay.worth(context, part).weight
+        return arbitrate.by_response(found.p_response, found.margin_per_response, catalog, weight)
 
     def without_levers(part: Part) -> Estimate:
-        return replay.believed(context, champion, part, plain)
+        return replay.believed(context, champion, part, weighed=False)
 
     def shuffled(part: Part) -> Estimate:
         # The same scores, each given to another customer: what is left is the policy without a model.
@@ -211,7 +210,7 @@ def _ablations(
         _ablation(versus, "randomised arms", policy_id, level, value, "")
         for versus, value in _by_arms(closed, context.config, level)
     ]
-    weighted = bool((context.catalog.lever != 1).any())
+    weighted = bool((context.catalog.lever != 1).any() or context.config.policy.levers)
     for versus in players:
         if versus == FULL:
             continue

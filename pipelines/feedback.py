@@ -20,12 +20,14 @@ class FeedbackReport:
     Attributes:
         n_closed: Outcomes added by this run.
         n_corrected: Earlier outcomes that late data changed.
+        n_waiting: Decisions whose window has ended but whose data have not come yet.
         faults: Touches that count for nothing, by reason.
         rows: One per arm: outcomes added, and their means.
     """
 
     n_closed: int
     n_corrected: int
+    n_waiting: int
     faults: list[dict[str, Any]]
     rows: list[dict[str, Any]]
 
@@ -50,6 +52,7 @@ def feedback(workspace: Path, at: datetime, *, progress: Progress | None = None)
         found = closing.outcomes(snapshot, catalog, config.reward)
         corrected = closing.corrections(snapshot, catalog, config.reward)
         faults = closing.refused(snapshot, config.reward)
+        n_waiting = closing.waiting(snapshot, config.reward)
         rows = _summary(snapshot.connection, found)
     appended = {"outcomes": found, "corrections": corrected}
     appended = {name: table for name, table in appended.items() if table.num_rows}
@@ -60,7 +63,7 @@ def feedback(workspace: Path, at: datetime, *, progress: Progress | None = None)
     step(1)
     reasons = faults.group_by("reason").aggregate([("touch_id", "count")]).to_pylist()
     shown = [{"reason": row["reason"], "touches": row["touch_id_count"]} for row in reasons]
-    return FeedbackReport(found.num_rows, corrected.num_rows, shown, rows)
+    return FeedbackReport(found.num_rows, corrected.num_rows, n_waiting, shown, rows)
 
 
 def _summary(connection: Any, found: pa.Table) -> list[dict[str, Any]]:

@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 from threadpoolctl import threadpool_limits
 
+from nba import feedback as closing
 from nba import settings, tables
 from nba.catalog import Catalog
 from nba.history import History
@@ -48,6 +49,7 @@ class LearnReport:
     Attributes:
         trained: The refit.
         n_closed: Outcomes that this run closed.
+        n_waiting: Decisions whose window has ended but whose data have not come yet: not learnt from.
         n_open: Open decisions that were completed and read.
         reason: Why capacity and half-life are what they are.
         candidates: What was tried, as rows of the `learning` table.
@@ -55,6 +57,7 @@ class LearnReport:
 
     trained: train.TrainReport
     n_closed: int
+    n_waiting: int
     n_open: int
     reason: str
     candidates: list[dict[str, Any]]
@@ -92,8 +95,8 @@ def learn(workspace: Path, at: datetime, *, progress: Progress | None = None) ->
         more = open_examples(history, config, rows, at)
         n_open = more.num_rows
         rows = tables.EXAMPLES.conform(pa.concat_tables([rows, more], promote_options="permissive"))
-    trained = train.train(workspace, at, promote=False, models=models, rows=rows, progress=progress)
-    return LearnReport(trained, closed.n_closed, n_open, reason, tried)
+    trained = train.train(workspace, at, models=models, rows=rows, progress=progress)
+    return LearnReport(trained, closed.n_closed, closed.n_waiting, n_open, reason, tried)
 
 
 def open_examples(history: History, config: Settings, examples: pa.Table, at: datetime) -> pa.Table:
@@ -127,7 +130,9 @@ def open_examples(history: History, config: Settings, examples: pa.Table, at: da
     if not rows.num_rows:
         return tables.EXAMPLES.empty()
     moments = rows["as_of"].cast(pa.int64()).to_numpy() / 86400e6
-    age = at.timestamp() / 86400 - moments
+    with history.as_of(at) as snapshot:
+        until = closing.data_until(snapshot)  # what has not arrived yet says nothing
+    age = np.maximum(until.timestamp() / 86400 - moments, 0.0)
     return immature.expected(tables.EXAMPLES.conform(rows), age, shares, (base[0], base[1]))
 
 

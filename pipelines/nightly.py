@@ -7,7 +7,7 @@ from nba import settings
 from nba.errors import MissingError
 from nba.history import History
 from nba.serving import delivery
-from pipelines import alerts, analyze, decide, deliver, evaluate, feedback, ingest, overview, runs
+from pipelines import alerts, analyze, candidates, decide, deliver, evaluate, feedback, ingest, overview, runs
 from pipelines.progress import Progress, silent
 from pipelines.runs import Counts, Step, Write
 
@@ -69,6 +69,7 @@ def _reports(workspace: Path, at: datetime, _progress: Progress) -> Counts:
         return {"reports": 0}
     done = 0
     # Readers of what happened; what has nothing to read yet says so by MissingError.
+    candidates.recent(workspace)
     for read in (analyze.analyze, evaluate.evaluate, overview.overview):
         try:
             read(workspace, at, progress=silent())

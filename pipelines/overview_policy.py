@@ -4,12 +4,14 @@ from collections.abc import Sequence
 from typing import Any
 
 import duckdb
+import numpy as np
 import pyarrow as pa
 
 from nba import settings, tables
 from nba.catalog import Catalog
 from nba.history import History
 from nba.policy import arbitrate
+from pipelines import replay
 
 # An attribute of more values is no list that a person reads.
 MAX_VALUES = 12
@@ -58,6 +60,7 @@ _CANDIDATES = """
         order by hash(customer_id) limit {n}
     )
     select customer_id, treatment_id, p.batch_id, p.decided_at, c.is_eligible, c.reason, c.mean, c.se,
+        c.weight,
         (select count(*) from picked) / (select count(*) from whole) as sampled
     from picked p join choices c using (decision_id) order by customer_id, treatment_id
 """
@@ -110,15 +113,20 @@ def candidates(
     batch = connection.sql(_MODELLED).to_arrow_table()["batch_id"].to_pylist()
     if not batch:
         return {}
-    found = connection.sql(_CANDIDATES.format(n=SAMPLE), params={"batch": batch[0]}).to_arrow_table()
+    query = _CANDIDATES.format(n=SAMPLE)
+    if "weight" not in connection.sql("from choices limit 0").columns:  # logged before there were any
+        query = query.replace("c.weight,", "")
+    found = connection.sql(query, params={"batch": batch[0]}).to_arrow_table()
+    ids = sorted(set(found["customer_id"].to_pylist()))
     with history.as_of(found["decided_at"][0].as_py()) as snapshot:
-        price = dict(zip(catalog.treatment_ids, arbitrate.nuisance(snapshot, catalog, config.reward)))
-    nuisance = [float(price.get(name, 0.0)) for name in found["treatment_id"].to_pylist()]
-    return {
-        "summary_candidates": tables.SUMMARY_CANDIDATES.conform(
-            found.append_column("nuisance", pa.array(nuisance, pa.float64()))
-        )
-    }
+        by_recent = arbitrate.nuisance(snapshot, catalog, config.reward)
+    price = replay.fatigue_of(by_recent, history, batch[0], ids)
+    row = {name: i for i, name in enumerate(ids)}
+    column = catalog.columns(found["treatment_id"].to_pylist())
+    rows = np.array([row[name] for name in found["customer_id"].to_pylist()])
+    nuisance = np.where(column >= 0, price[rows, column], 0.0)
+    found = found.append_column("nuisance", pa.array(nuisance, pa.float64()))
+    return {"summary_candidates": tables.SUMMARY_CANDIDATES.conform(found)}
 
 
 def attributes(connection: duckdb.DuckDBPyConnection) -> list[str]:

@@ -86,6 +86,27 @@ def promote(
     return Verdict(checks, passed, *versions, is_moved=True)
 
 
+def overrule(workspace: Path, at: datetime, *, approver: str, note: str) -> None:
+    """Make the challenger the champion without asking for evidence, on record: for a world of simulation.
+
+    Args:
+        workspace: Folder of the workspace.
+        at: The moment, for the record.
+        approver: Who answers for it.
+        note: Why no evidence is asked for.
+
+    Raises:
+        MissingError: when there is no champion or no challenger.
+        DataError: without an approver or a note.
+    """
+    context = Context.read(workspace, at)
+    _complete(context)
+    champion, challenger = _versions(context)
+    _may(approver, [], passed=False, force=True, note=note)
+    _record(context, context.history, "promote", (champion, challenger), approver, False, [], note)
+    _move(context, challenger)
+
+
 def rollback(
     workspace: Path, at: datetime, *, approver: str, version: int | None = None, note: str = ""
 ) -> tuple[int, int]:
@@ -124,8 +145,12 @@ def rollback(
 
 def evidence(context: Context, champion: Model, challenger: Model) -> list[Check]:
     """Ask every condition, on decisions that closed after both were trained."""
-    asked = Rules(**context.config.promotion.model_dump())
-    health = [*promotion.health(challenger.scorer.report.metrics, asked), *_fresh(context)]
+    asked = Rules(**context.config.promotion.model_dump(exclude={"approver"}))
+    health = [
+        *promotion.health(challenger.scorer.report.metrics, asked),
+        *_fresh(context),
+        *_gone_back_on(context, challenger.version),
+    ]
     after = max(champion.trained_at, challenger.trained_at)
     players = {
         name: replay.champion_player(context, model)
@@ -174,13 +199,39 @@ def _fresh(context: Context) -> list[Check]:
     ]
 
 
+def _gone_back_on(context: Context, challenger: int) -> list[Check]:
+    # What somebody took back does not come again by itself.
+    last = next((row for row in reversed(_records(context)) if challenger in _moved(row)), None)
+    if last is None or last["what"] != "rollback" or last["to_version"] == challenger:
+        return []
+    note = f"{last['approver']} went back on it on {last['promoted_at']:%Y-%m-%d}"
+    return [Check("not rolled back before", promotion.FAIL, 1.0, 0.0, note)]
+
+
+def _moved(row: dict[str, Any]) -> tuple[int, int]:
+    return row["from_version"], row["to_version"]
+
+
 def _models(context: Context) -> tuple[Model, Model]:
+    _versions(context)
     champion, challenger = Model.find(context, "champion"), Model.find(context, "challenger")
-    if champion is None:
+    assert champion is not None
+    assert challenger is not None
+    return champion, challenger
+
+
+def _versions(context: Context) -> tuple[int, int]:
+    # Of champion and challenger, without loading them.
+    name = tracking.policy_name(context.config)
+    champion, challenger = (
+        tracking.find(name, alias)[0].version if tracking.has_policy(name, alias) else 0
+        for alias in (tracking.CHAMPION, tracking.CHALLENGER)
+    )
+    if not champion:
         raise MissingError("there is no champion yet", "Run `nba learn` once outcomes have closed.")
-    if challenger is None or challenger.version == champion.version:
+    if challenger in (0, champion):
         raise MissingError(
-            f"there is no challenger beside the champion, version {champion.version}",
+            f"there is no challenger beside the champion, version {champion}",
             "Run `nba learn` once more outcomes have closed: it registers one.",
         )
     return champion, challenger
@@ -243,19 +294,21 @@ def _complete(context: Context) -> None:
 
 
 def _last(context: Context) -> dict[str, Any] | None:
-    if not context.history.has("promotions"):
-        return None
-    rows = context.history.table("promotions").sort_by("promotion_id").to_pylist()
+    rows = _records(context)
     return rows[-1] if rows else None
 
 
+def _records(context: Context) -> list[dict[str, Any]]:
+    # Oldest first.
+    if not context.history.has("promotions"):
+        return []
+    rows = context.history.table("promotions").sort_by("promotion_id").to_pylist()
+    name = tracking.policy_name(context.config)  # a copied workspace has records of another policy
+    return [row for row in rows if row["policy"] == name]
+
+
 def _before(context: Context, champion: int) -> int:
-    rows = (
-        context.history.table("promotions").sort_by("promotion_id").to_pylist()
-        if context.history.has("promotions")
-        else []
-    )
-    for row in reversed(rows):
+    for row in reversed(_records(context)):
         if row["to_version"] == champion and row["what"] == "promote":
             return int(row["from_version"])
     raise MissingError(

@@ -22,10 +22,11 @@ from nba.evaluation import offpolicy
 from nba.evaluation.offpolicy import Log
 from nba.history import History
 from nba.models.scorer import Scorer
-from nba.policy import arbitrate, explore
+from nba.policy import arbitrate, explore, levers
 from nba.policy.allocate import Allocation, allocate
 from nba.policy.explore import Estimate, Policy
-from nba.serving.decide import Limited, belief, limits_of, scaled, strategy
+from nba.policy.limits import reachable
+from nba.serving.decide import Limited, Worth, belief, limits_of, scaled, strategy
 
 Array = NDArray[np.float64]
 Whole = NDArray[np.int64]
@@ -84,7 +85,7 @@ class Context:
     """What is the same for all players of a workspace.
 
     Attributes:
-        nuisance: Price of fatigue per contact by column, money, shape (k,).
+        nuisance: Price of fatigue per contact by number of recent contacts, money, shape (levels, k).
     """
 
     config: settings.Settings
@@ -170,14 +171,30 @@ def champion_player(context: Context, model: Model, policy: Policy | None = None
     return Player(f"{chosen.policy_id}@{model.scorer.model_id}", play)
 
 
-def believed(context: Context, model: Model, part: Part, catalog: Catalog | None = None) -> Estimate:
-    """Give a model's belief in money of a part's customers, shapes (n, k of the catalog)."""
-    catalog = catalog or context.catalog
-    saved = None
+def believed(context: Context, model: Model, part: Part, *, weighed: bool = True) -> Estimate:
+    """Give a model's belief in money of a part's customers, shapes (n, k of the catalog).
+
+    Args:
+        context: The workspace.
+        model: Whose belief.
+        part: The customers.
+        weighed: Whether business weights count.
+    """
+    scores = model.scorer.scores(part.features, context.catalog)
+    return belief(scores, context.catalog, worth(context, part, weighed=weighed))
+
+
+def worth(context: Context, part: Part, *, weighed: bool = True) -> Worth:
+    """Give money beyond margin and cost, and the weights, of a part's customers."""
+    catalog, chosen, saved = context.catalog, context.config.policy.levers, None
     if context.config.reward.clv_actions:
         with context.history.as_of(context.at) as snapshot:
             saved = arbitrate.saved(snapshot, catalog, context.config.reward, part.features["customer_id"])
-    return belief(model.scorer.scores(part.features, catalog), catalog, context.nuisance, saved)
+    tired = arbitrate.fatigue(context.nuisance, part.features)
+    weight = np.ones(tired.shape)
+    if weighed:
+        weight = levers.weights(levers.contexts(part.features, chosen), chosen, catalog)
+    return Worth(tired, saved, weight)
 
 
 def within(
@@ -185,8 +202,39 @@ def within(
 ) -> Allocation:
     """Allocate a part within its share of the limits."""
     own = scaled(context.limited if limited is None else limited, part.share)
-    k = len(context.catalog.treatment_ids)
-    return allocate(policy, estimate, part.is_eligible[:, :k], own.use, own.available)
+    may = part.is_eligible[:, : len(context.catalog.treatment_ids)]
+    return allocate(policy, estimate, may, own.use, own.available, reachable(own, may)[0].least)
+
+
+def features_of(history: History, batch_id: str, ids: Sequence[str]) -> pa.Table:
+    """Give the logged features of some customers of a batch, in the order of their ids.
+
+    Raises:
+        DataError: when some are missing.
+    """
+    with history.connection() as connection:
+        connection.register("wanted", pa.table({"customer_id": pa.array(ids, pa.string())}))
+        found = connection.sql(_FEATURES, params={"batch": batch_id}).to_arrow_table()
+    if found.num_rows != len(ids):
+        raise DataError(
+            f"batch {batch_id} has {len(ids)} of these customers but {found.num_rows} rows of features",
+            "The features of its moment are missing: name a later batch.",
+        )
+    return found
+
+
+def fatigue_of(nuisance: Array, history: History, batch_id: str, ids: Sequence[str]) -> Array:
+    """Give the price of a contact of some customers of a batch, shape (n, k), by its logged features.
+
+    Args:
+        nuisance: Price by number of recent contacts, shape (levels, k).
+        history: With features, where the price depends on recent contacts.
+        batch_id: The batch.
+        ids: Customers, in order.
+    """
+    if (nuisance == nuisance[0]).all():
+        return np.broadcast_to(nuisance[0], (len(ids), nuisance.shape[1]))
+    return arbitrate.fatigue(nuisance, features_of(history, batch_id, ids))
 
 
 def random_player(context: Context) -> Player:

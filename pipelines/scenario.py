@@ -9,15 +9,19 @@ from nba import settings, tables
 from nba.catalog import Catalog
 from nba.errors import DataError, MissingError, listed
 from nba.history import History
-from nba.policy import arbitrate
+from nba.policy import arbitrate, levers
 from nba.serving.whatif import AS_DECIDED, Changes, Stored, changed, check, solve, stored_of
+from pipelines import replay
 from pipelines.progress import Progress, silent
 
 _CANDIDATES = """
-    select d.customer_id, d.decided_at, c.treatment_id, c.is_eligible, c.reason, c.mean, c.se
-    from choices c join decisions d using (decision_id)
-    where d.batch_id = $batch and coalesce(d.arm, '') <> 'holdout' and d.policy_id <> 'outside'
-    order by d.customer_id
+    with picked as (
+        select decision_id, customer_id, decided_at from decisions
+        where batch_id = $batch and coalesce(arm, '') <> 'holdout' and policy_id <> 'outside'
+        order by hash(customer_id) limit $most
+    )
+    select d.customer_id, d.decided_at, c.treatment_id, c.is_eligible, c.reason, c.mean, c.se, c.weight
+    from choices c join picked d using (decision_id) order by d.customer_id
 """
 
 
@@ -55,14 +59,12 @@ def scenario(
     catalog = settings.read_catalog(workspace, config)
     history = History.read(workspace)
     step = progress.step("solving the scenario", total=3)
-    stored = _stored(history, catalog, batch_id)
-    check(changes, catalog, stored)
+    stored = read(history, catalog, config, batch_id)
+    check(changes, catalog, stored, config)
     step(1)
-    with history.as_of(stored.decided_at) as snapshot:
-        nuisance = arbitrate.nuisance(snapshot, catalog, config.reward)
     rows = solve(AS_DECIDED, stored, catalog, config, "")
     step(1)
-    moved, after = changed(stored, catalog, config, changes, nuisance)
+    moved, after = changed(stored, catalog, config, changes)
     rows += solve(name, moved, after[0], after[1], changes.words)
     step(1)
     made = tables.SCENARIOS.build(rows)
@@ -101,7 +103,26 @@ def parse(pairs: list[str], what: str) -> dict[str, float]:
     return out
 
 
-def _stored(history: History, catalog: Catalog, batch_id: str | None) -> Stored:
+def read(
+    history: History,
+    catalog: Catalog,
+    config: settings.Settings,
+    batch_id: str | None = None,
+    most: int = 10**9,
+) -> Stored:
+    """Read the candidates of a batch, of everybody but the holdout.
+
+    Args:
+        history: With choices and features.
+        catalog: Fixes the columns.
+        config: Prices fatigue, and says which levers there are.
+        batch_id: The batch; the last one decided by a model if absent.
+        most: Customers at most, by hash; limits shrink with them.
+
+    Raises:
+        MissingError: when no batch was decided by a model.
+        DataError: when the batch is not known, or nothing is believed of it.
+    """
     if not history.has("choices"):
         raise MissingError("no batch has been decided yet", "Run `nba decide` first.")
     if batch_id is None:
@@ -115,9 +136,19 @@ def _stored(history: History, catalog: Catalog, batch_id: str | None) -> Stored:
                 "no batch was decided by a model yet", "Run `nba learn`, then `nba decide`, first."
             )
         batch_id = last["batch_id"][0].as_py()
-    rows = history.sql(_CANDIDATES, {"batch": batch_id})
+    asked = {"batch": batch_id, "most": most}
+    # Batches logged before there were weights by context have none.
+    has_weight = "weight" in history.sql("from choices limit 0").column_names
+    rows = history.sql(_CANDIDATES if has_weight else _CANDIDATES.replace(", c.weight", ""), asked)
     if not rows.num_rows:
         raise DataError(f"batch {batch_id!r} is not known", "`nba overview` lists the batches.")
-    n = len(set(rows["customer_id"].to_pylist()))
+    ids = sorted(set(rows["customer_id"].to_pylist()))
     total = history.sql("select count(*) as n from decisions where batch_id = $b", {"b": batch_id})
-    return stored_of(rows, catalog, batch_id, n / total["n"][0].as_py())
+    stored = stored_of(rows, catalog, batch_id, len(ids) / total["n"][0].as_py())
+    with history.as_of(stored.decided_at) as snapshot:
+        by_recent = arbitrate.nuisance(snapshot, catalog, config.reward)
+    stored = stored._replace(nuisance=replay.fatigue_of(by_recent, history, batch_id, ids))
+    if not config.policy.levers:
+        return stored
+    seen = replay.features_of(history, batch_id, ids)
+    return stored._replace(context=levers.contexts(seen, config.policy.levers))

@@ -87,7 +87,6 @@ def train(
     workspace: Path,
     at: datetime,
     *,
-    promote: bool = True,
     alias: str | None = None,
     models: Models | None = None,
     rows: pa.Table | None = None,
@@ -96,14 +95,13 @@ def train(
 ) -> TrainReport:
     """Fit the scorer on what had closed by a moment, log it and register it.
 
-    The first version becomes the champion. A later one becomes the challenger and, unless `promote` is
-    false, the champion as well. Training again on the same examples gives the same model, which is not
+    The first version becomes the champion, a later one the challenger: only `pipelines.promote` puts it in
+    the champion's place, on record. Training again on the same examples gives the same model, which is not
     registered twice.
 
     Args:
         workspace: Folder of the workspace.
         at: Outcomes that had closed by then count.
-        promote: Whether a later version replaces the champion.
         alias: Give the version this alias and no other.
         models: How to fit, instead of the workspace's settings.
         rows: Examples to fit on, instead of those that had closed.
@@ -132,8 +130,7 @@ def train(
         known = _registered(config, name)
         if known is not None and known[1].get("model_id") == scorer.model_id:
             step(2)
-            named = _name(known[0], first=False, promote=promote, alias=None) if name != aliases[0] else name
-            return _report(scorer, known[0], named, is_new=False)
+            return _report(scorer, known[0], name, is_new=False)
     comparison = compare.compare(scorer, rows, catalog, seed) if compared else None
     step(1)
     trials = tuning.trials(
@@ -142,7 +139,8 @@ def train(
     first = _registered(config, tracking.CHAMPION) is None
     logged = _Logged(scorer, rows, config.model_copy(update={"models": chosen}), tuned, trials, comparison)
     registered = _log(logged, at)
-    named = _name(registered, first=first, promote=promote, alias=alias)
+    named = alias or (tracking.CHAMPION if first else tracking.CHALLENGER)
+    tracking.promote(registered, named)
     step(1)
     report = _report(scorer, registered, named, is_new=True, comparison=comparison)
     for row in snapshot_examples.suspects(rows).to_pylist():
@@ -346,18 +344,6 @@ def _reasons(scorer: Scorer, rows: pa.Table) -> pa.Table:
 
 def _spread(n: int, most: int) -> np.ndarray:
     return np.unique(np.linspace(0, n - 1, min(n, most)).astype(np.int64))
-
-
-def _name(registered: tracking.Registered, *, first: bool, promote: bool, alias: str | None) -> str:
-    if alias is not None:
-        tracking.promote(registered, alias)
-        return alias
-    if not first:
-        tracking.promote(registered, tracking.CHALLENGER)
-    if first or promote:
-        tracking.promote(registered, tracking.CHAMPION)
-        return tracking.CHAMPION
-    return tracking.CHALLENGER
 
 
 def _report(

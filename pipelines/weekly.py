@@ -1,11 +1,12 @@
-"""The week in one command: train on what has closed, evaluate it, register it."""
+"""The week in one command: judge last week's challenger, train the next on what has closed, evaluate."""
 
 from datetime import datetime
 from pathlib import Path
 
+from nba import settings
 from nba.errors import MissingError
 from nba.history import History
-from pipelines import evaluate, feedback, runs, train
+from pipelines import evaluate, feedback, promote, runs, train
 from pipelines.progress import Progress
 from pipelines.runs import Counts, Step, Write
 
@@ -32,6 +33,19 @@ def _feedback(workspace: Path, at: datetime, progress: Progress) -> Counts:
     return {"closed": feedback.feedback(workspace, at, progress=progress).n_closed}
 
 
+def _promote(workspace: Path, at: datetime, progress: Progress) -> Counts:
+    # Before training: the evidence is of decisions that closed after the challenger was trained.
+    try:
+        found = promote.promote(workspace, at, progress=progress)
+    except MissingError:
+        return {"passed": 0, "moved": 0}
+    approver = settings.read(workspace).promotion.approver
+    moved = found.is_passed and bool(approver.strip())
+    if moved:
+        promote.promote(workspace, at, approver=approver, note="standing approval, by nba weekly")
+    return {"passed": int(found.is_passed), "moved": int(moved), "challenger": found.challenger}
+
+
 def _train(workspace: Path, at: datetime, progress: Progress) -> Counts:
     if not History.read(workspace).has("outcomes"):
         raise MissingError(
@@ -45,4 +59,9 @@ def _evaluate(workspace: Path, at: datetime, progress: Progress) -> Counts:
     return {"policies": evaluate.evaluate(workspace, at, progress=progress).num_rows}
 
 
-STEPS = (Step("feedback", _feedback), Step("train", _train), Step("evaluate", _evaluate))
+STEPS = (
+    Step("feedback", _feedback),
+    Step("promote", _promote),
+    Step("train", _train),
+    Step("evaluate", _evaluate),
+)

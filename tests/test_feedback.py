@@ -4,7 +4,7 @@ import pytest
 
 from nba import tables
 from nba.catalog import Action, Catalog, Treatment
-from nba.feedback import corrections, outcomes, refused, settled
+from nba.feedback import corrections, outcomes, refused, settled, waiting
 from nba.history import History
 from nba.settings import Reward
 
@@ -108,6 +108,20 @@ def test_a_window_closes_once_and_not_before_its_end(history):
     assert sorted(closed(after, 14)) == []
     assert sorted(closed(after, 17)) == ["later"]
     assert after.broken_laws() == []
+
+
+def test_a_window_waits_for_data_that_reach_its_end(history):
+    # The last thing known is a click on day 15: silence after it is no answer yet.
+    late = history.commit(append={"decisions": tables.DECISIONS.build([decision("last", at=10)])})
+    with late.as_of(day(24)) as snapshot:
+        assert "d-last" not in outcomes(snapshot, SHOP, REWARD)["decision_id"].to_pylist()
+        assert waiting(snapshot, REWARD) == 1
+        patient = Reward(window_days=14, wait_days=9)
+        assert "d-last" in outcomes(snapshot, SHOP, patient)["decision_id"].to_pylist()
+    more = late.commit(append={"orders": tables.ORDERS.build([order("buyer", 22, 1.0)])})
+    assert "last" in closed(more, 24)
+    with more.as_of(day(24)) as snapshot:
+        assert waiting(snapshot, REWARD) == 0
 
 
 def test_what_happens_after_the_window_changes_nothing(history):

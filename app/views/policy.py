@@ -162,6 +162,11 @@ def _ablations(reader: Reader) -> None:
     parts.figure(policies.ablations(drawn, reader.currency), "ablations", say("alt.ablations"))
     columns = ["versus", "value", "lower", "upper", "n", "reason"]
     parts.table(shown, columns, tables.ABLATIONS, reader.currency, "ablations")
+    if reader.has("lever_costs") and reader.table("lever_costs").num_rows:
+        st.subheader(say("policy.levers"), help=say("term.lever"))
+        st.caption(say("policy.levers_note"))
+        columns = ["batch_id", "lever", "weight", "n_customers", "value", "without", "cost", "moved"]
+        parts.table(reader.table("lever_costs"), columns, tables.LEVER_COSTS, reader.currency, "levers")
 
 
 parts.page("policy", draw)

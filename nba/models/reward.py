@@ -5,6 +5,9 @@ on that part; their log-odds are then weighted by how well they did there (stack
 are fitted again to the whole log. A linear learner wins where rewards are rare or noisy, products of
 features, smooth surfaces or trees where they are not; nobody has to know beforehand. Rewards are chances
 (0 to 1); money is a chance times the worth of a response.
+
+This is the belief for a plain bandit, in which no action is the baseline, as in `benchmarks/regret.py`. The
+platform's own loop does not fit it: `nba.models.scorer` believes what contact changes against no contact.
 """
 
 from dataclasses import dataclass

@@ -3,9 +3,10 @@
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
+from scipy.optimize import isotonic_regression
 
 from nba.catalog import Catalog
-from nba.errors import SettingsError
+from nba.errors import DataError, SettingsError
 from nba.history import Snapshot
 from nba.policy.explore import Estimate
 from nba.settings import Reward
@@ -13,6 +14,25 @@ from nba.settings import Reward
 Array = NDArray[np.float64]
 # Weight of the prior of a channel's opt-out rate, in contacts at the rate of all channels together.
 _PRIOR_CONTACTS = 200.0
+# Weight of the prior that tired customers opt out as others do, in opt-outs.
+_PRIOR_OPT_OUTS = 10.0
+# Recent contacts are counted up to LEVELS - 1, as the feature counts them.
+RECENT, RECENT_DAYS, LEVELS = "f_contacts_28", 28, 5
+_OPT_OUTS = f"""
+with given as (
+    select customer_id, channel, touched_at, least({LEVELS - 1}, count(*) over (
+        partition by customer_id order by touched_at range between interval {RECENT_DAYS} days preceding
+        and interval 1 microsecond preceding))::bigint as recent
+    from touches where kind = 'sent'
+), gone as (select customer_id, channel, touched_at from touches where kind = 'unsubscribed'),
+after as (
+    select g.channel, g.recent from gone u asof join given g
+    on u.customer_id = g.customer_id and u.channel = g.channel and u.touched_at >= g.touched_at
+)
+select channel, recent, sum(sent) as sent, sum(lost) as lost from (
+    select channel, recent, 1 as sent, 0 as lost from given
+    union all select channel, recent, 0, 1 from after) group by all order by all
+"""
 
 
 def estimate(
@@ -22,8 +42,9 @@ def estimate(
     catalog: Catalog,
     nuisance: Array | None = None,
     saved: Array | None = None,
+    weight: Array | None = None,
 ) -> Estimate:
-    """Value treatments by what contact changes: `lever * uplift * (margin + saved) - cost - nuisance`.
+    """Value treatments by what contact changes: `weight * uplift * (margin + saved) - cost - nuisance`.
 
     Args:
         uplift: Change of the response probability against no contact, shape (n, k).
@@ -31,8 +52,9 @@ def estimate(
         margin_per_response: Expected money of a response of each customer, shape (n,); NaN where it is
             not known, then the catalog's margin counts.
         catalog: Gives cost, margin and lever by column.
-        nuisance: Money lost per contact by opt-outs, shape (k,); none if absent.
+        nuisance: Money lost per contact by opt-outs, shape (k,) or (n, k); none if absent.
         saved: Lifetime value that a response saves beside its margin, shape (n, k); none if absent.
+        weight: Business weights (`nba.policy.levers.weights`), shape (n, k); the actions' own if absent.
 
     Returns:
         Money, shape (n, k); `none` is worth exactly 0.
@@ -44,22 +66,25 @@ def estimate(
         >>> estimate(np.array([[0, 0.1]]), np.zeros((1, 2)), np.array([np.nan]), shop).mean.round(2).tolist()
         [[0.0, 1.98]]
     """
-    worth = _worth(margin_per_response, catalog, saved)
+    worth = _worth(margin_per_response, catalog, saved, weight)
     mean = worth * uplift - catalog.cost - (0.0 if nuisance is None else nuisance)
     se = worth * uplift_se
     mean[:, 0] = se[:, 0] = 0.0
     return Estimate(mean, se)
 
 
-def by_response(p_response: Array, margin_per_response: Array, catalog: Catalog) -> Estimate:
+def by_response(
+    p_response: Array, margin_per_response: Array, catalog: Catalog, weight: Array | None = None
+) -> Estimate:
     """Value treatments by the response itself, as response targeting does: a baseline, not a belief.
 
     Args:
         p_response: Chance of a response if treated, shape (n, k).
         margin_per_response: Money, shape (n,); NaN where not known.
         catalog: Gives cost, margin and lever by column.
+        weight: Business weights, shape (n, k); the actions' own if absent.
     """
-    mean = _worth(margin_per_response, catalog) * p_response - catalog.cost
+    mean = _worth(margin_per_response, catalog, None, weight) * p_response - catalog.cost
     mean[:, 0] = 0.0
     return Estimate(mean, np.full_like(mean, np.nan))
 
@@ -72,28 +97,68 @@ def unknown(n: int, k: int) -> Estimate:
 
 
 def nuisance(snapshot: Snapshot, catalog: Catalog, reward: Reward) -> Array:
-    """Price the risk that a contact makes the customer opt out of its channel.
+    """Price the risk that a contact makes the customer opt out of its channel, by how tired the customer is.
 
-    The rate of a channel is its opt-outs per contact sent, shrunk towards the rate of all channels.
+    The rate of a channel is its opt-outs per contact sent, shrunk towards the rate of all channels. It is
+    multiplied by how much likelier opt-outs were after contacts that came on top of as many in the 28 days
+    before, all channels together: opt-outs over those that the rates expect, shrunk towards 1, and never
+    falling with the number of contacts (isotonic regression). An opt-out is of the last contact before it on
+    its channel; one without any is nobody's.
 
     Returns:
-        Money per contact, shape (k,); 0 for `none`.
+        Money per contact by number of recent contacts (the last row is that many and more), shape
+        (levels, k); 0 for `none`.
     """
+    k = len(catalog.treatment_ids)
     if reward.unsubscribe_cost == 0:
-        return np.zeros(len(catalog.treatment_ids))
-    rows = snapshot.sql(
-        "select channel, count(*) filter (kind = 'sent') as sent,"
-        " count(*) filter (kind = 'unsubscribed') as lost from touches group by channel"
-    ).to_pylist()
-    sent = sum(row["sent"] for row in rows)
-    overall = sum(row["lost"] for row in rows) / sent if sent else 0.0
-    rate = {
-        row["channel"]: min((row["lost"] + _PRIOR_CONTACTS * overall) / (row["sent"] + _PRIOR_CONTACTS), 1.0)
-        for row in rows
-    }
-    risk = np.array([rate.get(str(channel), overall) for channel in catalog.channel])
-    risk[0] = 0.0
-    return reward.unsubscribe_cost * risk
+        return np.zeros((LEVELS, k))
+    rows = snapshot.sql(_OPT_OUTS).to_pylist()
+    channels = sorted({row["channel"] for row in rows})
+    sent, lost = np.zeros((LEVELS, len(channels))), np.zeros((LEVELS, len(channels)))
+    for row in rows:
+        cell = row["recent"], channels.index(row["channel"])
+        sent[cell], lost[cell] = row["sent"], row["lost"]
+    overall = lost.sum() / sent.sum() if rows else 0.0
+    rate = (lost.sum(axis=0) + _PRIOR_CONTACTS * overall) / (sent.sum(axis=0) + _PRIOR_CONTACTS)
+    risk = np.append(rate, overall)[[channels.index(c) if c in channels else -1 for c in catalog.channel]]
+    price = reward.unsubscribe_cost * np.minimum(np.outer(_tiredness(lost, sent * rate), risk), 1.0)
+    price[:, 0] = 0.0
+    return np.asarray(price)
+
+
+def fatigue(nuisance: Array, features: pa.Table) -> Array:
+    """Give each customer's price of a contact, shape (n, k), by the contacts of the 28 days before.
+
+    Args:
+        nuisance: Price by number of recent contacts, shape (levels, k).
+        features: Of the customers.
+
+    Raises:
+        DataError: when the price depends on recent contacts and the features do not tell them.
+
+    Example:
+        >>> seen = pa.table({"f_contacts_28": [0.0, 7.0]})
+        >>> fatigue(np.array([[0.0, 0.1], [0.0, 0.3]]), seen).tolist()
+        [[0.0, 0.1], [0.0, 0.3]]
+    """
+    if (nuisance == nuisance[0]).all():
+        return np.broadcast_to(nuisance[0], (features.num_rows, nuisance.shape[1]))
+    if RECENT not in features.column_names:
+        raise DataError(
+            f"the price of a contact rises with recent contacts, and the features lack {RECENT}",
+            "Send it with the features, or set reward.unsubscribe_cost to 0.",
+        )
+    recent = np.nan_to_num(np.asarray(features[RECENT].cast(pa.float64()).to_numpy(), dtype=np.float64))
+    return np.asarray(nuisance[np.clip(recent, 0, len(nuisance) - 1).astype(np.int64)])
+
+
+def _tiredness(lost: Array, expected: Array) -> Array:
+    # Opt-outs by number of recent contacts over those expected, shapes (levels, channels), to (levels,).
+    found, due = lost.sum(axis=1), expected.sum(axis=1)
+    if due.sum() == 0:
+        return np.ones(len(found))
+    ratio = (found + _PRIOR_OPT_OUTS) / (due + _PRIOR_OPT_OUTS)
+    return np.asarray(isotonic_regression(ratio, weights=due + _PRIOR_OPT_OUTS).x)
 
 
 def saved(snapshot: Snapshot, catalog: Catalog, reward: Reward, customer_ids: pa.Array) -> Array | None:
@@ -123,7 +188,8 @@ def saved(snapshot: Snapshot, catalog: Catalog, reward: Reward, customer_ids: pa
     return risk[:, None] * np.array([name in of for name in catalog.treatment_ids], dtype=np.float64)
 
 
-def _worth(margin_per_response: Array, catalog: Catalog, saved: Array | None = None) -> Array:
+def _worth(margin_per_response: Array, catalog: Catalog, saved: Array | None, weight: Array | None) -> Array:
     own = np.asarray(margin_per_response, dtype=np.float64)[:, None]
     margin = np.where(np.isnan(own), catalog.margin, own)
-    return (margin if saved is None else margin + saved) * catalog.lever
+    gain = margin if saved is None else margin + saved
+    return np.asarray(gain * (catalog.lever if weight is None else weight))

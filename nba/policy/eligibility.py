@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from nba import tables
 from nba.catalog import NONE, Catalog
 from nba.errors import DataError, SettingsError
 from nba.history import Snapshot
@@ -141,25 +142,30 @@ def eligible(
     )
 
 
-def removals(found: Eligibility, catalog: Catalog) -> pa.Table:
-    """Count what removed candidates: treatment_id, stage (`kept` where nothing did), rule, n_customers."""
-    rows = []
-    for j, treatment in enumerate(catalog.treatment_ids):
-        if treatment == NONE:
-            continue
-        counts = np.bincount(found.reason[:, j], minlength=len(found.reasons))
-        rows += [
-            {
-                "treatment_id": treatment,
-                "stage": found.stages[i] or "kept",
-                "rule": found.reasons[i],
-                "n_customers": int(n),
-            }
-            for i, n in enumerate(counts)
-            if n or i == 0
-        ]
-    names = ("treatment_id", "stage", "rule", "n_customers")
-    return pa.table({name: [row[name] for row in rows] for name in names})
+def removed(reason: NDArray[np.int8], n_rules: int) -> NDArray[np.int64]:
+    """Count customers by treatment and rule that removed it, from reasons (n, k) to shape (k, rules)."""
+    counts = [np.bincount(column, minlength=n_rules) for column in reason.T]
+    return np.stack(counts) if counts else np.zeros((0, n_rules), dtype=np.int64)
+
+
+def removals(batch_id: str, counts: NDArray[np.int64], engagement: Engagement, catalog: Catalog) -> pa.Table:
+    """Make the `removals` rows of a batch: how many customers each rule kept each treatment from.
+
+    Args:
+        batch_id: The batch.
+        counts: Customers by treatment and rule, of `removed`, shape (k, rules).
+        engagement: Names the workspace's own rules.
+        catalog: Names the columns.
+    """
+    rows = [
+        {"batch_id": batch_id, "treatment_id": treatment, "stage": stage or "kept", "rule": rule,
+         "n_customers": int(n)}
+        for treatment, of in zip(catalog.treatment_ids, counts)
+        if treatment != NONE
+        for i, ((rule, stage), n) in enumerate(zip(reasons(engagement), of))
+        if n or i == 0
+    ]  # fmt: skip
+    return tables.REMOVALS.build(rows)
 
 
 def _by_rules(

@@ -1,22 +1,30 @@
 """Business weights on value, explicit and bounded, and what each of them costs in expected value.
 
 A lever multiplies what a response is worth before costs, for an action, or for the customers of a condition
-(context). Weights rank; money stays money: what a weight costs is the money that the same policy within the
-same limits expects without it, less what it expects with it, both valued without any weight.
+over features (their context, a bit per lever). The product of all that concern a candidate is kept within
+bounds and logged with it. Weights rank; money stays money: what a weight costs is the money that the same
+policy within the same limits expects without it, less what it expects with it, both valued without any
+weight.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+import duckdb
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
+from nba.catalog import NONE, Catalog
 from nba.errors import SettingsError
+from nba.policy import rules
 from nba.policy.allocate import allocate
 from nba.policy.explore import Estimate, Policy
 from nba.policy.limits import Limited
+from nba.settings import Lever
 
 Array = NDArray[np.float64]
+Whole = NDArray[np.int32]
 Flags = NDArray[np.bool_]
 LOW, HIGH = 0.1, 10.0
 
@@ -37,6 +45,100 @@ class Cost(NamedTuple):
     without: float
     cost: float
     moved: float
+
+
+def contexts(features: pa.Table, levers: Sequence[Lever]) -> Whole:
+    """Say which levers' conditions hold for each customer, as bits: bit j for lever j; shape (n,).
+
+    Args:
+        features: Of the customers.
+        levers: At most 30; their conditions read `f_...` columns only, so that what was logged tells them.
+
+    Raises:
+        SettingsError: naming every condition that cannot be used.
+
+    Example:
+        >>> seen = pa.table({"f_x": [1.0, 3.0, None]})
+        >>> contexts(seen, [Lever(name="high", when="f_x > 2", weight=2.0)]).tolist()
+        [0, 1, 0]
+    """
+    n = features.num_rows
+    if not levers:
+        return np.zeros(n, dtype=np.int32)
+    columns = [name for name in features.column_names if name.startswith("f_")]
+    faults = [fault for lever in levers if (fault := _fault(lever, columns))]
+    if faults:
+        raise SettingsError(
+            "\n".join(["levers cannot be used:", *(f"- {fault}" for fault in faults)]),
+            "Mend [[policy.levers]] in nba.toml; docs/features.md lists the features.",
+        )
+    asked = [f"coalesce(({lever.when}\n)::boolean, false) as lever_{j}" for j, lever in enumerate(levers)]
+    rows = features.select(columns).append_column("asked_row", pa.array(np.arange(n)))
+    with duckdb.connect(config={"threads": 1}) as connection:
+        connection.register("asked", rows)
+        try:
+            query = f"select {', '.join(asked)} from asked order by asked_row"
+            found = connection.sql(query).to_arrow_table()
+        except duckdb.Error as error:
+            raise SettingsError(
+                f"a lever's condition cannot be answered: {str(error).splitlines()[0]}",
+                "Compare features with numbers; a condition is true or false.",
+            ) from None
+    bits = np.zeros(n, dtype=np.int32)
+    for j, name in enumerate(found.column_names):
+        bits |= found[name].to_numpy().astype(np.int32) << j
+    return bits
+
+
+def weights(bits: Whole, levers: Sequence[Lever], catalog: Catalog) -> Array:
+    """Give the weight of every candidate, shape (n, k); 1 for `none`.
+
+    Args:
+        bits: Which levers' conditions hold, shape (n,), of `contexts`.
+        levers: In the order of the bits.
+        catalog: Gives the actions' own levers.
+
+    Raises:
+        SettingsError: when a lever names something that the catalog lacks, or is out of bounds.
+    """
+    present, row = np.unique(bits, return_inverse=True)
+    return np.asarray(together(by_name(present.astype(np.int32), levers, catalog))[row])
+
+
+def by_name(bits: Whole, levers: Sequence[Lever], catalog: Catalog) -> dict[str, Array]:
+    """Give the weights of each lever by name, shapes (1, k) of actions and (n, k) of contexts.
+
+    Raises:
+        SettingsError: when a lever names something that the catalog lacks.
+    """
+    names = {f"{level}s": of for level, of in catalog.levels.items()}
+    ones, out, faults = np.ones((1, len(catalog.treatment_ids))), {}, []
+    for action in catalog.actions:
+        out[f"action {action.action_id}"] = np.where(catalog.action == action.action_id, action.lever, ones)
+    for j, lever in enumerate(levers):
+        concerned = np.arange(ones.shape[1]) > 0
+        for level, of in names.items():
+            asked = getattr(lever, level)
+            if odd := sorted(set(asked) - set(of.tolist())):
+                known = sorted(set(of.tolist()) - {NONE})
+                faults.append(f"lever {lever.name!r} names {level} {odd}; the catalog has {known}")
+            concerned &= np.isin(of, asked) if asked else True
+        holds = (bits >> j & 1).astype(bool)[:, None]
+        out[lever.name] = np.where(holds & concerned[None, :], lever.weight, 1.0)
+    if faults:
+        raise SettingsError(
+            "\n".join(["levers cannot be used:", *(f"- {fault}" for fault in faults)]),
+            "Mend [[policy.levers]] in nba.toml, or the catalog.",
+        )
+    return out
+
+
+def _fault(lever: Lever, columns: list[str]) -> str:
+    try:
+        rules.check(lever.when, columns)
+    except SettingsError as error:
+        return f"lever {lever.name!r}: {error.message}"
+    return ""
 
 
 def together(weights: Mapping[str, Array]) -> Array:

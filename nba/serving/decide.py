@@ -20,12 +20,13 @@ from nba.catalog import NONE, Catalog
 from nba.errors import DataError, MissingError, listed
 from nba.experiments import design
 from nba.history import Snapshot
-from nba.policy import arbitrate, explore, windows
+from nba.policy import arbitrate, explore, levers, windows
 from nba.policy import limits as volumes
 from nba.policy.allocate import Allocation, allocate, trim
-from nba.policy.eligibility import Eligibility, eligible
+from nba.policy.eligibility import Eligibility, eligible, removals, removed
 from nba.policy.explore import Estimate, Policy
 from nba.policy.limits import Limited, scaled
+from nba.policy.streamed import Cut
 
 Array = NDArray[np.float64]
 START = "uniform-start"
@@ -126,6 +127,7 @@ class Batch:
     decisions: pa.Table
     choices: pa.Table
     batches: pa.Table
+    removals: pa.Table
     features: pa.Table
     assignments: pa.Table
     policies: Mapping[str, str]
@@ -154,6 +156,7 @@ class _Merged(NamedTuple):
     mean: Array
     se: Array
     price: Array
+    weight: Array
 
 
 def decide(
@@ -189,7 +192,8 @@ def decide(
     rules = eligible(
         snapshot, catalog, config.limits, customer_ids, config.engagement, features, valid_until, zone
     )
-    deciders = _deciders(snapshot, features, catalog, config, models)
+    worth = _worth(snapshot, features, catalog, config)
+    deciders = _deciders(snapshot.at, features, catalog, config, models, worth)
     limited = limits_of(catalog, config.limits, volumes.spent_today(snapshot, catalog, zone))
     people = _attributes(snapshot, config, customer_ids)
     placed = design.place(config, ids, at, people)
@@ -199,7 +203,7 @@ def decide(
         share = scaled(limited, len(rows) / len(ids))
         names = [ids[row] for row in rows]
         decided[arm.name] = _decide_arm(deciders[arm.name], rules, rows, share, names, batch_id)
-    merged = _merge(decided, rules)
+    merged = _merge(decided, rules, worth.weight)
     decision_id = _decision_ids(batch_id, ids)
     decisions = _decision_rows(customer_ids, decision_id, batch_id, merged, catalog) | {
         "external_id": _external_ids(snapshot, customer_ids),
@@ -218,6 +222,7 @@ def decide(
         tables.DECISIONS.conform(pa.table(decisions)),
         _choice_rows(decision_id, merged, rules, catalog),
         _limit_rows(batch_id, at, catalog, decided),
+        removals(batch_id, removed(rules.reason, len(rules.reasons)), config.engagement, catalog),
         features,
         design.assignments(config, ids, at, _assigned(snapshot), people),
         {name: found.decider.policy_id for name, found in decided.items()},
@@ -248,11 +253,9 @@ def strategy(chosen: settings.PolicySettings) -> Policy:
             return explore.Uniform()
 
 
-def belief(scores: Scores, catalog: Catalog, nuisance: Array, saved: Array | None = None) -> Estimate:
+def belief(scores: Scores, catalog: Catalog, worth: "Worth") -> Estimate:
     """Put the scores of a model into money."""
-    return arbitrate.estimate(
-        scores.uplift, scores.uplift_se, scores.margin_per_response, catalog, nuisance, saved
-    )
+    return arbitrate.estimate(scores.uplift, scores.uplift_se, scores.margin_per_response, catalog, *worth)
 
 
 def rules_of(config: settings.Settings, at: datetime, model_ids: Mapping[str, str]) -> tuple[Rule, ...]:
@@ -301,15 +304,17 @@ def _check_registered(config: settings.Settings, at: datetime, model_ids: Mappin
 
 
 class Worth(NamedTuple):
-    """Money beyond margin and cost.
+    """Money beyond margin and cost, and how it is weighed.
 
     Attributes:
-        nuisance: Price of a contact's risk, shape (k,).
+        nuisance: Price of a contact's risk, by how tired the customer is, shape (n, k).
         saved: Lifetime value that a response saves, shape (n, k); None where no action is valued so.
+        weight: Business weights, shape (n, k).
     """
 
     nuisance: Array
     saved: Array | None
+    weight: Array
 
 
 def believed(rule: Rule, scores: Mapping[str, Scores], catalog: Catalog, worth: Worth, n: int) -> Estimate:
@@ -318,28 +323,34 @@ def believed(rule: Rule, scores: Mapping[str, Scores], catalog: Catalog, worth: 
     if found is None:
         return arbitrate.unknown(n, len(catalog.treatment_ids))
     if rule.by_response:
-        return arbitrate.by_response(found.p_response, found.margin_per_response, catalog)
-    return belief(found, catalog, worth.nuisance, worth.saved)
+        return arbitrate.by_response(found.p_response, found.margin_per_response, catalog, worth.weight)
+    return belief(found, catalog, worth)
+
+
+def _worth(snapshot: Snapshot, features: pa.Table, catalog: Catalog, config: settings.Settings) -> Worth:
+    chosen = config.policy.levers
+    return Worth(
+        arbitrate.fatigue(arbitrate.nuisance(snapshot, catalog, config.reward), features),
+        arbitrate.saved(snapshot, catalog, config.reward, features["customer_id"]),
+        levers.weights(levers.contexts(features, chosen), chosen, catalog),
+    )
 
 
 def _deciders(
-    snapshot: Snapshot,
+    at: datetime,
     features: pa.Table,
     catalog: Catalog,
     config: settings.Settings,
     models: Mapping[str, Scorer],
+    worth: Worth,
 ) -> dict[str, Decider]:
-    worth = Worth(
-        arbitrate.nuisance(snapshot, catalog, config.reward),
-        arbitrate.saved(snapshot, catalog, config.reward, features["customer_id"]),
-    )
     scores = {alias: model.scores(features, catalog) for alias, model in models.items()}
     model_ids = {alias: model.model_id for alias, model in models.items()}
     return {
         rule.arm: Decider(
             rule.policy, rule.policy_id, believed(rule, scores, catalog, worth, features.num_rows)
         )
-        for rule in rules_of(config, snapshot.at, model_ids)
+        for rule in rules_of(config, at, model_ids)
     }
 
 
@@ -392,7 +403,7 @@ def _held_out(n: int, limited: Limited) -> Allocation:
     return Allocation(p, p, np.zeros(m), np.zeros(m), np.ones(k), np.ones(k))
 
 
-def _merge(decided: Mapping[str, _Decided], rules: Eligibility) -> _Merged:
+def _merge(decided: Mapping[str, _Decided], rules: Eligibility, weight: Array) -> _Merged:
     n, k = rules.is_eligible.shape
     matrix = np.zeros((n, k))
     out = _Merged(
@@ -400,7 +411,11 @@ def _merge(decided: Mapping[str, _Decided], rules: Eligibility) -> _Merged:
         np.empty(n, dtype=object),
         np.empty(n, dtype=object),
         np.zeros(n, dtype=np.int64),
-        *(matrix.copy() for _ in range(4)),
+        matrix,
+        matrix.copy(),
+        matrix.copy(),
+        matrix.copy(),
+        weight,
     )
     for name, found in decided.items():
         rows = found.rows
@@ -445,6 +460,7 @@ def _choice_rows(decision_id: list[str], merged: _Merged, rules: Eligibility, ca
                 "mean": pa.array(merged.mean.ravel(), from_pandas=True),
                 "se": pa.array(merged.se.ravel(), from_pandas=True),
                 "price": merged.price.ravel(),
+                "weight": merged.weight.ravel(),
             }
         )
     )
@@ -533,16 +549,17 @@ def _notes(catalog: Catalog, decided: Mapping[str, _Decided]) -> tuple[str, ...]
         out += [
             f"arm {arm}: {words}" for words in volumes.binding(found.limited, found.allocation.price, used)
         ]
-        parts = (
-            ("its exploration floor", found.allocation.floor_kept),
-            ("its choices", found.allocation.kept),
-        )
-        for what, kept in parts:
-            share = {channel: float(kept[catalog.channel == channel].min()) for channel in catalog.channels}
-            cut = [f"{channel} {part:.0%}" for channel, part in share.items() if part < 0.99]
-            if cut:
-                out.append(f"arm {arm}: limits leave of {what}: {', '.join(cut)}")
+        floor = found.decider.policy.floor if found.decider.policy else 0.0
+        out += [f"arm {arm}: {text}" for text in cut_words(catalog, floor, found.allocation)]
     return tuple(out)
+
+
+def cut_words(catalog: Catalog, floor: float, cut: Allocation | Cut) -> list[str]:
+    """Say which treatments' exploration floor, and which channels' choices, the limits cut."""
+    out = [found.words for found in volumes.floors(floor, cut.floor_kept, catalog.treatment_ids)]
+    share = {channel: float(cut.kept[catalog.channel == channel].min()) for channel in catalog.channels}
+    lost = [f"{channel} {part:.0%}" for channel, part in share.items() if part < 0.99]
+    return [*out, *([f"limits leave of its choices: {', '.join(lost)}"] if lost else [])]
 
 
 def _external_ids(snapshot: Snapshot, ids: pa.Array) -> pa.Array:

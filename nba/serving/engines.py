@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from nba.experiments import design
 from nba.history import Snapshot
 from nba.models import traverse
-from nba.policy import arbitrate
+from nba.policy import arbitrate, levers
 from nba.policy.eligibility import eligible
 from nba.policy.explore import Estimate
 from nba.serving.decide import Worth, believed
@@ -178,7 +178,11 @@ def score_part(job: Job, snapshot: Snapshot, features: pa.Table) -> Scored:
     }
     n, k = found.is_eligible.shape
     mean, se = np.full((n, k), np.nan), np.full((n, k), np.nan)
-    worth = Worth(job.nuisance, arbitrate.saved(snapshot, job.catalog, job.config.reward, ids))
+    saved = arbitrate.saved(snapshot, job.catalog, job.config.reward, ids)
+    chosen = job.config.policy.levers
+    context = levers.contexts(features, chosen)
+    weight = levers.weights(context, chosen, job.catalog)
+    worth = Worth(arbitrate.fatigue(job.nuisance, features), saved, weight)
     beliefs: dict[tuple[str, bool], Estimate] = {}
     for i in np.unique(arm):
         kind = rules[i].alias, rules[i].by_response
@@ -188,7 +192,7 @@ def score_part(job: Job, snapshot: Snapshot, features: pa.Table) -> Scored:
         mean[rows], se[rows] = own.mean[rows], own.se[rows]
     external = external_ids(snapshot, ids)
     experiment = _numbers(placed.experiment_id, experiments)
-    return Scored(ids, external, arm, experiment, placed.p_arm, found.zone, mean, se, found.reason)
+    return Scored(ids, external, arm, experiment, placed.p_arm, found.zone, mean, se, found.reason, context)
 
 
 def _numbers(names: NDArray[np.str_], order: Sequence[str]) -> NDArray[np.int16]:

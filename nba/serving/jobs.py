@@ -24,7 +24,7 @@ class Job:
     """What is the same for all customers of a batch.
 
     Attributes:
-        nuisance: Price of a contact's risk, money, shape (k,).
+        nuisance: Price of a contact's risk by number of recent contacts, money, shape (levels, k).
         spent: Choices of each treatment earlier on the day, shape (k,); none if absent.
         corrects: The batch that this one takes the place of.
         audience: Condition that the customers fulfil; all are decided for if absent.
@@ -73,6 +73,7 @@ class Scored(NamedTuple):
         mean, se: Belief in money, of the arm's own model.
         zone: Number of the customer's zone in `nba.policy.windows.ZONES`.
         reason: Number of the rule that removed a candidate; 0 where eligible.
+        context: Which levers' conditions hold, as bits, shape (n,).
     """
 
     ids: pa.Array
@@ -84,6 +85,7 @@ class Scored(NamedTuple):
     mean: Array
     se: Array
     reason: NDArray[np.int8]
+    context: NDArray[np.int32]
 
     def take(self, rows: NDArray[Any]) -> "Scored":
         """Keep some customers."""

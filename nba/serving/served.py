@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 from nba.catalog import Catalog
 from nba.errors import DataError, SettingsError
 from nba.experiments import design
+from nba.policy import arbitrate, levers
 from nba.policy.explore import Estimate
 from nba.policy.streamed import Cut
 from nba.serving.decide import Worth, believed
@@ -103,11 +104,17 @@ class Served:
         reason[:, 0] = 0
         scores = {alias: model.scores(asked, job.catalog) for alias, model in job.models.items()}
         mean, se = np.full((n, k), np.nan), np.full((n, k), np.nan)
+        chosen = job.config.policy.levers
+        context = levers.contexts(asked, chosen)
+        weight = levers.weights(context, chosen, job.catalog)
+        worth = Worth(arbitrate.fatigue(job.nuisance, asked), None, weight)
         for i in np.unique(arm):
-            own: Estimate = believed(job.rules[i], scores, job.catalog, Worth(job.nuisance, None), n)
+            own: Estimate = believed(job.rules[i], scores, job.catalog, worth, n)
             mean[arm == i], se[arm == i] = own.mean[arm == i], own.se[arm == i]
         zeros = np.zeros(n, dtype=np.int16)
-        return Scored(ids, pa.nulls(n, pa.string()), arm, zeros, placed.p_arm, zeros, mean, se, reason)
+        return Scored(
+            ids, pa.nulls(n, pa.string()), arm, zeros, placed.p_arm, zeros, mean, se, reason, context
+        )
 
 
 def save(job: Job, drawn: Drawn, folder: Path, loaders: Mapping[str, str]) -> None:

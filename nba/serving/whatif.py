@@ -12,8 +12,10 @@ from numpy.typing import NDArray
 from nba import settings
 from nba.catalog import Catalog
 from nba.errors import DataError, listed
+from nba.policy import levers
 from nba.policy.allocate import allocate
 from nba.policy.explore import Estimate
+from nba.policy.limits import bounded, reachable
 from nba.serving.decide import Limited, limits_of, scaled, strategy
 
 Array = NDArray[np.float64]
@@ -25,9 +27,9 @@ class Changes:
     """What a scenario changes; what it does not name stays.
 
     Attributes:
-        capacity: Channel to contacts per batch.
+        capacity: Channel, or volume by its name, to contacts per batch.
         budget: Money per batch.
-        levers: Action to its business weight.
+        levers: Action, or lever by context, to its business weight.
         costs: Treatment to its cost per delivery, money.
         without_rules: Rules that are not applied, as the reasons of the choices name them.
         stopped: Treatments or actions that are not proposed.
@@ -60,6 +62,9 @@ class Stored(NamedTuple):
         is_eligible: Shape (n, k).
         reason: Rule that removed each candidate, shape (n, k); empty if eligible.
         share: Part of the batch's customers that these are.
+        nuisance: Price of fatigue per contact, money, shape (n, k).
+        weight: Business weights that the belief holds, shape (n, k).
+        context: Which of the settings' levers hold, as bits, shape (n,); 0 where it is not known.
     """
 
     batch_id: str
@@ -68,13 +73,23 @@ class Stored(NamedTuple):
     is_eligible: NDArray[np.bool_]
     reason: NDArray[np.object_]
     share: float
+    nuisance: Array
+    weight: Array
+    context: NDArray[np.int32]
+
+    def gain(self, catalog: Catalog) -> Estimate:
+        """Give what treatments gain before costs and without any weight, shapes (n, k)."""
+        gross = (self.estimate.mean + catalog.cost + self.nuisance) / self.weight
+        gross[:, 0] = 0.0
+        return Estimate(gross, self.estimate.se / self.weight)
 
 
 def stored_of(rows: pa.Table, catalog: Catalog, batch_id: str, share: float) -> Stored:
     """Put candidates into matrices.
 
     Args:
-        rows: Columns customer_id (ordered), decided_at, treatment_id, is_eligible, reason, mean, se.
+        rows: Columns customer_id (ordered), decided_at, treatment_id, is_eligible, reason, mean, se; and
+            where known nuisance and weight (the actions' levers where not).
         catalog: Fixes the columns.
         batch_id: The batch.
         share: Part of the batch's customers that these are.
@@ -99,11 +114,18 @@ def stored_of(rows: pa.Table, catalog: Catalog, batch_id: str, share: float) -> 
     mean[:, 0] = se[:, 0] = 0.0
     believed = np.isfinite(mean)
     estimate = Estimate(np.nan_to_num(mean), np.nan_to_num(se))
-    return Stored(batch_id, rows["decided_at"][0].as_py(), estimate, is_eligible & believed, reason, share)
+    known = column >= 0
+    nuisance, weight = np.zeros((n, k)), np.tile(catalog.lever, (n, 1))
+    for name, into in (("nuisance", nuisance), ("weight", weight)):
+        if name in rows.column_names:
+            value = np.asarray(rows[name].cast(pa.float64()).to_numpy(), dtype=np.float64)[known]
+            into[cell] = np.where(np.isnan(value), into[cell], value)
+    at, context = rows["decided_at"][0].as_py(), np.zeros(n, dtype=np.int32)
+    return Stored(batch_id, at, estimate, is_eligible & believed, reason, share, nuisance, weight, context)
 
 
 def preview(
-    stored: Stored, catalog: Catalog, config: settings.Settings, changes: Changes, nuisance: Array
+    stored: Stored, catalog: Catalog, config: settings.Settings, changes: Changes
 ) -> list[dict[str, Any]]:
     """Solve a sample of a batch as it was and with changes, and write both large for the whole batch.
 
@@ -112,7 +134,6 @@ def preview(
         catalog: Fixes the columns.
         config: Limits and strategy of the whole batch.
         changes: What is changed.
-        nuisance: Price of fatigue per contact by column, money, shape (k,).
 
     Returns:
         Rows of the `scenarios` table; intervals are those of belief, not of the sample.
@@ -120,9 +141,9 @@ def preview(
     Raises:
         DataError: naming all changes that name something unknown.
     """
-    check(changes, catalog, stored)
+    check(changes, catalog, stored, config)
     rows = solve(AS_DECIDED, stored, catalog, config, "")
-    after, (others, settled) = changed(stored, catalog, config, changes, nuisance)
+    after, (others, settled) = changed(stored, catalog, config, changes)
     rows += solve("what if", after, others, settled, changes.words)
     for row in rows:
         if row["item"] == "total":
@@ -135,16 +156,17 @@ def preview(
     return rows
 
 
-def check(changes: Changes, catalog: Catalog, stored: Stored) -> None:
-    """Check that everything a scenario changes is known.
+def check(changes: Changes, catalog: Catalog, stored: Stored, config: settings.Settings) -> None:
+    """Check that everything a scenario changes is known, and that weights keep their bounds.
 
     Raises:
         DataError: naming all that is not.
     """
     actions = set(catalog.action[1:].tolist())
+    volumes = {volume.name for volume in config.limits.volumes}
     known = {
-        "capacity": (changes.capacity, set(catalog.channels)),
-        "lever": (changes.levers or {}, actions),
+        "capacity": (changes.capacity, set(catalog.channels) | volumes),
+        "lever": (changes.levers or {}, actions | {lever.name for lever in config.policy.levers}),
         "cost": (changes.costs or {}, set(catalog.treatment_ids[1:])),
         "rule": (changes.without_rules, set(stored.reason[~stored.is_eligible].tolist())),
         "stop": (changes.stopped, actions | set(catalog.treatment_ids[1:])),
@@ -155,36 +177,52 @@ def check(changes: Changes, catalog: Catalog, stored: Stored) -> None:
         for name in given
         if name not in allowed
     ]
+    faults += [
+        f"lever {name!r} is {weight:g}; expected {levers.LOW:g} to {levers.HIGH:g}"
+        for name, weight in (changes.levers or {}).items()
+        if not levers.LOW <= weight <= levers.HIGH
+    ]
     if faults:
         raise listed(faults, "the scenario cannot be solved", "Name what the catalog and the batch have.")
 
 
 def changed(
-    stored: Stored, catalog: Catalog, config: settings.Settings, changes: Changes, nuisance: Array
+    stored: Stored, catalog: Catalog, config: settings.Settings, changes: Changes
 ) -> tuple[Stored, tuple[Catalog, settings.Settings]]:
     """Apply changes to stored candidates: gives them, and the catalog and settings they then belong to."""
-    levers, costs = changes.levers or {}, changes.costs or {}
-    actions = tuple(replace(a, lever=levers.get(a.action_id, a.lever)) for a in catalog.actions)
+    weights, costs = changes.levers or {}, changes.costs or {}
+    actions = tuple(replace(a, lever=weights.get(a.action_id, a.lever)) for a in catalog.actions)
     treatments = tuple(replace(t, cost=costs.get(t.treatment_id, t.cost)) for t in catalog.treatments)
-    after = Catalog(actions, treatments)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        factor = np.where(catalog.lever > 0, after.lever / catalog.lever, 1.0)
-    gross = stored.estimate.mean + catalog.cost + nuisance
-    mean = gross * factor - after.cost - nuisance
-    mean[:, 0] = 0.0
+    after, own = Catalog(actions, treatments), config.policy.levers
+    moved = tuple(x.model_copy(update={"weight": weights.get(x.name, x.weight)}) for x in own)
+    ratio = levers.weights(stored.context, moved, after) / levers.weights(stored.context, own, catalog)
+    weight = np.clip(stored.weight * ratio, levers.LOW, levers.HIGH)
+    belief = levers.weighted(stored.gain(catalog), after.cost + stored.nuisance, weight)
     is_eligible = stored.is_eligible | np.isin(stored.reason, list(changes.without_rules))
     stopped = np.isin(catalog.action, changes.stopped) | np.isin(catalog.treatment_ids, changes.stopped)
     is_eligible = is_eligible & ~stopped
     is_eligible[:, 0] = True
-    limits = config.limits.model_copy(
+    settled = config.model_copy(
         update={
-            "capacity": {**config.limits.capacity, **{k: int(v) for k, v in changes.capacity.items()}},
-            "budget": config.limits.budget if changes.budget is None else changes.budget,
+            "limits": _limits(config.limits, catalog, changes),
+            "policy": config.policy.model_copy(update={"levers": moved}),
         }
     )
-    estimate = Estimate(mean, stored.estimate.se * np.abs(factor))
-    changed = stored._replace(estimate=estimate, is_eligible=is_eligible)
-    return changed, (after, config.model_copy(update={"limits": limits}))
+    return stored._replace(estimate=belief, is_eligible=is_eligible, weight=weight), (after, settled)
+
+
+def _limits(limits: settings.Limits, catalog: Catalog, changes: Changes) -> settings.Limits:
+    asked = {name: int(n) for name, n in changes.capacity.items()}
+    channels = {name: n for name, n in asked.items() if name in catalog.channels}
+    volumes = []
+    for volume in limits.volumes:
+        most = asked.get(volume.name, volume.most)
+        least = volume.least if most is None else min(volume.least, most)
+        volumes.append(volume.model_copy(update={"most": most, "least": least}))
+    budget = limits.budget if changes.budget is None else changes.budget
+    return limits.model_copy(
+        update={"capacity": {**limits.capacity, **channels}, "budget": budget, "volumes": tuple(volumes)}
+    )
 
 
 def solve(
@@ -192,8 +230,9 @@ def solve(
 ) -> list[dict[str, Any]]:
     """Solve the prices of stored candidates and give rows of the `scenarios` table."""
     limited: Limited = scaled(limits_of(catalog, config.limits), stored.share)
+    least = reachable(limited, stored.is_eligible)[0].least
     found = allocate(
-        strategy(config.policy), stored.estimate, stored.is_eligible, limited.use, limited.available
+        strategy(config.policy), stored.estimate, stored.is_eligible, limited.use, limited.available, least
     )
     value = float((found.final * stored.estimate.mean).sum())
     half = 1.96 * float(np.sqrt(((found.final * stored.estimate.se) ** 2).sum()))
@@ -202,9 +241,10 @@ def solve(
         "item": "total", "value": value, "value_lower": value - half, "value_upper": value + half,
         "contacts": float(found.final[:, 1:].sum()), "cost": float((found.final @ catalog.cost).sum()),
     }  # fmt: skip
+    n = len(stored.is_eligible)
     limits = [
-        {"item": limit, "available": float(limited.available[j]), "used": float(found.expected_use[j]),
-         "price": float(max(found.price[j], 0.0))}
+        {"item": limit, "available": bounded(limited.available[j], limited.use[:, j], n),
+         "used": float(found.expected_use[j]), "price": float(found.price[j])}
         for j, limit in enumerate(limited.names)
     ]  # fmt: skip
     return [{**base, **row} for row in (total, *limits)]

@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 from nba import draws, tables
 from nba.experiments import design
 from nba.history import Snapshot
+from nba.policy import eligibility, levers, streamed
 from nba.policy import limits as volumes
-from nba.policy import streamed
 from nba.serving import delivery
-from nba.serving.decide import START, send_spans
+from nba.serving.decide import START, cut_words, send_spans
 from nba.serving.drawing import draw_of, dropped_of
 from nba.serving.engines import Engine, attributes_of
 from nba.serving.jobs import Array, Drawn, Job, Scored, Whole
@@ -37,18 +37,25 @@ class Result:
         manifest: Its manifest.
         log: Table name to Parquet files, for the history.
         batches: The `batches` table.
+        removals: The `removals` table.
         drawn: The cuts that its limits left.
     """
 
     staged: Path
     manifest: dict[str, Any]
     batches: pa.Table
+    removals: pa.Table
     drawn: Drawn
     log: dict[str, list[Path]] = field(default_factory=dict)
 
 
 class Rows(NamedTuple):
-    """What a part gives to the delivery and to the log."""
+    """What a part gives to the delivery and to the log.
+
+    Attributes:
+        counts: Decisions by arm and treatment, shape (arms, k).
+        removed: Customers by treatment and rule, shape (k, rules).
+    """
 
     decisions: pa.Table
     choices: pa.Table | None
@@ -100,7 +107,7 @@ def finish_part(job: Job, part: Scored, drawn: Drawn, *, log: bool) -> Rows:
     )
     counts = np.zeros((len(job.rules), k), dtype=np.int64)
     np.add.at(counts, (part.arm, final), 1)
-    removed = np.bincount(part.reason.ravel(), minlength=len(job.reasons))
+    removed = eligibility.removed(part.reason, len(job.reasons))
     choices = _choices(job, part, ids, final_p, price) if log else None
     return Rows(decisions.select(list(tables.DECISIONS.columns)), choices, counts, removed)
 
@@ -169,6 +176,7 @@ def _choices(job: Job, part: Scored, ids: pa.Array, p: Array, price: Array) -> p
     if not len(rows):
         return None
     k = p.shape[1]
+    weight = levers.weights(part.context[rows], job.config.policy.levers, job.catalog)
     table = {
         "decision_id": ids.take(pa.array(np.repeat(rows, k))),
         "treatment_id": names_of(np.tile(np.arange(k), len(rows)), job.catalog.treatment_ids),
@@ -178,6 +186,7 @@ def _choices(job: Job, part: Scored, ids: pa.Array, p: Array, price: Array) -> p
         "mean": pa.array(part.mean[rows].ravel(), from_pandas=True),
         "se": pa.array(part.se[rows].ravel(), from_pandas=True),
         "price": price[rows].ravel(),
+        "weight": weight.ravel(),
     }
     return pa.table(table)
 
@@ -195,7 +204,7 @@ def write_all(
     writer = delivery.Writer(root, job.batch_id, job.config.delivery.formats)
     logs = _Logs(work_in) if log else None
     counts = np.zeros((len(job.rules), len(job.catalog.treatment_ids)), dtype=np.int64)
-    removed = np.zeros(len(job.reasons), dtype=np.int64)
+    removed = np.zeros((len(job.catalog.treatment_ids), len(job.reasons)), dtype=np.int64)
 
     def work(part: Scored) -> Rows:
         return finish_part(job, part, drawn, log=log)
@@ -220,7 +229,7 @@ def write_all(
             {rule.arm: rule.policy_id for rule in job.rules},
             {alias: model.model_id for alias, model in job.models.items()},
             limits.to_pylist(),
-            {name: int(n) for name, n in zip(job.reasons, removed) if name and n},
+            {name: int(n) for name, n in zip(job.reasons, removed.sum(axis=0)) if name and n},
             _notes(job, drawn),
             job.corrects,
             prices_of(job, drawn),
@@ -230,7 +239,8 @@ def write_all(
         writer.discard()
         raise
     files = logs.close() if logs is not None else {}
-    return Result(staged, delivery.read_manifest(staged), batches, drawn, files)
+    told = eligibility.removals(job.batch_id, removed, job.config.engagement, job.catalog)
+    return Result(staged, delivery.read_manifest(staged), batches, told, drawn, files)
 
 
 class _Logs:
@@ -338,11 +348,12 @@ def _notes(job: Job, drawn: Drawn) -> tuple[str, ...]:
         limited = job.limited._replace(available=drawn.available[i])
         words = volumes.binding(limited, cut.price, drawn.used[i] / 1e6)
         out += [f"arm {rule.arm}: {text}" for text in words]
-        for what, kept in (("its exploration floor", cut.floor_kept), ("its choices", cut.kept)):
-            share = {name: float(kept[job.catalog.channel == name].min()) for name in job.catalog.channels}
-            lost = [f"{channel} {part:.0%}" for channel, part in share.items() if part < 0.99]
-            if lost:
-                out.append(f"arm {rule.arm}: limits leave of {what}: {', '.join(lost)}")
+        if rule.policy is None:
+            continue
+        out += [f"arm {rule.arm}: {text}" for text in cut_words(job.catalog, rule.policy.floor, cut)]
+        share = float(drawn.customers[i]) / max(float(drawn.customers.sum()), 1.0)
+        asked = limited._replace(least=None if limited.least is None else limited.least * share)
+        out += [f"arm {rule.arm}: {lack.words}" for lack in volumes.short(asked, drawn.used[i] / 1e6)]
     if job.audience is not None:
         out.append(f"audience: {job.audience}")
     return tuple(out)

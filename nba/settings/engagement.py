@@ -73,6 +73,27 @@ class Rule(Frozen):
     channels: tuple[str, ...] = ()
 
 
+class Lever(Frozen):
+    """A business weight on what responses are worth, for the customers of a condition (their context).
+
+    Attributes:
+        name: Of the lever, as reports call it.
+        when: SQL condition over features (`f_...`); where it is false or unknown the lever changes nothing.
+        weight: Factor, 0.1 to 10; all that concern a candidate are multiplied with its action's own lever,
+            and the product is kept within the same bounds.
+        issues, groups, actions, treatments, channels: What it concerns; empty is all.
+    """
+
+    name: str = Field(min_length=1)
+    when: str
+    weight: Annotated[float, Field(ge=0.1, le=10)]
+    issues: tuple[str, ...] = ()
+    groups: tuple[str, ...] = ()
+    actions: tuple[str, ...] = ()
+    treatments: tuple[str, ...] = ()
+    channels: tuple[str, ...] = ()
+
+
 class Purpose(Frozen):
     """Consent for a purpose, beside that for the channel.
 

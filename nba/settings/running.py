@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from nba.settings.common import Frozen, Money, Share
+from nba.settings.engagement import Lever
 
 
 class Reward(Frozen):
@@ -16,6 +17,8 @@ class Reward(Frozen):
         margin_share: Part of the margin that counts; 0 leaves only the values below.
         response_value: Money that a purchase is worth beside its margin.
         click_value: Money that a click is worth.
+        wait_days: Days by which orders, events and touches may stop short of a window's end for it to be
+            closed; where the data are older it waits for more, so that silence is not taken for a no.
         correction_days: Days after its window within which what arrives late still corrects an outcome.
         clv_actions: Retention actions: a response to them is worth its margin and the lifetime value that it
             saves (`clv_at_risk` of the `clv` table).
@@ -27,6 +30,7 @@ class Reward(Frozen):
     margin_share: Share = 1.0
     response_value: Money = 0.0
     click_value: Money = 0.0
+    wait_days: int = Field(default=3, ge=0, le=365)
     correction_days: int = Field(default=30, ge=0, le=365)
 
 
@@ -39,6 +43,7 @@ class PolicySettings(Frozen):
         scale: Factor of gamma (squarecb: above 1 is greedier) or of standard errors (thompson: below 1 is).
         floor: Chance spread evenly over all eligible treatments.
         valid_days: Days for which a decision may be delivered.
+        levers: Business weights by context, beside those of the actions; at most 30.
     """
 
     strategy: Literal["softmax", "squarecb", "thompson", "epsilon_greedy", "greedy", "uniform"] = "softmax"
@@ -46,6 +51,14 @@ class PolicySettings(Frozen):
     scale: Annotated[float, Field(gt=0)] = 1.0
     floor: Share = 0.05
     valid_days: int = Field(default=7, ge=1)
+    levers: tuple[Lever, ...] = Field(default=(), max_length=30)
+
+    @model_validator(mode="after")
+    def _levers_have_names_of_their_own(self) -> "PolicySettings":
+        names = [lever.name for lever in self.levers]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"levers {twice} stand twice; each needs a name of its own")
+        return self
 
 
 class Models(Frozen):
@@ -94,8 +107,11 @@ class Promotion(Frozen):
         level: Confidence level over all looks together.
         unsubscribes: Additional opt-outs per decision that would be borne.
         ece: Largest calibration error of the model.
+        approver: Who answers for promotions that `nba weekly` makes where all conditions hold; nobody: it
+            only shows the evidence.
     """
 
+    approver: str = ""
     margin: Money = 0.0
     planned: int = Field(default=20_000, ge=100)
     level: Annotated[float, Field(gt=0.5, lt=1)] = 0.95

@@ -46,7 +46,15 @@ CHOICES = Table(
         f.chance("p_action", "chance of being chosen"),
         f.money("mean", "believed net value against no contact", nullable=True),
         f.money("se", "standard error of the belief", nullable=True, low=0.0),
-        f.money("price", "shadow price of the limits it uses", low=0.0),
+        f.money("price", "shadow price of the limits it uses; below 0 where a minimum asks for it"),
+        f.number(
+            "weight",
+            "business weight on what a response is worth, of action and context; 1 changes nothing",
+            "factor",
+            nullable=True,
+            low=0.1,
+            high=10.0,
+        ),
     ),
     laws=("p_action sums to 1 over a decision", "p_action is 0 where not eligible"),
 )
@@ -160,10 +168,27 @@ BATCHES = Table(
         f.time("decided_at", "when"),
         f.number("available", "what the limit allowed in this arm", "contacts or money", low=0.0),
         f.number("used", "what the decisions use", "contacts or money", low=0.0),
-        f.money("price", "shadow price per unit of the limit", low=0.0),
+        f.money("price", "shadow price per unit of the limit; below 0 where a minimum asks for it"),
         f.count("n_customers", "customers decided", low=0),
     ),
     laws=("used is at most available",),
+)
+
+REMOVALS = Table(
+    "removals",
+    "Why candidates of a batch were removed: customers by treatment, stage and rule.",
+    ("batch_id", "treatment_id", "stage", "rule"),
+    (
+        f.identifier("batch_id", "the batch"),
+        f.TREATMENT,
+        f.code(
+            "stage",
+            "stage of the engagement policy; `kept` where nothing removed it",
+            values=("kept", "running", "consent", "eligibility", "applicability", "suitability", "contact"),
+        ),
+        f.text("rule", "the first rule that removed it; empty where none did"),
+        f.count("n_customers", "customers", low=0),
+    ),
 )
 
 ASSIGNMENTS = Table(

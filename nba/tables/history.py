@@ -15,7 +15,7 @@ ACTIONS = Table(
         f.text("group", "theme under the issue"),
         f.text("name", "name as people know it"),
         f.money("margin", "earned per response where the customer's own margin is not known", low=0.0),
-        f.number("lever", "business weight on the value; 1 changes nothing", "factor", low=0.0, high=100.0),
+        f.number("lever", "business weight on the value; 1 changes nothing", "factor", low=0.1, high=10.0),
         f.time("starts_at", "first moment at which it may be proposed", nullable=True),
         f.time("ends_at", "first moment at which it may no longer be proposed", nullable=True),
     ),

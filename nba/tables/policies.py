@@ -85,8 +85,26 @@ SCENARIOS = Table(
         f.money("cost", "expected cost", nullable=True, low=0.0),
         f.number("available", "what the limit allows", "contacts or money", nullable=True, low=0.0),
         f.number("used", "expected use of the limit", "contacts or money", nullable=True, low=0.0),
-        f.money("price", "what one more unit of the limit would add", nullable=True, low=0.0),
+        f.money(
+            "price", "what one more unit of the limit would add; below 0 where a minimum asks", nullable=True
+        ),
         f.text("changes", "what was changed, in words; empty for `as decided`"),
+    ),
+)
+
+LEVER_COSTS = Table(
+    "lever_costs",
+    "What each business weight costs: a stored batch solved again without it, valued without any weight.",
+    ("batch_id", "lever"),
+    (
+        f.identifier("batch_id", "the stored batch"),
+        f.text("lever", "an action's lever (`action NAME`), one by context, or `all` together"),
+        f.number("weight", "its factor; unknown for `all`", "factor", nullable=True, low=0.1, high=10.0),
+        f.count("n_customers", "customers whose candidates it weighs", low=0),
+        f.money("value", "expected of the batch with all levers"),
+        f.money("without", "expected of the batch without this one"),
+        f.money("cost", "what it costs: the second less the first; below 0 by what is left to chance"),
+        f.number("moved", "expected customers who are given something else by it", "customers", low=0.0),
     ),
 )
 

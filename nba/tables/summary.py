@@ -199,7 +199,7 @@ SUMMARY_ARBITRATION = Table(
             "lever", "business weight on the value; 1 changes nothing", "factor", low=0.0, nullable=True
         ),
         f.money("cost", "per delivery", low=0.0),
-        f.money("price", "mean price of the limits it uses", low=0.0),
+        f.money("price", "mean price of the limits it uses"),
         f.money("priority", "value less price: what candidates are ranked by", nullable=True),
         f.chance("p_action", "mean chance of being chosen, of those who could be given it", nullable=True),
     ),
@@ -232,6 +232,9 @@ SUMMARY_CANDIDATES = Table(
         f.money("mean", "believed net value against no contact", nullable=True),
         f.money("se", "standard error of the belief", nullable=True, low=0.0),
         f.money("nuisance", "price of fatigue per contact", low=0.0),
+        f.number(
+            "weight", "business weight that the value holds", "factor", low=0.1, high=10.0, nullable=True
+        ),
         f.number(
             "sampled", "part of the batch's customers that are in the sample", "fraction", low=0.0, high=1.0
         ),

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from pipelines.commands.shown import AtOption, WorkspaceArg, line, moment, out, run, show
+from pipelines.commands.shown import AtOption, WorkspaceArg, line, moment, out, run, show, waiting
 
 PANEL = "Batches"
 app = typer.Typer()
@@ -79,7 +79,7 @@ def nightly(workspace: WorkspaceArg, at: AtOption = None) -> None:
 
 @app.command(rich_help_panel=PANEL)
 def weekly(workspace: WorkspaceArg, at: AtOption = None) -> None:
-    """Train on what has closed, evaluate and register it; goes on where it failed."""
+    """Judge the challenger, train the next on what has closed, evaluate; goes on where it failed."""
     from pipelines import weekly as step
 
     run(lambda progress: step.weekly(workspace, moment(at), progress=progress, write=line))
@@ -92,6 +92,8 @@ def feedback(workspace: WorkspaceArg, at: AtOption = None) -> None:
 
     report = run(lambda progress: step.feedback(workspace, moment(at), progress=progress))
     show("Outcomes", report.rows)
+    if report.n_waiting:
+        out.print(waiting(report.n_waiting))
     if report.n_corrected:
         out.print(f"{report.n_corrected} earlier outcomes were corrected by what arrived late.")
     if report.faults:

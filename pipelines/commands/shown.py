@@ -80,6 +80,11 @@ def cell(value: Any) -> str:
     return str(value)
 
 
+def waiting(n: int) -> str:
+    """Say that windows wait for data."""
+    return f"{n:,} decisions wait: their window has ended, but what was ingested does not reach its end yet."
+
+
 def between(value: float | None, lower: float | None, upper: float | None) -> str:
     """Write an estimate with the ends of its interval."""
     if value is None:

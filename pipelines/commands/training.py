@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from nba.history import History
-from pipelines.commands.shown import AtOption, WorkspaceArg, moment, out, run, show
+from pipelines.commands.shown import AtOption, WorkspaceArg, moment, out, run, show, waiting
 
 PANEL = "Models and policies"
 app = typer.Typer()
@@ -65,6 +65,8 @@ def learn(workspace: WorkspaceArg, at: AtOption = None) -> None:
             {name: row[name] for name in ("capacity", "half_life_days", "loss", "gain_se", "is_chosen", "n")}
             for row in shown
         ])  # fmt: skip
+    if report.n_waiting:
+        out.print(waiting(report.n_waiting))
     out.print(f"Capacity and half-life: {report.reason}.")
     show(f"Learnt {report.trained.policy_id}" + ("" if report.trained.is_new else ", as before"),
           report.trained.rows)  # fmt: skip
@@ -134,15 +136,36 @@ def shadow(
 
 
 @app.command(rich_help_panel=PANEL)
+def candidates(
+    workspace: WorkspaceArg,
+    batch_id: Annotated[
+        str | None, typer.Option("--batch", help="Stored batch; the last decided by a model if left out.")
+    ] = None,
+) -> None:
+    """Say why a batch's candidates were removed, by stage and rule, and what each business weight costs."""
+    from pipelines import candidates as step
+
+    found = run(lambda progress: step.candidates(workspace, batch_id, progress=progress))
+    names = ("treatment_id", "stage", "rule", "n_customers")
+    show(f"Candidates of batch {found.batch_id}", [{k: row[k] for k in names} for row in found.removed])
+    shown = [{k: x for k, x in row.items() if k != "batch_id"} for row in found.costs]
+    show("What levers cost, expected of the batch", shown)
+    if not found.costs:
+        out.print("All levers are 1: they change nothing.")
+
+
+@app.command(rich_help_panel=PANEL)
 def scenario(
     workspace: WorkspaceArg,
     name: Annotated[str, typer.Option(help="Of the scenario.")] = "what if",
     batch_id: Annotated[
         str | None, typer.Option("--batch", help="Stored batch; the last decided by a model if left out.")
     ] = None,
-    capacity: Annotated[list[str] | None, typer.Option(help="channel=contacts; may be repeated.")] = None,
+    capacity: Annotated[
+        list[str] | None, typer.Option(help="channel=contacts, or volume=contacts; may be repeated.")
+    ] = None,
     budget: Annotated[float | None, typer.Option(help="Money per batch.", min=0.0)] = None,
-    lever: Annotated[list[str] | None, typer.Option(help="action=weight; may be repeated.")] = None,
+    lever: Annotated[list[str] | None, typer.Option(help="action=weight, or lever=weight.")] = None,
     cost: Annotated[list[str] | None, typer.Option(help="treatment=money; may be repeated.")] = None,
     without: Annotated[list[str] | None, typer.Option(help="Rule not to apply, as reasons name it.")] = None,
     stop: Annotated[list[str] | None, typer.Option(help="Action or treatment not to propose.")] = None,

@@ -5,7 +5,6 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
 from streamlit.testing.v1 import AppTest
 
@@ -230,7 +229,7 @@ def test_the_scenario_planner_tells_what_the_library_says(show, workspace) -> No
     catalog = settings.read_catalog(workspace, config)
     sample = History.read(workspace).table("summary_candidates")
     stored = whatif.stored_of(sample, catalog, "b3", sample["sampled"][0].as_py())
-    rows = whatif.preview(stored, catalog, config, whatif.Changes({"sms": 0}), np.zeros(5))
+    rows = whatif.preview(stored, catalog, config, whatif.Changes({"sms": 0}))
     (total,) = [row for row in rows if row["scenario"] == "what if" and row["item"] == "total"]
     assert after["Expected value"] == f"{total['value']:.2f} EUR"
 

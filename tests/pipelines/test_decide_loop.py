@@ -14,7 +14,7 @@ from nba import draws, tables
 from nba.errors import DataError, MissingError, SettingsError
 from nba.history import History
 from nba.serving import delivery
-from pipelines import decide, evaluate, feedback, replay
+from pipelines import candidates, decide, evaluate, feedback, replay, scenario
 
 AT = datetime(2026, 3, 2, 6, tzinfo=UTC)
 N = 600
@@ -85,7 +85,10 @@ def workspace(tmp_path, monkeypatch):
         | {"revenue": 20.0, "margin": 10.0 + i % 5, "n_items": 1, "is_return": False}
         for i in range(0, N, 2)
     )
-    History.read(tmp_path).commit(append={"customers": customers, "orders": orders})
+    # The data reach further than any window here.
+    visit = {"event_id": "e", "customer_id": ids[0], "occurred_at": AT + timedelta(weeks=9), "kind": "visit"}
+    events = tables.EVENTS.build([visit])
+    History.read(tmp_path).commit(append={"customers": customers, "orders": orders, "events": events})
     registered = SimpleNamespace(model=None, trained_at=AT)
 
     def find(name, alias):
@@ -163,6 +166,65 @@ def test_policies_are_judged_from_the_log(workspace):
     assert sum(row["n"] for row in segments) == N
     again = evaluate.evaluate(workspace.root, AT + timedelta(weeks=4))
     assert again.to_pandas().equals(values.to_pandas())
+
+
+def test_levers_are_logged_with_candidates_and_their_cost_is_told(workspace):
+    levers = """[[policy.levers]]
+name = "little contacted"
+when = "f_contacts_28 < 1"
+weight = 4.0
+actions = ["club"]
+[reward]"""
+    toml = workspace.root / "nba.toml"
+    workspace.registered.model = Believer()
+    decide.decide(workspace.root, AT, "plain")
+    assert candidates.candidates(workspace.root).costs == []
+    toml.write_text(TOML.replace("[reward]", levers))
+    decide.decide(workspace.root, AT + timedelta(days=1), "weighed")
+    history = History.read(workspace.root)
+    logged = history.sql(
+        "select c.treatment_id, weight, count(*) as n from choices c join decisions using (decision_id)"
+        " where batch_id = 'weighed' group by all order by all"
+    ).to_pylist()
+    assert {row["treatment_id"] for row in logged if row["weight"] == 4} == {"club_mail"}
+    assert sum(row["n"] for row in logged if row["weight"] == 1) > 2 * N
+    found = candidates.candidates(workspace.root)
+    assert found.batch_id == "weighed"
+    assert {(row["stage"], row["rule"]) for row in found.removed} == {("kept", "")}
+    assert sum(row["n_customers"] for row in found.removed) == 3 * N
+    one, whole = found.costs
+    assert (one["lever"], one["weight"], whole["lever"]) == ("little contacted", 4.0, "all")
+    assert one["cost"] == pytest.approx(whole["cost"])
+    assert one["cost"] == pytest.approx(one["without"] - one["value"])
+    assert one["cost"] > 0
+    assert one["moved"] > 0
+    assert History.read(workspace.root).table("lever_costs").to_pylist() == found.costs
+    # Without the lever, the scenario solves what the cost is told against.
+    rows = scenario.scenario(
+        workspace.root, "no lever", scenario.Changes({}, levers={"little contacted": 1.0})
+    )
+    total = {row["scenario"]: row["value"] for row in rows.to_pylist() if row["item"] == "total"}
+    assert total["no lever"] == pytest.approx(one["without"])
+    with pytest.raises(DataError, match=r"lever 'little contacted' is 11; expected 0.1 to 10"):
+        scenario.scenario(workspace.root, "x", scenario.Changes({}, levers={"little contacted": 11.0}))
+
+
+def test_scenarios_move_volumes_by_name_and_keep_minimums(workspace):
+    volume = """[[limits.volumes]]
+name = "club"
+actions = ["club"]
+most = 150
+least = 120
+[policy]"""
+    (workspace.root / "nba.toml").write_text(TOML.replace("[policy]", volume))
+    workspace.registered.model = Believer()
+    decide.decide(workspace.root, AT)
+    found = scenario.scenario(workspace.root, "less club", scenario.Changes({"club": 30})).to_pylist()
+    used = {row["scenario"]: row["used"] for row in found if row["item"] == "club"}
+    share = 0.9  # without the holdout
+    assert used["as decided"] >= 120 * share * 0.93
+    assert used["less club"] <= 30 * share + 1
+    assert History.read(workspace.root).broken_laws() == []
 
 
 def test_a_champion_is_not_judged_on_what_it_learnt_from(workspace):

@@ -121,6 +121,18 @@ def test_promotion_and_rollback_are_on_record_and_move_the_alias(workspace, end,
     promote.rollback(workspace, end, approver="Ben")
 
 
+def test_what_was_rolled_back_does_not_come_again_by_itself(workspace, end):
+    # Version 2 was rolled back in the test before; training it again changes nothing.
+    assert champion(workspace) == 1
+    again = learn.learn(workspace, end - timedelta(days=8)).trained
+    assert (again.alias, again.is_new, champion(workspace)) == ("challenger", False, 1)
+    found = {check.check: check for check in promote.promote(workspace, end).checks}
+    assert found["not rolled back before"].status == "fail"
+    assert "Ben went back on it" in found["not rolled back before"].note
+    with pytest.raises(DataError, match="overrules"):
+        promote.overrule(workspace, end, approver="Ana", note="")
+
+
 def test_a_shadow_decides_and_delivers_nothing(workspace, end):
     history = History.read(workspace)
     decisions = history.table("decisions")

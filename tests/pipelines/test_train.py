@@ -10,7 +10,7 @@ from nba import settings, tables, tracking
 from nba.errors import DataError, MissingError
 from nba.history import History
 from nba.models.scorer import Scorer
-from pipelines import train
+from pipelines import promote, train
 
 pytestmark = pytest.mark.xdist_group("mlflow")
 
@@ -74,12 +74,13 @@ def test_train_registers_once_and_names_champion_and_challenger(workspace, end):
     toml = workspace / settings.FILE
     toml.write_text(toml.read_text() + "\n" * 2)
     earlier = end - timedelta(days=8)
-    second = train.train(workspace, earlier, promote=False)
+    second = train.train(workspace, earlier)
     assert (second.alias, second.policy_id) == ("challenger", f"{name}@2")
     assert tracking.find(name, "champion")[0].version == 1
     assert tracking.find(name, "challenger")[0].version == 2
     third = train.train(workspace, earlier)
-    assert tracking.find(name, "champion")[0].version == int(third.policy_id.split("@")[1])
+    assert (third.policy_id, third.alias, third.is_new) == (f"{name}@2", "challenger", False)
+    assert tracking.find(name, "champion")[0].version == 1  # training never promotes
     assert {row["measure"] for row in third.rows} >= {"examples", "AUC", "Qini coefficient"}
 
 
@@ -118,7 +119,8 @@ def test_card_comparison_versions_bin_and_signature(workspace, end):
     train.train(workspace, end, models=settings.read(workspace).models.model_copy(update={"trees": 20}))
     rows = models.listed(workspace)
     assert [row["version"] for row in rows] == [2, 1]
-    assert "champion" in rows[0]["alias"]
+    assert [row["alias"] for row in rows] == ["challenger", "champion"]
+    promote.overrule(workspace, end, approver="Ana", note="a drill")
     side = {row["measure"]: row for row in models.compared(workspace, 1, 2)}
     assert side["log_loss"]["change"] == pytest.approx(side["log_loss"]["2"] - side["log_loss"]["1"])
     with pytest.raises(MissingError, match=r"no version \[9\]"):

@@ -9,7 +9,7 @@ from nba import tables
 from nba.catalog import Action, Catalog, Treatment
 from nba.errors import DataError, SettingsError
 from nba.history import History
-from nba.policy.eligibility import REASONS, eligible, removals
+from nba.policy.eligibility import REASONS, eligible, removals, removed
 from nba.settings import ContactPolicy, Engagement, FrequencyCap, Limits, Purpose, Rule, SendWindow
 
 AT = datetime(2026, 3, 2, 6, tzinfo=UTC)
@@ -193,14 +193,17 @@ def test_rules_remove_what_is_not_true_by_stage_and_keep_their_name(tmp_path):
     found, words = engage(tmp_path, people, features=features, rules=rules[:2])
     assert words["a"] == ["", "", ""]
     assert words["b"] == words["c"] == ["", "gold by sms", "for buyers"]
-    table = removals(found, SHOP).to_pylist()
+    counts = removed(found.reason, len(found.reasons))
+    table = removals("b", counts, Engagement(rules=rules[:2]), SHOP).to_pylist()
     assert {
+        "batch_id": "b",
         "treatment_id": "club_mail",
         "stage": "suitability",
         "rule": "for buyers",
         "n_customers": 2,
     } in table
-    assert {"treatment_id": "sale_mail", "stage": "kept", "rule": "", "n_customers": 3} in table
+    kept = {"batch_id": "b", "treatment_id": "sale_mail"}
+    assert kept | {"stage": "kept", "rule": "", "n_customers": 3} in table
 
 
 def test_rules_that_cannot_be_used_are_named_all_at_once(tmp_path):

@@ -1,15 +1,22 @@
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from nba.catalog import Action, Catalog, Treatment
 from nba.errors import SettingsError
 from nba.policy import levers
 from nba.policy.explore import Estimate, Greedy, Softmax
 from nba.policy.limits import Limited
+from nba.settings import Lever
 
 NO_LIMIT = Limited((), np.zeros((3, 0)), np.zeros(0))
 SPENT = np.array([0.0, 0.1, 0.2])
+
+
+def lever(name: str, when: str, weight: float, **more: tuple[str, ...]) -> Lever:
+    return Lever(name=name, when=when, weight=weight, **more)
 
 
 def gains(n: int, seed: int = 0) -> Estimate:
@@ -36,6 +43,32 @@ def test_levers_out_of_bounds_are_named():
     with pytest.raises(SettingsError, match="lever 'club' runs from 0 to 1"):
         levers.together({"club": np.array([[1.0, 0.0]]), "sale": np.array([[1.0, 1.0]])})
     assert levers.together({"a": np.array([[8.0]]), "b": np.array([[8.0]])})[0, 0] == levers.HIGH
+
+
+def test_contexts_are_conditions_over_features_and_unknown_is_no():
+    seen = pa.table({"f_x": pa.array([1.0, 3.0, None]), "f_y": [5.0, 5.0, 5.0]})
+    chosen = [lever("high", "f_x > 2", 2.0), lever("all", "f_y = 5", 0.5)]
+    assert levers.contexts(seen, chosen).tolist() == [2, 3, 2]
+    with pytest.raises(SettingsError) as error:
+        levers.contexts(seen, [lever("a", "f_z > 1", 2.0), lever("b", "x in (select 1)", 2.0)])
+    assert "lever 'a'" in str(error.value)
+    assert "lever 'b'" in str(error.value)
+    with pytest.raises(SettingsError, match="cannot be answered"):
+        levers.contexts(seen, [lever("c", "f_x = 'gold'", 2.0)])
+
+
+def test_weights_multiply_within_bounds_and_leave_none_alone():
+    shop = Catalog(
+        (Action("sale", "s", "g", "Sale", 20.0, 4.0), Action("club", "s", "h", "Club", 50.0)),
+        (Treatment("sale_mail", "sale", "email", 0.1), Treatment("club_sms", "club", "sms", 0.5)),
+    )
+    chosen = [lever("high", "f_x > 2", 5.0), lever("sms", "f_x > 2", 0.5, channels=("sms",))]
+    found = levers.weights(np.array([0, 1, 3], dtype=np.int32), chosen, shop)
+    np.testing.assert_allclose(found, [[1, 4, 1], [1, 10, 5], [1, 10, 2.5]])
+    with pytest.raises(
+        SettingsError, match=r"'odd' names actions \['clubs'\]; the catalog has \['club', 'sale'\]"
+    ):
+        levers.weights(np.zeros(1, dtype=np.int32), [lever("odd", "true", 2.0, actions=("clubs",))], shop)
 
 
 # laws

@@ -12,7 +12,7 @@ from nba.policy import arbitrate
 from nba.policy.streamed import Cut
 from nba.serving import delivery, engines, jobs, pricing, stream
 from nba.serving.decide import decide
-from nba.settings import Engagement, Rule, SendWindow, Volume
+from nba.settings import Engagement, Lever, Rule, SendWindow, Volume
 
 # by hand
 
@@ -61,6 +61,10 @@ def test_prices_stand_in_the_manifest(shop, history, tmp_path):
     assert found.manifest["feature_as_of"] == "2026-03-02T06:00:00+00:00"
 
 
+def keen(shop):
+    return pc.sum(pc.greater(shop.features["f_x"], 0)).as_py()
+
+
 def test_rules_windows_and_volumes_are_the_same_in_both_engines(shop, history, tmp_path):
     shop.config = shop.config.model_copy(
         update={
@@ -71,12 +75,26 @@ def test_rules_windows_and_volumes_are_the_same_in_both_engines(shop, history, t
             "limits": shop.config.limits.model_copy(
                 update={"volumes": (Volume(name="club", actions=("club",), most=25, least=15),)}
             ),
+            "policy": shop.config.policy.model_copy(
+                update={"levers": (Lever(name="keen", when="f_x > 0", weight=3.0, actions=("club",)),)}
+            ),
         }
     )
     found = run(shop, history, tmp_path / "out", tmp_path)
     got = rows_of(delivery.publish(found.staged))
     with history.as_of(shop.at) as snapshot:
         whole = decide(snapshot, shop.features, shop.catalog, shop.config, {"champion": shop.model}, "b1")
+    assert found.removals.equals(whole.removals)
+    rule = pc.field("rule") == "f_x is up"
+    by_rule = whole.removals.filter(rule)
+    assert set(by_rule["stage"].to_pylist()) == {"suitability"}
+    assert pc.sum(by_rule["n_customers"]).as_py() == found.manifest["removed_by"]["f_x is up"]
+    choices = [pq.ParquetFile(path).read() for path in found.log["choices"]]
+    for name in ("weight", "mean"):
+        assert pa.concat_tables(choices)[name].to_pylist() == whole.choices[name].to_pylist()
+    assert pc.value_counts(whole.choices["weight"]).to_pylist() == [
+        {"values": 1.0, "counts": 5 * 400 - 2 * keen(shop)}, {"values": 3.0, "counts": 2 * keen(shop)}
+    ]  # fmt: skip
     for name in ("treatment_id", "reason", "send_from", "send_until"):
         assert got[name].to_pylist() == whole.decisions[name].to_pylist()
     sent = got.filter(pc.not_equal(got["treatment_id"], "none"))
