@@ -85,9 +85,11 @@ def workspace(tmp_path, monkeypatch):
         | {"revenue": 20.0, "margin": 10.0 + i % 5, "n_items": 1, "is_return": False}
         for i in range(0, N, 2)
     )
-    # The data reach further than any window here.
-    visit = {"event_id": "e", "customer_id": ids[0], "occurred_at": AT + timedelta(weeks=9), "kind": "visit"}
-    events = tables.EVENTS.build([visit])
+    # Something is known of every day, so that no window waits for data.
+    visit = {"customer_id": ids[0], "kind": "visit"}
+    events = tables.EVENTS.build(
+        visit | {"event_id": f"e{day}", "occurred_at": AT + timedelta(days=day)} for day in range(40)
+    )
     History.read(tmp_path).commit(append={"customers": customers, "orders": orders, "events": events})
     registered = SimpleNamespace(model=None, trained_at=AT)
 

@@ -101,7 +101,8 @@ def test_promotion_and_rollback_are_on_record_and_move_the_alias(workspace, end,
     assert champion(workspace) == 1
     rows = History.read(workspace).table("promotions").to_pylist()
     assert rows[: len(first)] == first  # only ever added to
-    assert [(r["what"], r["from_version"], r["to_version"], r["approver"]) for r in rows] == [
+    own = [r for r in rows if r["policy"] == name_of(workspace)]  # the world's own are another policy's
+    assert [(r["what"], r["from_version"], r["to_version"], r["approver"]) for r in own] == [
         ("promote", 1, 2, "Ana"), ("rollback", 2, 1, "Ben"),
     ]  # fmt: skip
     with pytest.raises(MissingError, match="has no version 99"):
