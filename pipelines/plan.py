@@ -9,7 +9,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from nba import settings, tables
-from nba.errors import MissingError
+from nba.errors import DataError, MissingError
 from nba.experiments import cube, design, facts, planning
 from nba.experiments.readout import horizon_days
 from nba.history import History, Snapshot
@@ -44,7 +44,7 @@ def plan(workspace: Path, at: datetime, *, progress: Progress | None = None) -> 
 
     Raises:
         MissingError: when the workspace has no customers yet.
-        DataError: when a segment is not an attribute of customers.
+        DataError: when a segment is not an attribute of customers, or nothing happened lately.
     """
     progress = progress or silent()
     config = settings.read(workspace)
@@ -55,8 +55,9 @@ def plan(workspace: Path, at: datetime, *, progress: Progress | None = None) -> 
     advance = progress.step("looking at past customers", total=len(experiments))
     curves, needs, checks = [], [], []
     with history.as_of(at) as snapshot:
+        facts.check_segments(snapshot, *experiments)
+        _check_recent(snapshot)
         for experiment in experiments:
-            facts.check_segments(snapshot, experiment)
             reach = 1.0 if experiment is config.experiment else _reach(config, experiment)
             # Quantiles have no variance that a plan could rest on.
             means = tuple(metric for metric in experiment.metrics if metric.quantile is None)
@@ -67,6 +68,20 @@ def plan(workspace: Path, at: datetime, *, progress: Progress | None = None) -> 
             checks += _aa(snapshot, planned)
             advance(1)
     return Plan(*(pa.Table.from_pylist(rows) for rows in (curves, needs, checks)))
+
+
+def _check_recent(snapshot: Snapshot) -> None:
+    # Of days in which nobody did anything a plan would be made of nothing.
+    last = snapshot.connection.execute(
+        "select max(at) from (select max(ordered_at) as at from orders"
+        " union all select max(occurred_at) from events union all select max(touched_at) from touches)"
+    ).fetchall()[0][0]
+    if last is None or last < snapshot.at - timedelta(days=DAYS[-1]):
+        found = f"the last is of {last:%Y-%m-%d %H:%M}" if last else "there is none at all"
+        raise DataError(
+            f"no order, event or touch in the {DAYS[-1]} days before {snapshot.at:%Y-%m-%d %H:%M}: {found}",
+            "Name a moment within the history by --at, or ingest what happened since.",
+        )
 
 
 def _reach(config: settings.Settings, experiment: Experiment) -> float:

@@ -137,7 +137,11 @@ def columns_of(metrics: Sequence[Metric], variables: Sequence[str]) -> NDArray[n
 
 
 def build(
-    connection: duckdb.DuckDBPyConnection, query: str, by: Sequence[str], metrics: Sequence[Metric]
+    connection: duckdb.DuckDBPyConnection,
+    query: str,
+    by: Sequence[str],
+    metrics: Sequence[Metric],
+    shift: Array | None = None,
 ) -> Cube:
     """Sum a query of one row per unit into cells, in one pass.
 
@@ -146,6 +150,7 @@ def build(
         query: Name of a table, or DuckDB query, with the columns of `by` and of the metrics.
         by: Columns that make the cells (arm, segment, ...).
         metrics: What will be read; an unknown value (null) makes its cell unknown (NaN).
+        shift: What to subtract, as in `Sums`; from the first rows if absent.
 
     Raises:
         DataError: when a column does not exist.
@@ -156,7 +161,7 @@ def build(
     absent = [name for name in (*by, *variables) if name not in found]
     if absent:
         raise DataError(f"columns {absent} do not exist; found {found}", "Mend the metrics or segments.")
-    shift = shift_of(connection, query, variables)
+    shift = shift_of(connection, query, variables) if shift is None else shift
     value = {v: _shifted(f'"{v}"', s) for v, s in zip(variables, shift.tolist())}
     pairs = pairs_of(metrics, variables)
     parts = [f"count(v{i}) as k{i}" for i in range(len(variables))]
@@ -255,16 +260,8 @@ def advance(
     gained = ", ".join(f'd."{v}" as "d_{v}"' for v in outcomes)
     joined = f"select t.*, {gained} from ({_whole(changes)}) d join {totals} t using (unit)"
     connection.execute(f"create or replace temp table active_units as {joined}").fetchall()
-    value = [_shifted(f'"{v}"', s) + f" as v{i}" for i, (v, s) in enumerate(zip(variables, shift.tolist()))]
-    gain = [(f'"d_{v}"' if v in outcomes else "0") + f" as d{i}" for i, v in enumerate(variables)]
-    parts = [f"count(v{i}) as k{i}" for i in range(len(variables))]
-    parts += [f"sum(d{i}) as s{i}" for i in range(len(variables))]
-    parts += [f"sum(v{i} * d{j} + d{i} * v{j} + d{i} * d{j}) as q{i}_{j}" for i, j in pairs]
-    names = ", ".join(f'"{name}"' for name in keys)
-    inner = f"select {names}, {', '.join([*value, *gain])} from active_units"
-    sql = f"select {names}, count(*) as n, {', '.join(parts)} from ({inner}) group by {names}"
-    table = connection.sql(sql).to_arrow_table()
-    sums = _added(cube, table.select(keys), _read(table, shift, pairs), pairs)
+    step = change(connection, "active_units", keys, metrics, outcomes, shift)
+    sums = _added(cube, step.keys, step.sums, pairs)
     after = ", ".join(f'"{v}" + "d_{v}" as "{v}"' for v in outcomes)
     gains = ", ".join(f'"d_{v}"' for v in outcomes)
     fresh = f"select * exclude ({gains}) replace ({after}) from active_units"
@@ -277,6 +274,42 @@ def advance(
     ):
         connection.execute(statement).fetchall()
     return Cube(cube.keys, variables, sums)
+
+
+def change(
+    connection: duckdb.DuckDBPyConnection,
+    query: str,
+    by: Sequence[str],
+    metrics: Sequence[Metric],
+    outcomes: Sequence[str],
+    shift: Array,
+) -> Cube:
+    """Sum what units that are in a cube already change of its sums, in one pass.
+
+    Args:
+        connection: Where the query's tables are.
+        query: Name of a table, or query, of one row per active unit: the columns of `by`, each variable
+            before, and `d_` and its name for what each outcome gained.
+        by: Columns that make the cells.
+        metrics: What will be read.
+        outcomes: Variables that change; the others (covariates) stand still.
+        shift: What was subtracted from each variable, as in `Sums`.
+
+    Returns:
+        The changes of the first and second sums; `n` counts active units, which changes no cell's number.
+    """
+    variables = variables_of(metrics)
+    pairs = [p for p in pairs_of(metrics, variables) if {variables[p[0]], variables[p[1]]} & set(outcomes)]
+    value = [_shifted(f'"{v}"', s) + f" as v{i}" for i, (v, s) in enumerate(zip(variables, shift.tolist()))]
+    gain = [(f'"d_{v}"' if v in outcomes else "0") + f" as d{i}" for i, v in enumerate(variables)]
+    parts = [f"count(v{i}) as k{i}" for i in range(len(variables))]
+    parts += [f"sum(d{i}) as s{i}" for i in range(len(variables))]
+    parts += [f"sum(v{i} * d{j} + d{i} * v{j} + d{i} * d{j}) as q{i}_{j}" for i, j in pairs]
+    names = ", ".join(f'"{name}"' for name in by)
+    inner = f"select {names}, {', '.join([*value, *gain])} from {_source(query)}"
+    sql = f"select {names}, count(*) as n, {', '.join(parts)} from ({inner}) group by {names}"
+    table = connection.sql(sql).to_arrow_table()
+    return Cube(table.select(list(by)), variables, _read(table, shift, pairs))
 
 
 def _added(cube: Cube, keys: pa.Table, step: Sums, pairs: Sequence[tuple[int, int]]) -> Sums:

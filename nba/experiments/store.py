@@ -129,8 +129,8 @@ def _advance(
     fresh = who.counts & ~entered & (who.assigned <= window.entered.timestamp())
     old = np.flatnonzero(entered)
     if len(old) and last is not None:
-        gained = facts.gained(snapshot, people.take(old), plain, last.until, window.until)
-        raw[old] += _matrix(gained, experiment, people["customer_id"].take(pa.array(old)))
+        since = facts.gained(snapshot, people.take(old), plain, last.until, window.until)
+        raw[old] += _matrix(since, experiment, people["customer_id"].take(pa.array(old)))
     new = np.flatnonzero(fresh)
     if len(new):
         rows, _ = facts.totals(snapshot, people.take(new), plain, window)
@@ -145,9 +145,18 @@ def _advance(
     passed = (window.until - last.until).total_seconds() / 86_400
     sums, exposure = last.sums, last.exposure + last.sums.n * passed
     seconds = (window.until.timestamp() - who.assigned) / 86_400
+    made, connection = metrics_of(experiment), snapshot.connection
+    names = cube.variables_of(made)
+    outcomes = [name for name in names if name[0] in "yd"]
     for part in range(who.cells.shape[1]):
-        sums = moved(sums, who.cells[active, part], before[active], after[active])
-        sums = joined(sums, who.cells[new, part], after[new])
+        if len(active):
+            gained = after[active] - before[active]
+            connection.register("active", _rows(who.cells[active, part], names, before[active], gained))
+            sums = _plus(sums, cube.change(connection, "active", ["cell"], made, outcomes, sums.shift))
+        if len(new):
+            connection.register("entering", _rows(who.cells[new, part], names, after[new]))
+            sums = _plus(sums, cube.build(connection, "entering", ["cell"], made, sums.shift))
+            sums = sums._replace(n=sums.n + np.bincount(who.cells[new, part], minlength=n_cells))
         exposure = exposure + np.bincount(who.cells[new, part], seconds[new], n_cells)
     entered |= fresh
     return Day(window.until, who.labels, sums, exposure)
@@ -159,48 +168,22 @@ def _nobody(experiment: Experiment, who: _People, until: datetime, shift: Array)
     return Day(until, who.labels, sums, np.zeros(c))
 
 
-def joined(sums: Sums, cell: NDArray[np.int64], values: Array) -> Sums:
-    """Take in units that were not there.
-
-    Args:
-        sums: Sums so far of m variables in c cells.
-        cell: Cell of each new unit, shape (n,).
-        values: Its values, shape (n, m).
-    """
-    v = values - sums.shift
-    return _plus(sums, cell, v, v[:, :, None] * v[:, None, :], np.ones(len(cell)))
+def _plus(sums: Sums, step: cube.Cube) -> Sums:
+    # Pairs of variables of different metrics are not summed, and nobody reads them.
+    at = np.array(step.keys["cell"].to_pylist(), dtype=np.int64)
+    first, second = sums.first.copy(), sums.second.copy()
+    first[at] += step.sums.first
+    second[at] += np.nan_to_num(step.sums.second, nan=0.0)
+    return Sums(sums.n, sums.shift, first, second)
 
 
-def moved(sums: Sums, cell: NDArray[np.int64], before: Array, after: Array) -> Sums:
-    """Let units that are there go from one value to another: squares change by ``2*v*d + d**2``.
-
-    Args:
-        sums: Sums so far of m variables in c cells.
-        cell: Cell of each unit, shape (n,).
-        before: Its values, shape (n, m).
-        after: What they become, same shape.
-
-    Example:
-        >>> sums = Sums.of(np.array([[1.0], [3.0]]), np.array([0, 0]), 1)
-        >>> moved(sums, np.array([1]) * 0, np.array([[3.0]]), np.array([[5.0]])).covariance().tolist()
-        [[[8.0]]]
-    """
-    v, d = before - sums.shift, after - before
-    cross = v[:, :, None] * d[:, None, :]
-    change = cross + cross.transpose(0, 2, 1) + d[:, :, None] * d[:, None, :]
-    return _plus(sums, cell, d, change, np.zeros(len(cell)))
-
-
-def _plus(sums: Sums, cell: NDArray[np.int64], first: Array, second: Array, n: Array) -> Sums:
-    c, m = sums.first.shape
-    flat = np.concatenate([first, second.reshape(len(cell), m * m)], axis=1)
-    added = np.stack([np.bincount(cell, flat[:, i], c) for i in range(flat.shape[1])], axis=1)
-    return Sums(
-        sums.n + np.bincount(cell, n, c),
-        sums.shift,
-        sums.first + added[:, :m],
-        sums.second + added[:, m:].reshape(c, m, m),
-    )
+def _rows(
+    cell: NDArray[np.int64], names: Sequence[str], values: Array, gained: Array | None = None
+) -> pa.Table:
+    columns: dict[str, Any] = {"cell": cell} | {name: values[:, i] for i, name in enumerate(names)}
+    if gained is not None:
+        columns |= {f"d_{name}": gained[:, i] for i, name in enumerate(names)}
+    return pa.table(columns)
 
 
 def metrics_of(experiment: Experiment) -> tuple[Metric, ...]:

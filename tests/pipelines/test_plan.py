@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 import pytest
 
 from nba import settings
-from nba.errors import MissingError
+from nba.errors import DataError, MissingError
 from nba.history import History
 from pipelines.plan import plan
 
@@ -34,3 +34,8 @@ def test_more_days_and_adjustment_see_smaller_relative_effects(small_demo):
         assert row["planned_days"] == 28
     margins = [r for r in found.aa.to_pylist() if r["metric"] == "margin"]
     assert all(r["is_fine"] for r in margins)
+
+
+def test_a_plan_of_days_without_anything_is_refused(small_demo):
+    with pytest.raises(DataError, match=r"no order, event or touch in the 56 days before .*: the last is of 20"):
+        plan(small_demo, datetime(2036, 1, 1, tzinfo=UTC))
