@@ -141,14 +141,16 @@ def _covered(
     columns: list[int],
     truth: float,
     seed: int,
+    ends: str = "",
 ) -> tuple[float, int]:
+    # The share of intervals that hold the truth; `ends` is "relative_" for those of the relative effect.
     rng = np.random.default_rng(seed)
     reps, chunk, hits = 20_000, 1000, 0
     for _ in range(reps // chunk):
         values = np.concatenate([draw(rng, chunk, 0), draw(rng, chunk, 1)])
         at = np.arange(chunk)
-        found = analyze.compare(_sums(values), np.array([columns]), at + chunk, at)
-        hits += int(((found.lower <= truth) & (truth <= found.upper)).sum())
+        found = analyze.compare(_sums(values), np.array([columns]), at + chunk, at)._asdict()
+        hits += int(((found[f"{ends}lower"] <= truth) & (truth <= found[f"{ends}upper"])).sum())
     return hits / reps, reps
 
 
@@ -174,6 +176,10 @@ def coverage() -> list[Row]:
         out.append(
             row(f"coverage.{name}", value, "share", (0.94, 0.96), "in", n=reps, conditions=f"{n} an arm")
         )
+    lift = 0.2 / float(np.exp(0.5 * 0.49 * 1.36))  # of the mean of the lognormal of `cuped`
+    value, reps = _covered(cuped, [0, -1, 1, -1], lift, seed=5, ends="relative_")
+    text = f"{n} an arm, with CUPED, relative effect of {lift:.0%}"
+    out.append(row("coverage.relative", value, "share", (0.94, 0.96), "in", n=reps, conditions=text))
     value, reps = _covered(_sessions(n, 0.3), [0, 1, -1, -1], 0.3 * 0.2 / 1.5, seed=6)
     out.append(row("coverage.ratio", value, "share", (0.94, 0.96), "in", n=reps, conditions=f"{n} an arm"))
     return [*out, _coverage_sequence(), *_coverage_adaptive()]
@@ -349,6 +355,26 @@ def mismatch() -> list[Row]:
                 n=reps,
                 conditions=f"chi-square at 0.001; {text}",
             )
+        )
+    return [*out, *_traffic(rng)]
+
+
+def _traffic(rng: np.random.Generator, reps: int = 300, batches: int = 30, k: int = 10) -> list[Row]:
+    # Probabilities of their own for every decision; one treatment of k chosen as logged, or 20% more often.
+    batch = np.repeat(np.arange(batches), 500)
+    out = []
+    for name, tilt, target, direction in (("false_alarm", 1.0, 0.011, "<="), ("detection", 1.2, 0.9, ">=")):
+        alarms = 0
+        for _ in range(reps):
+            p = rng.dirichlet(np.full(k, 2.0), size=len(batch))
+            drawn = p * np.append(tilt, np.ones(k - 1))
+            edges = (drawn / drawn.sum(axis=1, keepdims=True)).cumsum(axis=1)
+            chosen = (rng.random((len(batch), 1)) > edges).sum(axis=1).clip(max=k - 1)
+            alarms += srm.logged(chosen, p, batch).is_alarm
+        text = f"any look over {batches} batches of 500 decisions, {k} treatments, one chosen {tilt:g} times"
+        text += " as often as logged"
+        out.append(
+            row(f"srm.traffic_{name}", alarms / reps, "share", target, direction, n=reps, conditions=text)
         )
     return out
 

@@ -104,6 +104,8 @@ def read(
     if window is None or not stays or min(stays) > window.entered:
         reason = _WAITING if stays else "Nobody is assigned yet."
         waiting = Decision(Verdict.RUNNING, reason)
+        if experiment.ends_at and snapshot.at >= experiment.ends_at:
+            waiting = decision.unreadable("nobody entered early enough to count by the planned end")
         if fault:
             waiting = decision.unreadable(fault)
         rows = [_verdict_row(experiment, arm, waiting, check, 0, None) for arm in treated_arms(experiment)]

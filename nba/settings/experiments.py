@@ -25,7 +25,7 @@ class Arm(Frozen):
             `outside`: business as usual, which another system decides and this one only measures.
     """
 
-    name: str
+    name: Annotated[str, Field(min_length=1)]
     share: Share
     policy: Literal["none", "random", "response_greedy", "champion", "challenger", "outside"] | OtherAlias
 
@@ -49,15 +49,15 @@ class Measured(Frozen):
             one reading; only of secondary metrics without denominator.
     """
 
-    name: str
+    name: Annotated[str, Field(min_length=1)]
     numerator: str
     denominator: str | None = None
     role: Literal["primary", "secondary", "guardrail"] = "secondary"
     is_good: bool = True
-    planned_effect: Annotated[float, Field(ge=0)] = 0.0
-    margin: Annotated[float, Field(ge=0)] = 0.0
+    planned_effect: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+    margin: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
     is_adjusted: bool = True
-    cap: Annotated[float, Field(gt=0)] | None = None
+    cap: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
     quantile: Annotated[float, Field(gt=0, lt=1)] | None = None
 
     @model_validator(mode="after")
@@ -162,6 +162,8 @@ class Experiment(Frozen):
             faults.append(f"primary metrics are {primary}; expected exactly one")
         if len(set(measured)) < len(measured):
             faults.append(f"metric names repeat: {measured}")
+        if len(set(self.segments)) < len(self.segments):
+            faults.append(f"segments repeat: {list(self.segments)}")
         if self.starts_at and self.ends_at and self.ends_at <= self.starts_at:
             faults.append(f"ends_at {self.ends_at} is not after starts_at {self.starts_at}")
         if self.ends_at and not self.starts_at:
@@ -181,6 +183,8 @@ class Experiment(Frozen):
         starts = [phase.starts_at for phase in self.phases]
         if starts != sorted(set(starts)) or (starts and self.starts_at and starts[0] <= self.starts_at):
             faults.append("phases do not follow one another after the start")
+        if starts and self.ends_at and starts[-1] >= self.ends_at:
+            faults.append(f"a phase starts at {starts[-1]}, not before ends_at {self.ends_at}")
         if faults:
             raise ValueError("; ".join(faults))
         return self

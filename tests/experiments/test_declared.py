@@ -81,6 +81,40 @@ def test_faulty_files_are_refused(tmp_path, files, words):
         declare(tmp_path, **files)
 
 
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (('name = "m"', 'name = ""'), "at least 1 character"),
+        (("planned_effect = 1.0", "planned_effect = inf"), "finite number"),
+        (("planned_effect = 1.0", "cap = inf"), "finite number"),
+        (("arms", 'segments = ["a_x", "a_x"]\narms'), "segments repeat"),
+        (("window_days = 14", "window_days = 30"), "'e' ends before any reward window of 30 days has closed"),
+        (("2026-03-20", "2026-04-01"), "not before ends_at"),
+    ],
+)
+def test_declarations_that_could_never_be_read_are_refused(tmp_path, change, words):
+    text = """
+[workspace]
+name = "x"
+[reward]
+window_days = 14
+[[experiments]]
+experiment_id = "e"
+control = "a"
+starts_at = 2026-03-02T00:00:00Z
+ends_at = 2026-04-01T00:00:00Z
+arms = [{name = "a", share = 0.5, policy = "champion"}, {name = "b", share = 0.5, policy = "random"}]
+metrics = [{name = "m", numerator = "margin", role = "primary", planned_effect = 1.0}]
+phases = [{starts_at = 2026-03-20T00:00:00Z, shares = {a = 0.4, b = 0.6}}]
+"""
+    path = tmp_path / "nba.toml"
+    path.write_text(text, encoding="utf-8")
+    assert settings.read(tmp_path).experiments[0].experiment_id == "e"
+    path.write_text(text.replace(*change, 1), encoding="utf-8")
+    with pytest.raises(SettingsError, match=words):
+        settings.read(tmp_path)
+
+
 def test_the_declaration_in_the_guide_can_be_used(tmp_path):
     guide = Path(__file__).parents[2] / "docs" / "experiments-for-marketers.md"
     text = guide.read_text(encoding="utf-8").split("```toml\n")[1].split("```")[0]

@@ -37,5 +37,7 @@ def test_more_days_and_adjustment_see_smaller_relative_effects(small_demo):
 
 
 def test_a_plan_of_days_without_anything_is_refused(small_demo):
-    with pytest.raises(DataError, match=r"no order, event or touch in the 56 days before .*: the last is of 20"):
+    with pytest.raises(
+        DataError, match=r"no order, event or touch in the 56 days before .*: the last is of 20"
+    ):
         plan(small_demo, datetime(2036, 1, 1, tzinfo=UTC))
