@@ -202,14 +202,11 @@ def _aa(snapshot: Snapshot, experiment: Experiment) -> list[dict[str, object]]:
     variables = cube.variables_of(made)
     values = _values(rows, variables)
 
-    def split(number: int) -> NDArray[np.int64]:
-        other = experiment.model_copy(update={"salt": f"aa|{number}", "phases": ()})
-        arms = design.assign(other, ids).arm
-        return np.asarray(arms == experiment.control, dtype=np.int64)
-
+    # Drawn once for all metrics: hashing takes longer than all tests.
+    splits = [_split(experiment, ids, number) for number in range(SPLITS)]
     out: list[dict[str, object]] = []
     for metric, columns in zip(experiment.metrics, made):
-        check = planning.aa_check(values, columns, variables, split, SPLITS, experiment.level)
+        check = planning.aa_check(values, columns, variables, splits.__getitem__, SPLITS, experiment.level)
         out.append(
             {
                 "experiment_id": experiment.experiment_id,
@@ -222,6 +219,11 @@ def _aa(snapshot: Snapshot, experiment: Experiment) -> list[dict[str, object]]:
             }
         )
     return out
+
+
+def _split(experiment: Experiment, ids: list[str], number: int) -> NDArray[np.int8]:
+    other = experiment.model_copy(update={"salt": f"aa|{number}", "phases": ()})
+    return np.asarray(design.assign(other, ids).arm == experiment.control, dtype=np.int8)
 
 
 def _values(rows: pa.Table, variables: tuple[str, ...]) -> NDArray[np.float64]:

@@ -50,7 +50,7 @@ class Sums(NamedTuple):
     second: Array
 
     @classmethod
-    def of(cls, values: Array, cell: NDArray[np.int64], n_cells: int) -> "Sums":
+    def of(cls, values: Array, cell: NDArray[np.integer], n_cells: int) -> "Sums":
         """Sum rows held in memory.
 
         Args:

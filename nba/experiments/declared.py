@@ -7,7 +7,7 @@ would be a rule chosen after the data.
 
 import json
 from collections.abc import Collection
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 import pyarrow as pa
@@ -26,12 +26,13 @@ def rule(experiment: Experiment) -> dict[str, Any]:
         >>> sorted(rule(Experiment()))[:3]
         ['arm holdout', 'arm policy', 'control']
     """
-    whole = experiment.model_dump(mode="json")
-    out = {name: whole[name] for name in _PARTS}
-    out |= {f"arm {arm['name']}": arm["policy"] for arm in whole["arms"]}
-    for metric in whole["metrics"]:
-        if metric["role"] != "secondary":
-            out |= {f"{metric['name']}.{key}": value for key, value in metric.items() if key != "name"}
+    out = {name: _plain(getattr(experiment, name)) for name in _PARTS}
+    out |= {f"arm {arm.name}": arm.policy for arm in experiment.arms}
+    for metric in experiment.metrics:
+        if metric.role != "secondary":
+            # Defaults go without saying, so that a key that a later version adds is no change.
+            given = metric.model_dump(mode="json", exclude_defaults=True)
+            out |= {f"{metric.name}.{key}": value for key, value in given.items() if key != "name"}
     return out
 
 
@@ -72,6 +73,12 @@ def changed(snapshot: Snapshot, experiment: Experiment) -> str:
         f"the rule was changed after the start of {since}: {'; '.join(parts)};"
         " put it back, or declare another experiment"
     )
+
+
+def _plain(value: Any) -> Any:
+    # However a moment is written, it is the same one.
+    is_moment = isinstance(value, datetime)
+    return value.astimezone(UTC).isoformat(sep=" ", timespec="minutes") if is_moment else value
 
 
 def _shown(value: Any) -> str:

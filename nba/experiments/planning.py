@@ -294,7 +294,7 @@ def aa_check(
     values: Array,
     metric: Metric,
     variables: tuple[str, ...],
-    split: Callable[[int], NDArray[np.int64]],
+    split: Callable[[int], NDArray[np.integer]],
     n_splits: int = 200,
     level: float = 0.95,
 ) -> Check:

@@ -45,7 +45,7 @@ def _effect(row: dict[str, Any]) -> dict[str, Any]:
         "arm": f"{row['arm']} against {row['control']}",
         "n": f"{row['n']:,} / {row['n_control']:,}",
         "control's mean": row["mean_control"],
-        f"effect ({row['level']:.0%})": between(row["effect"], row["lower"], row["upper"]),
+        f"effect ({row['level']:.0%}, for one reading)": between(row["effect"], row["lower"], row["upper"]),
         "valid at every look": _range(row["always_lower"], row["always_upper"]),
         "relative, %": between(*_percent(row)),
         "reason": row["reason"],
@@ -79,7 +79,7 @@ def _treatments(rows: list[dict[str, Any]]) -> None:
     shown = [
         {name: row[name] for name in names}
         | {
-            "effect on reward": between(row["effect"], row["lower"], row["upper"]),
+            "effect on reward (for one reading)": between(row["effect"], row["lower"], row["upper"]),
             "valid at every look": _range(row["always_lower"], row["always_upper"]),
             "reason": row["reason"],
         }

@@ -1,6 +1,6 @@
 """The readout of a workspace: effects, looks, verdicts, effects of actions."""
 
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, timezone
 
 import numpy as np
 import pyarrow as pa
@@ -314,6 +314,8 @@ def test_a_rule_changed_after_the_start_cannot_be_read(workspace, tmp_path):
     more = settings.Measured(name="orders", numerator="orders")
     with history.as_of(START + timedelta(days=60)) as snapshot:
         assert declared.changed(snapshot, trial) == ""
+        elsewhere = trial.starts_at.astimezone(timezone(timedelta(hours=2)))
+        assert declared.changed(snapshot, trial.model_copy(update={"starts_at": elsewhere})) == ""
         assert declared.changed(snapshot, trial.model_copy(update={"metrics": (*trial.metrics, more)})) == ""
     later = TOML.replace("2026-02-12", "2026-02-19").replace("planned_effect = 5.0", "planned_effect = 1.0")
     (folder / "nba.toml").write_text(later, encoding="utf-8")
@@ -321,7 +323,7 @@ def test_a_rule_changed_after_the_start_cannot_be_read(workspace, tmp_path):
     assert found["verdict"] == "cannot be read"
     for words in (
         "changed after the start of 2026-01-01 00:00",
-        'ends_at was "2026-02-12T00:00:00Z", is "2026-02-19T00:00:00Z"',
+        'ends_at was "2026-02-12 00:00+00:00", is "2026-02-19 00:00+00:00"',
         "margin.planned_effect was 5.0, is 1.0",
         "put it back, or declare another experiment",
     ):
