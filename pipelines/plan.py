@@ -73,7 +73,7 @@ def plan(workspace: Path, at: datetime, *, progress: Progress | None = None) -> 
 def _check_recent(snapshot: Snapshot) -> None:
     # Of days in which nobody did anything a plan would be made of nothing.
     last = snapshot.connection.execute(
-        "select max(at) from (select max(ordered_at) as at from orders"
+        "select max(last_at) from (select max(ordered_at) as last_at from orders"
         " union all select max(occurred_at) from events union all select max(touched_at) from touches)"
     ).fetchall()[0][0]
     if last is None or last < snapshot.at - timedelta(days=DAYS[-1]):
