@@ -220,7 +220,7 @@ def _log_trials(mlflow: ModuleType, trials: Sequence[Mapping[str, Any]], experim
             if trial["loss"] is None:
                 mlflow.set_tag("pruned", "true")
             else:
-                mlflow.log_metric("log_loss", float(trial["loss"]))
+                mlflow.log_metric(trial.get("measure", "log_loss"), float(trial["loss"]))
 
 
 def log_run(

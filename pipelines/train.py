@@ -122,7 +122,9 @@ def train(
     step(1)
     seed = config.workspace.seed
     asked = config.models if models is None else models
-    chosen, tuned = tuning.tuned(rows, catalog, asked, seed, _study(workspace))
+    chosen, tuned = tuning.tuned(
+        rows, catalog, asked, seed, _study(workspace), _told(progress, asked, "responses")
+    )
     scorer = Scorer.fit(rows, catalog, chosen, seed)
     step(2)
     aliases = (tracking.CHAMPION, tracking.CHALLENGER)
@@ -131,11 +133,13 @@ def train(
         if known is not None and known[1].get("model_id") == scorer.model_id:
             step(2)
             return _report(scorer, known[0], name, is_new=False)
-    comparison = compare.compare(scorer, rows, catalog, seed) if compared else None
+    comparison = None
+    if compared:
+        heard = _told(progress, asked, "effects")
+        search = tuning.Search(asked, seed, _study(workspace), heard)
+        comparison = compare.compare(scorer, rows, catalog, seed, search=search)
     step(1)
-    trials = tuning.trials(
-        rows, catalog, config.models if models is None else models, seed, _study(workspace)
-    )
+    trials = tuning.trials(rows, catalog, asked, seed, _study(workspace))
     first = _registered(config, tracking.CHAMPION) is None
     logged = _Logged(scorer, rows, config.model_copy(update={"models": chosen}), tuned, trials, comparison)
     registered = _log(logged, at)
@@ -289,6 +293,12 @@ class _Logged:
     comparison: compare.Comparison | None
 
 
+def _told(progress: Progress, asked: Models, what: str) -> Callable[[float], None] | None:
+    # A bar of its own, where there is a search.
+    trials = asked.tune_trials
+    return progress.step(f"searching the capacity for {what}", total=trials) if trials else None
+
+
 def _study(workspace: Path) -> Path:
     return workspace / "tuning.db"
 
@@ -306,6 +316,10 @@ def _log(logged: _Logged, at: datetime) -> tracking.Registered:
     tags = {"model_id": scorer.model_id, "config_hash": config.config_hash, "at": at.isoformat()}
     found = {f"{k}.html": draw(scorer.report.tables[k]) for k, draw in _FIGURES.items()}
     more: dict[str, pa.Table] = {}
+    trials = logged.trials
+    if comparison is not None and comparison.tuned is not None:
+        params |= {f"stack_{name}": value for name, value in comparison.tuned.trees.items()}
+        trials = trials + [{**trial, "measure": "dr_loss"} for trial in comparison.tuned.trials]
     if comparison is not None and comparison.gate is not None:
         more = {"candidates": comparison.candidates, "average_effects": comparison.averages}
         found["stack_deciles.html"] = plots.uplift_deciles(comparison.deciles)
@@ -329,7 +343,7 @@ def _log(logged: _Logged, at: datetime) -> tracking.Registered:
                 figures=found,
                 tables={**scorer.report.tables, **more},
                 texts={"card.md": card.card(scorer, rows, comparison, params)},
-                trials=logged.trials,
+                trials=trials,
             )
         )
 

@@ -12,6 +12,7 @@ of the fold's noise: a stack that weighs them by their loss is not led astray by
 - `response`: the same relative lift for everyone, so that effects rank as responses do.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -151,7 +152,7 @@ class ByTreatment:
         base = clone(fold.base)
         leaf = base.get_params().get("min_child_samples")
         if leaf:
-            base.set_params(min_child_samples=2 * leaf, num_leaves=4)
+            base.set_params(min_child_samples=2 * leaf)
         X, w = fold.data.X[fold.rows], fold.data.weight[fold.rows]
         return cls(tuple(Fitted(base, X, target, w) for target in fold.effects[fold.rows].T))
 
@@ -250,6 +251,7 @@ def fit_linear(data: Trial, coding: Coding) -> tuple[Linear, dict[int, Linear]]:
     return whole, {k: Linear(scaling, model, offset, unit) for k, model in crossed.others.items()}
 
 
-def base_effect(seed: int, monotone: list[int] | None) -> Any:
-    """Give the model of effects that candidates clone."""
-    return learners.effect_model(seed, **({"monotone_constraints": monotone} if monotone else {}))
+def base_effect(seed: int, monotone: list[int] | None, more: Mapping[str, Any] | None = None) -> Any:
+    """Give the model of effects that candidates clone; `more` are parameters of LightGBM."""
+    signs = {"monotone_constraints": monotone} if monotone else {}
+    return learners.effect_model(seed, **signs, **(more or {}))

@@ -12,10 +12,11 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from nba.catalog import NONE, Catalog
-from nba.models import inputs, trial
+from nba.models import inputs, trial, tuning
 from nba.models.ensemble import Gate, UpliftEnsemble
 from nba.models.inputs import Coding
 from nba.models.scorer import Scorer
+from nba.models.tuning import Found, Search
 
 Array = NDArray[np.float64]
 
@@ -37,6 +38,7 @@ class Comparison:
             treatments.
         distance: Root mean square difference of both, in chance of a response.
         findings: Leaks, overlap and gaps, one sentence each.
+        tuned: The search of the stack's trees; None if there was none.
     """
 
     candidates: pa.Table
@@ -46,10 +48,16 @@ class Comparison:
     agreement: float
     distance: float
     findings: list[str] = field(default_factory=list)
+    tuned: Found | None = None
 
 
 def compare(
-    scorer: Scorer, examples: pa.Table, catalog: Catalog, seed: int, most: int = 60_000
+    scorer: Scorer,
+    examples: pa.Table,
+    catalog: Catalog,
+    seed: int,
+    most: int = 60_000,
+    search: Search | None = None,
 ) -> Comparison:
     """Fit the stack on the examples and hold the served model against it.
 
@@ -59,6 +67,7 @@ def compare(
         catalog: Its treatments.
         seed: Of the sample, folds and trees.
         most: Examples that are read; a sample of more.
+        search: How to search the capacity of the stack's trees; the default's if None or without trials.
     """
     coding = Coding.of(catalog)
     column = coding.columns(examples["treatment_id"].to_pylist())
@@ -86,8 +95,14 @@ def compare(
     model = UpliftEnsemble(parts=parts, random_state=seed)
     p = kept["p_action"].to_numpy()
     found += checks(scorer.names, X, y, p)
+    given = names[column[rows]], p
+    customers = kept["customer_id"].to_pylist()
+    tuned = None
+    if search is not None and search.settings.tune_trials:
+        tuned = tuning.effects(model, X, y, *given, search, groups=customers)
+        model.set_params(trees=tuned.trees)
     with trial.quiet():
-        model.fit(X, y, names[column[rows]], p, groups=kept["customer_id"].to_pylist())
+        model.fit(X, y, *given, groups=customers)
     at = [1 + coding.treatment_ids.index(name) for name in model.treatments_]
     served = scorer.scores(kept, catalog).uplift[:, at]
     together = [np.corrcoef(a, b)[0, 1] for a, b in zip(served.T, model.oof_.T) if np.ptp(a) and np.ptp(b)]
@@ -99,6 +114,7 @@ def compare(
         float(np.mean(together)) if together else float("nan"),
         float(np.sqrt(np.mean((served - model.oof_) ** 2))),
         found,
+        tuned,
     )
 
 

@@ -90,6 +90,8 @@ class UpliftEnsemble(_Learner):
         cost: Money per customer by treatment; 0 if absent.
         parts: By treatment, its action and channel: the hierarchy then shares strength over both.
         monotone: By feature, the sign of the effect's slope, 0 if free; for the trees of effects.
+        trees: Parameters of LightGBM for the trees of effects, instead of the default's;
+            `nba.models.tuning` finds some.
         control: Name of the arm that the others are compared with.
         folds: Cross-fitting folds.
         random_state: Of folds and trees.
@@ -101,6 +103,7 @@ class UpliftEnsemble(_Learner):
             the constant effect's, 95%), rate, rate_lower, rate_upper (Qini-weighted RATE).
         gate_: What to do.
         oof_: Effects of the training rows by models that have not seen them, shape (n, T).
+        loss_: Doubly robust loss of `oof_`, over the scores' variance.
         scores_: Doubly robust scores of each arm's outcome, shape (n, 1 + T).
 
     Example:
@@ -121,6 +124,7 @@ class UpliftEnsemble(_Learner):
         cost: Mapping[Any, float] | None = None,
         parts: Mapping[Any, tuple[str, str]] | None = None,
         monotone: Sequence[int] | None = None,
+        trees: Mapping[str, Any] | None = None,
         control: Any = NONE,
         folds: int = 5,
         random_state: int = 0,
@@ -131,6 +135,7 @@ class UpliftEnsemble(_Learner):
         self.cost = cost
         self.parts = parts
         self.monotone = monotone
+        self.trees = trees
 
     def _fit(self, data: Trial) -> None:
         unknown = sorted(set(self.names) - set(NAMES))
@@ -155,6 +160,7 @@ class UpliftEnsemble(_Learner):
         prior = np.array([PRIOR[name] for name in self.names])
         self._weights = stack(deviations, effects - average, data.weight, prior)
         self.oof_ = self._average + deviations @ self._weights
+        self.loss_ = float(((effects - self.oof_) ** 2 / _or_one(effects.var(axis=0))).mean())
         self._report(data, effects, deviations, average, noise)
 
     def _outcomes(self, data: Trial) -> tuple[Array, dict[int, tuple[Whole, list[learners.Fitted], Array]]]:
@@ -174,7 +180,7 @@ class UpliftEnsemble(_Learner):
         monotone = None
         if self.monotone is not None:
             monotone = learners.constraints(self.monotone, None, data.X.shape[1])
-        base = candidates.base_effect(self.random_state, monotone)
+        base = candidates.base_effect(self.random_state, monotone, self.trees)
         whole, linear = candidates.fit_linear(data, self._coding(data))
         members = {}
         for number, (known, fitted, full) in outcomes.items():

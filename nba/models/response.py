@@ -1,12 +1,14 @@
 """Will they respond: one LightGBM over features, action and channel, calibrated on unseen customers.
 
 One model serves all treatments and `none`, so that rare treatments learn from common ones and all
-treatments of a customer are scored with the same trees. Purchases without treatments are the matter of
+treatments of a customer are scored with the same trees. What the trees leave of a treatment's rate is
+shrunk: its own examples count as far as they go, then its action's and its channel's, then all; so a new
+treatment scores sensibly on its first day. Purchases without treatments are the matter of
 `nba.models.snapshots`.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -14,9 +16,11 @@ import lightgbm as lgb
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize
-from scipy.special import expit
+from scipy.special import expit, logit
 
-from nba.models import crossfit, traverse
+from nba.models import crossfit, hierarchy, traverse
+from nba.models.hierarchy import Hierarchy
+from nba.models.inputs import Coding
 from nba.models.traverse import Forest
 from nba.settings import Models
 
@@ -24,6 +28,7 @@ Array = NDArray[np.float64]
 Whole = NDArray[np.int64]
 
 _MOST_ROWS = 90_000  # that trees are grown on
+_RATE_SCALE = 0.3  # what the trees leave of a treatment is a factor of about e^±0.3 of its odds
 
 
 @dataclass(frozen=True)
@@ -34,12 +39,14 @@ class Response:
         booster: The trees; their inputs are the features, then the codes of the treatment.
         n_features: Number of features.
         intercept, slope: Calibration on the log-odds.
+        rates: What the trees leave of the treatments' rates, in log-odds; None without contacts.
     """
 
     booster: lgb.Booster
     n_features: int
     intercept: float = 0.0
     slope: float = 1.0
+    rates: Hierarchy | None = None
 
     def predict(self, X: Array, codes: Array) -> Array:
         """Give the chance of a response of each row under each treatment.
@@ -52,6 +59,22 @@ class Response:
             Shape (n, k), probabilities.
         """
         return self.calibrated(traverse.raw(self.booster, self.forest, X, codes))
+
+    def at_rates(self, p: Array, treatments: Coding) -> Array:
+        """Move chances to the rates that treatments were seen to have.
+
+        Args:
+            p: What `predict` gives for `none` and T treatments, shape (n, 1 + T).
+            treatments: The T treatments, known or new.
+
+        Returns:
+            Shape (n, 1 + T); column 0 stays.
+        """
+        if self.rates is None:
+            return p
+        one = np.ones((1, 1))
+        shift = self.rates.nuisance(one) + self.rates.effect(one, treatments)[0]
+        return np.hstack([p[:, :1], times_odds(p[:, 1:], np.exp(shift))])
 
     @cached_property
     def forest(self) -> Forest | None:
@@ -167,12 +190,14 @@ class CrossFitted:
         p_none: Chance without contact, shape (n,), out of fold.
         p_own: Chance under the row's own treatment, shape (n,), out of fold.
         p_paired: Chance under the treatment it is paired with, shape (n,), out of fold.
+        p_served: As p_own, with the treatments' rates, shape (n,); None before `with_rates`.
     """
 
     model: Response
     p_none: Array
     p_own: Array
     p_paired: Array
+    p_served: Array | None = None
 
 
 def fit(
@@ -215,6 +240,45 @@ def fit(
     intercept, slope = calibrate(scores[:, 1], y, weight)
     model = Response(plan.grow(), X.shape[1], intercept, slope)
     return CrossFitted(model, *model.calibrated(scores).T)
+
+
+def with_rates(
+    crossed: CrossFitted, column: Whole, y: Array, weight: Array, fold: Whole, coding: Coding
+) -> CrossFitted:
+    """Learn what the trees leave of the treatments' rates, shrunk to action, channel and all.
+
+    The log-odds of a contacted row are those of the trees plus a level, plus one number each of its action,
+    its channel and its treatment. All have normal priors of mean zero whose variances the data choose
+    (empirical Bayes; `nba.models.hierarchy`), so that few examples of a treatment move it little.
+
+    Args:
+        crossed: The trees, and their out-of-fold chances.
+        column: Treatment of each row, 0 is `none`, shape (n,).
+        y: 0 or 1, shape (n,).
+        weight: Shape (n,).
+        fold: Shape (n,).
+        coding: The T treatments.
+    """
+    at = np.flatnonzero(column > 0)
+    if not len(at):
+        return replace(crossed, p_served=crossed.p_own)
+    p = crossed.p_own[at]
+    offset = logit(np.clip(p, 1e-6, 1 - 1e-6))
+    split = column[at], column[at], fold[at], coding
+    found = hierarchy.cross_fit_logit(np.ones((len(at), 1)), y[at], offset, weight[at], *split, _RATE_SCALE)
+    served = crossed.p_own.copy()
+    served[at] = times_odds(p, np.exp(found.nuisance + found.effect))
+    return replace(crossed, model=replace(crossed.model, rates=found.model), p_served=served)
+
+
+def times_odds(p: Array, ratio: Array) -> Array:
+    """Multiply the odds of chances.
+
+    Example:
+        >>> times_odds(np.array([0.5, 0.2]), np.array([3.0, 1.0])).tolist()
+        [0.75, 0.2]
+    """
+    return np.asarray(p * ratio / (1 - p + p * ratio))
 
 
 def check_responses(y: Array) -> list[str]:

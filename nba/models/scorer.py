@@ -138,6 +138,7 @@ class Scorer:
         learnt = uplift.fit(Rows(X, column, paired, y, weight, fold), crossed, coding, settings, seed)
         whole = _whole(rows)
         margin = fit_margin(rows.filter(pa.array(whole)), catalog.cost[column[whole]])
+        crossed = response.with_rates(crossed, column, y, weight, fold, coding)
         scorer = cls(names, coding, crossed.model, learnt.model, margin)
         report = judge(scorer, column, y, weight, crossed, learnt, seed)
         return cls(names, coding, crossed.model, learnt.model, margin, report)
@@ -156,7 +157,7 @@ class Scorer:
         mean, se = self.effect.predict(X, p_response, treatments)
         zero = np.zeros((len(X), 1))
         return Scores(
-            p_response,
+            self.response.at_rates(p_response, treatments),
             # Rounded, so that a customer scores the same in whatever batch: sums depend on shapes.
             np.hstack([zero, np.round(np.clip(mean, -1, 1), 12)]),
             np.hstack([zero, np.round(se, 12)]),
@@ -332,8 +333,9 @@ def judge(
     describes, and the off-policy estimate judges.
     """
     treated = column > 0
-    found = metrics.classification(y, crossed.p_own)
-    tables = {"calibration": metrics.calibration(y, crossed.p_own)}
+    served = crossed.p_own if crossed.p_served is None else crossed.p_served
+    found = metrics.classification(y, served)
+    tables = {"calibration": metrics.calibration(y, served)}
     found |= {f"loss_{name}": value for name, value in learnt.losses.items()}
     found |= {f"weight_{n}": float(w) for n, w in zip(uplift.CANDIDATES, scorer.effect.weights)}
     spread = float(learnt.effect[treated].std()) if treated.any() else np.nan
@@ -380,6 +382,7 @@ def importance(scorer: Scorer, top: int = 25) -> pa.Table:
 
 
 def _meta(scorer: Scorer) -> dict[str, Any]:
+    rates = scorer.response.rates
     return {
         "format": _FORMAT,
         "features": list(scorer.names),
@@ -390,6 +393,7 @@ def _meta(scorer: Scorer) -> dict[str, Any]:
         "scales": [scorer.effect.constant.scale, scorer.effect.odds.scale, scorer.effect.linear.scale],
         "margin": [scorer.margin.population, scorer.margin.factor],
         "has_effect_trees": scorer.effect.trees is not None,
+        **({} if rates is None else {"rates_scale": rates.scale}),
     }
 
 
@@ -401,7 +405,10 @@ def _arrays(scorer: Scorer) -> dict[str, Array]:
         "weights": effect.weights,
         "response_mean": effect.response_mean,
     }
-    for name, model in (("constant", effect.constant), ("odds", effect.odds), ("linear", effect.linear)):
+    parts = {"constant": effect.constant, "odds": effect.odds, "linear": effect.linear}
+    if scorer.response.rates is not None:
+        parts["rates"] = scorer.response.rates
+    for name, model in parts.items():
         out[f"{name}_mean"] = model.mean
         out[f"{name}_covariance"] = model.covariance
         out[f"{name}_variance"] = model.variance
@@ -431,7 +438,9 @@ def _read(folder: Path, meta: dict[str, Any]) -> Scorer:
         a["weights"],
         a["response_mean"],
     )
-    classifier = Response(trees("response.txt"), len(names), *meta["calibration"])
+    # Models of before the rates have none.
+    rates = linear("rates", 1, meta["rates_scale"]) if "rates_scale" in meta else None
+    classifier = Response(trees("response.txt"), len(names), *meta["calibration"], rates=rates)
     report = Report()
     if (folder / "report.json").is_file():
         raw = json.loads((folder / "report.json").read_text(encoding="utf-8"))

@@ -1,27 +1,45 @@
-"""Search of LightGBM's capacity for the response model with Optuna: seeded, pruned, resumable."""
+"""Search of LightGBM's capacity with Optuna, for responses and for effects: seeded, pruned, resumable.
+
+The response model is searched on the cross-validated log loss, the effects of the stack
+(`nba.models.ensemble`) on what the stack itself weighs its candidates by: the out-of-fold doubly robust loss.
+"""
 
 import hashlib
 import warnings
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 from scipy.special import expit
+from sklearn.base import clone
 
 from nba import metrics
 from nba.catalog import Catalog
-from nba.models import crossfit, inputs, response
+from nba.models import crossfit, inputs, response, trial
+from nba.models.ensemble import UpliftEnsemble
 from nba.models.inputs import Coding
 from nba.settings import Models
 
+if TYPE_CHECKING:
+    import optuna
+
 Array = NDArray[np.float64]
 Whole = NDArray[np.int64]
+Told = Callable[[float], None]
+
+# Of the stack, as `nba.models.learners.effect_model` has them.
+DEFAULT_TREES: Mapping[str, Any] = {
+    "num_leaves": 4, "min_child_samples": 300, "learning_rate": 0.06, "n_estimators": 60,
+}  # fmt: skip
 
 _FOLDS = 3
+_RESPONSE = ("leaves", "min_leaf", "learning_rate", "trees")
+
+_EARLY = 0.3  # part of the rows on which a search of effects first tries a trial
 
 
 @dataclass(frozen=True)
@@ -33,8 +51,98 @@ class Problem:
     fold: Whole
 
 
+@dataclass(frozen=True)
+class Study:
+    """A search that is kept: interrupted, it goes on where it stopped.
+
+    Attributes:
+        name: What tells it from others in its database.
+        database: SQLite file.
+        trials: How many it shall have in all.
+        seed: Of the sampler.
+        told: Hears of every trial that ends.
+    """
+
+    name: str
+    database: Path
+    trials: int
+    seed: int
+    told: Told | None = field(default=None, compare=False)
+
+    def minimise(
+        self,
+        suggest: "Callable[[optuna.Trial], dict[str, Any]]",
+        losses: Callable[[Mapping[str, Any]], Iterator[float]],
+        first: Mapping[str, Any],
+    ) -> tuple[dict[str, Any], float]:
+        """Find the parameters with the least loss.
+
+        The sampler is TPE (Bergstra et al. 2011). A trial is pruned once what it has shown is worse than the
+        median of the trials before at the same step (Optuna's median rule).
+
+        Args:
+            suggest: Draws a trial's parameters.
+            losses: Yields a trial's loss, better known at each step; the last counts.
+            first: Parameters of the first trial, so that the result is never worse than they are.
+
+        Returns:
+            The best parameters and their loss.
+        """
+        import optuna
+
+        optuna.logging.set_verbosity(optuna.logging.ERROR)
+        self.database.parent.mkdir(parents=True, exist_ok=True)
+
+        def objective(asked: "optuna.Trial") -> float:
+            loss = np.nan
+            for step, loss in enumerate(losses(suggest(asked)), start=1):
+                asked.report(loss, step)
+                if asked.should_prune():
+                    raise optuna.TrialPruned
+            return loss
+
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
+            study = optuna.create_study(
+                study_name=self.name,
+                storage=f"sqlite:///{self.database}",
+                load_if_exists=True,
+                direction="minimize",
+                sampler=optuna.samplers.TPESampler(seed=self.seed),
+                pruner=optuna.pruners.MedianPruner(n_startup_trials=3),
+            )
+            if not study.trials:
+                study.enqueue_trial(dict(first), skip_if_exists=True)
+            done = sum(trial.state.is_finished() for trial in study.trials)
+            told = self.told
+            told_of = [] if told is None else [lambda _study, _trial: told(1)]
+            if told is not None:
+                told(min(done, self.trials))
+            study.optimize(objective, n_trials=max(self.trials - done, 0), callbacks=told_of)
+        return dict(study.best_params), float(study.best_value)
+
+    def finished(self) -> list[dict[str, Any]]:
+        """List its trials: `params` and `loss`, None where it was pruned; empty before the search."""
+        if not self.trials or not self.database.is_file():
+            return []
+        import optuna
+
+        names = optuna.get_all_study_names(f"sqlite:///{self.database}")
+        if self.name not in names:
+            return []
+        study = optuna.load_study(study_name=self.name, storage=f"sqlite:///{self.database}")
+        done = [trial for trial in study.trials if trial.state.is_finished()]
+        complete = optuna.trial.TrialState.COMPLETE
+        return [{"params": t.params, "loss": t.value if t.state == complete else None} for t in done]
+
+
 def tuned(
-    examples: pa.Table, catalog: Catalog, settings: Models, seed: int, database: Path
+    examples: pa.Table,
+    catalog: Catalog,
+    settings: Models,
+    seed: int,
+    database: Path,
+    told: Told | None = None,
 ) -> tuple[Models, Mapping[str, float]]:
     """Replace the capacity in the settings by the best found; unchanged if no trials are asked for.
 
@@ -45,6 +153,7 @@ def tuned(
             rows they run.
         seed: Of sampler, folds and trees.
         database: SQLite file of the study: a search that was interrupted goes on where it stopped.
+        told: Hears of every trial that ends.
 
     Returns:
         The settings to fit with, and what was found (empty without a search).
@@ -52,7 +161,7 @@ def tuned(
     if settings.tune_trials == 0:
         return settings, {}
     problem = _problem(examples, catalog, settings.tune_rows, seed)
-    found = search(problem, settings, seed, database)
+    found = search(problem, settings, seed, database, told)
     return settings.model_copy(update={k: v for k, v in found.items() if k != "log_loss"}), found
 
 
@@ -66,63 +175,120 @@ def trials(
     """
     if settings.tune_trials == 0 or not database.is_file():
         return []
-    import optuna
-
     problem = _problem(examples, catalog, settings.tune_rows, seed)
-    study = optuna.load_study(study_name=_study_name(problem, seed), storage=f"sqlite:///{database}")
-    done = [trial for trial in study.trials if trial.state.is_finished()]
-    complete = optuna.trial.TrialState.COMPLETE
-    return [{"params": t.params, "loss": t.value if t.state == complete else None} for t in done]
+    return _response_study(problem, settings, seed, database).finished()
 
 
-def search(problem: Problem, settings: Models, seed: int, database: Path) -> dict[str, float]:
+def search(
+    problem: Problem, settings: Models, seed: int, database: Path, told: Told | None = None
+) -> dict[str, float]:
     """Minimise the cross-validated log loss over leaves, leaf size, learning rate and trees.
 
-    Trials are pruned after a fold whose running mean is worse than the median of the trials before
-    (Optuna's median rule); the sampler is TPE (Bergstra et al. 2011). The settings' own capacity is the
-    first trial, so that the result is never worse on these folds.
+    The settings' own capacity is the first trial; a trial is judged fold by fold, by the mean so far.
 
     Returns:
         leaves, min_leaf, learning_rate, trees, and the log_loss they reached.
     """
-    import optuna
 
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    database.parent.mkdir(parents=True, exist_ok=True)
+    def suggest(asked: "optuna.Trial") -> dict[str, Any]:
+        return {
+            "leaves": asked.suggest_int("leaves", 4, 63, log=True),
+            "min_leaf": asked.suggest_int("min_leaf", 20, 1000, log=True),
+            "learning_rate": asked.suggest_float("learning_rate", 0.02, 0.3, log=True),
+            "trees": asked.suggest_int("trees", 20, 300, log=True),
+        }
 
-    def objective(trial: "optuna.Trial") -> float:
-        capacity = settings.model_copy(
-            update={
-                "leaves": trial.suggest_int("leaves", 4, 63, log=True),
-                "min_leaf": trial.suggest_int("min_leaf", 20, 1000, log=True),
-                "learning_rate": trial.suggest_float("learning_rate", 0.02, 0.3, log=True),
-                "trees": trial.suggest_int("trees", 20, 300, log=True),
-            }
-        )
-        losses: list[float] = []
-        for loss in _losses(problem, capacity, seed):
-            losses.append(loss)
-            trial.report(float(np.mean(losses)), len(losses))
-            if trial.should_prune():
-                raise optuna.TrialPruned
-        return float(np.mean(losses))
+    def losses(params: Mapping[str, Any]) -> Iterator[float]:
+        found: list[float] = []
+        for loss in _losses(problem, settings.model_copy(update=dict(params)), seed):
+            found.append(loss)
+            yield float(np.mean(found))
 
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
-        study = optuna.create_study(
-            study_name=_study_name(problem, seed),
-            storage=f"sqlite:///{database}",
-            load_if_exists=True,
-            direction="minimize",
-            sampler=optuna.samplers.TPESampler(seed=seed),
-            pruner=optuna.pruners.MedianPruner(n_startup_trials=3, n_warmup_steps=1),
-        )
-        if not study.trials:
-            names = ("leaves", "min_leaf", "learning_rate", "trees")
-            study.enqueue_trial({name: getattr(settings, name) for name in names}, skip_if_exists=True)
-        done = sum(trial.state.is_finished() for trial in study.trials)
-        study.optimize(objective, n_trials=max(settings.tune_trials - done, 0))
-    return {**study.best_params, "log_loss": float(study.best_value)}
+    study = _response_study(problem, settings, seed, database, told)
+    best, loss = study.minimise(suggest, losses, {name: getattr(settings, name) for name in _RESPONSE})
+    return {**best, "log_loss": loss}
+
+
+@dataclass(frozen=True)
+class Search:
+    """How effects are searched.
+
+    Attributes:
+        settings: `tune_trials` and `tune_rows` count.
+        seed: Of sampler and sample.
+        database: SQLite file of the study.
+        told: Hears of every trial that ends.
+    """
+
+    settings: Models
+    seed: int
+    database: Path
+    told: Told | None = field(default=None, compare=False)
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a search of effects found.
+
+    Attributes:
+        trees: What to give as `UpliftEnsemble(trees=…)`.
+        loss: The doubly robust loss it reached on the rows of the search.
+        trials: As `Study.finished`.
+    """
+
+    trees: dict[str, Any]
+    loss: float
+    trials: list[dict[str, Any]]
+
+
+def effects(
+    model: UpliftEnsemble, X: Array, y: Array, treatment: Any, p_action: Any, search: Search, **more: Any
+) -> Found:
+    """Minimise the stack's out-of-fold doubly robust loss over the capacity of its trees of effects.
+
+    Every trial fits the stack to the same folds and is judged by the same scores: mean square of score less
+    prediction, over the scores' variance; the average effect alone has about 1. A trial is first tried on
+    three tenths of the rows. The default capacity is the first trial. What the best of many trials reached
+    flatters it: judge it on other rows.
+
+    Args:
+        model: The stack to fit; its `trees` are what is searched for.
+        X: As for `fit`, shape (n, p).
+        y: As for `fit`, shape (n,).
+        treatment: As for `fit`, shape (n,).
+        p_action: As for `fit`, by row or by arm.
+        search: How long, on how many rows, and where the study is kept.
+        more: More of what `fit` takes by row: groups, sample_weight.
+    """
+    n, rng = len(y), np.random.default_rng(search.seed)
+    kept = rng.permutation(n)[: search.settings.tune_rows]
+    parts = [np.sort(kept[: int(_EARLY * len(kept))]), np.sort(kept)]
+    arm = np.asarray(treatment)
+
+    def suggest(asked: "optuna.Trial") -> dict[str, Any]:
+        return {
+            "num_leaves": asked.suggest_int("num_leaves", 2, 16, log=True),
+            "min_child_samples": asked.suggest_int("min_child_samples", 50, 2000, log=True),
+            "learning_rate": asked.suggest_float("learning_rate", 0.02, 0.2, log=True),
+            "n_estimators": asked.suggest_int("n_estimators", 10, 200, log=True),
+        }
+
+    def losses(params: Mapping[str, Any]) -> Iterator[float]:
+        for rows in parts:
+            p = p_action if isinstance(p_action, Mapping) else np.asarray(p_action)[rows]
+            given = {name: np.asarray(part)[rows] for name, part in more.items()}
+            fitted = clone(model).set_params(trees=dict(params))
+            with trial.quiet():
+                fitted.fit(X[rows], y[rows], arm[rows], p, **given)
+            yield fitted.loss_
+
+    name = _digest(X[kept].tobytes(), y[kept].tobytes(), "|".join(map(str, arm[kept])).encode())
+    settings = search.settings
+    study = Study(
+        f"effects-{search.seed}-{name}", search.database, settings.tune_trials, search.seed, search.told
+    )
+    best, loss = study.minimise(suggest, losses, DEFAULT_TREES)
+    return Found(best, loss, study.finished())
 
 
 def _losses(problem: Problem, capacity: Models, seed: int) -> Iterator[float]:
@@ -147,8 +313,16 @@ def _problem(examples: pa.Table, catalog: Catalog, most: int, seed: int) -> Prob
     return Problem(X, y, crossfit.folds(rows["customer_id"], _FOLDS, seed))
 
 
-def _study_name(problem: Problem, seed: int) -> str:
+def _response_study(
+    problem: Problem, settings: Models, seed: int, database: Path, told: Told | None = None
+) -> Study:
     # Another data set or seed is another study; the same goes on.
-    digest = hashlib.sha256(np.ascontiguousarray(problem.X).tobytes())
-    digest.update(problem.y.tobytes() + problem.fold.tobytes())
-    return f"response-{seed}-{digest.hexdigest()[:12]}"
+    parts = np.ascontiguousarray(problem.X).tobytes(), problem.y.tobytes() + problem.fold.tobytes()
+    return Study(f"response-{seed}-{_digest(*parts)}", database, settings.tune_trials, seed, told)
+
+
+def _digest(*parts: bytes) -> str:
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(part)
+    return digest.hexdigest()[:12]

@@ -1,8 +1,28 @@
 import numpy as np
 import pytest
-from scipy.special import expit
+from scipy.special import expit, logit
 
 from nba.models import response
+from nba.models.inputs import Coding
+from nba.models.response import CrossFitted, Response
+
+ACTIONS, CHANNELS = ("loan", "card", "fund", "advice"), ("mail", "sms", "push", "call")
+GRID = Coding(
+    tuple(f"{a}_{c}" for a in ACTIONS for c in CHANNELS),
+    tuple(a for a in ACTIONS for _ in CHANNELS),
+    tuple(c for _ in ACTIONS for c in CHANNELS),
+)
+
+
+def rates(sizes, odds, seed, base=0.1):
+    """Examples of 16 treatments for which the trees say `base`; their odds are `odds` times that."""
+    rng = np.random.default_rng(seed)
+    column = np.repeat(np.arange(1, 17), sizes)
+    p = np.full(len(column), base)
+    y = (rng.random(len(p)) < response.times_odds(p, odds[column - 1])).astype(float)
+    crossed = CrossFitted(Response(None, 0), p, p, p)
+    return response.with_rates(crossed, column, y, np.ones(len(y)), np.arange(len(y)) % 3, GRID), y, column
+
 
 # by hand
 
@@ -18,7 +38,69 @@ def test_calibration_of_few_rows_stays_near_the_model():
     assert abs(intercept) < 1
 
 
+def test_odds_are_multiplied_and_none_stays():
+    crossed, _, _ = rates([3000] * 16, np.full(16, 3.0), seed=0)
+    p = crossed.model.at_rates(np.full((2, 17), 0.1), GRID)
+    assert (p[:, 0] == 0.1).all()
+    assert (p[0] == p[1]).all()
+    np.testing.assert_allclose(p[0, 1:], 0.25, atol=0.03)  # odds of 1/9 times 3 are 1/3
+    assert crossed.p_served.mean() == pytest.approx(0.25, abs=0.02)
+    assert Response(None, 0).at_rates(p, GRID) is p  # nothing was seen: nothing is moved
+
+
+# laws
+
+
+def test_rates_follow_the_treatment_then_its_action_and_channel_then_all():
+    # Loans do well on every channel and mail of every action; nobody has got a loan by mail yet.
+    odds = np.ones(16)
+    odds[:4] *= 3
+    odds[::4] *= 2
+    odds[-1] = 4  # advice by call alone
+    crossed, _, _ = rates([0, *[2000] * 15], odds, seed=0)
+    new = Coding((*GRID.treatment_ids, "gold_letter"), (*GRID.action_ids, "gold"), (*GRID.channels, "letter"))
+    p = dict(zip(new.treatment_ids, crossed.model.at_rates(np.full((1, 18), 0.1), new)[0, 1:]))
+    assert p["loan_mail"] > p["loan_sms"] > p["card_sms"]  # both parts, neither seen together
+    assert p["loan_mail"] > p["card_mail"] > p["card_sms"]
+    assert p["advice_call"] > p["advice_sms"] + 0.1 < p["loan_call"]  # its own
+    assert p["card_sms"] < p["gold_letter"] < p["loan_mail"]  # of which nothing is known
+
+
+def test_few_examples_move_a_rate_less_than_many():
+    odds = np.ones(16)
+    odds[5] = 6
+    moved = []
+    for n in (8, 60, 1000):
+        sizes = np.full(16, 1000)
+        sizes[5] = n
+        found = [
+            rates(sizes, odds, seed)[0].model.at_rates(np.full((1, 17), 0.1), GRID)[0, 6] for seed in range(3)
+        ]
+        moved.append(np.mean(found))
+    assert 0.09 < moved[0] < moved[1] < moved[2] < 0.42  # 0.4 is true
+
+
 # recovery
+
+
+def test_first_days_of_treatments_are_told_better_than_by_their_own_rate_or_by_all():
+    errors = []
+    for seed in range(12):
+        rng = np.random.default_rng(100 + seed)
+        action, channel, own = (0.4 * rng.normal(size=size) for size in (4, 4, 16))
+        truth = expit(logit(0.1) + np.repeat(action, 4) + np.tile(channel, 4) + 0.5 * own)
+        sizes = rng.permutation([0, 0, *[15] * 6, *[60] * 4, *[400] * 4])
+        crossed, y, column = rates(sizes, truth / (1 - truth) * 9, seed)
+        told = crossed.model.at_rates(np.full((1, 17), 0.1), GRID)[0, 1:]
+        n = np.bincount(column, minlength=17)[1:]
+        raw = np.where(n > 0, np.bincount(column, y, minlength=17)[1:] / np.maximum(n, 1), y.mean())
+        few, none = n == 15, n == 0
+        errors.append([
+            ((x - truth)[rows] ** 2).mean() for rows in (few, none) for x in (told, raw, y.mean())
+        ])  # fmt: skip
+    few_told, few_raw, few_all, none_told, _, none_all = np.mean(errors, axis=0)
+    assert few_told < 0.8 * min(few_raw, few_all)
+    assert none_told < none_all
 
 
 def test_calibration_undoes_a_wrong_scale():

@@ -1,6 +1,12 @@
+import numpy as np
 import optuna
+import pytest
+from sklearn.base import clone
 
 from nba.models import tuning
+from nba.models.ensemble import UpliftEnsemble
+from nba.models.tuning import Search
+from nba.settings import Models
 
 
 def trials(database):
@@ -33,3 +39,29 @@ def test_search_is_seeded_resumable_and_not_worse_than_the_settings(varied, cata
     assert again["log_loss"] <= found["log_loss"]
     tuning.tuned(rows, catalog, asked, 0, tmp_path / "other.db")
     assert [t.params for t in trials(tmp_path / "other.db")] == [t.params for t in first]
+
+
+def test_effects_are_searched_on_the_loss_of_the_stack_and_the_search_goes_on(tmp_path):
+    n = 800
+    rng = np.random.default_rng(0)
+    X, arm = rng.normal(size=(n, 3)), rng.integers(0, 2, n)
+    y = X[:, 1] + arm * np.sign(X[:, 0]) + rng.normal(size=n)
+    rows = (X, y, arm, {0: 0.5, 1: 0.5})
+    model = UpliftEnsemble(control=0, names=("x_trees",), folds=2)
+    heard = []
+
+    def searched(trials):
+        search = Search(Models(tune_trials=trials), 0, tmp_path / "tuning.db", heard.append)
+        return tuning.effects(model, *rows, search, groups=np.arange(n) // 2)
+
+    found = searched(3)
+    first = found.trials[0]
+    assert first["params"] == tuning.DEFAULT_TREES
+    default = clone(model).fit(*rows, groups=np.arange(n) // 2)
+    assert first["loss"] == pytest.approx(default.loss_)
+    assert found.loss <= first["loss"] < 1  # 1 is the average effect for all
+    assert heard == [0, 1, 1, 1]
+    more = searched(4)
+    assert more.trials[:3] == found.trials
+    assert (len(more.trials), heard[4:]) == (4, [3, 1])
+    assert model.trees is None
