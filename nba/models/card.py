@@ -47,8 +47,7 @@ def card(
         f"- {len(scorer.names)} features, {len(scorer.coding.treatment_ids)} treatments;"
         f" response rate {measured.get('base_rate', float('nan')):.4f}",
         "",
-        "| treatment | examples | response rate | effect | 95% interval |",
-        "|---|---|---|---|---|",
+        *_head("treatment", "examples", "response rate", "effect", "95% interval"),
         *(_effect(row) for row in scorer.report.tables["effects"].to_pylist()),
         "## Measures, on customers that the model had not seen",
         *(f"- {text}: {measured[name]:.4f}" for name, text in _MEASURES.items() if name in measured),
@@ -91,7 +90,16 @@ def snapshots(found: Snapshots, examples: pa.Table, params: Mapping[str, Any]) -
 def _effect(row: Mapping[str, Any]) -> str:
     interval = "unknown" if row["lower"] != row["lower"] else f"{row['lower']:.4f} to {row['upper']:.4f}"
     rate, effect = (_number(row[name]) for name in ("response_rate", "effect"))
-    return f"| {row['treatment_id']} | {row['n']} | {rate} | {effect} | {interval} |"
+    return _row(row["treatment_id"], f"{row['n']:,}", rate, effect, interval)
+
+
+def _head(*cells: str) -> list[str]:
+    return [_row(*cells), "|---|" + "---:|" * (len(cells) - 1)]
+
+
+def _row(*cells: str) -> str:
+    # MLflow's page of a version shows tables without any space between the columns.
+    return "|" + "|".join(f"\u00a0{cell}\u00a0" for cell in cells) + "|"
 
 
 def _number(value: float) -> str:
@@ -109,12 +117,16 @@ def _compared(found: Comparison) -> list[str]:
         f"- The served model's effects correlate with the stack's by {found.agreement:.2f} and lie"
         f" {found.distance:.4f} apart (root mean square, in chance of a response).",
         "",
-        "| candidate | weight | gain in loss over the constant effect, 95% | RATE (Qini weights), 95% |",
-        "|---|---|---|---|",
+        *_head(
+            "candidate", "weight", "gain in loss over the constant effect, 95%", "RATE (Qini weights), 95%"
+        ),
         *(
-            f"| {row['candidate']} | {'' if row['weight'] is None else format(row['weight'], '.2f')}"
-            f" | {row['gain']:.2g} ({row['gain_lower']:.2g} to {row['gain_upper']:.2g})"
-            f" | {row['rate']:.2g} ({row['rate_lower']:.2g} to {row['rate_upper']:.2g}) |"
+            _row(
+                row["candidate"],
+                "" if row["weight"] is None else format(row["weight"], ".2f"),
+                f"{row['gain']:.2g} ({row['gain_lower']:.2g} to {row['gain_upper']:.2g})",
+                f"{row['rate']:.2g} ({row['rate_lower']:.2g} to {row['rate_upper']:.2g})",
+            )
             for row in found.candidates.to_pylist()
         ),
     ]

@@ -86,7 +86,6 @@ def compare(
         rows = np.sort(np.random.default_rng(seed).choice(rows, most, replace=False))
     kept = examples.take(pa.array(rows))
     X = inputs.matrix(kept, scorer.names)
-    X[np.isinf(X)] = np.nan
     y = kept["is_response"].to_numpy().astype(float)
     if y.min() == y.max():
         return _nothing([*found, "Every response is the same."])

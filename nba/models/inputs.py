@@ -20,7 +20,7 @@ def feature_names(table: pa.Table) -> tuple[str, ...]:
 
 
 def matrix(table: pa.Table, names: Sequence[str]) -> Array:
-    """Read features by name; a feature that the table lacks is unknown (NaN).
+    """Read features by name; a feature that the table lacks, and an infinite value, is unknown (NaN).
 
     Args:
         table: n rows with columns `f_*`.
@@ -36,7 +36,8 @@ def matrix(table: pa.Table, names: Sequence[str]) -> Array:
     out = np.full((table.num_rows, len(names)), np.nan)
     for j, name in enumerate(names):
         if name in table.column_names:
-            out[:, j] = table[name].cast(pa.float64()).to_numpy()
+            values = table[name].cast(pa.float64()).to_numpy()
+            out[:, j] = np.where(np.isinf(values), np.nan, values) if np.isinf(values).any() else values
     return out
 
 

@@ -7,7 +7,7 @@ treatment scores sensibly on its first day. Purchases without treatments are the
 `nba.models.snapshots`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize
 from scipy.special import expit, logit
 
+from nba.errors import DataError
 from nba.models import crossfit, hierarchy, traverse
 from nba.models.hierarchy import Hierarchy
 from nba.models.inputs import Coding
@@ -88,6 +89,25 @@ class Response:
     def calibrated(self, score: Array) -> Array:
         """Turn log-odds of the trees into probabilities."""
         return expit(self.intercept + self.slope * score)
+
+
+def signs(names: Sequence[str], settings: Models) -> list[int]:
+    """Give the sign of each input's slope, 0 if free.
+
+    Args:
+        names: Features, then codes of treatments.
+        settings: `monotone` counts.
+
+    Raises:
+        DataError: when it names features that are not there.
+    """
+    absent = sorted(set(settings.monotone) - set(names))
+    if absent:
+        raise DataError(
+            f"models.monotone names {absent}; the examples have no such feature",
+            "docs/features.md lists the features.",
+        )
+    return [settings.monotone.get(name, 0) for name in names]
 
 
 def parameters(settings: Models, seed: int, **more: Any) -> dict[str, Any]:
@@ -207,8 +227,8 @@ def fit(
     y: Array,
     weight: Array,
     fold: Whole,
-    settings: Models,
-    seed: int,
+    params: Mapping[str, Any],
+    trees: int,
 ) -> CrossFitted:
     """Fit the joint response model and its out-of-fold predictions.
 
@@ -219,13 +239,12 @@ def fit(
         y: 0 or 1, shape (n,).
         weight: Shape (n,).
         fold: Fold of each row, shape (n,).
-        settings: Capacity.
-        seed: Of the trees.
+        params: LightGBM's, as `parameters` gives them.
+        trees: Number of trees.
     """
-    params = parameters(settings, seed)
     full = np.hstack([X, own])
     is_treated = own[:, 0] > 0
-    plan = Plan(full, y, weight, params, settings.trees)
+    plan = Plan(full, y, weight, params, trees)
 
     def fit_predict(known: Whole, new: Whole) -> Array:
         booster = plan.grow(known, threads=1)

@@ -134,7 +134,10 @@ class Scorer:
         fold = crossfit.folds(rows["customer_id"], settings.folds, seed)
         paired = pair(column, len(coding.treatment_ids), np.random.default_rng(seed + 1))
         codes = coding.codes()
-        crossed = response.fit(X, codes[column], codes[paired], y, weight, fold, settings, seed)
+        params = response.parameters(settings, seed)
+        if settings.monotone:
+            params["monotone_constraints"] = response.signs((*names, *coding.names), settings)
+        crossed = response.fit(X, codes[column], codes[paired], y, weight, fold, params, settings.trees)
         learnt = uplift.fit(Rows(X, column, paired, y, weight, fold), crossed, coding, settings, seed)
         whole = _whole(rows)
         margin = fit_margin(rows.filter(pa.array(whole)), catalog.cost[column[whole]])

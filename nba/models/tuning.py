@@ -44,11 +44,12 @@ _EARLY = 0.3  # part of the rows on which a search of effects first tries a tria
 
 @dataclass(frozen=True)
 class Problem:
-    """What is searched on: inputs (n, p), responses (n,), folds (n,)."""
+    """What is searched on: inputs (n, p), responses (n,), folds (n,), names of the inputs (p,)."""
 
     X: Array
     y: Array
     fold: Whole
+    names: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -292,9 +293,10 @@ def effects(
 
 
 def _losses(problem: Problem, capacity: Models, seed: int) -> Iterator[float]:
-    plan = response.Plan(
-        problem.X, problem.y, np.ones(len(problem.y)), response.parameters(capacity, seed), capacity.trees
-    )
+    params = response.parameters(capacity, seed)
+    if capacity.monotone:
+        params["monotone_constraints"] = response.signs(problem.names, capacity)
+    plan = response.Plan(problem.X, problem.y, np.ones(len(problem.y)), params, capacity.trees)
     for number in np.unique(problem.fold):
         new = problem.fold == number
         booster = plan.grow(np.flatnonzero(~new))
@@ -308,9 +310,10 @@ def _problem(examples: pa.Table, catalog: Catalog, most: int, seed: int) -> Prob
     if len(known) > most:
         known = np.sort(np.random.default_rng(seed).choice(known, most, replace=False))
     rows = examples.take(pa.array(known))
-    X = np.hstack([inputs.matrix(rows, inputs.feature_names(rows)), coding.codes()[column[known]]])
+    names = inputs.feature_names(rows)
+    X = np.hstack([inputs.matrix(rows, names), coding.codes()[column[known]]])
     y = rows["is_response"].to_numpy().astype(float)
-    return Problem(X, y, crossfit.folds(rows["customer_id"], _FOLDS, seed))
+    return Problem(X, y, crossfit.folds(rows["customer_id"], _FOLDS, seed), (*names, *coding.names))
 
 
 def _response_study(

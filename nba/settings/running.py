@@ -67,8 +67,10 @@ class Models(Frozen):
     Attributes:
         folds: Cross-fitting folds.
         trees, leaves, learning_rate, min_leaf: LightGBM's capacity.
-        tune_trials: Trials of a search for that capacity (Optuna); 0 takes it as it stands.
+        tune_trials: Trials of a search for that capacity, and for that of the stack of effects (Optuna);
+            0 takes both as they stand.
         tune_rows: Examples that the search runs on.
+        monotone: Features by whose value the chance of a response may only rise (1) or only fall (-1).
         half_life_days: Age at which a training example weighs half; None weighs all alike.
         capacity: What effects of contact may be made of: constant, linear, trees, or a blend of all.
         validate_days: `nba learn` chooses half-life and capacity anew on the latest decisions after so many
@@ -88,6 +90,7 @@ class Models(Frozen):
     min_leaf: int = Field(default=200, ge=1)
     tune_trials: int = Field(default=0, ge=0)
     tune_rows: int = Field(default=30_000, ge=100)
+    monotone: dict[str, Literal[-1, 1]] = Field(default={})
     half_life_days: Annotated[float, Field(gt=0)] | None = None
     capacity: Literal["constant", "linear", "trees", "blend"] = "blend"
     validate_days: int = Field(default=28, ge=0)

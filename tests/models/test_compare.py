@@ -44,7 +44,7 @@ def test_card_has_every_section_and_treatment(found, scorer, varied, catalog):
         "## Settings",
     ):
         assert heading in text
-    assert all(f"| {name} |" in text for name in catalog.treatment_ids[1:])
+    assert all(f"|\u00a0{name}\u00a0|" in text for name in catalog.treatment_ids[1:])
     assert "Not for minors." in text
     assert "nan" not in text
 

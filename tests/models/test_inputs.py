@@ -37,3 +37,5 @@ def test_matrix_by_name():
     np.testing.assert_array_equal(
         matrix(table, ["f_a", "f_b", "f_c"]), [[0.5, 1, np.nan], [np.nan, 2, np.nan]]
     )
+    endless = pa.table({"f_a": [np.inf, 1.0, -np.inf]})
+    np.testing.assert_array_equal(matrix(endless, ["f_a"]), [[np.nan], [1], [np.nan]])

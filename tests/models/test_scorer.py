@@ -2,6 +2,7 @@ import json
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 
 from nba import metrics
@@ -125,6 +126,41 @@ def test_too_little_to_learn_from_is_one_clear_error(varied, catalog, quick):
         Scorer.fit(
             varied.examples.slice(0, 50).set_column(5, "is_response", [[False] * 50]), catalog, quick, 0
         )
+
+
+@pytest.fixture(scope="module")
+def odd(varied, catalog, quick):
+    """Fitted without any e-mail of the sale, with columns that say nothing, and one sign given."""
+    rows = varied.examples.slice(0, 4000)
+    rows = rows.filter(pc.not_equal(rows["treatment_id"], "sale_email"))
+    endless = np.where(np.arange(rows.num_rows) % 7 == 0, np.inf, 1.0)
+    unknown = pa.nulls(rows.num_rows, pa.float64())
+    for name, column in (("f_same", np.ones(rows.num_rows)), ("f_endless", endless), ("f_unknown", unknown)):
+        rows = rows.append_column(name, [column])
+    asked = quick.model_copy(update={"monotone": {"f_x0": -1}})
+    return Scorer.fit(rows, catalog, asked, seed=0), rows
+
+
+def test_columns_that_say_nothing_and_a_treatment_that_nobody_got_yet(odd):
+    scorer, rows = odd
+    found = scorer.scores(rows.slice(0, 500))
+    for part in (found.p_response, found.uplift, found.uplift_se):
+        assert np.isfinite(part).all()
+    none, new, *others = found.p_response.mean(axis=0)
+    assert none < new < max(others)
+    assert found.uplift_se[:, 1].mean() > found.uplift_se[:, 3].mean()
+
+
+def test_a_sign_that_is_asked_for_is_kept_against_the_data(odd, catalog, quick):
+    # In truth the chance rises with f_x0.
+    scorer, rows = odd
+    line = pa.concat_tables([rows.slice(0, 1)] * 9)
+    line = line.set_column(line.column_names.index("f_x0"), "f_x0", [np.linspace(-2, 2, 9)])
+    p = scorer.scores(line).p_response
+    assert (np.diff(p, axis=0) <= 1e-12).all()
+    unheard = quick.model_copy(update={"monotone": {"f_unheard": 1}})
+    with pytest.raises(DataError, match=r"names \['f_unheard'\]; the examples have no such feature"):
+        Scorer.fit(rows, catalog, unheard, seed=0)
 
 
 def test_a_folder_without_model_or_of_another_format(scorer, tmp_path):
