@@ -42,8 +42,13 @@ class _Terminal:
     def step(self, text: str, total: float | None = None) -> Advance:
         self._finish()
         task = self._bars.add_task(text, total=total)
-        self._last = int(task)
-        return lambda amount: self._bars.update(task, advance=amount)
+        self._last = number = int(task)
+
+        def advance(amount: float) -> None:
+            if self._last == number:  # once another step began, this one counts as done
+                self._bars.update(task, advance=amount)
+
+        return advance
 
     def _finish(self) -> None:
         if self._last is not None:
