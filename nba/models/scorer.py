@@ -443,7 +443,8 @@ def _read(folder: Path, meta: dict[str, Any]) -> Scorer:
     )
     # Models of before the rates have none.
     rates = linear("rates", 1, meta["rates_scale"]) if "rates_scale" in meta else None
-    classifier = Response(trees("response.txt"), len(names), *meta["calibration"], rates=rates)
+    intercept, slope = meta["calibration"]
+    classifier = Response(trees("response.txt"), len(names), intercept, slope, rates)
     report = Report()
     if (folder / "report.json").is_file():
         raw = json.loads((folder / "report.json").read_text(encoding="utf-8"))
