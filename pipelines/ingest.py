@@ -257,7 +257,7 @@ def check(workspace: Path, *, data: Path | None = None) -> pa.Table:
     rows = []
     for one in staged:
         wrong = faults.get(one.source.name, [])
-        why = [f"{n} rows: {reason}" for reason, n in staging.reasons(one)[:5]]
+        why = [f"{n} row{'s' if n > 1 else ''}: {reason}" for reason, n in staging.reasons(one)[:5]]
         rows.append(
             {
                 "source": one.source.name,

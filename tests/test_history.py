@@ -57,8 +57,8 @@ def test_an_outcome_counts_from_the_moment_it_closed(tmp_path: Path) -> None:
 
 
 def test_what_does_not_fit_into_memory_is_spilled_into_a_folder_not_yet_there(tmp_path: Path) -> None:
-    with history_module.connect(memory_gb=0.08, spill=tmp_path / "new" / "spill") as connection:
-        query = "create temp table x as select hash(i) as h, i from range(5_000_000) t(i) order by h"
+    with history_module.connect(memory_gb=0.04, spill=tmp_path / "new" / "spill") as connection:
+        query = "create temp table x as select hash(i) as h, i from range(2_500_000) t(i) order by h"
         connection.execute(query).fetchall()
         used = connection.execute("select count(*) from duckdb_temporary_files()").fetchall()[0][0]
     assert used > 0

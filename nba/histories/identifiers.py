@@ -156,6 +156,11 @@ def phones(texts: Sequence[str], country: str) -> list[str | None]:
     return [quick(text) or _slow_number(text, country.upper()) for text in texts]
 
 
+def is_country(code: str) -> bool:
+    """Say whether a code names a country whose phone numbers are known."""
+    return code.upper() in phonenumbers.SUPPORTED_REGIONS
+
+
 @cache
 def _plain_numbers(country: str) -> Callable[[str], str | None]:
     meta = PhoneMetadata.metadata_for_region(country, None)

@@ -21,6 +21,7 @@ from nba.settings import Identity, Matching
 
 _MERGED = pa.schema([("old", pa.string()), ("new", pa.string())])
 _LARGEST = 5
+_PART = 2_000_000
 
 
 @dataclass(frozen=True)
@@ -374,18 +375,23 @@ def _owners(connection: duckdb.DuckDBPyConnection, component: Ints) -> None:
     customer = np.full(int(component.max(initial=-1)) + 1, -1, np.int64)
     rows = connection.execute("select component, customer_no from customer_of").fetchnumpy()
     customer[np.asarray(rows["component"], np.int64)] = rows["customer_no"]
-    centre = connection.execute("select combo, node from centre order by combo").fetchnumpy()
-    combo = np.asarray(centre["combo"], np.int64)
-    number = customer[component[np.asarray(centre["node"], np.int64)]] if len(combo) else combo
-    connection.register("owner_found", pa.table({"combo": combo, "customer_no": number}))
-    _run(connection, "create or replace temp table owner as from owner_found")
+    n = connection.execute("select count(*) from centre").fetchall()[0][0]
+    _run(connection, "create or replace temp table owner (combo bigint, customer_no bigint)")
+    # Part by part: combinations may be as many as rows.
+    for first in range(0, n, _PART):
+        some = f"select combo, node from centre where rowid >= {first} and rowid < {first + _PART}"
+        centre = connection.execute(some).fetchnumpy()
+        number = customer[component[np.asarray(centre["node"], np.int64)]]
+        combo = np.asarray(centre["combo"], np.int64)
+        connection.register("owner_found", pa.table({"combo": combo, "customer_no": number}))
+        _run(connection, "insert into owner from owner_found")
+        connection.unregister("owner_found")
     cut = connection.execute("select count(*) from cut").fetchall()[0][0]
     if cut:
         _run(
             connection,
             "insert into owner select distinct combo, null::bigint from pairs anti join centre using (combo)",
         )
-    connection.unregister("owner_found")
 
 
 def _largest(connection: duckdb.DuckDBPyConnection) -> tuple[int, ...]:

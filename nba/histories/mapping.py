@@ -31,7 +31,8 @@ _HASHED_KEYS = ("event_id", "touch_id")
 _UPDATED = tables.Field("updated_at", "time", "when the row was last changed", nullable=True)
 _BLANKS = ("", "null", "nan", "none", "n/a")
 _YES, _NO = ("true", "t", "yes", "y", "1", "si", "sí"), ("false", "f", "no", "n", "0")
-_MAIL = '[^\\s@"<>,;]+@[^\\s@"<>,;]+'
+# Also within the query of an address, where @ may stand as %40.
+_MAIL = '[^\\s@"<>,;=?&/]+(@|%40)[^\\s@"<>,;&]+'
 _CALL = "(\\+|\\b00)[1-9][\\d ().-]{6,}\\d"
 _REMOVED = "(removed)"
 
@@ -76,6 +77,8 @@ def faults(source: Source, zone: str, external: str) -> list[str]:
             more = ", or set margin_share" if spec.name == "margin" else ""
             out.append(f"{spec.name} is missing; map it in columns, or fix it in constants{more}")
     out += _identifier_faults(source, external)
+    if "phone" in source.identifiers and not identifiers.is_country(source.country):
+        out.append(f"country {source.country!r} is not a two-letter country, such as ES")
     for name, spec in contract.items():
         if name in source.constants and not _fits(spec, source.constants[name]):
             out.append(f"constants.{name} is {source.constants[name]!r}; expected a {spec.kind}")
@@ -457,7 +460,10 @@ def _scrubbed(plan: Plan, text: str) -> str:
             own = f"case when strlen(k_{kind}) > 3 or k_{kind} = {text} then k_{kind} else chr(1) end"
             replaced = f"replace({out}, {own}, '{_REMOVED}')"
             out = f"case when contains({text}, k_{kind}) then {replaced} else {out} end"
-    for pattern, sign in ((_MAIL, f"contains({text}, '@')"), (_CALL, f"{_many_digits(text)}")):
+    for pattern, sign in (
+        (_MAIL, f"(contains({text}, '@') or contains({text}, '%40'))"),
+        (_CALL, f"{_many_digits(text)}"),
+    ):
         replaced = f"regexp_replace({out}, {literal(pattern)}, '{_REMOVED}', 'g')"
         out = f"case when {sign} then {replaced} else {out} end"
     return out

@@ -9,7 +9,10 @@ the name `raw_input`, so that a source need not fit into memory; Parquet is stre
 import codecs
 import difflib
 import glob
-from collections.abc import Iterator, Sequence
+import io
+import lzma
+import zipfile
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,6 +30,20 @@ _CHUNK = 128 << 20
 INPUT = "raw_input"
 _MOST_LINES = 100
 _WIDE = {"iso8859-1", "iso8859-15", "cp1252"}
+UNREADABLE = (
+    duckdb.Error,
+    pa.ArrowInvalid,
+    UnicodeError,
+    OSError,
+    lzma.LZMAError,
+    zipfile.BadZipFile,
+    EOFError,
+)
+# How files begin that are compressed, whatever they are called; Arrow reads the first four by itself.
+_PACKED = {
+    b"\x1f\x8b": "gzip", b"BZh": "bz2", b"\x28\xb5\x2f\xfd": "zstd", b"\x04\x22\x4d\x18": "lz4",
+    b"\xfd7zXZ\0": "xz", b"PK\x03\x04": "zip",
+}  # fmt: skip
 
 
 class Fault(Exception):  # noqa: N818 (it is gathered with others, and then one error is raised)
@@ -103,15 +120,65 @@ def open_file(
         codecs.lookup(source.encoding)
     except LookupError:
         raise Fault(f"encoding {source.encoding!r} is not known; utf-8 and latin-1 are usual") from None
-    _refuse_utf8_as_latin(source, path)
     try:
+        _refuse_utf8_as_latin(source, path)
         return (
             _open_csv(source, path, wanted)
             if source.format == "csv"
             else _open_jsonl(connection, source, path, wanted)
         )
-    except (pa.ArrowInvalid, UnicodeError, OSError) as error:
+    except UNREADABLE as error:
         raise Fault(explain(error, source)) from None
+
+
+class _Text(io.RawIOBase):
+    """The text of a file, unpacked, that counts its quotes while it is read."""
+
+    def __init__(self, path: Path) -> None:
+        self.n_quotes = 0
+        kind = packed(path)
+        self._inner: Any = None
+        if kind == "zip":
+            self._inner = _only_member(path)
+        elif kind == "xz":
+            self._inner = lzma.LZMAFile(path)  # noqa: SIM115 (closed with this one)
+        elif kind:
+            self._inner = pa.CompressedInputStream(pa.OSFile(str(path)), kind)
+        else:
+            self._inner = path.open("rb")
+
+    def readable(self) -> bool:
+        return True
+
+    def read(self, size: int = -1) -> bytes:
+        data: bytes = self._inner.read(size) if size >= 0 else self._inner.read()
+        self.n_quotes += data.count(b'"')
+        return data
+
+    def close(self) -> None:
+        if self._inner is not None:
+            self._inner.close()
+        super().close()
+
+
+def packed(path: Path) -> str:
+    """Say how a file is compressed, by how it begins; nothing if it is not."""
+    with path.open("rb") as file:
+        head = file.read(6)
+    return next((kind for begin, kind in _PACKED.items() if head.startswith(begin)), "")
+
+
+def _only_member(path: Path) -> Any:
+    try:
+        archive = zipfile.ZipFile(path)
+        names = [name for name in archive.namelist() if not name.endswith("/")]
+        if "[Content_Types].xml" in names:
+            raise Fault("is an Excel workbook; save the sheet as CSV")
+        if len(names) != 1:
+            raise Fault(f"is a zip archive of {len(names)} files; expected one, or unpack it")
+        return archive.open(names[0])
+    except (zipfile.BadZipFile, RuntimeError, NotImplementedError) as error:
+        raise Fault(f"is a zip archive that cannot be read: {error}") from None
 
 
 def explain(error: BaseException, source: Source) -> str:
@@ -119,6 +186,9 @@ def explain(error: BaseException, source: Source) -> str:
     text = str(error) or type(error).__name__
     if isinstance(error, UnicodeError) or "UTF8" in text or "UTF-8" in text:
         return f"is not in encoding {source.encoding}; set encoding (latin-1, cp1252, utf-16 are usual)"
+    if "format specifier" in text:
+        why = text.splitlines()[0].split(": ", 1)[-1]
+        return f"cannot be read with time_format {source.time_format!r}: {why}"
     if "straddling" in text:
         return "holds a row that does not end: a quote is probably never closed"
     if "Empty CSV" in text:
@@ -135,7 +205,7 @@ def is_truncated(raw: Raw, source: Source, path: Path, broken: set[int]) -> bool
         path: Where it is.
         broken: Row numbers that could not be read as rows.
     """
-    if source.format == "parquet" or path.suffix in (".gz", ".bz2", ".zst") or raw.n_rows not in broken:
+    if source.format == "parquet" or raw.n_rows not in broken or packed(path):
         return False
     with path.open("rb") as file:
         file.seek(-1, 2)
@@ -169,7 +239,7 @@ def _open_csv(source: Source, path: Path, wanted: Sequence[str]) -> Raw:
     parse = csv.ParseOptions(
         delimiter=source.delimiter, newlines_in_values=True, invalid_row_handler=lambda _: "skip"
     )
-    with csv.open_csv(path, read, parse) as head:
+    with csv.open_csv(_Text(path), read, parse) as head:
         header = [name.strip() for name in head.schema.names]
     delimiters = [d for d in ";,\t|" if d != source.delimiter and d in header[0]]
     hint = f" (delimiter is {source.delimiter!r}; the header holds {delimiters[0]!r})" if delimiters else ""
@@ -182,30 +252,49 @@ def _open_csv(source: Source, path: Path, wanted: Sequence[str]) -> Raw:
     chosen = [f"c{i}" for i in range(len(wanted))]
 
     def refuse(row: Any) -> str:
-        if row.text.count("\n") > _MOST_LINES:
+        lines = row.text.count("\n")
+        if lines > _MOST_LINES or (lines and row.text.count('"') % 2):
             raw.endless = row.number - 1
         # Arrow counts the header as row 1.
         raw.malformed[row.number - 1] = f"{row.actual_columns} fields; the header has {row.expected_columns}"
         return "skip"
 
-    reader = csv.open_csv(
-        path,
-        csv.ReadOptions(
-            use_threads=False,
-            block_size=_BLOCK,
-            encoding=source.encoding,
-            column_names=names,
-        ),
-        csv.ParseOptions(delimiter=source.delimiter, newlines_in_values=True, invalid_row_handler=refuse),
-        csv.ConvertOptions(
-            column_types=dict.fromkeys(names, pa.string()), include_columns=chosen, strings_can_be_null=False
-        ),
-    )
+    def rows(columns: Sequence[str], handler: Callable[[Any], str], text: _Text) -> csv.CSVStreamingReader:
+        types = dict.fromkeys(names, pa.string())
+        return csv.open_csv(
+            text,
+            csv.ReadOptions(
+                use_threads=False, block_size=_BLOCK, encoding=source.encoding, column_names=names
+            ),
+            csv.ParseOptions(
+                delimiter=source.delimiter, newlines_in_values=True, invalid_row_handler=handler
+            ),
+            csv.ConvertOptions(column_types=types, include_columns=list(columns), strings_can_be_null=False),
+        )
+
+    text = _Text(path)
+    reader = rows(chosen, refuse, text)
     schema = pa.schema(
         [("row_number", pa.int64()), ("is_row", pa.bool_()), *((c, pa.string()) for c in chosen)]
     )
-    raw.chunks = chunked(_numbered(raw, reader, schema, n_header=1), schema)
+
+    def batches() -> Iterator[pa.RecordBatch]:
+        yield from _numbered(raw, reader, schema, n_header=1)
+        # A quote that is never closed makes one field of all that follows, in whatever column.
+        if text.n_quotes % 2:
+            again = rows(names, lambda _: "skip", _Text(path))
+            if _ends_in_lines(again):
+                raw.endless = raw.n_rows
+
+    raw.chunks = chunked(batches(), schema)
     return raw
+
+
+def _ends_in_lines(rows: Iterator[pa.RecordBatch]) -> bool:
+    last = None
+    for batch in rows:
+        last = batch if batch.num_rows else last
+    return last is not None and any("\n" in (column[-1].as_py() or "") for column in last.columns)
 
 
 def _open_jsonl(
@@ -214,7 +303,7 @@ def _open_jsonl(
     # Lines are read as a CSV file of one column, cut at a character that JSON text cannot hold.
     def lines() -> csv.CSVStreamingReader:
         return csv.open_csv(
-            path,
+            _Text(path),
             csv.ReadOptions(block_size=_BLOCK, encoding=source.encoding, column_names=["line"]),
             csv.ParseOptions(delimiter="\x01", quote_char=False, invalid_row_handler=refuse),
             csv.ConvertOptions(column_types={"line": pa.string()}, strings_can_be_null=False),
@@ -230,6 +319,8 @@ def _open_jsonl(
         first = next(iter(reader), None)
     if first is None:
         raise Fault("is empty (no lines)")
+    if first.num_rows and (first["line"][0].as_py() or "").lstrip("\ufeff ").startswith("["):
+        raise Fault("is one JSON array; expected one object a line (`jq -c '.[]'` makes them)")
     top = list(dict.fromkeys(name.split(".")[0] for name in wanted))
     known = _json_keys(connection, pa.table([first["line"].slice(0, 10_000)], ["line"]))
     if not set(top) <= set(known):
@@ -313,9 +404,9 @@ def unknown(wanted: Sequence[str], found: Sequence[str]) -> str:
 
 def _refuse_utf8_as_latin(source: Source, path: Path) -> None:
     # Any bytes are valid latin-1, so UTF-8 read as latin-1 would silently garble every accent.
-    if codecs.lookup(source.encoding).name not in _WIDE or path.suffix in (".gz", ".bz2", ".zst"):
+    if codecs.lookup(source.encoding).name not in _WIDE:
         return
-    with path.open("rb") as file:
+    with _Text(path) as file:
         head = file.read(1 << 20)
     head = head[: head.rfind(b"\n") + 1] or head
     try:

@@ -331,7 +331,7 @@ def _read(connection: duckdb.DuckDBPyConnection, plan: Plan, raw: Raw, folder: P
                 n_combos = _part(connection, plan, raw, folder, part, n_combos)
                 connection.unregister(sources.INPUT)
                 part, n_raw = part + 1, n_raw + chunk.num_rows
-    except (duckdb.Error, pa.ArrowInvalid, UnicodeError, OSError) as error:
+    except sources.UNREADABLE as error:
         raise Fault(sources.explain(error, plan.source)) from None
     finally:
         connection.unregister(sources.INPUT)
@@ -368,7 +368,7 @@ def each_part(
                 connection.register(sources.INPUT, chunk)
             _combine(connection, plan, raw, 0)
             use(raw.types, raw.sql)
-    except (duckdb.Error, pa.ArrowInvalid, UnicodeError, OSError) as error:
+    except sources.UNREADABLE as error:
         raise Fault(sources.explain(error, plan.source)) from None
     finally:
         connection.unregister(sources.INPUT)

@@ -1,6 +1,10 @@
 """Raw files to staged rows: formats, times, numbers, quarantine, faults."""
 
+import bz2
 import gzip
+import io
+import lzma
+import zipfile
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
@@ -32,6 +36,14 @@ def rows(staged: Any) -> list[dict[str, Any]]:
 
 def bad(staged: Any) -> dict[int, str]:
     return {row["row_number"]: row["reason"] for file in staged.files for row in file.quarantine.to_pylist()}
+
+
+def zipped(files: dict[str, str]) -> bytes:
+    made = io.BytesIO()
+    with zipfile.ZipFile(made, "w") as archive:
+        for name, text in files.items():
+            archive.writestr(name, text)
+    return made.getvalue()
 
 
 # by hand
@@ -72,8 +84,12 @@ def test_the_same_rows_however_they_are_written(
     ]
 
 
-def test_compressed_files_are_read(read: Any) -> None:
-    (shop,), _ = read({"orders.csv.gz": gzip.compress(GOOD.encode())}, {"path": "orders.csv.gz"})
+@pytest.mark.parametrize("pack", [gzip.compress, bz2.compress, lzma.compress, str.encode, zipped])
+@pytest.mark.parametrize("name", ["orders.csv.gz", "orders.csv"])
+def test_compressed_files_are_read_whatever_they_are_called(read: Any, pack: Any, name: str) -> None:
+    content = pack({"o.csv": GOOD}) if pack is zipped else pack(GOOD if pack is str.encode else GOOD.encode())
+    (shop,), faults = read({name: content}, {"path": name})
+    assert not faults
     assert len(rows(shop)) == 2
 
 
@@ -82,6 +98,13 @@ def test_quoted_line_ends_count_as_one_row(read: Any) -> None:
     (shop,), _ = read({"orders.csv": text})
     assert bad(shop) == {2: "ordered_at: not a time"}
     assert [r["row_number"] for r in rows(shop)] == [1]
+
+
+def test_an_inch_mark_is_no_open_quote(read: Any) -> None:
+    text = HEAD.replace("\n", ",note\n") + 'O1,2026-01-05,1,C1,5" wide\nO2,2026-01-05,1,C2,x\n'
+    (shop,), faults = read({"orders.csv": text})
+    assert not faults
+    assert [r["key"] for r in rows(shop)] == ["O1", "O2"]
 
 
 def test_row_numbers_hold_across_blocks_and_malformed_rows(read: Any, monkeypatch: Any) -> None:
@@ -255,6 +278,19 @@ def test_all_reasons_are_told_and_no_identifier_stays(read: Any) -> None:
     assert "2026-13-01" in second["raw"]
 
 
+def test_addresses_within_pages_are_removed(read: Any) -> None:
+    pages = ("/a?mail=ana@x.es&b=1", "/a?mail=ana%40x.es&b=1", "/sale%20now", "/a?b=1")
+    text = "ts,type,cookie,page\n" + "".join(f"2026-01-05,view,ck-0001,{page}\n" for page in pages)
+    mapped = {
+        "columns": {"occurred_at": "ts", "kind": "type", "detail": "page"},
+        "identifiers": {"cookie": "cookie"},
+    }
+    (web,), faults = read({"web.csv": text}, {**EVENTS, **mapped, "path": "web.csv", "format": "csv"})
+    assert not faults
+    kept = ["/a?mail=(removed)&b=1", "/a?mail=(removed)&b=1", "/sale%20now", "/a?b=1"]
+    assert [row["detail"] for row in rows(web)] == kept
+
+
 def test_junk_identifiers_are_no_identifiers(read: Any) -> None:
     text = "order,placed,amount,mail\n" + "".join(
         f"O{i},2026-01-01,1,{mail}\n"
@@ -306,6 +342,27 @@ def test_junk_identifiers_are_no_identifiers(read: Any) -> None:
             {},
             "quote is probably never closed",
         ),
+        (GOOD.replace("O2", '"O2') + GOOD[len(HEAD) :], {}, "quote is probably never closed"),
+        # Within a column that is mapped, and within one that is not.
+        (HEAD + 'O1,2026-01-01,1,"C1\n' + "O2,2026-01-01,1,C1\n" * 9, {}, "row 1 of many lines"),
+        (
+            HEAD.replace("\n", ",note\n")
+            + 'O1,2026-01-01,1,C1,x\nO2,2026-01-01,1,C1,"z\nO3,2026-01-01,1,C1,y\n',
+            {},
+            "row 2 of many lines",
+        ),
+        (zipped({"a.csv": GOOD, "b.csv": GOOD}), {}, "is a zip archive of 2 files"),
+        (zipped({"[Content_Types].xml": "", "xl/workbook.xml": ""}), {}, "is an Excel workbook"),
+        (b"PK\x03\x04" + b"\0" * 99, {}, "is a zip archive that cannot be read"),
+        (
+            gzip.compress(GOOD.replace("O1", "Ó1").encode()),
+            {"encoding": "cp1252"},
+            "is in utf-8, not in cp1252",
+        ),
+        (gzip.compress(GOOD.encode() * 99)[:-9], {}, "is damaged or truncated"),
+        (GOOD, {"time_format": "%Q"}, "cannot be read with time_format '%Q'"),
+        (GOOD, {"identifiers": {"phone": "crm"}, "country": "Spain"}, "country 'Spain' is not a two-letter"),
+        ('[{"order": "O1"}]\n', {"format": "jsonl"}, "is one JSON array"),
     ],
 )
 def test_faults_are_told_in_the_users_words(

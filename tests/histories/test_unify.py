@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from nba import tables
 from nba.errors import DataError
-from nba.histories import unify
+from nba.histories import identity, unify
 
 CRM = {
     "name": "crm",
@@ -79,6 +79,12 @@ def test_one_customer_from_four_sources(unified: Any) -> None:
     orders = rows(found, "orders", "order_id")
     assert orders["O1"]["customer_id"] == orders["O2"]["customer_id"] == ana["customer_id"]
     assert sum(e["customer_id"] == ana["customer_id"] for e in found["events"].to_pylist()) == 2
+
+
+def test_combinations_part_by_part_are_the_same(unified: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = unified(FILES, CRM, SHOP, WEB)
+    monkeypatch.setattr(identity, "_PART", 2)
+    assert unified(FILES, CRM, SHOP, WEB) == whole
 
 
 def test_customers_without_crm_id_have_no_external_id_and_no_consent(unified: Any) -> None:

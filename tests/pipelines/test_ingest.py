@@ -310,7 +310,7 @@ def test_check_tells_what_sources_would_give_and_writes_nothing(workspace: Path)
     rows = {row["source"]: row for row in ingest.check(workspace).to_pylist()}
     assert rows["crm"]["findings"].startswith("FAULT: no file 'sources/crm*.csv'")
     assert (rows["shop"]["rows"], rows["shop"]["quarantined"]) == (3, 1)
-    assert rows["shop"]["findings"] == "1 rows: revenue: not a number"
+    assert rows["shop"]["findings"] == "1 row: revenue: not a number"
     assert rows["web"]["findings"] == "fine"
     assert {path.name for path in workspace.iterdir()} == {"nba.toml", "sources"}
 
