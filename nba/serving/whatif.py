@@ -228,14 +228,17 @@ def _limits(limits: settings.Limits, catalog: Catalog, changes: Changes) -> sett
 def solve(
     name: str, stored: Stored, catalog: Catalog, config: settings.Settings, words: str
 ) -> list[dict[str, Any]]:
-    """Solve the prices of stored candidates and give rows of the `scenarios` table."""
+    """Solve the prices of stored candidates and give rows of the `scenarios` table, valued without levers."""
     limited: Limited = scaled(limits_of(catalog, config.limits), stored.share)
     least = reachable(limited, stored.is_eligible)[0].least
     found = allocate(
         strategy(config.policy), stored.estimate, stored.is_eligible, limited.use, limited.available, least
     )
-    value = float((found.final * stored.estimate.mean).sum())
-    half = 1.96 * float(np.sqrt(((found.final * stored.estimate.se) ** 2).sum()))
+    # Weights rank, money stays money: what is expected is valued without any.
+    gain = stored.gain(catalog)
+    plain = levers.weighted(gain, catalog.cost + stored.nuisance, np.ones((1, 1)))
+    value = float((found.final * plain.mean).sum())
+    half = 1.96 * float(np.sqrt(((found.final * plain.se) ** 2).sum()))
     base = {"scenario": name, "batch_id": stored.batch_id, "changes": words}
     total = {
         "item": "total", "value": value, "value_lower": value - half, "value_upper": value + half,

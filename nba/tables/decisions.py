@@ -20,7 +20,7 @@ DECISIONS = Table(
         f.identifier("experiment_id", "the experiment it belongs to", nullable=True),
         f.text("arm", "the arm of the experiment", nullable=True),
         f.chance("p_arm", "share of the arm", nullable=True),
-        f.money("expected_value", "expected net value of the choice against no contact", nullable=True),
+        f.money("expected_value", "expected net value of the choice, levers counted", nullable=True),
         f.text("reason", "why this treatment, or why none"),
         f.identifier("config_hash", "hash of the configuration it was made with"),
         f.time("valid_until", "when it lapses if not delivered"),
@@ -44,7 +44,7 @@ CHOICES = Table(
         f.flag("is_eligible", "whether it could be chosen"),
         f.text("reason", "rule that removed it; empty if eligible"),
         f.chance("p_action", "chance of being chosen"),
-        f.money("mean", "believed net value against no contact", nullable=True),
+        f.money("mean", "believed net value against no contact, levers counted", nullable=True),
         f.money("se", "standard error of the belief", nullable=True, low=0.0),
         f.money("price", "shadow price of the limits it uses; below 0 where a minimum asks for it"),
         f.number(

@@ -78,7 +78,7 @@ SCENARIOS = Table(
         f.text("scenario", "its name; `as decided` is the batch with the settings that it had"),
         f.identifier("batch_id", "the stored batch"),
         f.text("item", "`total`, or a limit"),
-        f.money("value", "believed net value of all customers", nullable=True),
+        f.money("value", "believed net value of all customers, no lever counted", nullable=True),
         f.money("value_lower", "lower end of its 95% interval, errors of belief independent", nullable=True),
         f.money("value_upper", "upper end of its interval", nullable=True),
         f.number("contacts", "expected contacts", "contacts", nullable=True, low=0.0),

@@ -207,6 +207,7 @@ actions = ["club"]
     )
     total = {row["scenario"]: row["value"] for row in rows.to_pylist() if row["item"] == "total"}
     assert total["no lever"] == pytest.approx(one["without"])
+    assert total["as decided"] == pytest.approx(one["value"])
     with pytest.raises(DataError, match=r"lever 'little contacted' is 11; expected 0.1 to 10"):
         scenario.scenario(workspace.root, "x", scenario.Changes({}, levers={"little contacted": 11.0}))
 

@@ -166,7 +166,8 @@ def test_scenarios_move_as_they_must(workspace):
     fewer, _, _ = total("no discount", stopped=("discount",))
     assert fewer["value"] <= base["value"] + 1e-6
     valued, _, _ = total("loyalty counts double", levers={"loyalty": 2.0})
-    assert valued["value"] > base["value"]
+    assert valued["value"] < base["value"] + 0.01 * abs(base["value"])  # a lever adds no money
+    assert valued["value"] != base["value"]
     reason = History.read(workspace).table("choices").filter(pc.field("reason") == "no consent")
     if reason.num_rows:
         wider, _, _ = total("everybody agrees", without_rules=("no consent",))
