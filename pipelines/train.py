@@ -138,6 +138,7 @@ def train(
         heard = _told(progress, asked, "effects")
         search = tuning.Search(asked, seed, _study(workspace), heard)
         comparison = compare.compare(scorer, rows, catalog, seed, search=search)
+        comparison = comparison.with_stability(wording.under_resampling(rows, catalog, chosen, seed))
     step(1)
     trials = tuning.trials(rows, catalog, asked, seed, _study(workspace))
     first = _registered(config, tracking.CHAMPION) is None
@@ -316,6 +317,7 @@ def _log(logged: _Logged, at: datetime) -> tracking.Registered:
     tags = {"model_id": scorer.model_id, "config_hash": config.config_hash, "at": at.isoformat()}
     found = {f"{k}.html": draw(scorer.report.tables[k]) for k, draw in _FIGURES.items()}
     more: dict[str, pa.Table] = {}
+    stability = {f"reasons_{k}": v for k, v in (comparison.stability if comparison else {}).items()}
     trials = logged.trials
     if comparison is not None and comparison.tuned is not None:
         params |= {f"stack_{name}": value for name, value in comparison.tuned.trees.items()}
@@ -326,6 +328,7 @@ def _log(logged: _Logged, at: datetime) -> tracking.Registered:
     sample = rows.take(pa.array(_spread(rows.num_rows, explain.MAX_ROWS)))
     explained = explain.explain(scorer, sample)
     found |= {"shap.png": explain.beeswarm(explained), "dependence.png": explain.dependence(explained)}
+    found["shap_uplift.png"] = explain.beeswarm(explained, "uplift")
     more["reasons"] = _reasons(scorer, sample.slice(0, _EXPLAINED))
     with tempfile.TemporaryDirectory() as folder:
         scorer.save(Path(folder) / "scorer")
@@ -338,7 +341,7 @@ def _log(logged: _Logged, at: datetime) -> tracking.Registered:
                 example=rows.slice(0, 5),
                 examples=rows,
                 params=params,
-                metrics={**scorer.report.metrics, "n_examples": float(rows.num_rows)},
+                metrics={**scorer.report.metrics, **stability, "n_examples": float(rows.num_rows)},
                 tags=tags,
                 figures=found,
                 tables={**scorer.report.tables, **more},

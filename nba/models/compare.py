@@ -5,7 +5,8 @@ step fits the stack (`nba.models.ensemble`) on the same examples and measures wh
 loses against it, whether personalising pays, and whether the log can tell at all.
 """
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pyarrow as pa
@@ -39,6 +40,7 @@ class Comparison:
         distance: Root mean square difference of both, in chance of a response.
         findings: Leaks, overlap and gaps, one sentence each.
         tuned: The search of the stack's trees; None if there was none.
+        stability: Share of the strongest reasons that resampling customers leaves, by kind.
     """
 
     candidates: pa.Table
@@ -49,6 +51,16 @@ class Comparison:
     distance: float
     findings: list[str] = field(default_factory=list)
     tuned: Found | None = None
+    stability: Mapping[str, float] = field(default_factory=dict)
+
+    def with_stability(self, found: Mapping[str, float]) -> "Comparison":
+        """Add how far reasons agree between models of resampled customers, and say so; NaN says nothing."""
+        said = [
+            f"Of the three strongest reasons for the {kind}, {share:.0%} stay when customers are drawn anew."
+            for kind, share in found.items()
+            if np.isfinite(share)
+        ]
+        return replace(self, findings=[*self.findings, *said], stability=found)
 
 
 def compare(

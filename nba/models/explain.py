@@ -30,6 +30,7 @@ class Explanation:
         response: SHAP values of the response, shape (n, m).
         effect_names: Inputs of the effects' hierarchy: features and the baseline's log-odds.
         effect: Contributions to the mean effect over treatments, shape (n, q - 1).
+        effect_values: Inputs of the effects, shape (n, q - 1).
         gap: Largest |sum of SHAP values + base − prediction| of the response.
     """
 
@@ -38,6 +39,7 @@ class Explanation:
     response: Array
     effect_names: tuple[str, ...]
     effect: Array
+    effect_values: Array
     gap: float
 
     def table(self) -> pa.Table:
@@ -89,19 +91,29 @@ def explain(scorer: Scorer, examples: pa.Table) -> Explanation:
     slope = scorer.effect.linear.coefficients(scorer.coding).mean(axis=0)[1:]
     effect = (x - x.mean(axis=0)) * slope
     names = (*scorer.names, *scorer.coding.names)
-    return Explanation(names, full, values, (*scorer.names, "log-odds without contact"), effect, gap)
+    effect_names = (*scorer.names, "log-odds without contact")
+    shown = np.hstack([X, x[:, -1:]])
+    return Explanation(names, full, values, effect_names, effect, shown, gap)
 
 
-def beeswarm(explanation: Explanation, top: int = 15) -> "Figure":
-    """Draw the SHAP values of the response, one point per row, features by importance.
+def beeswarm(explanation: Explanation, model: str = "response", top: int = 15) -> "Figure":
+    """Draw the SHAP values of the response or the uplift, one point per row, features by importance.
 
     The colour is the rank of the feature's value within its column; the figure needs no display.
     """
+    inputs_of = {
+        "response": (explanation.response, explanation.values, explanation.names, "log-odds of a response"),
+        "uplift": (
+            explanation.effect, explanation.effect_values, explanation.effect_names,
+            "effect of contact, in log-odds",
+        ),
+    }  # fmt: skip
+    contribution, shown, labels, unit = inputs_of[model]
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    order = np.argsort(-np.abs(explanation.response).mean(axis=0), kind="stable")[:top][::-1]
-    names = [explanation.names[j].removeprefix("f_") for j in order]
+    order = np.argsort(-np.abs(contribution).mean(axis=0), kind="stable")[:top][::-1]
+    names = [labels[j].removeprefix("f_") for j in order]
     height = 0.35 * len(order) + 1.2
     figure = Figure(figsize=(8, height))
     FigureCanvasAgg(figure)
@@ -109,13 +121,13 @@ def beeswarm(explanation: Explanation, top: int = 15) -> "Figure":
     left = min(0.2 + 0.085 * max(map(len, names)), 5.0)
     axes = figure.add_axes((left / 8, 0.6 / height, (7.8 - left) / 8, (height - 0.7) / height))
     for place, j in enumerate(order):
-        points = explanation.response[:, j]
-        known = np.nan_to_num(explanation.values[:, j], nan=-np.inf)
+        points = contribution[:, j]
+        known = np.nan_to_num(shown[:, j], nan=-np.inf)
         rank = np.argsort(np.argsort(known, kind="stable"), kind="stable") / max(len(points) - 1, 1)
         axes.scatter(points, place + _jitter(points), c=rank, cmap="coolwarm", s=4, linewidths=0)
     axes.axvline(0, color="0.6", linewidth=0.8)
     axes.set_yticks(range(len(order)), names)
-    axes.set_xlabel("Contribution to the log-odds of a response (blue: low value, red: high)")
+    axes.set_xlabel(f"Contribution to the {unit} (blue: low value, red: high)")
     return figure
 
 

@@ -12,8 +12,11 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from nba.catalog import Catalog
+from nba.errors import DataError
 from nba.models import inputs
 from nba.models.scorer import Scorer
+from nba.settings import Models
 
 Array = NDArray[np.float64]
 Whole = NDArray[np.int64]
@@ -173,13 +176,51 @@ def stability(found: Sequence[Contributions], kind: str = "effect", top: int = 3
     """
     if len(found) < 2:
         return float("nan")
-    sets = [np.argsort(-np.abs(getattr(part, kind)), axis=1, kind="stable")[:, :top] for part in found]
+    strength = [np.abs(getattr(part, kind)) for part in found]
+    # Decisions without contact have no effect, and so no reasons for it.
+    has = np.all([part.any(axis=1) for part in strength], axis=0)
+    if not has.any():
+        return float("nan")
+    sets = [np.argsort(-part[has], axis=1, kind="stable")[:, :top] for part in strength]
     shares = [
         np.mean([len(set(a) & set(b)) / top for a, b in zip(first, second)])
         for i, first in enumerate(sets)
         for second in sets[i + 1 :]
     ]
     return float(np.mean(shares))
+
+
+def under_resampling(
+    examples: pa.Table, catalog: Catalog, settings: Models, seed: int, *, repeats: int = 2, most: int = 20_000
+) -> dict[str, float]:
+    """Fit the model to resampled customers and measure how far the strongest reasons agree.
+
+    Args:
+        examples: The `examples` table.
+        catalog: Its treatments.
+        settings: Capacity.
+        seed: Of the resamples, folds and trees.
+        repeats: Resamples (bootstrap of customers), 2 or more.
+        most: Examples of which customers are drawn; a sample of more.
+
+    Returns:
+        `stability` by kind, effect and response; NaN where too few examples are left to learn from.
+    """
+    rng = np.random.default_rng(seed)
+    if examples.num_rows > most:
+        examples = examples.take(pa.array(np.sort(rng.choice(examples.num_rows, most, replace=False))))
+    customer = examples["customer_id"].combine_chunks().dictionary_encode()
+    rows, code = np.arange(examples.num_rows), customer.indices.to_numpy()
+    shown = examples.take(pa.array(rows[:: max(len(rows) // 200, 1)]))
+    found = []
+    for _ in range(repeats):
+        drawn = rng.poisson(1.0, len(customer.dictionary))[code]
+        try:
+            scorer = Scorer.fit(examples.take(pa.array(np.repeat(rows, drawn))), catalog, settings, seed)
+        except DataError:
+            continue
+        found.append(contributions(scorer, shown, shown["treatment_id"].to_pylist()))
+    return {kind: stability(found, kind) for kind in ("effect", "response")}
 
 
 def dependence(found: Contributions, name: str, kind: str = "effect", bins: int = 20) -> pa.Table:

@@ -39,6 +39,8 @@ def test_beeswarm_draws_without_a_display(explanation):
     out = BytesIO()
     explain.beeswarm(explanation, top=5).savefig(out, format="png")
     assert out.getvalue().startswith(b"\x89PNG")
+    labels = explain.beeswarm(explanation, "uplift", top=5).axes[0].get_yticklabels()
+    assert {"x2", "x3"} <= {label.get_text() for label in labels}
     figure = explain.dependence(explanation, top=4)
     assert len(figure.axes) == 4
     assert figure.axes[0].get_title() == "x0"
