@@ -9,7 +9,7 @@ import os
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from datetime import date, datetime
+from datetime import UTC, date, datetime
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -70,6 +70,7 @@ def open_query(source: Source, workspace: Path, wanted: Sequence[str]) -> tuple[
     link = None
     try:
         link = engine.connect()
+        _tolerate_endless(engine, link)
         link = link.execution_options(stream_results=True, max_row_buffer=_BATCH)
         if engine.dialect.name == "postgresql":
             link = link.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
@@ -78,7 +79,8 @@ def open_query(source: Source, workspace: Path, wanted: Sequence[str]) -> tuple[
         _close(engine, link)
         raise Fault(_why(error)) from None
     names = list(result.keys())
-    if told := unknown(wanted, names):
+    repeated = sorted({name for name in wanted if names.count(name) > 1})
+    if told := unknown(wanted, names) or (repeated and f"names {repeated} more than once"):
         _close(engine, link, result)
         raise Fault(told)
     places = [names.index(name) for name in wanted]
@@ -109,6 +111,34 @@ def open_query(source: Source, workspace: Path, wanted: Sequence[str]) -> tuple[
     return raw, digest
 
 
+def _tolerate_endless(engine: Any, link: Any) -> None:
+    """Read PostgreSQL's infinity, and years that Python has not, as the last or first moment it has.
+
+    They are no time that a mapping accepts, so that such a row goes to quarantine and the others are read.
+    """
+    if engine.dialect.driver != "psycopg":
+        return
+    from psycopg import DataError
+    from psycopg.types import datetime as known
+
+    def tolerant(loader: type, low: Any, high: Any) -> type:
+        def load(self: Any, data: Any) -> Any:
+            try:
+                return loader.load(self, data)  # type: ignore[attr-defined]
+            except DataError:
+                text = bytes(data)
+                return low if text.startswith(b"-") or text.endswith(b"BC") else high
+
+        return type(loader.__name__, (loader,), {"load": load})
+
+    adapters = link.connection.driver_connection.adapters
+    first, last = datetime.min, datetime.max
+    adapters.register_loader("date", tolerant(known.DateLoader, first.date(), last.date()))
+    adapters.register_loader("timestamp", tolerant(known.TimestampLoader, first, last))
+    first, last = first.replace(tzinfo=UTC), last.replace(tzinfo=UTC)
+    adapters.register_loader("timestamptz", tolerant(known.TimestamptzLoader, first, last))
+
+
 def _is_name(text: str) -> bool:
     return re.fullmatch(r"[\w.\"]+", text) is not None
 
@@ -130,10 +160,12 @@ def _close(engine: Any, link: Any, result: Any = None) -> None:
 
 
 def _fetch(result: Any) -> list[Any]:
-    from sqlalchemy.exc import SQLAlchemyError
+    from sqlalchemy.exc import DataError, SQLAlchemyError
 
     try:
         return list(result.fetchmany(_BATCH))
+    except DataError as error:
+        raise Fault(_why(error)) from None
     except SQLAlchemyError as error:
         raise Fault(f"went away while it was read: {_why(error)}") from None
 

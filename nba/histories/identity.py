@@ -355,15 +355,17 @@ def _identity(connection: duckdb.DuckDBPyConnection, *, has_known: bool) -> None
 
 def write(connection: duckdb.DuckDBPyConnection) -> str:
     """Give the query of the contract's table `identities`, in order of kind (strongest first) and hash."""
-    return f"""select * exclude (strength, node) from (
-        select identifier_kind, {_hex("hash")} as identifier_hash, customer_id, source,
+    now = f"""select identifier_kind, {_hex("hash")} as identifier_hash, customer_id, source,
             make_timestamp(sight >> 10)::timestamptz as first_seen_at, i.strength, node
         from identity i join customer using (customer_no) join kind_strength using (strength)
-        join source_place on place = sight % 1024
-        union all by name
+        join source_place on place = sight % 1024"""
+    if not _has_earlier(connection):  # nodes are in that order
+        return f"select * exclude (strength, node) from ({now}) order by node"
+    return f"""select * exclude (strength, node) from (
+        {now} union all by name
         select e.*, coalesce(strength, 99) as strength, null::bigint as node
         from earlier e left join kind_strength using (identifier_kind))
-    order by strength, {"identifier_hash" if _has_earlier(connection) else "node"}"""
+    order by strength, identifier_hash"""
 
 
 def _has_earlier(connection: duckdb.DuckDBPyConnection) -> bool:

@@ -98,7 +98,9 @@ def add(
     unify.look(connection, fresh, kinds, seen="seen_fresh", names=names)
     rules = identity.Rules(settings.identity, settings.matching, known.links)
     found = identity.resolve(connection, kinds, names, rules, "known_affected")
-    if found.n_split or _cuts_changed(connection) or _joins_known(connection, scans["customers"]):
+    if found.n_split or _cuts_changed(connection):
+        return None
+    if found.merged and _joins_known(connection, scans["customers"]):
         return None
     advance("identities")
     counts, append = quality.Counts(), {}

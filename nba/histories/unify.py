@@ -12,6 +12,7 @@ from pathlib import Path
 
 import duckdb
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from nba import tables
 from nba.histories import identifiers, identity, mapping, quality
@@ -237,9 +238,8 @@ def copy(connection: duckdb.DuckDBPyConnection, query: str, path: Path, codec: s
 
 def write_small(path: Path, table: pa.Table) -> None:
     """Write a table that is in memory."""
-    with duckdb.connect() as connection:
-        connection.register("small", table)
-        copy(connection, "from small", path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(table, path, compression="zstd")
 
 
 def _once(

@@ -81,6 +81,19 @@ def test_a_query_and_local_times(read: Any, shop: dict[str, Any]) -> None:
     assert found.files[0].name == "query"
 
 
+@pytest.mark.parametrize("kind", ["timestamptz", "timestamp", "date"])
+def test_moments_beyond_any_calendar_are_quarantined_and_the_others_kept(
+    read: Any, shop: dict[str, Any], kind: str
+) -> None:
+    moments = "('infinity'), ('-infinity'), ('0044-03-15 BC'), ('2026-03-01'), (null)"
+    query = f"""select row_number() over ()::text as no, t::{kind} as placed, 1 as amount, false as back,
+        'C1' as crm, null as mail from (values {moments}) v(t)"""
+    (found,), faults = read({}, {**shop, "query": query, "max_bad_share": 1.0})
+    assert not faults
+    assert [row["key"] for row in _rows(found)] == ["4"]
+    assert found.files[0].reasons == {"ordered_at: missing": 1, "ordered_at: not a time": 3}
+
+
 def test_the_same_rows_are_the_same_content(read: Any, shop: dict[str, Any]) -> None:
     keys = {read({}, shop)[0][0].files[0].key for _ in range(2)}
     assert len(keys) == 1
@@ -120,6 +133,8 @@ def test_a_database_that_goes_away_is_told_and_nothing_is_kept(
             {"columns": {**SHOP["columns"], "revenue": "amont"}},
             "has no column 'amont' (did you mean 'amount'?)",
         ),
+        ({"query": "select *, no as mail from shop.orders"}, "names ['mail'] more than once"),
+        ({"query": "select *, 1 / (crm is null)::int from shop.orders"}, "division by zero"),
         ({"url": "nosuch://x/y"}, "has a url that cannot be used"),
         (
             {"url": "postgresql://reader:${NOT_SET_HERE}@127.0.0.1/x"},
