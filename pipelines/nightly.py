@@ -41,7 +41,8 @@ def _ingest(workspace: Path, _at: datetime, progress: Progress) -> Counts:
 def _feedback(workspace: Path, at: datetime, progress: Progress) -> Counts:
     if not History.read(workspace).has("decisions"):
         return {"closed": 0}
-    return {"closed": feedback.feedback(workspace, at, progress=progress).n_closed}
+    found = feedback.feedback(workspace, at, progress=progress)
+    return {"closed": found.n_closed, "waiting": found.n_waiting}
 
 
 def _decide(workspace: Path, at: datetime, progress: Progress) -> Counts:

@@ -30,7 +30,8 @@ def weekly(
 
 
 def _feedback(workspace: Path, at: datetime, progress: Progress) -> Counts:
-    return {"closed": feedback.feedback(workspace, at, progress=progress).n_closed}
+    found = feedback.feedback(workspace, at, progress=progress)
+    return {"closed": found.n_closed, "waiting": found.n_waiting}
 
 
 def _promote(workspace: Path, at: datetime, progress: Progress) -> Counts:
