@@ -229,7 +229,7 @@ def _log_snapshots(
         "cutoffs": len(moments),
         "n_features": len(found.names),
         "trees": found.model.trees_,
-        "blend": found.model.blend_,
+        "blend": round(found.model.blend_, 3),
         "calibration": found.model.calibration_,
     }
     with tempfile.TemporaryDirectory() as folder:
@@ -246,11 +246,20 @@ def _log_snapshots(
                 metrics=found.metrics,
                 tags={"config_hash": config.config_hash},
                 figures={"calibration.html": plots.calibration(found.calibration)},
-                texts={"card.md": card.snapshots(found, rows, params)},
+                texts={"card.md": card.snapshots(found, rows, params, _leaks(rows))},
             )
         )
     tracking.promote(registered, tracking.CHAMPION)
     return registered
+
+
+def _leaks(rows: pa.Table) -> list[str]:
+    said = [
+        f"Feature {row['feature']!r} nearly tells the response (AUC, by {row['by']}: {row['separates']:.3f}):"
+        " is it known at the snapshot?"
+        for row in snapshot_examples.suspects(rows).to_pylist()
+    ]
+    return said or ["No feature nearly tells the response."]
 
 
 def _cutoffs(history: History, horizon_days: int, cutoffs: int) -> tuple[datetime, ...]:

@@ -50,7 +50,7 @@ def card(
         *_head("treatment", "examples", "response rate", "effect", "95% interval"),
         *(_effect(row) for row in scorer.report.tables["effects"].to_pylist()),
         "## Measures, on customers that the model had not seen",
-        *(f"- {text}: {measured[name]:.4f}" for name, text in _MEASURES.items() if name in measured),
+        *_measures(measured),
         f"- Qini coefficient (scikit-uplift's definition): {qini[0]:.4f}, 95% {qini[1]:.4f} to {qini[2]:.4f}",
         *(
             _compared(comparison)
@@ -68,16 +68,20 @@ def card(
     return "\n".join(lines) + "\n"
 
 
-def snapshots(found: Snapshots, examples: pa.Table, params: Mapping[str, Any]) -> str:
-    """Write the card of a model of purchases as Markdown; the arguments are as in `card`."""
+def snapshots(
+    found: Snapshots, examples: pa.Table, params: Mapping[str, Any], checks: Sequence[str] = ()
+) -> str:
+    """Write the card of a model of purchases as Markdown; `checks` are sentences, the rest as in `card`."""
     first, last = (pc.min_max(examples["as_of"]).as_py()[k] for k in ("min", "max"))
     lines = [
         "# Chance to buy after a snapshot",
         "## Data",
-        f"- {examples.num_rows:,} customers at snapshots from {first:%Y-%m-%d} to {last:%Y-%m-%d},"
-        f" {len(found.names)} features",
+        f"- {examples.num_rows:,} examples, a customer at a snapshot each, {first:%Y-%m-%d} to"
+        f" {last:%Y-%m-%d}, {len(found.names)} features",
         "## Measures, on the last snapshot by a model of the earlier",
-        *(f"- {text}: {found.metrics[name]:.4f}" for name, text in _MEASURES.items()),
+        *_measures(found.metrics),
+        "## Checks",
+        *(f"- {sentence}" for sentence in checks),
         "## Limits",
         "- A chance to buy, not what contact changes: it must not decide alone whom to contact.",
         "- Seasons that the snapshots do not hold are not known to it.",
@@ -85,6 +89,37 @@ def snapshots(found: Snapshots, examples: pa.Table, params: Mapping[str, Any]) -
         "`" + "`, `".join(f"{key}={value}" for key, value in sorted(params.items())) + "`",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _measures(measured: Mapping[str, float]) -> list[str]:
+    interval = auc_interval(measured)
+    more = {"auc": "" if interval is None else f", 95% {interval[0]:.4f} to {interval[1]:.4f}"}
+    return [
+        f"- {text}: {measured[name]:.4f}{more.get(name, '')}"
+        for name, text in _MEASURES.items()
+        if name in measured
+    ]
+
+
+def auc_interval(measured: Mapping[str, float]) -> tuple[float, float] | None:
+    """Give the 95% interval of an AUC from its value and the two classes' sizes (Hanley, McNeil 1982).
+
+    Args:
+        measured: auc, n and base_rate; None comes back where one is missing.
+
+    Example:
+        >>> low, high = auc_interval({"auc": 0.8, "n": 1000, "base_rate": 0.1})
+        >>> round(low, 3), round(high, 3)
+        (0.747, 0.853)
+    """
+    if not {"auc", "n", "base_rate"} <= set(measured) or not 0 < measured["base_rate"] < 1:
+        return None
+    a = measured["auc"]
+    yes = measured["n"] * measured["base_rate"]
+    no = measured["n"] - yes
+    above, below = a / (2 - a) - a**2, 2 * a**2 / (1 + a) - a**2
+    se = ((a * (1 - a) + (yes - 1) * above + (no - 1) * below) / (yes * no)) ** 0.5
+    return a - 1.96 * se, a + 1.96 * se
 
 
 def _effect(row: Mapping[str, Any]) -> str:

@@ -7,6 +7,7 @@ from scipy.special import expit
 
 from nba import metrics
 from nba.errors import MissingError
+from nba.models import card
 from nba.models import snapshots as model
 from nba.models.snapshots import Snapshots
 
@@ -48,6 +49,11 @@ def test_saved_and_loaded_is_the_same(tmp_path):
     found.save(tmp_path / "model")
     loaded = Snapshots.load(tmp_path / "model")
     np.testing.assert_array_equal(loaded.scores(rows), found.scores(rows))
+    text = card.snapshots(found, rows, {"cutoffs": 3}, ["No feature nearly tells the response."])
+    low, high = card.auc_interval(found.metrics)
+    assert f": {found.metrics['auc']:.4f}, 95% {low:.4f} to {high:.4f}" in text
+    assert "## Checks\n- No feature nearly" in text
+    assert card.auc_interval({"auc": 0.5}) is None
     assert loaded.wide(rows).column_names == ["p_response"]
     assert loaded.metrics == found.metrics
     with pytest.raises(MissingError, match="expected a saved model of purchases"):
