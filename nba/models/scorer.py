@@ -30,6 +30,7 @@ Array = NDArray[np.float64]
 Whole = NDArray[np.int64]
 
 _CAP = 240_000  # examples that training reads; of more, a sample is taken and weighted
+_MOST_COEFFICIENTS = 12_000  # of the effects; their covariance takes 1.2 GB then
 _MARGIN_WEIGHT = 3.0  # orders that the population's margin counts for in a customer's
 _FORMAT = 1
 
@@ -127,6 +128,7 @@ class Scorer:
         if faults := response.check_responses(y):
             raise listed(faults, "the examples do not suffice to learn from", "Close more decisions first.")
         names = inputs.feature_names(rows)
+        check_size(len(names), coding)
         X = inputs.matrix(rows, names)
         weight = kept.weight * age_weight(rows, settings.half_life_days)
         if "weight" in rows.column_names:
@@ -223,6 +225,21 @@ class Scorer:
                 f"{path} has format {meta.get('format')}; expected {_FORMAT}", "Train the model again."
             )
         return _read(Path(folder), meta)
+
+
+def check_size(n_features: int, coding: Coding) -> None:
+    """Refuse what the effects' hierarchy could not hold in memory.
+
+    Raises:
+        DataError: when there are too many features for so many actions and channels.
+    """
+    size = Layout(coding, n_features + 2).size
+    if size > _MOST_COEFFICIENTS:
+        raise DataError(
+            f"{n_features:,} features, {len(coding.action_names)} actions and {len(coding.channel_names)}"
+            f" channels make {size:,} coefficients; expected {_MOST_COEFFICIENTS:,} or fewer",
+            "Leave features out, or actions that are no longer proposed.",
+        )
 
 
 @dataclass(frozen=True)

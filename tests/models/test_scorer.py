@@ -163,6 +163,14 @@ def test_a_sign_that_is_asked_for_is_kept_against_the_data(odd, catalog, quick):
         Scorer.fit(rows, catalog, unheard, seed=0)
 
 
+def test_two_thousand_features_are_refused_before_they_fill_the_memory(varied, catalog, quick):
+    rows = varied.examples.slice(0, 400)
+    nothing = pa.nulls(400, pa.float64())
+    wide = pa.table({**{n: rows[n] for n in rows.column_names}, **{f"f_{j}": nothing for j in range(2000)}})
+    with pytest.raises(DataError, match="2,008 features, 2 actions and 3 channels make 14,074 coefficients"):
+        Scorer.fit(wide, catalog, quick, 0)
+
+
 def test_a_folder_without_model_or_of_another_format(scorer, tmp_path):
     with pytest.raises(MissingError, match="expected a saved scorer"):
         Scorer.load(tmp_path)
