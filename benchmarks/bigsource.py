@@ -54,13 +54,14 @@ def write(folder: Path, form: str, gigabytes: float) -> int:
 
 
 _INGEST = """
-import sys, time, resource, json
+import sys, time, json
 from pathlib import Path
 from pipelines import ingest
 begun = time.perf_counter()
 report = ingest.ingest(Path(sys.argv[1]))
 kept = sum(row["rows_kept"] for row in report.rows)
-peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+# Of this process alone: ru_maxrss would begin with what its parent held.
+peak = int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) / 1e6
 print(json.dumps({"seconds": time.perf_counter() - begun, "kept": kept, "peak_gb": peak}))
 """
 

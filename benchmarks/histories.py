@@ -39,7 +39,9 @@ def _company(n: int, memory_gb: float = 4.0) -> Iterator[Path]:
 
 def _fresh(code: str, *arguments: Any) -> dict[str, Any]:
     """Run code in a process of its own; it prints one JSON object last. Adds peak_gb."""
-    text = f"{code}\nimport resource, json\nprint(json.dumps({{**out, 'peak_gb': resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6}}))"
+    # Of that process alone: ru_maxrss would begin with what its parent held.
+    peak = "int(open('/proc/self/status').read().split('VmHWM:')[1].split()[0]) / 1e6"
+    text = f"{code}\nimport json\nprint(json.dumps({{**out, 'peak_gb': {peak}}}))"
     done = subprocess.run(
         [sys.executable, "-c", text, *map(str, arguments)],
         capture_output=True,
