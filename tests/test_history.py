@@ -180,9 +180,9 @@ def _merged(tmp_path: Path) -> History:
             "config_hash": "x", "valid_until": day + timedelta(days=7), "experiment_id": "policy", "arm": arm,
         }  # fmt: skip
 
-    def order(name: str, who: str) -> dict[str, object]:
+    def order(name: str, who: str, after: int = 2) -> dict[str, object]:
         return {
-            "order_id": name, "customer_id": who, "ordered_at": day + timedelta(days=2), "revenue": 10.0,
+            "order_id": name, "customer_id": who, "ordered_at": day + timedelta(days=after), "revenue": 10.0,
             "margin": 4.0, "n_items": 1, "is_return": False,
         }  # fmt: skip
 
@@ -204,7 +204,8 @@ def _merged(tmp_path: Path) -> History:
                 [decision("d1", "a", "policy"), decision("d2", "b", "holdout")]
             ),
             "assignments": tables.ASSIGNMENTS.build(assigned),
-            "orders": tables.ORDERS.build([order("o1", "a"), order("o2", "b"), order("o3", "c")]),
+            # The last one tells that data have come since the windows ended.
+            "orders": tables.ORDERS.build([order("o1", "a"), order("o2", "b"), order("o3", "c", after=20)]),
             "aliases": tables.ALIASES.build(aliases),
         }
     )
