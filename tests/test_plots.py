@@ -112,6 +112,13 @@ def effects(**changed: object) -> pa.Table:
 # by hand
 
 
+def test_a_chance_is_coloured_from_never_to_sure() -> None:
+    alike = CLV_GRID.set_column(5, "p_alive", [[1.0, 1.0]])
+    drawn = plots.clv_grid(alike).data[0]
+    assert (drawn.zmin, drawn.zmax) == (0.0, 1.0)
+    assert plots.clv_grid(CLV_GRID, "n").data[0].zmin is None
+
+
 def test_effects_show_the_interval_and_its_side_of_zero() -> None:
     (point,) = plots.effects(effects(), "EUR").data
     assert (point.x[0], point.y[0]) == (2.0, "policy")

@@ -384,10 +384,12 @@ def clv_grid(table: pa.Table, what: str = "p_alive") -> go.Figure:
     value, count = np.full((len(down), len(across)), np.nan), np.zeros((len(down), len(across)))
     for y, x, v, n in zip(data["repeats"], data["quiet"], data[what], data["n"]):
         value[down.index(y), across.index(x)], count[down.index(y), across.index(x)] = v, n
+    bounds = {"zmin": 0.0, "zmax": 1.0} if what == "p_alive" else {}  # a chance, also where all are alike
     figure.add_heatmap(
         x=across,
         y=down,
         z=value,
+        **bounds,
         customdata=count,
         colorscale="Cividis",
         colorbar={"title": {"text": what}},
