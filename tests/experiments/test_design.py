@@ -4,6 +4,8 @@ from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 from hypothesis import given
 from hypothesis import settings as checks
@@ -13,7 +15,8 @@ from scipy import stats
 
 from nba import draws, tables
 from nba.errors import DataError
-from nba.experiments import design
+from nba.experiments import design, facts, readout
+from nba.history import History
 from nba.settings import Arm, Experiment, Measured, Phase, Settings, Trial, Workspace
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
@@ -178,3 +181,52 @@ def test_new_customers_are_held_out_at_the_same_rate():
     new = [f"new{i}" for i in range(20_000)]
     rates = [(design.place(config, ids, START).arm == "holdout").mean() for ids in (IDS, new)]
     assert rates == pytest.approx([0.1, 0.1], abs=0.007)
+
+
+def test_a_trial_of_standing_arms_knows_the_phases_of_their_shares(tmp_path):
+    shares = {"holdout": 0.2, "a": 0.2, "b": 0.6}
+    later = {"holdout": 0.2, "a": 0.4, "b": 0.4}
+    standing = Experiment(
+        arms=[
+            {"name": n, "share": s, "policy": {"holdout": "none"}.get(n, "champion")}
+            for n, s in shares.items()
+        ],
+        phases=[{"starts_at": START + timedelta(days=7), "shares": later}],
+        starts_at=START,
+    )
+    arms = [Arm(name=n, share=s, policy="champion") for n, s in (("a", 0.25), ("b", 0.75))]
+    trial = Trial(experiment_id="ab", layer="standing", control="a", starts_at=START, arms=arms)
+    ids = np.array([f"c{i}" for i in range(4000)])
+    parts = []
+    for week, some in enumerate((ids[:2000], ids[2000:])):
+        at = START + timedelta(days=8 * week)
+        found = design.assign(standing, some.tolist(), at)
+        parts.append(
+            pa.table(
+                {
+                    "experiment_id": ["policy"] * 2000, "customer_id": some, "arm": found.arm,
+                    "assigned_at": pa.array([at] * 2000, tables.TIME), "p_arm": found.p_arm,
+                }
+            )
+        )  # fmt: skip
+    rows = tables.ASSIGNMENTS.conform(pa.concat_tables(parts))
+    with (
+        History.read(tmp_path)
+        .commit(append={"assignments": rows})
+        .as_of(START + timedelta(days=60)) as snapshot
+    ):
+        one = facts.following(trial, standing)
+        people = facts.assigned(snapshot, one, standing)
+        assert readout.mismatch(snapshot, one, people)[1] == ""
+        kept = people.filter(pc.invert(people["is_moved"]))
+        shown = (
+            kept["phase"].to_pylist(),
+            kept["arm"].to_pylist(),
+            kept["p_arm"].to_numpy().round(9).tolist(),
+        )
+        assert set(zip(*shown)) == {(0, "a", 0.25), (0, "b", 0.75), (1, "a", 0.5), (1, "b", 0.5)}
+        gone = standing.model_copy(
+            update={"phases": (Phase(starts_at=START, shares={"holdout": 1.0, "a": 0.0, "b": 0.0}),)}
+        )
+        with pytest.raises(DataError, match="no customers"):
+            facts.following(trial, gone)

@@ -10,7 +10,6 @@ from typer.testing import CliRunner
 from nba import settings, tables
 from nba.errors import DataError, MissingError
 from nba.experiments import actions, adaptive, declared, design, facts, readout, sequential
-from nba.experiments.actions import action_effects, traffic
 from nba.history import History
 from pipelines import cli
 from pipelines.analyze import analyze
@@ -363,55 +362,6 @@ def test_nothing_sold_says_nothing_of_money():
     assert (path.lower[0, 0], path.upper[0, 0]) == (-np.inf, np.inf)
 
 
-def test_a_trial_of_standing_arms_knows_the_phases_of_their_shares(tmp_path):
-    shares = {"holdout": 0.2, "a": 0.2, "b": 0.6}
-    later = {"holdout": 0.2, "a": 0.4, "b": 0.4}
-    standing = settings.Experiment(
-        arms=[
-            {"name": n, "share": s, "policy": {"holdout": "none"}.get(n, "champion")}
-            for n, s in shares.items()
-        ],
-        phases=[{"starts_at": START + timedelta(days=7), "shares": later}],
-        starts_at=START,
-    )
-    arms = [settings.Arm(name=n, share=s, policy="champion") for n, s in (("a", 0.25), ("b", 0.75))]
-    trial = settings.Trial(experiment_id="ab", layer="standing", control="a", starts_at=START, arms=arms)
-    ids = np.array([f"c{i}" for i in range(4000)])
-    parts = []
-    for week, some in enumerate((ids[:2000], ids[2000:])):
-        at = START + timedelta(days=8 * week)
-        found = design.assign(standing, some.tolist(), at)
-        parts.append(
-            pa.table(
-                {
-                    "experiment_id": ["policy"] * 2000, "customer_id": some, "arm": found.arm,
-                    "assigned_at": pa.array([at] * 2000, tables.TIME), "p_arm": found.p_arm,
-                }
-            )
-        )  # fmt: skip
-    rows = tables.ASSIGNMENTS.conform(pa.concat_tables(parts))
-    with (
-        History.read(tmp_path)
-        .commit(append={"assignments": rows})
-        .as_of(START + timedelta(days=60)) as snapshot
-    ):
-        one = facts.following(trial, standing)
-        people = facts.assigned(snapshot, one, standing)
-        assert readout.mismatch(snapshot, one, people)[1] == ""
-        kept = people.filter(pa.compute.invert(people["is_moved"]))
-        shown = (
-            kept["phase"].to_pylist(),
-            kept["arm"].to_pylist(),
-            kept["p_arm"].to_numpy().round(9).tolist(),
-        )
-        assert set(zip(*shown)) == {(0, "a", 0.25), (0, "b", 0.75), (1, "a", 0.5), (1, "b", 0.5)}
-        gone = standing.model_copy(
-            update={"phases": (settings.Phase(starts_at=START, shares={"holdout": 1.0, "a": 0.0, "b": 0.0}),)}
-        )
-        with pytest.raises(DataError, match="no customers"):
-            facts.following(trial, gone)
-
-
 def test_a_segment_that_does_not_exist_is_named_before_the_start(workspace, tmp_path):
     folder = copied(workspace, tmp_path / "w", TOML.replace('"a_city"', '"a_planet"'))
     with pytest.raises(DataError, match="a_planet"):
@@ -583,72 +533,6 @@ def test_the_policy_ships_and_two_equal_policies_do_not(workspace):
     assert abs(margin["effect"] - 15.0) < 3 * se
 
 
-def test_effects_of_actions_are_found_in_decisions_that_learned(tmp_path):
-    rng = np.random.default_rng(1)
-    n, batches = 400, 5
-    rows, choices, outcomes = [], [], []
-    for b in range(batches):
-        p = np.array([0.3 - 0.04 * b, 0.7 + 0.04 * b])
-        for i in range(n):
-            a = int(rng.random() > p[0])
-            key = f"{b}-{i}"
-            at = START + timedelta(days=7 * b)
-            rows.append(
-                {
-                    "decision_id": key, "batch_id": f"b{b}", "customer_id": f"c{b}-{i}",
-                    "treatment_id": ("none", "mail")[a], "channel": ("none", "email")[a], "decided_at": at,
-                    "p_action": p[a], "policy_id": "p", "reason": "", "config_hash": "", "valid_until": at,
-                }
-            )  # fmt: skip
-            choices += [
-                {
-                    "decision_id": key, "treatment_id": name, "is_eligible": True, "reason": "",
-                    "p_action": p[j], "price": 0.0,
-                }
-                for j, name in enumerate(("none", "mail"))
-            ]  # fmt: skip
-            outcomes.append(
-                {
-                    "decision_id": key, "is_delivered": True, "is_response": False, "is_click": False,
-                    "is_unsubscribe": False, "reward": 0.5 * a + rng.normal() + b, "window_days": 7,
-                    "closed_at": at + timedelta(days=7),
-                }
-            )  # fmt: skip
-    history = History.read(tmp_path).commit(
-        append={
-            "decisions": tables.DECISIONS.build(rows),
-            "choices": tables.CHOICES.build(choices),
-            "outcomes": tables.OUTCOMES.build(outcomes),
-        }
-    )
-    with history.as_of(START + timedelta(days=100)) as snapshot:
-        found = action_effects(snapshot).to_pylist()
-    assert [row["treatment_id"] for row in found] == ["mail"]
-    row = found[0]
-    assert row["lower"] < 0.5 < row["upper"]
-    assert row["always_lower"] < row["lower"]
-    assert row["n"] == n * batches
-
-
-def test_effects_of_actions_hardly_ever_chosen_or_rewarded_are_unknown():
-    n, names = 1000, ["mail", "none"]
-    rng = np.random.default_rng(3)
-    p_action = np.tile([0.1, 0.9], (n, 1))
-    zeros, batch = np.zeros((n, 2)), np.zeros(n, dtype=np.int64)
-    for chosen, reward, words in (
-        (np.arange(n) >= 20, rng.normal(size=n), "20 did and 980 had no contact"),
-        (np.arange(n) >= 100, (np.arange(n) % 25 == 0) * 9.0, "of 100 decisions that had it, 4 had another"),
-        (np.arange(n) >= 100, (np.arange(n) < 50) * 9.0, "of 900 decisions that had no contact, 0 had"),
-        (np.arange(n) >= 100, (np.arange(n) % 5 == 0) * 9.0, ""),
-    ):
-        log = adaptive.Log(reward, chosen.astype(np.int64), p_action, batch, zeros)
-        row = actions._row(log, names, "mail", 0.95)
-        assert words in row["reason"]
-        assert (
-            (row["effect"] is None) == (row["lower"] is None) == (row["always_lower"] is None) == bool(words)
-        )
-
-
 def test_a_quantile_is_compared_and_says_how(workspace, tmp_path):
     more = '  { name = "median", numerator = "revenue", quantile = 0.5 },\n]\n'
     folder = copied(workspace, tmp_path / "w", TOML.rstrip()[:-1] + more)
@@ -660,47 +544,6 @@ def test_a_quantile_is_compared_and_says_how(workspace, tmp_path):
     assert row["p_value"] is None
     with pytest.raises(ValueError, match="expected a secondary metric"):
         settings.Measured(name="m", numerator="margin", role="primary", quantile=0.5)
-
-
-def test_traffic_that_learned_is_held_against_its_logged_probabilities(tmp_path):
-    rng = np.random.default_rng(2)
-    for wrong in (False, True):
-        rows, choices, outcomes = [], [], []
-        for i in range(1200):
-            p = np.array([0.2, 0.8]) if i % 3 else np.array([0.6, 0.4])
-            a = int(rng.random() > (0.5 if wrong else p[0]))
-            at = START + timedelta(days=7 * (i % 3))
-            rows.append(
-                {
-                    "decision_id": str(i), "batch_id": f"b{i % 3}", "customer_id": f"c{i}",
-                    "treatment_id": ("none", "mail")[a], "channel": ("none", "email")[a], "decided_at": at,
-                    "p_action": p[a], "policy_id": "p", "reason": "", "config_hash": "", "valid_until": at,
-                    "arm": "policy", "experiment_id": "policy",
-                }
-            )  # fmt: skip
-            choices += [
-                {
-                    "decision_id": str(i), "treatment_id": name, "is_eligible": True, "reason": "",
-                    "p_action": p[j], "price": 0.0,
-                }
-                for j, name in enumerate(("none", "mail"))
-            ]  # fmt: skip
-            outcomes.append(
-                {
-                    "decision_id": str(i), "is_delivered": True, "is_response": False, "is_click": False,
-                    "is_unsubscribe": False, "reward": rng.normal(), "window_days": 7,
-                    "closed_at": at + timedelta(days=7),
-                }
-            )  # fmt: skip
-        made = {"decisions": tables.DECISIONS.build(rows), "choices": tables.CHOICES.build(choices)}
-        made["outcomes"] = tables.OUTCOMES.build(outcomes)
-        history = History.read(tmp_path / str(wrong)).commit(append=made)
-        with history.as_of(START + timedelta(days=100)) as snapshot:
-            found, effects = traffic(snapshot, "policy", "policy"), action_effects(snapshot).to_pylist()
-            assert np.isnan(traffic(snapshot, "policy", "nobody").p_value)
-        assert found.is_alarm == wrong
-        assert ("logged probabilities" in effects[0]["reason"]) == wrong
-        assert (effects[0]["effect"] is None) == wrong
 
 
 def test_arms_of_the_standing_experiment_may_have_another_control(workspace, tmp_path):
