@@ -1,6 +1,5 @@
 """Cross-fitting: predictions for each row from models that have not seen its customer."""
 
-import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
@@ -37,11 +36,6 @@ def folds(customer_ids: pa.Array | pa.ChunkedArray, n_folds: int, seed: int) -> 
         coded.dictionary.to_pylist(), np.full(n_folds, 1 / n_folds), f"cross-fitting|{seed}"
     )
     return by_customer[coded.indices.to_numpy()]
-
-
-def cores() -> int:
-    """Count the cores that this process may use."""
-    return len(os.sched_getaffinity(0))
 
 
 def out_of_fold(fold: Whole, fit_predict: Callable[[Whole, Whole], Array], *, threads: int = 1) -> Array:

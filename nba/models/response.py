@@ -255,7 +255,7 @@ def fit(
         with_paired = raw(booster, rows, threads=1)
         return np.column_stack([none, np.where(is_treated[new], with_paired, none), with_paired])
 
-    scores = crossfit.out_of_fold(fold, fit_predict, threads=crossfit.cores())
+    scores = crossfit.out_of_fold(fold, fit_predict, threads=traverse.allowed_threads())
     intercept, slope = calibrate(scores[:, 1], y, weight)
     model = Response(plan.grow(), X.shape[1], intercept, slope)
     return CrossFitted(model, *model.calibrated(scores).T)

@@ -85,7 +85,7 @@ class Forest:
         for begin in range(0, len(codes), _BITS):
             some = np.ascontiguousarray(codes[begin : begin + _BITS], dtype=np.float64)
             part = out if len(codes) <= _BITS else np.empty((len(X), len(some)))
-            self._run(X, some, part, threads or _threads())
+            self._run(X, some, part, threads or allowed_threads())
             if part is not out:
                 out[:, begin : begin + _BITS] = part
         return out
@@ -156,7 +156,8 @@ def one_thread() -> Iterator[None]:
         _alone.pop()
 
 
-def _threads() -> int:
+def allowed_threads() -> int:
+    """Count what may run at once: 1 within `one_thread`, what OMP_NUM_THREADS says, else all cores."""
     if _alone:
         return 1
     given = os.environ.get("OMP_NUM_THREADS", "")

@@ -303,7 +303,7 @@ def _grow(
     def fit_predict(known: Whole, new: Whole) -> Array:
         return response.raw(plan.grow(known[treated[known]], threads=1), full[new], threads=1)
 
-    predicted = crossfit.out_of_fold(rows.fold, fit_predict, threads=crossfit.cores())
+    predicted = crossfit.out_of_fold(rows.fold, fit_predict, threads=traverse.allowed_threads())
     return plan.grow(np.flatnonzero(treated)), predicted
 
 

@@ -19,7 +19,7 @@ from nba.errors import DataError, SettingsError
 from nba.history import Snapshot
 from nba.policy import rules, windows
 from nba.policy.contacts import Contacts
-from nba.settings import ContactPolicy, Engagement, FrequencyCap, Limits, Rule
+from nba.settings import ContactPolicy, Engagement, FrequencyCap, Limits
 
 Flags = NDArray[np.bool_]
 
@@ -181,7 +181,11 @@ def _by_rules(
     known = [name for name in snapshot.sql("from customers limit 0").column_names if name != "customer_id"]
     extra = [] if features is None else [n for n in features.column_names if n.startswith("f_")]
     columns = ["decided_at", *known, *extra]
-    faults = [fault for rule in engagement.rules if (fault := _fault(rule, columns))]
+    faults = [
+        fault
+        for rule in engagement.rules
+        if (fault := rules.fault(f"rule {rule.name!r}", rule.keep, columns))
+    ]
     faults += [
         f"purpose {one.name!r}: column {one.column!r} is not among {known}"
         for one in engagement.purposes
@@ -223,14 +227,6 @@ def _conditions(
     finally:
         connection.unregister("asked")
     return np.column_stack([_column(found, f"kept_{i}") for i in range(len(asked))])
-
-
-def _fault(rule: Rule, columns: list[str]) -> str:
-    try:
-        rules.check(rule.keep, columns)
-    except SettingsError as error:
-        return f"rule {rule.name!r}: {error.message}"
-    return ""
 
 
 def _selected(one: object, catalog: Catalog) -> Flags:

@@ -66,7 +66,9 @@ def contexts(features: pa.Table, levers: Sequence[Lever]) -> Whole:
     if not levers:
         return np.zeros(n, dtype=np.int32)
     columns = [name for name in features.column_names if name.startswith("f_")]
-    faults = [fault for lever in levers if (fault := _fault(lever, columns))]
+    faults = [
+        fault for lever in levers if (fault := rules.fault(f"lever {lever.name!r}", lever.when, columns))
+    ]
     if faults:
         raise SettingsError(
             "\n".join(["levers cannot be used:", *(f"- {fault}" for fault in faults)]),
@@ -131,14 +133,6 @@ def by_name(bits: Whole, levers: Sequence[Lever], catalog: Catalog) -> dict[str,
             "Mend [[policy.levers]] in nba.toml, or the catalog.",
         )
     return out
-
-
-def _fault(lever: Lever, columns: list[str]) -> str:
-    try:
-        rules.check(lever.when, columns)
-    except SettingsError as error:
-        return f"lever {lever.name!r}: {error.message}"
-    return ""
 
 
 def together(weights: Mapping[str, Array]) -> Array:

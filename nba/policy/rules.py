@@ -75,6 +75,15 @@ def check(condition: str, columns: Iterable[str]) -> tuple[str, ...]:
     return tuple(found)
 
 
+def fault(name: str, condition: str, columns: Iterable[str]) -> str:
+    """Say what `check` finds wrong with a condition of that name; nothing where it is sound."""
+    try:
+        check(condition, columns)
+    except SettingsError as error:
+        return f"{name}: {error.message}"
+    return ""
+
+
 def _parsed(condition: str) -> dict[str, Any]:
     with duckdb.connect() as connection:
         query = "select json_serialize_sql($sql)"
