@@ -86,6 +86,30 @@ def ece(y: Array, p: Array, bins: int = 10) -> float:
     return float(np.average(gap, weights=table["n"].to_numpy())) if len(y) else float("nan")
 
 
+def ece_of_noise(p: Array, rng: np.random.Generator, bins: int = 10, repeats: int = 200) -> float:
+    """Give the mean `ece` that a perfectly calibrated model has by chance with these predictions.
+
+    A mean of absolute values is above 0 by noise alone: by about √(2/π · p(1 − p) · bins / n). What a model
+    shows beyond that is its own. Outcomes are drawn from the predictions.
+
+    Args:
+        p: Predicted probability, shape (n,).
+        rng: Source of the outcomes.
+        bins: As in `ece`.
+        repeats: Draws of all outcomes.
+
+    Example:
+        >>> round(ece_of_noise(np.full(1000, 0.5), np.random.default_rng(0), bins=1), 3)
+        0.013
+    """
+    n = len(p)
+    if not n:
+        return float("nan")
+    number = _by_rank(p, bins)
+    drawn = [np.bincount(number, (rng.random(n) < p) - p, minlength=bins) for _ in range(repeats)]
+    return float(np.abs(drawn).sum(axis=1).mean() / n)
+
+
 def calibration_slope(y: Array, p: Array) -> float:
     """Slope of a logistic regression of y on the log-odds of p: 1 is calibrated, below 1 overconfident.
 

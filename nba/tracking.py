@@ -124,6 +124,11 @@ def policy_name(settings: Settings, workspace: Path | None = None) -> str:
     return f"{settings.workspace.name}-policy{suffix}"
 
 
+def purchases_name(settings: Settings, workspace: Path | None = None) -> str:
+    """Name the registered model of the chance to buy of a workspace; the arguments are `policy_name`'s."""
+    return policy_name(settings, workspace).replace("-policy", "-purchases")
+
+
 def claim(settings: Settings, workspace: Path) -> Store:
     """Set up for training: a workspace that has no models yet gets an id of its own.
 

@@ -1,4 +1,7 @@
-"""Models: list the registered versions, compare two, put one into the bin and take it out again."""
+"""Models: list the registered versions, compare two, put one into the bin and take it out again.
+
+A workspace's models are those of its policy; where it has none yet, those of the chance to buy.
+"""
 
 from pathlib import Path
 from typing import Any
@@ -10,14 +13,15 @@ _MEASURES = ("n_examples", "auc", "pr_auc", "log_loss", "ece", "calibration_slop
 
 
 def listed(workspace: Path) -> list[dict[str, Any]]:
-    """List the versions of a workspace's policy, newest first.
+    """List the versions of a workspace's models, newest first.
 
     Raises:
         MissingError: when nothing is registered.
     """
-    rows = _versions(workspace)
+    name, rows = _versions(workspace)
     return [
         {
+            "name": name,
             "version": row["version"],
             "alias": row["alias"] + (" (in the bin)" if row["is_deleted"] else ""),
             "trained": f"{row['created_at']:%Y-%m-%d %H:%M}",
@@ -35,7 +39,7 @@ def compared(workspace: Path, first: int, second: int) -> list[dict[str, Any]]:
     Raises:
         MissingError: when one of them is not registered.
     """
-    found = {row["version"]: row for row in _versions(workspace)}
+    found = {row["version"]: row for row in _versions(workspace)[1]}
     absent = [number for number in (first, second) if number not in found]
     if absent:
         raise MissingError(f"no version {absent} is registered", f"There are {sorted(found)}.")
@@ -55,17 +59,15 @@ def bin_version(workspace: Path, number: int, *, restore: bool = False) -> None:
         MissingError: when there is no such version.
         DataError: when it is the champion or the challenger.
     """
-    tracking.bin_run(_name(workspace), number, restore=restore)
+    name, _ = _versions(workspace)
+    tracking.bin_run(name, number, restore=restore)
 
 
-def _name(workspace: Path) -> str:
+def _versions(workspace: Path) -> tuple[str, list[dict[str, Any]]]:
     config = settings.read(workspace)
     tracking.setup(config, workspace)
-    return tracking.policy_name(config)
-
-
-def _versions(workspace: Path) -> list[dict[str, Any]]:
-    rows = tracking.versions(_name(workspace))
-    if not rows:
-        raise MissingError("no model of this workspace is registered", "Run `nba train` first.")
-    return rows
+    for name in (tracking.policy_name(config), tracking.purchases_name(config)):
+        rows = tracking.versions(name)
+        if rows:
+            return name, rows
+    raise MissingError("no model of this workspace is registered", "Run `nba train` first.")

@@ -129,7 +129,7 @@ def train(
     step(2)
     aliases = (tracking.CHAMPION, tracking.CHALLENGER)
     for name in aliases if alias is None else ():
-        known = _registered(config, name)
+        known = _registered(tracking.policy_name(config), name)
         if known is not None and known[1].get("model_id") == scorer.model_id:
             step(2)
             return _report(scorer, known[0], name, is_new=False)
@@ -141,7 +141,7 @@ def train(
         comparison = comparison.with_stability(wording.under_resampling(rows, catalog, chosen, seed))
     step(1)
     trials = tuning.trials(rows, catalog, asked, seed, _study(workspace))
-    first = _registered(config, tracking.CHAMPION) is None
+    first = _registered(tracking.policy_name(config), tracking.CHAMPION) is None
     logged = _Logged(scorer, rows, config.model_copy(update={"models": chosen}), tuned, trials, comparison)
     registered = _log(logged, at)
     named = alias or (tracking.CHAMPION if first else tracking.CHALLENGER)
@@ -163,12 +163,16 @@ class SnapshotReport:
         cutoffs: Moments of the snapshots.
         scores: Table customer_id, as_of, p_response of every customer today.
         run_id: The MLflow run.
+        model: Registered name and version.
+        is_new: False if the same model was registered before: then nothing changed.
     """
 
     metrics: dict[str, float]
     cutoffs: tuple[datetime, ...]
     scores: pa.Table
     run_id: str
+    model: str
+    is_new: bool
 
 
 def train_snapshot(
@@ -181,7 +185,8 @@ def train_snapshot(
     """Learn who will buy in the days after a snapshot, from orders alone, and score everyone.
 
     Snapshots lie one horizon apart; the last ends with the history, so that its outcome is known. The
-    model is judged on the last by one that has seen only the earlier. Writes the table `purchase_scores`.
+    model is judged on the last by one that has seen only the earlier. Writes the table `purchase_scores`. The
+    same model is not registered twice.
 
     Args:
         workspace: Folder of the workspace.
@@ -195,7 +200,7 @@ def train_snapshot(
     """
     progress = progress or silent()
     config = settings.read(workspace)
-    tracking.setup(config, workspace)
+    tracking.claim(config, workspace)
     history = History.read(workspace)
     moments = _cutoffs(history, horizon_days, cutoffs)
     step = progress.step(f"snapshots of {horizon_days} days", total=cutoffs + 3)
@@ -204,16 +209,22 @@ def train_snapshot(
         parts.append(snapshot_examples.snapshots(history, [moment], horizon_days, moments[-1]))
         step(1)
     rows = pa.concat_tables(parts, promote_options="permissive")
-    found = snapshots.fit(rows, config.workspace.seed)
+    found = snapshots.fit(rows, config.workspace.seed, config.models)
     step(1)
     with history.as_of(moments[-1]) as snapshot:
         now = features.build(snapshot)
     scores = now.select(["customer_id", "as_of"]).append_column("p_response", [found.scores(now)])
     history.commit(replace={"purchase_scores": scores})
     step(1)
-    registered = _log_snapshots(found, rows, config, horizon_days, moments[:-1])
+    known = _registered(tracking.purchases_name(config), tracking.CHAMPION)
+    is_new = known is None or known[1].get("model_id") != found.model_id
+    if known is None or is_new:
+        registered = _log_snapshots(found, rows, config, horizon_days, moments[:-1])
+    else:
+        registered = known[0]
     step(1)
-    return SnapshotReport(found.metrics, moments[:-1], scores, registered.run_id)
+    named = f"{registered.name}@{registered.version}"
+    return SnapshotReport(found.metrics, moments[:-1], scores, registered.run_id, named, is_new)
 
 
 def _log_snapshots(
@@ -223,7 +234,7 @@ def _log_snapshots(
     horizon_days: int,
     moments: tuple[datetime, ...],
 ) -> tracking.Registered:
-    name = tracking.policy_name(config).replace("-policy", "-purchases")
+    name = tracking.purchases_name(config)
     params = {
         "horizon_days": horizon_days,
         "cutoffs": len(moments),
@@ -243,8 +254,12 @@ def _log_snapshots(
                 example=rows.slice(0, 5),
                 examples=rows,
                 params=params,
-                metrics=found.metrics,
-                tags={"config_hash": config.config_hash},
+                metrics={**found.metrics, "n_examples": float(rows.num_rows)},
+                tags={
+                    "model_id": found.model_id,
+                    "config_hash": config.config_hash,
+                    "at": moments[-1].isoformat(),
+                },
                 figures={"calibration.html": plots.calibration(found.calibration)},
                 texts={"card.md": card.snapshots(found, rows, params, _leaks(rows))},
             )
@@ -286,9 +301,9 @@ def _orders(history: History) -> str:
     return "select ordered_at from orders where not is_return"
 
 
-def _registered(config: Settings, alias: str) -> tuple[tracking.Registered, Mapping[str, str]] | None:
+def _registered(name: str, alias: str) -> tuple[tracking.Registered, Mapping[str, str]] | None:
     try:
-        return tracking.find(tracking.policy_name(config), alias)
+        return tracking.find(name, alias)
     except MissingError:
         return None
 

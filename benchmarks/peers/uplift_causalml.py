@@ -9,7 +9,7 @@ import time
 import warnings
 
 import numpy as np
-from causalml.inference.meta import BaseXClassifier, BaseXRegressor
+from causalml.inference.meta import BaseTClassifier, BaseXClassifier, BaseXRegressor
 from causalml.inference.tree import UpliftRandomForestClassifier
 from lightgbm import LGBMClassifier, LGBMRegressor
 
@@ -32,6 +32,12 @@ def x_learner(X, y, arm, p, new, p_new):
     return model.predict(new, p=against_control(p_new))
 
 
+def t_learner(X, y, arm, p, new, p_new):  # noqa: ARG001
+    model = BaseTClassifier(LGBMClassifier(**BASE), control_name=0)
+    model.fit(X, arm, y)
+    return model.predict(new)
+
+
 def uplift_forest(X, y, arm, p, new, p_new):  # noqa: ARG001
     model = UpliftRandomForestClassifier(
         control_name="control", n_estimators=50, max_depth=8, min_samples_leaf=200, min_samples_treatment=50,
@@ -42,7 +48,7 @@ def uplift_forest(X, y, arm, p, new, p_new):  # noqa: ARG001
     return model.predict(new)
 
 
-METHODS = {"X": x_learner, "UpliftRF": uplift_forest}
+METHODS = {"T": t_learner, "X": x_learner, "UpliftRF": uplift_forest}
 
 
 def main(names: str, source: str, target: str) -> None:

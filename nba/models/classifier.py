@@ -203,8 +203,13 @@ class ResponseClassifier(ClassifierMixin, BaseEstimator):
 
     def save(self, folder: Path) -> None:
         """Write the model as text: `classifier.json` and the trees; nothing is pickled."""
-        check_is_fitted(self, "classes_")
         folder.mkdir(parents=True, exist_ok=True)
+        for name, text in self.texts().items():
+            (folder / name).write_text(text, encoding="utf-8")
+
+    def texts(self) -> dict[str, str]:
+        """Give the model as text by name of file: the same fit gives the same text."""
+        check_is_fitted(self, "classes_")
         way = self._calibrators[self.calibration_]
         linear = {name.strip("_"): value for name, value in vars(self._linear).items()}
         state = {
@@ -213,10 +218,8 @@ class ResponseClassifier(ClassifierMixin, BaseEstimator):
             "calibrator": vars(way) if self.calibration_ != "none" else {}, "linear": linear,
             "n_features": self.n_features_in_, "columns": [self._coding.names, self._coding.codes],
         }  # fmt: skip
-        text = json.dumps(state, default=lambda value: np.asarray(value).tolist())
-        (folder / "classifier.json").write_text(text, encoding="utf-8")
-        for number, booster in enumerate(self._boosters):
-            (folder / f"trees{number}.txt").write_text(booster.model_to_string(), encoding="utf-8")
+        trees = {f"trees{k}.txt": booster.model_to_string() for k, booster in enumerate(self._boosters)}
+        return {"classifier.json": json.dumps(state, default=lambda v: np.asarray(v).tolist()), **trees}
 
     @classmethod
     def load(cls, folder: Path) -> "ResponseClassifier":

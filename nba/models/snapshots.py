@@ -1,5 +1,6 @@
 """Who will buy soon: a classifier over snapshots of the past, judged on the last of them."""
 
+import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,11 +8,13 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
+from sklearn.base import clone
 
 from nba import metrics
 from nba.errors import MissingError
-from nba.models import inputs
+from nba.models import inputs, response
 from nba.models.classifier import ResponseClassifier
+from nba.settings import Models
 
 Array = NDArray[np.float64]
 
@@ -43,6 +46,13 @@ class Snapshots:
         """Score for serving: one row per customer, column p_response."""
         return pa.table({"p_response": self.scores(features)})
 
+    @property
+    def model_id(self) -> str:
+        """Hash of the content, 16 hexadecimal digits."""
+        texts = self.model.texts()
+        parts = [json.dumps(self.names), *(texts[name] for name in sorted(texts))]
+        return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
+
     def save(self, folder: Path) -> None:
         """Write the model, its features and its measures."""
         self.model.save(folder)
@@ -66,28 +76,31 @@ class Snapshots:
         return cls(model, tuple(state["names"]), state["metrics"], pa.table(state["calibration"]))
 
 
-def fit(examples: pa.Table, seed: int) -> Snapshots:
+def fit(examples: pa.Table, seed: int, settings: Models | None = None) -> Snapshots:
     """Learn the chance of a purchase in the time after a snapshot, judged on the last snapshot.
 
     Args:
         examples: Columns customer_id, as_of, is_response and f_*; several as_of, whose horizons do not
             reach beyond what is known.
         seed: Of the trees.
+        settings: `monotone` counts; a sign leaves the trees alone to decide.
 
     Returns:
         The model fitted on all snapshots, with metrics of the last by a model of the earlier.
 
     Raises:
-        DataError: when nobody or everybody bought.
+        DataError: when nobody or everybody bought, or a sign is given for a feature that is not there.
     """
     names = inputs.feature_names(examples)
+    signs = response.signs(names, settings) if settings is not None and settings.monotone else None
     X = inputs.matrix(examples, names)
     y = examples["is_response"].to_numpy().astype(int)
     as_of = examples["as_of"].cast(pa.int64()).to_numpy()
     last = as_of == as_of.max()
-    judged = ResponseClassifier(random_state=seed).fit(X[~last], y[~last], at=as_of[~last])
+    blank = ResponseClassifier(monotone=signs, random_state=seed)
+    judged = clone(blank).fit(X[~last], y[~last], at=as_of[~last])
     predicted = judged.predict_proba(X[last])[:, 1]
-    final = ResponseClassifier(random_state=seed).fit(X, y, at=as_of)
+    final = clone(blank).fit(X, y, at=as_of)
     target = y[last].astype(float)
     found = metrics.classification(target, predicted)
     return Snapshots(final, names, found, metrics.calibration(target, predicted))

@@ -23,10 +23,15 @@ def train(workspace: WorkspaceArg, at: AtOption = None) -> None:
     if known.has("orders") and not known.has("decisions"):
         found = run(lambda progress: step.train_snapshot(workspace, progress=progress))
         rows = [{"measure": name, "value": value} for name, value in found.metrics.items()]
-        show("No decisions yet: trained the chance to buy within 30 days, judged on the last cut-off", rows)
+        how = "" if found.is_new else ", as before: the same model"
+        said = f"No decisions yet: trained the chance to buy within 30 days, {found.model}{how}"
+        show(f"{said}; judged on the last cut-off", rows)
         return
     report = run(lambda progress: step.train(workspace, moment(at), compared=True, progress=progress))
-    show(f"Trained {report.policy_id}", report.rows)
+    if report.is_new:
+        show(f"Trained {report.policy_id}", report.rows)
+    else:
+        show(f"{report.policy_id}, as before: the same examples, the same model", report.rows)
     if report.comparison is not None and report.comparison.gate is not None:
         out.print(report.comparison.gate.reason)
 

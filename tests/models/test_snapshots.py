@@ -6,10 +6,11 @@ import pytest
 from scipy.special import expit
 
 from nba import metrics
-from nba.errors import MissingError
+from nba.errors import DataError, MissingError
 from nba.models import card
 from nba.models import snapshots as model
 from nba.models.snapshots import Snapshots
+from nba.settings import Models
 
 
 def snapshots(n, seed, drift=0.0):
@@ -43,9 +44,20 @@ def test_two_cutoffs_suffice():
     assert model.fit(rows, seed=0).metrics["auc"] > 0.65
 
 
+def test_a_sign_that_is_asked_for_is_kept_and_must_name_a_feature():
+    rows = snapshots(300, 4)
+    found = model.fit(rows, 0, Models(monotone={"f_0": -1}))
+    grid = np.zeros((9, 3))
+    grid[:, 0] = np.linspace(-2, 2, 9)
+    assert np.diff(found.model.predict_proba(grid)[:, 1]).max() <= 1e-12
+    with pytest.raises(DataError, match="f_absent"):
+        model.fit(rows, 0, Models(monotone={"f_absent": 1}))
+
+
 def test_saved_and_loaded_is_the_same(tmp_path):
     rows = snapshots(300, 3)
     found = model.fit(rows, seed=0)
+    assert found.model_id == model.fit(rows, seed=0).model_id
     found.save(tmp_path / "model")
     loaded = Snapshots.load(tmp_path / "model")
     np.testing.assert_array_equal(loaded.scores(rows), found.scores(rows))

@@ -85,7 +85,15 @@ def test_train_registers_once_and_names_champion_and_challenger(workspace, end):
 
 
 def test_snapshot_model_scores_everyone_and_is_judged_on_the_last_month(workspace):
+    from pipelines import models
+
     found = train.train_snapshot(workspace, horizon_days=21, cutoffs=3)
+    again = train.train_snapshot(workspace, horizon_days=21, cutoffs=3)
+    assert (found.is_new, again.is_new, again.model) == (True, False, found.model)
+    (listed,) = models.listed(workspace)  # there is no policy yet
+    assert f"{listed['name']}@1" == found.model
+    assert listed["alias"] == "champion"
+    assert listed["n_examples"] > 0
     assert len(found.cutoffs) == 3
     assert found.metrics["auc"] > 0.6
     written = History.read(workspace).table("purchase_scores")
