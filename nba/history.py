@@ -310,6 +310,8 @@ class Snapshot:
             if history.has(name) and follows and name in _FOLLOWING:
                 _view(self.connection, f"{name}_raw", history, name)
                 self.connection.execute(f"create view {name}_all as {_FOLLOWING[name]}").fetchall()
+            elif name == "customers" and history.has("states") and history.n_rows("states"):
+                _as_told(self.connection, history, moment)
             elif history.has(name):
                 _view(self.connection, f"{name}_all", history, name)
             else:
@@ -336,6 +338,29 @@ class Snapshot:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _as_told(connection: duckdb.DuckDBPyConnection, history: History, moment: str) -> None:
+    # Consent and attributes as they were; unknown, and not allowed, before anything was told of a customer of
+    # whom all that is told is dated.
+    _view(connection, "states_all", history, "states")
+    fields = [c for c in connection.sql("from states_all limit 0").columns if c not in tables.STATES.key]
+    packed = ", ".join(f'"{name}"' for name in fields)
+    was = ", ".join(
+        f'case when since_id is null then "{name}" else {_then(name)} end as "{name}"' for name in fields
+    )
+    _view(connection, "customers_now", history, "customers")
+    connection.execute(
+        f"""create view customers_all as
+        select * exclude (since_id, was) replace ({was}) from customers_now left join (
+            select customer_id as since_id,
+                arg_max(struct_pack({packed}), since_at) filter (since_at < {moment}) as was
+            from states_all group by 1) on since_id = customer_id"""
+    ).fetchall()
+
+
+def _then(name: str) -> str:
+    return f'coalesce(was."{name}", false)' if name.startswith("can_") else f'was."{name}"'
 
 
 def _with_arrival(connection: duckdb.DuckDBPyConnection, name: str, visible: str) -> str:

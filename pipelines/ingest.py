@@ -24,6 +24,7 @@ from nba.histories import (
     identity,
     incremental,
     matching,
+    persons,
     quality,
     staging,
     unify,
@@ -215,7 +216,7 @@ def _known(history: History) -> unify.Known:
 
 
 _CODE = b"".join(
-    Path(module.__file__ or "").read_bytes() for module in (identity, unify, incremental, matching)
+    Path(module.__file__ or "").read_bytes() for module in (identity, unify, persons, incremental, matching)
 )
 
 

@@ -376,11 +376,12 @@ def _log(logged: _Logged, at: datetime) -> tracking.Registered:
 
 
 def _reasons(scorer: Scorer, rows: pa.Table) -> pa.Table:
-    # Examples of reasons in words, for whoever looks at the run.
+    # Examples of reasons in words, for whoever looks at the run; without the decision's id, since runs outlive
+    # whoever asks to be forgotten.
     words = {f.name: wording.Words(f.doc, f.unit) for f in features.FEATURES}
     found = wording.contributions(scorer, rows, rows["treatment_id"].to_pylist())
     said = ["; ".join(sentences) for sentences in wording.reasons(found, words)]
-    return rows.select(["decision_id", "treatment_id"]).append_column("reasons", [said])
+    return rows.select(["treatment_id"]).append_column("reasons", [said])
 
 
 def _spread(n: int, most: int) -> np.ndarray:

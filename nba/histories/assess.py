@@ -3,7 +3,7 @@
 import html
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import date, datetime
 
 import duckdb
 import pyarrow as pa
@@ -15,6 +15,8 @@ from nba.settings import Bounds, QualityRules
 
 OK, WARN, STOP, UNKNOWN = "ok", "warning", "stop", "unknown"
 _DAYS = 28
+_EPOCH = date(1970, 1, 1)
+_OF_REFERENCES = ("unknown_treatments", "unknown_decisions")
 SCHEMA = pa.schema(
     [
         ("check", pa.string()),
@@ -60,10 +62,17 @@ def measure(
     """
     out: list[Row] = []
     for table in ("orders", "events", "touches", "customers"):
-        if table in scans:
-            out += _of_table(connection, table, scans[table], at)
-            if table != "customers":
-                out += _volumes(connection, table, scans[table], past)
+        before = _before(past, table)
+        found = _of_table(connection, table, scans[table], before, at) if table in scans else []
+        if found and table != "customers":
+            found += _volumes(connection, table, scans[table], before, at)
+        out += found or [
+            row for name, row in before.items() if name not in _OF_REFERENCES or table not in scans
+        ]
+        newest = next((row[2] for row in out if row[:2] == (table, "newest")), None)
+        if at is not None and newest is not None:
+            days = max(0.0, at.timestamp() / 86400 - newest)
+            out.append((table, "stale_days", days, "days since the newest row"))
     if "aliases" in scans and "assignments" in scans:
         query = f"""select count(*) from {scans["aliases"].rows} a
             join {scans["assignments"].rows} one on one.customer_id = a.alias_id
@@ -86,8 +95,24 @@ def measure(
     return out
 
 
+def _before(past: pa.Table | None, table: str) -> dict[str, Row]:
+    # What the run before measured of a table; days since the newest row are counted anew. A source may have
+    # the name of a table.
+    names = ("known_too_early", "in_the_future", "newest", "usual_rows", "volume", *_OF_REFERENCES)
+    rows = past.to_pylist() if past is not None else []
+    return {
+        row["measure"]: (table, row["measure"], row["value"], row["note"])
+        for row in rows
+        if row["source"] == table and (row["measure"] in names or row["measure"].startswith("null_"))
+    }
+
+
 def _of_table(
-    connection: duckdb.DuckDBPyConnection, table: str, scan: Scan, at: datetime | None
+    connection: duckdb.DuckDBPyConnection,
+    table: str,
+    scan: Scan,
+    before: Mapping[str, Row],
+    at: datetime | None,
 ) -> list[Row]:
     contract = tables.BY_NAME[table]
     fields = [f.name for f in contract.fields if f.nullable and f.name != "known_at"]
@@ -109,37 +134,41 @@ def _of_table(
     out: list[Row] = [(table, f"null_{name}", 1 - k / n, "share unknown") for name, k in zip(fields, known)]
     if table != "customers":
         out.append((table, "known_too_early", early / n, "share of rows known before they happened"))
+        # Late rows come in files of their own, and are not the newest.
+        last = max(newest / 86400, 0.0 if scan.is_whole else before.get("newest", ("", "", 0.0, ""))[2])
+        out.append((table, "newest", last, "newest row, in days since 1970"))
     if at is not None:
         out.append((table, "in_the_future", future / n, f"share of rows after {at:%Y-%m-%d %H:%M} UTC"))
-    if at is not None and table != "customers":
-        days = max(0.0, (at.timestamp() - newest) / 86400)
-        out.append((table, "stale_days", days, "days since the newest row"))
     return out
 
 
 def _volumes(
-    connection: duckdb.DuckDBPyConnection, table: str, scan: Scan, past: pa.Table | None
+    connection: duckdb.DuckDBPyConnection,
+    table: str,
+    scan: Scan,
+    before: Mapping[str, Row],
+    at: datetime | None,
 ) -> list[Row]:
-    # The last whole day against the median of four weeks before it.
+    # The last whole day against the median of four weeks before it. New files are held against what was usual
+    # if they tell of a new day that is over; of earlier days they only bring what was late.
     time = mapping.TIMES[table]
     rows = connection.execute(
         f"select {time}::date as day, count(*) as n from {scan.rows}"
         f" group by 1 order by 1 desc limit {_DAYS + 2}"
     ).fetchall()
+    known = [before[name] for name in ("usual_rows", "volume") if name in before]
     if scan.is_whole and len(rows) > 2:
-        before = sorted(n for _, n in rows[2:])
-        usual, last = float(before[len(before) // 2]), rows[1]
+        counts = sorted(n for _, n in rows[2:])
+        usual, last = float(counts[len(counts) // 2]), rows[1]
     else:
-        usual, last = _usual(past, table), rows[0] if rows else (None, 0)
+        usual, last = before.get("usual_rows", ("", "", 0.0, ""))[2], rows[0]
+        is_over = at is None or last[0] < at.date()
+        if "newest" in before and not (is_over and (last[0] - _EPOCH).days > int(before["newest"][2])):
+            return known
     if not usual:
         return []
     note = f"rows of {last[0]} against the median of the four weeks before"
     return [(table, "usual_rows", usual, "rows a day"), (table, "volume", last[1] / usual, note)]
-
-
-def _usual(past: pa.Table | None, table: str) -> float:
-    rows = past.to_pylist() if past is not None else []
-    return next((r["value"] for r in rows if (r["source"], r["measure"]) == (table, "usual_rows")), 0.0)
 
 
 def judge(quality: pa.Table, rules: QualityRules) -> pa.Table:

@@ -100,7 +100,7 @@ def add(
     found = identity.resolve(connection, kinds, names, rules, "known_affected")
     if found.n_split or _cuts_changed(connection):
         return None
-    if found.merged and _joins_known(connection, scans["customers"]):
+    if found.merged and _joins_told(connection, fresh, kinds):
         return None
     advance("identities")
     counts, append = quality.Counts(), {}
@@ -260,14 +260,22 @@ def _cuts_changed(connection: duckdb.DuckDBPyConnection) -> bool:
     )
 
 
-def _joins_known(connection: duckdb.DuckDBPyConnection, scan: str) -> bool:
-    # Two customers of the CRM that are one share what the CRM says of them.
-    return bool(
-        connection.execute(
-            f"select count(*) from {scan}"
-            " where external_id is not null and customer_id in (select old from merged)"
-        ).fetchall()[0][0]
+def _joins_told(
+    connection: duckdb.DuckDBPyConnection, staged: Sequence[StagedSource], kinds: Sequence[str]
+) -> bool:
+    # What files of customers say of the one that goes (consent, attributes, a CRM id) must be weighed against
+    # what they say of the other.
+    names = unify.names_of(staged)
+    told = [str(names.index(one.source.name)) for one in staged if one.source.table == "customers"]
+    if not told:
+        return False
+    held = " or ".join(
+        f"i_{kind} in (select identifier_hash::uuid from known_affected"
+        f" where identifier_kind = '{kind}' and customer_id in (select old from merged))"
+        for kind in kinds
     )
+    query = f"select count(*) from seen where source in ({', '.join(told)}) and ({held})"
+    return bool(connection.execute(query).fetchall()[0][0])
 
 
 def _corrects(connection: duckdb.DuckDBPyConnection, table: str, scan: str) -> bool:

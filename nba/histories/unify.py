@@ -15,12 +15,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from nba import tables
-from nba.histories import identifiers, identity, mapping, quality
+from nba.histories import identifiers, identity, mapping, persons, quality
 from nba.histories.sources import literal
 from nba.histories.staging import StagedSource
 from nba.settings import Settings
 
-NAMES = ("customers", "identities", "orders", "events", "touches", "quarantine", "quality", "aliases")
+NAMES = (
+    "customers", "states", "identities", "orders", "events", "touches", "quarantine", "quality", "aliases",
+)  # fmt: skip
 N_PARTS = len(mapping.KEYS) + 2
 _SUMMED = ("number", "count")
 _FILES = pa.schema([("source", pa.int32()), ("file", pa.int32()), ("name", pa.string())])
@@ -93,6 +95,8 @@ def unify(
     count(connection, staged, counts)
     for table in mapping.KEYS:
         write_table(connection, table, staged, files[table], counts)
+        if table == "customers":
+            _write_states(connection, staged, files["states"])
         late.append(orphans(connection, table, staged, settings.identity.max_customers))
         advance(table)
     aliases = _aliases(connection, known.aliases, found.merged)
@@ -213,7 +217,7 @@ def write_table(
     """Write one table: rows with their customer, lines summed where the source says so, one row per key."""
     _once(connection, table, staged, counts)
     if table == "customers":
-        copy(connection, _customers(connection, staged), path)
+        copy(connection, persons.customers(connection, _attributes(staged)), path)
         return
     contract = tables.BY_NAME[table]
     names = ", ".join(f.name for f in contract.fields if f.name not in ("customer_id", contract.key[0]))
@@ -227,6 +231,13 @@ def write_table(
         order by customer_no, {time}, {contract.key[0]}""",
         path,
     )
+
+
+def _write_states(connection: duckdb.DuckDBPyConnection, staged: Sequence[StagedSource], path: Path) -> None:
+    if any("updated_at" in _named(one) for one in staged):
+        copy(connection, persons.states(connection, _attributes(staged)), path)
+    else:
+        write_small(path, tables.STATES.empty())
 
 
 def copy(connection: duckdb.DuckDBPyConnection, query: str, path: Path, codec: str = "zstd") -> None:
@@ -326,45 +337,6 @@ def orphans(
     ).to_arrow_table()
     reason = f"no identifier of its own: each is shared by more than {most} customers"
     return rows.append_column("reason", pa.repeat(reason, rows.num_rows))
-
-
-def _customers(connection: duckdb.DuckDBPyConnection, staged: Sequence[StagedSource]) -> str:
-    attributes = _attributes(staged)
-    consent = [f"can_{channel}" for channel in tables.CHANNELS]
-    picked = ", ".join(
-        f"arg_max({column}, turn) as {column}" for column in [*consent, "timezone", *attributes]
-    )
-    shown = ", ".join(
-        [
-            *(f"coalesce({c}, false) as {c}" for c in consent),
-            "timezone",
-            *(_typed(connection, a) for a in attributes),
-        ]
-    )
-    return f"""with crm as (
-            select *, row_number() over (
-                order by updated_at nulls first, name, joined_at, source, row_number) as turn
-            from once left join file_name using (source, file)),
-        latest as (select customer_no, {picked} from crm group by customer_no),
-        oldest as (
-            select customer_no, arg_min(node, (sight, node)) as node
-            from identity where strength = 0 group by 1),
-        known as (
-            select customer_no, clear as external_id from oldest join identifiers using (node)
-            join clear using (hash)),
-        first as (select customer_no, min(sight) >> 10 as joined from identity group by 1)
-        select customer_id, external_id, make_timestamp(joined)::timestamptz as joined_at, {shown}
-        from first left join known using (customer_no) join customer using (customer_no)
-            left join latest using (customer_no) order by customer_no"""
-
-
-def _typed(connection: duckdb.DuckDBPyConnection, attribute: str) -> str:
-    # A number where every value is one; 08001 is a code.
-    number = "-?(0|[1-9]\\d{0,14})(\\.\\d+)?"
-    told = connection.execute(
-        f"select bool_and(regexp_full_match({attribute}, '{number}')) from once where {attribute} is not null"
-    ).fetchall()
-    return f"{attribute}::double as {attribute}" if told[0][0] else attribute
 
 
 def _aliases(

@@ -48,6 +48,19 @@ CUSTOMERS = Table(
     open_prefix="a_",
 )
 
+STATES = Table(
+    "states",
+    "What sources told of a customer and since when, where they say so: a look back sees what held then.",
+    ("customer_id", "since_at"),
+    (
+        f.CUSTOMER,
+        f.time("since_at", "when it was changed to this; 1900 for what is not dated"),
+        *(f.flag(f"can_{c}", f"consent to {c} from then on") for c in CHANNELS),
+        f.text("timezone", "IANA zone of the customer", nullable=True),
+    ),
+    open_prefix="a_",
+)
+
 IDENTITIES = Table(
     "identities",
     "Which salted identifier belongs to which customer; no personal data in clear.",

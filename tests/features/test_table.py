@@ -225,6 +225,34 @@ def test_rows_that_arrive_at_or_after_as_of_change_no_feature(history_of, small,
         assert seen == before["anna"]["f_orders_total"] + sum(name == "orders" for name, _ in late)
 
 
+@settings(max_examples=4, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    later=st.lists(st.tuples(st.floats(0, 60), st.booleans(), st.sampled_from(["gold", "new"])), max_size=3)
+)
+def test_what_is_told_of_a_customer_later_changes_no_feature(history_of, small, at, later):
+    can = {f"can_{c}": True for c in tables.CHANNELS}
+    told = [
+        {"customer_id": "anna", "since_at": at - timedelta(days=days), **can, "a_tier": "basic", "a_age": age}
+        for days, age in ((9, 40.0), (3, 41.0))
+    ]
+    told[1]["can_sms"] = False
+    before = built(history_of({**small, "states": told}), at)
+    assert (before["anna"]["f_a_tier_basic"], before["anna"]["f_a_age"]) == (1, 41)
+    assert (before["anna"]["f_can_email"], before["anna"]["f_can_sms"]) == (1, 0)
+    assert before["ben"]["f_a_tier_basic"] == 1  # nothing of him is dated
+    for i, (days, yes, tier) in enumerate(later):
+        since = at + timedelta(days=days, microseconds=i)
+        told.append({"customer_id": "anna", "since_at": since, **dict.fromkeys(can, yes), "a_tier": tier})
+    rows = {**small, "customers": [dict(small["customers"][0], a_tier="now"), *small["customers"][1:]]}
+    after = built(history_of({**rows, "states": told}), at)
+    for customer, row in before.items():
+        np.testing.assert_equal(after[customer], row)
+    # Before anything was told nothing is known, and nothing is allowed.
+    first = built(history_of({**small, "states": told}), at - timedelta(days=9))["anna"]
+    assert (first["f_can_email"], first.get("f_a_tier_basic", 0)) == (0, 0)
+    assert math.isnan(first["f_a_age"])
+
+
 def _play(rows, at, name, days, number, what, i):
     dated, key = DATED[name], tables.BY_NAME[name].key[0]
     later = [row for row in rows[name] if row[dated] > at or (row[dated] == at and name != "outcomes")]

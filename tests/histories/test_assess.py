@@ -4,6 +4,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pyarrow as pa
+import pytest
 
 from nba import tables
 from nba.histories import assess
@@ -51,7 +52,7 @@ def test_unknown_values_clocks_and_references_are_measured() -> None:
     assert found["in_the_future"] == 0.25
     assert found["known_too_early"] == 0.25
     assert (found["unknown_treatments"], found["unknown_decisions"]) == (0.25, 0.5)
-    assert measured(touches([3]))["stale_days"] == 3 + 1 / 24
+    assert measured(touches([3]))["stale_days"] == pytest.approx(3 + 1 / 24)
 
 
 def test_the_last_whole_day_is_held_against_the_usual() -> None:
@@ -61,6 +62,36 @@ def test_the_last_whole_day_is_held_against_the_usual() -> None:
     past = tables.QUALITY.build([{"source": "touches", "measure": "usual_rows", "value": 8.0, "note": ""}])
     assert measured(touches([0, 0]), is_whole=False, past=past)["volume"] == 0.25
     assert "volume" not in measured(touches([0, 0]), is_whole=False)
+
+
+def test_late_rows_are_no_thin_day_and_a_table_without_news_keeps_its_measures() -> None:
+    with connect() as connection:
+
+        def run(
+            past: pa.Table | None, rows: pa.Table | None, *, is_whole: bool = False, later: int = 0
+        ) -> pa.Table:
+            if rows is not None:
+                connection.register("rows", rows)
+            scans = {"touches": assess.Scan("rows", is_whole)} if rows is not None else {}
+            found = assess.measure(connection, scans, past, AT + timedelta(days=later))
+            return tables.QUALITY.build([dict(zip(tables.QUALITY.columns, row)) for row in found])
+
+        def value(found: pa.Table, measure: str) -> float:
+            return {row["measure"]: row["value"] for row in found.to_pylist()}[measure]
+
+        whole = run(None, touches([d for d in range(12) for _ in range(4)]), is_whole=True)
+        late = run(whole, touches([8, 9]), later=1)
+        assert [value(late, m) for m in ("volume", "usual_rows", "stale_days")] == pytest.approx(
+            [1, 4, 1 + 1 / 24]
+        )
+        # Another table's file: this one grows stale and keeps what is usual.
+        none = run(late, None, later=2)
+        assert [value(none, m) for m in ("volume", "usual_rows", "stale_days")] == pytest.approx(
+            [1, 4, 2 + 1 / 24]
+        )
+        # A new day that is over is judged, one that is not over is not.
+        assert value(run(none, touches([-2]), later=3), "volume") == 0.25
+        assert value(run(none, touches([-2]), later=1), "volume") == 1
 
 
 def test_thresholds_warn_and_stop() -> None:
