@@ -45,18 +45,19 @@ def forget(workspace: Path, identifier: str, kind: str | None = None) -> ForgetR
 
     Raises:
         MissingError: when nobody is known by it; then nothing was changed.
+        DataError: when several customers are, under several kinds; then nothing was changed either.
     """
     config = settings.read(workspace)
     history = History.read(workspace)
     history.paths("identities")
     kinds = sorted({k for source in config.sources for k in source.identifiers})
-    country = next((source.country for source in config.sources if "phone" in source.identifiers), "ES")
+    countries = sorted({source.country for source in config.sources if "phone" in source.identifiers})
     new = workspace / FOLDER / f".new-{uuid.uuid4().hex}"
     try:
         with connect(memory_gb=config.workspace.memory_gb, spill=new / "spill") as connection:
             identifiers.use_salt(connection, identifiers.salt(workspace))
             person = histories.find(
-                connection, history, identifier, [kind] if kind else kinds, config.identity, country
+                connection, history, identifier, [kind] if kind else kinds, config.identity, countries
             )
             if person is None:
                 raise MissingError(

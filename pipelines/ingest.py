@@ -48,7 +48,7 @@ class IngestReport:
         is_changed: Whether it wrote anything; the same files over again change nothing.
         quality: The quality table.
         seconds: Part of the work to the seconds that it took.
-        findings: Checks and their status; None where nothing was written.
+        findings: Checks and their status; where nothing was new, what was written before has grown older.
     """
 
     version: int
@@ -113,7 +113,12 @@ def ingest(
             ingested = _ingested(staged, config)
             if history.has("ingested") and history.table("ingested").equals(ingested):
                 staging.sweep(cache, staged)
-                return IngestReport(history.version, False, history.table("quality"), seconds)
+                measured = history.table("quality")
+                judged = assess.judge(
+                    assess.aged(measured, at) if at is not None else measured, config.quality
+                )
+                _refuse_stops(judged)
+                return IngestReport(history.version, False, measured, seconds, judged)
             if matching.is_wanted(config):
                 with _timed(seconds, "match"):
                     progress.step("comparing records")

@@ -376,8 +376,8 @@ def _log(logged: _Logged, at: datetime) -> tracking.Registered:
 
 
 def _reasons(scorer: Scorer, rows: pa.Table) -> pa.Table:
-    # Examples of reasons in words, for whoever looks at the run; without the decision's id, since runs outlive
-    # whoever asks to be forgotten.
+    # Examples of reasons in words, for whoever looks at the run; without the id of the decision, since a run
+    # stays when its customer asks to be forgotten.
     words = {f.name: wording.Words(f.doc, f.unit) for f in features.FEATURES}
     found = wording.contributions(scorer, rows, rows["treatment_id"].to_pylist())
     said = ["; ".join(sentences) for sentences in wording.reasons(found, words)]

@@ -71,8 +71,7 @@ def measure(
         ]
         newest = next((row[2] for row in out if row[:2] == (table, "newest")), None)
         if at is not None and newest is not None:
-            days = max(0.0, at.timestamp() / 86400 - newest)
-            out.append((table, "stale_days", days, "days since the newest row"))
+            out.append(_stale(table, newest, at))
     if "aliases" in scans and "assignments" in scans:
         query = f"""select count(*) from {scans["aliases"].rows} a
             join {scans["assignments"].rows} one on one.customer_id = a.alias_id
@@ -93,6 +92,17 @@ def measure(
         bad, n = connection.execute(query).fetchall()[0]
         out.append(("touches", "unknown_decisions", bad / n if n else 0.0, "of touches that name a decision"))
     return out
+
+
+def aged(quality: pa.Table, at: datetime) -> pa.Table:
+    """Give the quality table as of a later moment at which nothing new had come: only rows grow older."""
+    rows = [tuple(row.values()) for row in quality.to_pylist() if row["measure"] != "stale_days"]
+    rows += [_stale(row[0], row[2], at) for row in rows if row[1] == "newest"]
+    return tables.QUALITY.build([dict(zip(tables.QUALITY.columns, row)) for row in rows])
+
+
+def _stale(table: str, newest: float, at: datetime) -> Row:
+    return table, "stale_days", max(0.0, at.timestamp() / 86400 - newest), "days since the newest row"
 
 
 def _before(past: pa.Table | None, table: str) -> dict[str, Row]:
@@ -260,15 +270,17 @@ _STYLE = (
 )
 
 
+def _cell(value: object) -> str:
+    if not isinstance(value, float):
+        return f"<td>{html.escape(str(value or ''))}"
+    whole = value == round(value) or abs(value) >= 1e4
+    return f"<td class=n>{value:,.0f}" if whole else f"<td class=n>{value:,.4g}"
+
+
 def _table(columns: list[str], rows: list[dict[str, object]], colour: str = "") -> str:
     head = "".join(f"<th>{name}" for name in columns)
     body = []
     for row in rows:
-        cells = "".join(
-            f"<td class=n>{row[name]:,.4g}"
-            if isinstance(row[name], float)
-            else f"<td>{html.escape(str(row[name] or ''))}"
-            for name in columns
-        )
+        cells = "".join(_cell(row[name]) for name in columns)
         body.append(f"<tr class='{row[colour] if colour else ''}'>{cells}")
     return f"<table><tr>{head}{''.join(body)}</table>"

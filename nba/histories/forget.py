@@ -20,6 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from nba import tables
+from nba.errors import DataError
 from nba.histories import identifiers
 from nba.histories.quality import FORGOTTEN
 from nba.histories.sources import literal, quoted
@@ -53,7 +54,7 @@ def find(
     text: str,
     kinds: Sequence[str],
     settings: Identity,
-    country: str,
+    countries: Sequence[str],
 ) -> Person | None:
     """Find the person whom an identifier names; None where nobody is known by it.
 
@@ -63,16 +64,27 @@ def find(
         text: The identifier, as anyone would write it.
         kinds: Kinds that it may be of.
         settings: How identifiers are normalised.
-        country: Of phone numbers without prefix.
+        countries: Of phone numbers without prefix; each is tried.
+
+    Raises:
+        DataError: when several customers are known by it, under several kinds.
     """
-    digests = [d for kind in kinds if (d := _hash(connection, kind, text, settings, country)) is not None]
+    tried = [(kind, c) for kind in kinds for c in (countries if kind == "phone" else [""])]
+    digests = [d for kind, c in tried if (d := _hash(connection, kind, text, settings, c)) is not None]
     found = history.sql(
-        "select distinct customer_id from identities where identifier_hash in (select unnest($h))",
+        "select distinct identifier_kind as kind, customer_id from identities"
+        " where identifier_hash in (select unnest($h)) order by all",
         {"h": digests},
     )
     ids = set(found["customer_id"].to_pylist())
     if not ids:
         return None
+    if len(ids) > 1:
+        named = ", ".join(sorted(set(found["kind"].to_pylist())))
+        raise DataError(
+            f"{len(ids)} customers are known by that identifier ({named}); nobody was forgotten",
+            "Name its kind with --kind, and write a phone number with its prefix (+34...).",
+        )
     if history.has("aliases"):
         rows = history.table("aliases").to_pylist()
         ids |= {row["alias_id"] for row in rows if row["customer_id"] in ids}

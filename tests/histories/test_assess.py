@@ -123,5 +123,10 @@ def test_thresholds_warn_and_stop() -> None:
     page = assess.page(quality, assess.judge(quality, rules), "Quality of <this>")
     assert "2 findings stop the run, 2 warn, of 6." in page
     assert page.index("stop") < page.index("quarantined")
+    assert "<td class=n>12,345<" in assess.page(
+        tables.QUALITY.build([{"source": "s", "measure": "m", "value": 12345.0, "note": ""}]),
+        assess.SCHEMA.empty_table(),
+        "t",
+    )
     assert "<b>" not in page.replace("<body>", "")
     assert "&lt;this&gt;" in page

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from nba import tables
-from nba.errors import MissingError
+from nba.errors import DataError, MissingError
 from nba.history import History
 from pipelines import forget, ingest
 
@@ -147,3 +147,15 @@ def test_an_unknown_identifier_changes_nothing(workspace: Path) -> None:
     with pytest.raises(MissingError, match="of kind phone"):
         forget.forget(workspace, "ana@shop.es", "phone")
     assert text_of(workspace) == before
+
+
+def test_an_identifier_of_several_persons_forgets_nobody(workspace: Path) -> None:
+    # Zoe's number in the CRM reads like Ben's phone.
+    (workspace / "crm.csv").write_text(CRM + "600123457,zoe@shop.es,,2025-01-01,yes,Soria\n")
+    ingest.ingest(workspace)
+    before = text_of(workspace)
+    with pytest.raises(DataError, match=r"2 customers are known by that identifier \(crm_id, phone\)"):
+        forget.forget(workspace, "600123457")
+    assert text_of(workspace) == before
+    assert forget.forget(workspace, "600123457", "phone").n_identifiers == 3
+    assert "C-ben" not in text_of(workspace)

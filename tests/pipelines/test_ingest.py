@@ -463,3 +463,19 @@ def test_thresholds_stop_a_run_before_anything_is_written(workspace: Path) -> No
     statuses = {(row["check"], row["subject"]): row["status"] for row in found.to_pylist()}
     assert statuses["quarantined", "shop"] == "warning"
     assert statuses["quarantined", "web"] == "ok"
+
+
+def test_sources_that_run_dry_are_noticed_though_nothing_is_new(workspace: Path) -> None:
+    (workspace / "nba.toml").write_text(TOML + "\n[quality]\nstale = { warn = 5, stop = 30 }\n")
+    ingest.ingest(workspace, at=datetime(2026, 1, 3, tzinfo=UTC))
+    before = files(workspace)
+    report = ingest.ingest(workspace, at=datetime(2026, 1, 9, tzinfo=UTC))
+    assert not report.is_changed
+    assert report.findings is not None
+    stale = {
+        row["subject"]: row["status"] for row in report.findings.to_pylist() if row["check"] == "stale days"
+    }
+    assert stale == {"orders": "warning", "events": "ok"}
+    with pytest.raises(NbaError, match="stale days of orders is 38.04; 30 stops"):
+        ingest.ingest(workspace, at=datetime(2026, 2, 9, tzinfo=UTC))
+    assert files(workspace) == before
