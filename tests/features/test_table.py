@@ -232,12 +232,18 @@ def test_rows_that_arrive_at_or_after_as_of_change_no_feature(history_of, small,
 def test_what_is_told_of_a_customer_later_changes_no_feature(history_of, small, at, later):
     can = {f"can_{c}": True for c in tables.CHANNELS}
     told = [
-        {"customer_id": "anna", "since_at": at - timedelta(days=days), **can, "a_tier": "basic", "a_age": age}
+        {
+            "customer_id": "anna",
+            "since_at": at - timedelta(days=days),
+            **can,
+            "a_tier": "silver",
+            "a_age": age,
+        }
         for days, age in ((9, 40.0), (3, 41.0))
     ]
     told[1]["can_sms"] = False
     before = built(history_of({**small, "states": told}), at)
-    assert (before["anna"]["f_a_tier_basic"], before["anna"]["f_a_age"]) == (1, 41)
+    assert (before["anna"]["f_a_tier_silver"], before["anna"]["f_a_age"]) == (1, 41)
     assert (before["anna"]["f_can_email"], before["anna"]["f_can_sms"]) == (1, 0)
     assert before["ben"]["f_a_tier_basic"] == 1  # nothing of him is dated
     for i, (days, yes, tier) in enumerate(later):
@@ -249,7 +255,7 @@ def test_what_is_told_of_a_customer_later_changes_no_feature(history_of, small, 
         np.testing.assert_equal(after[customer], row)
     # Before anything was told nothing is known, and nothing is allowed.
     first = built(history_of({**small, "states": told}), at - timedelta(days=9))["anna"]
-    assert (first["f_can_email"], first.get("f_a_tier_basic", 0)) == (0, 0)
+    assert (first["f_can_email"], first.get("f_a_tier_silver", 0)) == (0, 0)
     assert math.isnan(first["f_a_age"])
 
 

@@ -169,7 +169,7 @@ def test_a_look_back_sees_what_the_crm_told_then(workspace: Path) -> None:
         ("01", "C1,ana@shop.es,2025-01-01,yes,{}\nC2,,2025-01-01,yes,\n"),
         ("03", "C1,,2025-01-01,no,{}\n"),
     ):
-        (workspace / "sources" / f"crm_2026-{month}.csv").write_text(head + told.format(f"2026-{month}-01"))
+        (workspace / "sources" / f"crm_2026-{month}.csv").write_text(head + told.format(f"2026-{month}-15"))
     (workspace / "sources" / "crm.csv").unlink()
     ingest.ingest(workspace)
     history = History.read(workspace)
@@ -182,7 +182,7 @@ def test_a_look_back_sees_what_the_crm_told_then(workspace: Path) -> None:
 
     assert allowed(2025, 12, 31) == {"C1": False, "C2": True}
     assert allowed(2026, 2, 28) == {"C1": True, "C2": True}
-    assert allowed(2026, 3, 2) == {"C1": False, "C2": True}
+    assert allowed(2026, 3, 16) == {"C1": False, "C2": True}
     now = {r["external_id"]: r["can_email"] for r in history.table("customers").to_pylist()}
     assert now[None] is False
     assert now["C1"] is False
