@@ -476,6 +476,6 @@ def test_sources_that_run_dry_are_noticed_though_nothing_is_new(workspace: Path)
         row["subject"]: row["status"] for row in report.findings.to_pylist() if row["check"] == "stale days"
     }
     assert stale == {"orders": "warning", "events": "ok"}
-    with pytest.raises(NbaError, match="stale days of orders is 38.04; 30 stops"):
+    with pytest.raises(NbaError, match=r"stale days of orders is 38\.04; 30 stops"):
         ingest.ingest(workspace, at=datetime(2026, 2, 9, tzinfo=UTC))
     assert files(workspace) == before
