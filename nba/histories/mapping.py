@@ -21,7 +21,7 @@ import pyarrow as pa
 from nba import tables
 from nba.histories import identifiers
 from nba.histories.sources import among, literal
-from nba.settings import Identity, Source
+from nba.settings import ANSWERS, Identity, Source
 
 KEYS = {"customers": "key", "orders": "order_id", "events": "event_id", "touches": "touch_id"}
 TIMES = {"customers": "joined_at", "orders": "ordered_at", "events": "occurred_at", "touches": "touched_at"}
@@ -441,9 +441,10 @@ def _reasons(spec: tables.Field, source: Source) -> list[str]:
     if name == "n_items":
         back = "coalesce(v_is_return, v_revenue < 0)" if "is_return" in _named(source) else "v_revenue < 0"
         out.append(f"case when v_n_items < 0 and not {back} then 'n_items: below 0' end")
-    if spec.values:
-        known = f"v_{name} is null or {among(f'v_{name}', spec.values)}"
-        out.append(f"case when not ({known}) then '{name}: not among {', '.join(spec.values)}' end")
+    values = (ANSWERS[source.feedback].kinds if source.feedback and name == "kind" else ()) or spec.values
+    if values:
+        known = f"v_{name} is null or {among(f'v_{name}', values)}"
+        out.append(f"case when not ({known}) then '{name}: not among {', '.join(values)}' end")
     return out
 
 

@@ -88,20 +88,29 @@ def find(source: Source, workspace: Path, data: Path | None = None) -> list[tupl
     Raises:
         Fault: when there is no such file and the source is not optional.
     """
-    pattern = source.path
-    if "{data}" in pattern:
-        if data is None:
-            raise Fault(f"its path is {pattern!r}, and no data folder or file was named; give it with --data")
-        pattern = pattern.replace("{data}", glob.escape(str(data.resolve())))
-        if source.path == "{data}" and data.is_dir():
-            pattern += f"/*.{source.format}"
-    found = sorted(glob.glob(str(workspace.resolve() / pattern), recursive=True))  # noqa: PTH207 (may be absolute)
+    found = sorted(glob.glob(pattern(source, workspace, data), recursive=True))  # noqa: PTH207 (may be absolute)
     paths = [Path(name) for name in found if Path(name).is_file()]
     if not paths and not source.optional:
         raise Fault(
             f"no file {source.path!r}; mend the path, add the file, or set optional = true if it comes later"
         )
     return sorted((_shown(path, workspace.resolve(), data), path) for path in paths)
+
+
+def pattern(source: Source, workspace: Path, data: Path | None = None) -> str:
+    """Give the pattern by which a source's files are found.
+
+    Raises:
+        Fault: when it asks for the `{data}` that nobody named.
+    """
+    path = source.path
+    if "{data}" in path:
+        if data is None:
+            raise Fault(f"its path is {path!r}, and no data folder or file was named; give it with --data")
+        path = path.replace("{data}", glob.escape(str(data.resolve())))
+        if source.path == "{data}" and data.is_dir():
+            path += f"/*.{source.format}"
+    return str(workspace.resolve() / path)
 
 
 def open_file(

@@ -20,7 +20,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from nba.errors import listed
-from nba.histories import database, identifiers, mapping, sources
+from nba.histories import answers, database, identifiers, mapping, sources
+from nba.histories.answers import Entry
 from nba.histories.mapping import Plan
 from nba.histories.sources import Fault, Raw, literal
 from nba.settings import Identity, Settings, Source
@@ -172,11 +173,12 @@ def _files(
         return files, found
     try:
         names = sources.find(plan.source, workspace, data)
+        told = answers.listed(plan.source, workspace, data)
     except Fault as fault:
         return [], [str(fault)]
     for name, path in names:
         try:
-            files.append(_file(connection, plan, name, path, cache))
+            files.append(_file(connection, plan, name, path, cache, told.get(path)))
         except Fault as fault:
             found.append(f"{name} {fault}")
     return files, found
@@ -226,25 +228,29 @@ def sweep(cache: Path, staged: list[StagedSource]) -> None:
 
 
 def _file(
-    connection: duckdb.DuckDBPyConnection, plan: Plan, name: str, path: Path, cache: Path
+    connection: duckdb.DuckDBPyConnection, plan: Plan, name: str, path: Path, cache: Path, told: Entry | None
 ) -> StagedFile:
     before = _look(path)
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256")
+    content = digest.hexdigest()
     digest.update(_circumstances(connection, plan))
     key = digest.hexdigest()[:32]
     folder = cache / key
     if not (folder / _FILE).is_file():
         with _made(cache, folder) as new:
             raw = sources.open_file(connection, plan.source, path, plan.wanted)
-            told = _read(connection, plan, raw, new)
+            read = _read(connection, plan, raw, new)
             if _look(path) != before:
                 raise Fault("changed while it was read; run again when it is whole")
             broken = {*raw.malformed, *_not_rows(connection, new)}
             if sources.is_truncated(raw, plan.source, path, broken):
                 raise Fault(f"is truncated: it ends in the middle of row {raw.n_rows}")
-            (new / _FILE).write_text(json.dumps(told), encoding="utf-8")
-    return _staged(name, folder, key)
+            (new / _FILE).write_text(json.dumps(read), encoding="utf-8")
+    staged = _staged(name, folder, key)
+    if told is not None:
+        told.check(staged.n_rows + staged.n_forgotten, content)
+    return staged
 
 
 def _rows_of_database(

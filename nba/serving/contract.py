@@ -1,8 +1,11 @@
-"""The delivery contract as JSON Schemas: of the manifest, and of a row of the decisions."""
+"""The delivery contract as JSON Schemas: decisions and their manifest going out, answers coming in."""
 
+from collections.abc import Iterable
 from typing import Any
 
 from nba import tables
+from nba.histories import answers
+from nba.settings import ANSWERS
 
 SCHEMA = "nba.decisions/1"
 
@@ -56,15 +59,49 @@ MANIFEST_KEYS = tuple(_MANIFEST)
 _JSON_TYPES = {"number": "number", "count": "integer", "flag": "boolean"}
 
 
+_DELIVERED = {
+    "schema": {"const": answers.SCHEMA, "description": "version of this contract"},
+    "files": {
+        "type": "object",
+        "additionalProperties": {
+            "type": "object",
+            "required": ["rows", "sha256"],
+            "properties": {name: _FILE["properties"][name] for name in ("rows", "sha256")},
+        },
+        "description": "name of a file beside the manifest to what it holds",
+    },
+}
+_KNOWN_AS = tables.Field("external_id", "id", "the `external_id` of the decision")
+# What is filled where it is left blank: a hash of the row, nothing spent, one piece, not a return.
+_FILLED = ("touch_id", "cost", "n_items", "is_return")
+
+
 def schemas() -> dict[str, dict[str, Any]]:
-    """Give the JSON Schemas of the manifest and of a row, by file name (`docs/schemas/` holds them).
+    """Give the JSON Schemas of manifests and rows, by file name (`docs/schemas/` holds them).
 
     Example:
-        >>> sorted(schemas())
-        ['decision.v1.json', 'manifest.v1.json']
+        >>> sorted(schemas())[:3]
+        ['activations.v1.json', 'conversions.v1.json', 'decision.v1.json']
     """
+    out = {
+        "manifest.v1.json": _schema(f"Manifest of a batch, {SCHEMA}", _MANIFEST),
+        "decision.v1.json": _schema(f"A decision, {SCHEMA}", _rows(tables.DECISIONS.fields)),
+        "feedback.v1.json": _schema(f"Manifest of a delivery of answers, {answers.SCHEMA}", _DELIVERED),
+    }
+    for name, answer in ANSWERS.items():
+        known = {spec.name: spec for spec in tables.BY_NAME[answer.table].fields}
+        rows = _rows([_KNOWN_AS, *(known[column] for column in answer.columns)])
+        for column in {*rows} & {*_FILLED}:
+            rows[column]["type"] = [rows[column]["type"], "null"]
+        if answer.kinds:
+            rows["kind"]["enum"] = list(answer.kinds)
+        out[f"{name}.v1.json"] = _schema(f"A row of {name}, {answers.SCHEMA}", rows)
+    return out
+
+
+def _rows(fields: Iterable[tables.Field]) -> dict[str, dict[str, Any]]:
     rows: dict[str, dict[str, Any]] = {}
-    for spec in tables.DECISIONS.fields:
+    for spec in fields:
         kind = _JSON_TYPES.get(spec.kind, "string")
         rows[spec.name] = {"type": [kind, "null"] if spec.nullable else kind, "description": spec.doc}
         if spec.kind == "time":
@@ -73,20 +110,16 @@ def schemas() -> dict[str, dict[str, Any]]:
             rows[spec.name]["minimum"] = spec.low
         if spec.high is not None:
             rows[spec.name]["maximum"] = spec.high
+    return rows
+
+
+def _schema(title: str, properties: dict[str, Any]) -> dict[str, Any]:
     draft = "https://json-schema.org/draft/2020-12/schema"
+    required = list(properties)
     return {
-        "manifest.v1.json": {
-            "$schema": draft,
-            "title": f"Manifest of a batch, {SCHEMA}",
-            "type": "object",
-            "required": list(MANIFEST_KEYS),
-            "properties": _MANIFEST,
-        },
-        "decision.v1.json": {
-            "$schema": draft,
-            "title": f"A decision, {SCHEMA}",
-            "type": "object",
-            "required": list(rows),
-            "properties": rows,
-        },
+        "$schema": draft,
+        "title": title,
+        "type": "object",
+        "required": required,
+        "properties": properties,
     }

@@ -1,6 +1,7 @@
 """Settings of what is read: the workspace, its sources, identities, quality rules and own features."""
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import Field, model_validator
 
@@ -27,12 +28,44 @@ class Workspace(Frozen):
     memory_gb: Annotated[float, Field(ge=0.5)] = 4.0
 
 
+class Answer(NamedTuple):
+    """A kind of file or table in which orchestration answers batches (`docs/delivery.md`).
+
+    Attributes:
+        table: The table of the contract that its rows join.
+        columns: Its columns beside the customer's `external_id`, named as the table's fields.
+        kinds: What `kind` may be.
+    """
+
+    table: str
+    columns: tuple[str, ...]
+    kinds: tuple[str, ...] = ()
+
+
+ANSWERS: Mapping[str, Answer] = {
+    "activations": Answer(
+        "touches",
+        ("touch_id", "decision_id", "touched_at", "channel", "kind", "cost"),
+        ("sent", "delivered", "failed", "refused"),
+    ),
+    "engagements": Answer(
+        "touches",
+        ("touch_id", "decision_id", "touched_at", "channel", "kind"),
+        ("seen", "clicked", "unsubscribed"),
+    ),
+    "conversions": Answer("orders", ("order_id", "ordered_at", "revenue", "margin", "n_items", "is_return")),
+}
+
+
 class Source(Frozen):
     """One raw source and how its columns map to a table of the contract.
 
     Attributes:
         name: How reports call it.
         table: customers, orders, events or touches.
+        feedback: activations, engagements or conversions: answers of orchestration as `docs/delivery.md`
+            lays them down. It fills `table`, `identifiers` and `columns`, and reads the manifest beside a
+            file, if there is one.
         path: Files, relative to the workspace; may hold `*`. `{data}` stands for the folder or file
             that the user gives with `--data`.
         format: csv, jsonl or parquet; sql for a table or query of a database.
@@ -62,6 +95,7 @@ class Source(Frozen):
 
     name: str
     table: Literal["customers", "orders", "events", "touches"]
+    feedback: Literal["activations", "engagements", "conversions"] | None = None
     path: str = ""
     format: Literal["csv", "jsonl", "parquet", "sql"] = "csv"
     url: str | None = None
@@ -83,6 +117,23 @@ class Source(Frozen):
     max_bad_share: Share = 0.5
     optional: bool = False
     matching: dict[str, str] = Field(default={})
+
+    @model_validator(mode="before")
+    @classmethod
+    def _as_laid_down(cls, given: Any) -> Any:
+        answer = ANSWERS.get(given.get("feedback") or "") if isinstance(given, dict) else None
+        if answer is None:
+            return given
+        if given.get("table", answer.table) != answer.table:
+            raise ValueError(f"{given['feedback']} join the table {answer.table!r}, not {given['table']!r}")
+        blanks = {"cost": 0.0} if answer.table == "touches" else {}
+        return {
+            "identifiers": {"crm_id": "external_id"},
+            **given,
+            "table": answer.table,
+            "columns": {name: name for name in answer.columns} | given.get("columns", {}),
+            "constants": blanks | given.get("constants", {}),
+        }
 
     @model_validator(mode="after")
     def _is_of_persons(self) -> "Source":
