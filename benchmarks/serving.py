@@ -313,7 +313,7 @@ def sink() -> list[Row]:
     """Deliver 200,000 decisions to a PostgreSQL of its own, from a verified batch."""
     import importlib.util
 
-    from nba.serving import delivery, sinks
+    from nba.serving import delivery, sinks, writing
 
     n = 200_000
     spec = importlib.util.spec_from_file_location("postgres_server", ROOT / "tests" / "postgres.py")
@@ -328,7 +328,7 @@ def sink() -> list[Row]:
         writer = delivery.Writer(Path(place) / "batches", "b1")
         for _ in range(2):
             writer.write(tables.DECISIONS.sample(2, rng).slice(0, 0))
-        keys = [f"b1.{i:016x}" for i in range(n)]
+        keys = writing.decision_ids("b1", pa.array([f"c{i:09d}" for i in range(n)]))
         decisions = tables.DECISIONS.sample(n, rng)
         decisions = decisions.set_column(0, "decision_id", [keys]).set_column(1, "batch_id", [["b1"] * n])
         writer.write(decisions)

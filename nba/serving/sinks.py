@@ -18,10 +18,11 @@ import pyarrow.parquet as pq
 
 from nba.errors import DataError, MissingError, NbaError, SettingsError
 from nba.serving import delivery
+from nba.serving.engines import ordered
 from nba.settings import Sink
 
 _ROWS = 50_000
-_ODD = r"[\\\t\n\r]"
+_ODD = {"\\": "\\\\", "\t": "\\t", "\n": "\\n", "\r": "\\r"}
 _TYPES = {
     pa.string(): "text",
     pa.float64(): "double precision",
@@ -89,8 +90,9 @@ def to_folder(folder: Path, manifest: dict[str, Any], target: str) -> int:
 def to_sql(folder: Path, manifest: dict[str, Any], url: str, table: str) -> int:
     """Put a batch into a PostgreSQL table by one transaction: all rows and its manifest, or nothing.
 
-    Rows go through COPY into `table`; where some are there already, by way of a temporary table, and a
-    decision id that is there is left as it is; `<table>_batches` holds one row per batch with the manifest.
+    `<table>_batches` holds one row per batch with the manifest; where it stands, nothing is done. Rows go
+    through COPY into `table`; where some are there already, by way of a temporary table, and a decision id
+    that is there is left as it is.
 
     Args:
         folder: Folder of the batch.
@@ -113,9 +115,6 @@ def to_sql(folder: Path, manifest: dict[str, Any], url: str, table: str) -> int:
     )
     listed = sql.SQL(", ").join(names)
 
-    def texts() -> Iterator[bytes]:
-        return _copied(folder, manifest)
-
     try:
         with psycopg.connect(url) as connection, connection.cursor() as cursor:
             cursor.execute(
@@ -129,36 +128,20 @@ def to_sql(folder: Path, manifest: dict[str, Any], url: str, table: str) -> int:
                     " manifest jsonb not null)"
                 ).format(**where)
             )
-            try:
-                # As a rule nothing of the batch is there: its rows go straight into the table.
-                direct = sql.SQL("copy {table} ({listed}) from stdin").format(listed=listed, **where)
-                with connection.transaction():
-                    _copy(cursor, direct, texts())
-            except psycopg.errors.UniqueViolation:
-                cursor.execute(sql.SQL("create temp table arriving ({}) on commit drop").format(columns))
-                _copy(cursor, sql.SQL("copy arriving ({}) from stdin").format(listed), texts())
-                cursor.execute(
-                    sql.SQL(
-                        "insert into {table} ({listed}) select {listed} from arriving"
-                        " on conflict (decision_id) do nothing"
-                    ).format(listed=listed, **where)
-                )
-            cursor.execute(
-                sql.SQL("insert into {batches} values (%s, %s, %s) on conflict do nothing").format(**where),
-                (manifest["batch_id"], manifest.get("corrects"), json.dumps(manifest)),
-            )
-            cursor.execute(
-                sql.SQL("select count(*) from {table} where batch_id = %s").format(**where),
-                (manifest["batch_id"],),
-            )
-            counted = cursor.fetchone()
             cursor.execute(
                 sql.SQL("select manifest from {batches} where batch_id = %s").format(**where),
                 (manifest["batch_id"],),
             )
             stands = cursor.fetchone()
-            n = int(counted[0]) if counted else 0
-            if n != manifest["n_decisions"] or not stands or stands[0] != manifest:
+            if stands is None:
+                n = _arrive(cursor, columns, listed, where, folder, manifest)
+                cursor.execute(
+                    sql.SQL("insert into {batches} values (%s, %s, %s)").format(**where),
+                    (manifest["batch_id"], manifest.get("corrects"), json.dumps(manifest)),
+                )
+            else:
+                n = int(stands[0].get("n_decisions", -1))
+            if n != manifest["n_decisions"] or (stands is not None and stands[0] != manifest):
                 raise DataError(
                     f"{table} holds another batch {manifest['batch_id']!r}: {n} rows;"
                     f" the manifest says {manifest['n_decisions']}",
@@ -173,6 +156,34 @@ def to_sql(folder: Path, manifest: dict[str, Any], url: str, table: str) -> int:
         ) from None
 
 
+def _arrive(
+    cursor: Any, columns: Any, listed: Any, where: dict[str, Any], folder: Path, manifest: dict[str, Any]
+) -> int:
+    # Rows of a batch whose manifest does not stand; gives how many of it are there then.
+    from psycopg import errors, sql
+
+    try:
+        # As a rule nothing of the batch is there: its rows go straight into the table.
+        direct = sql.SQL("copy {table} ({listed}) from stdin").format(listed=listed, **where)
+        with cursor.connection.transaction():
+            _copy(cursor, direct, _copied(folder, manifest))
+            return int(cursor.rowcount)
+    except errors.UniqueViolation:
+        cursor.execute(sql.SQL("create temp table arriving ({}) on commit drop").format(columns))
+        _copy(cursor, sql.SQL("copy arriving ({}) from stdin").format(listed), _copied(folder, manifest))
+        cursor.execute(
+            sql.SQL(
+                "insert into {table} ({listed}) select {listed} from arriving"
+                " on conflict (decision_id) do nothing"
+            ).format(listed=listed, **where)
+        )
+        cursor.execute(
+            sql.SQL("select count(*) from {table} where batch_id = %s").format(**where),
+            (manifest["batch_id"],),
+        )
+        return int(cursor.fetchone()[0])
+
+
 def _copy(cursor: Any, statement: Any, texts: Iterator[bytes]) -> None:
     with cursor.copy(statement) as stream:
         for text in texts:
@@ -180,22 +191,40 @@ def _copy(cursor: Any, statement: Any, texts: Iterator[bytes]) -> None:
 
 
 def _copied(folder: Path, manifest: dict[str, Any]) -> Iterator[bytes]:
-    # COPY's text format: tabs between, \N for unknown, what would be misread escaped.
-    for path in _parts(folder, manifest):
-        for batch in pq.ParquetFile(path, pre_buffer=False).iter_batches(_ROWS):
-            columns = [_text(column) for column in batch.columns]
-            columns[-1] = pc.binary_join_element_wise(columns[-1], "\n", "")
-            lines = pc.binary_join_element_wise(*columns, "\t")
-            _, offsets, data = lines.buffers()
-            ends = np.frombuffer(offsets, np.int32)[[lines.offset, lines.offset + len(lines)]]
-            # The lines lie behind each other in Arrow's buffer: that is the text.
-            yield data.slice(int(ends[0]), int(ends[1] - ends[0])).to_pybytes()
+    # While the database takes up some rows, the next are written out.
+    batches = (
+        batch
+        for path in _parts(folder, manifest)
+        for batch in pq.ParquetFile(path, pre_buffer=False).iter_batches(_ROWS)
+    )
+    yield from ordered(_lines, batches, 2)
+
+
+def _lines(batch: pa.RecordBatch) -> bytes:
+    # COPY's text format: tabs between, \N for unknown, what would be misread escaped. In the order of the
+    # key, whose index then grows at few places.
+    batch = batch.sort_by("decision_id")
+    columns = [_text(column) for column in batch.columns]
+    columns[-1] = pc.binary_join_element_wise(columns[-1], "\n", "")
+    lines = pc.binary_join_element_wise(*columns, "\t")
+    _, offsets, data = lines.buffers()
+    ends = np.frombuffer(offsets, np.int32)[[lines.offset, lines.offset + len(lines)]]
+    # The lines lie behind each other in Arrow's buffer: that is the text.
+    return bytes(data.slice(int(ends[0]), int(ends[1] - ends[0])))
 
 
 def _text(column: pa.Array) -> pa.Array:
-    text = column if pa.types.is_string(column.type) else column.cast(pa.string())
-    if pa.types.is_string(column.type) and pc.any(pc.match_substring_regex(text, _ODD)).as_py():
-        for found, written in (("\\", "\\\\"), ("\t", "\\t"), ("\n", "\\n"), ("\r", "\\r")):
+    if pa.types.is_timestamp(column.type):
+        # The same few moments in all rows.
+        coded = column.dictionary_encode()
+        return pc.fill_null(coded.dictionary.cast(pa.string()).take(coded.indices), "\\N")
+    if not pa.types.is_string(column.type):
+        return pc.fill_null(column.cast(pa.string()), "\\N")
+    letters = column.buffers()[2]
+    held = b"" if letters is None else bytes(letters)
+    text = column
+    for found, written in _ODD.items():
+        if found.encode() in held:
             text = pc.replace_substring(text, found, written)
     return pc.fill_null(text, "\\N")
 

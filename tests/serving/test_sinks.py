@@ -127,6 +127,26 @@ def test_a_database_gets_every_row_as_it_is(folder, batch, database, postgres):
     assert manifest == [(delivery.read_manifest(folder),)]
 
 
+def test_rows_that_are_there_without_a_manifest_are_left_and_the_others_come(
+    folder, database, postgres, monkeypatch
+):
+    sink = Sink(name="crm", kind="sql", target=postgres)
+    sinks.send(folder, sink)
+    database.execute("delete from nba_decisions_batches")
+    database.execute("update nba_decisions set reason = 'kept' where arm = 'holdout'")
+    database.execute("delete from nba_decisions where arm = 'policy'")
+    kept = database.execute("select count(*) from nba_decisions where reason = 'kept'").fetchone()
+    assert kept[0] > 10
+    assert sinks.send(folder, sink) == 400 == counted(database)
+    assert database.execute("select count(*) from nba_decisions where reason = 'kept'").fetchone() == kept
+    # What a consumer takes out of the table after the batch has come does not come back.
+    database.execute("delete from nba_decisions where arm = 'policy'")
+    left = counted(database)
+    monkeypatch.setattr(sinks, "_copied", None)
+    assert sinks.send(folder, sink) == 400
+    assert counted(database) == left
+
+
 def test_another_batch_of_the_same_name_is_refused_whole(folder, batch, database, postgres, tmp_path):
     import dataclasses
 
