@@ -24,7 +24,7 @@ _LIMIT = {
         "n_customers": {"type": "integer"},
     },
 }
-_FILE = {
+_FILE: dict[str, Any] = {
     "type": "object",
     "required": ["rows", "bytes", "sha256"],
     "properties": {
