@@ -139,7 +139,6 @@ def score() -> list[Row]:
         grown += time.process_time() - begun
         equal &= bool(np.array_equal(found[:compared].ravel(), expected))
     n = 4 * compared
-    n = 4 * compared
     more = {"n": n, "peer": f"lightgbm {lgb.__version__}"}
     said = f"CPU time, one thread; {n:,} customers both ways, all 1M walked in {whole:.1f} s"
     ratio = grown / walked if equal else float("nan")
@@ -153,7 +152,7 @@ def score() -> list[Row]:
 def batch() -> list[Row]:
     """Decide whole batches of 500 thousand, 1 and 5 million customers, each in a process of its own."""
     big = int(os.environ.get("NBA_BENCH_BIG", 5 * MILLION))
-    prepare(MILLION, big)
+    prepare(MILLION // 2, MILLION, big)
     with tempfile.TemporaryDirectory(dir=cache()) as out:
         half = _in_child("batch", MILLION // 2, 2, f"{out}/half")
         scoring = _in_child("score", MILLION, 2)
@@ -343,12 +342,15 @@ def sink() -> list[Row]:
     return [row("sink.postgres_rows_per_s", there / seconds, "rows/s", 50_000, ">=", n=n, conditions=said)]
 
 
+KILLS = 20
+
+
 def kill() -> list[Row]:
     """Kill a streamed batch at 20 random moments; each re-run must give the undisturbed run's bytes."""
     import hashlib
     import shutil
 
-    n, times = 20_000, 20
+    n, times = 20_000, KILLS
     prepare(n)
     rng = np.random.default_rng(11)
 
@@ -376,11 +378,11 @@ def kill() -> list[Row]:
             _in_child("batch", n, 2, str(out))
             same += sound and bytes_of(out / "batch_id=b1") == expected
     said = "killed while there was: " + ", ".join(f"{s} {stages.count(s)}" for s in sorted(set(stages)))
-    return [row("kill.identical", same, "of 20", 20, "=", n=n, conditions=said)]
+    return [row("kill.identical", same, f"of {times}", times, "=", n=n, conditions=said)]
 
 
 def child_spark(n: int, out: str) -> dict[str, Any]:
-    """Decide n customers on local[2], twice, and once here on one thread."""
+    """Decide n customers on local[2], twice, and once here on one thread; each pass is timed."""
     from nba.policy import arbitrate
     from nba.serving import delivery, engines, jobs, spark, stream
 
@@ -393,26 +395,40 @@ def child_spark(n: int, out: str) -> dict[str, Any]:
     engines = {"cold": spark.Spark(session), "warm": spark.Spark(session), "local": engines.Local(1)}
     batches = {}
     for name, engine in engines.items():
-        begun = time.perf_counter()
+        passes: dict[str, float] = {}
+        begun = last = time.perf_counter()
+
+        def advance(kind: str, _n: int, passes: dict[str, float] = passes) -> None:
+            nonlocal last
+            passes[kind] = passes.get(kind, 0.0) + time.perf_counter() - last
+            last = time.perf_counter()
+
         with History.read(folder).as_of(AT) as snapshot:
             nuisance = arbitrate.nuisance(snapshot, catalog, chosen.reward)
             job = jobs.Job("b1", AT, catalog, chosen, {"champion": joint}, nuisance, AT)
-            staged = stream.run(job, snapshot, files, Path(out) / name, engine=engine, log=False).staged
-        delivery.publish(staged)
+            made = stream.run(
+                job, snapshot, files, Path(out) / name, engine=engine, log=False, advance=advance
+            )
+        delivery.publish(made.staged)
         found[name] = time.perf_counter() - begun
-        parts = sorted((Path(out) / name / "batch_id=b1").glob("*.parquet"))
-        table = pa.concat_tables([pq.ParquetFile(path).read() for path in parts])
-        batches[name] = table.sort_by("customer_id")
+        found[f"{name}_passes"] = ", ".join(f"{kind} {seconds:.1f}" for kind, seconds in passes.items())
+        if name != "cold":
+            parts = sorted((Path(out) / name / "batch_id=b1").glob("*.parquet"))
+            table = pa.concat_tables([pq.ParquetFile(path).read() for path in parts])
+            batches[name] = table.sort_by("customer_id")
     session.stop()
     found["same"] = batches["warm"].equals(batches["local"])
     return found
 
 
+SPARKED = MILLION
+
+
 def on_spark() -> list[Row]:
-    """Decide 100,000 customers on Spark, local[2], warm, against one thread here."""
+    """Decide a million customers on Spark, local[2], warm, against one thread here."""
     import importlib.util
 
-    n = 100_000
+    n = SPARKED
     if importlib.util.find_spec("pyspark") is None:
         nan = float("nan")
         return [row("spark.vs_local", nan, "times", 1, "<="), row("spark.identical", nan, "share", 1, "=")]
@@ -420,7 +436,8 @@ def on_spark() -> list[Row]:
     with tempfile.TemporaryDirectory(dir=cache()) as out:
         found = _in_child("spark", n, out)
     said = (
-        f"whole batch: first {found['cold']:.1f} s, warm {found['warm']:.1f} s, local {found['local']:.1f} s"
+        f"whole batch: first {found['cold']:.1f} s, warm {found['warm']:.1f} s ({found['warm_passes']}),"
+        f" local {found['local']:.1f} s ({found['local_passes']})"
     )
     ratio = found["warm"] / found["local"]
     return [

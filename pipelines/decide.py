@@ -7,7 +7,7 @@ was logged is delivered, and what was not logged is decided anew, with the same 
 
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -67,6 +67,7 @@ def decide(
     *,
     corrects: str | None = None,
     engine: str = "local",
+    spark_features: bool = False,
     audience: str | None = None,
     progress: Progress | None = None,
 ) -> DecideReport:
@@ -78,6 +79,8 @@ def decide(
         batch_id: Names the batch; from `at` if absent.
         corrects: A delivered batch that this one takes the place of.
         engine: local, spark, or the URL of a Spark master such as `local[2]`.
+        spark_features: Whether Spark computes the features too; they are equal to 1e-9, so that a customer on
+            the edge of a tree's split may be decided otherwise.
         audience: Condition over columns of `customers`, such as `a_country = 'ES' and can_email`; customers
             who do not fulfil it are not decided for. All are if absent.
         progress: Where to report.
@@ -90,7 +93,12 @@ def decide(
     """
     with locked(workspace, f"decide {batch_id or batch_name(at)}"):
         chosen = engines.Local() if engine == "local" else spark.Spark(spark.session(_master(engine)))
-        return _decide(workspace, at, batch_id, _Asked(corrects, audience, chosen), progress or silent())
+        if spark_features and not isinstance(chosen, spark.Spark):
+            raise SettingsError(
+                "features on Spark need Spark", "Add --engine spark, or a Spark master's URL."
+            )
+        asked = _Asked(corrects, audience, chosen, spark_features)
+        return _decide(workspace, at, batch_id, asked, progress or silent())
 
 
 def _master(engine: str) -> str | None:
@@ -103,12 +111,13 @@ class _Asked(NamedTuple):
     corrects: str | None
     audience: str | None
     engine: engines.Engine
+    spark_features: bool
 
 
 def _decide(
     workspace: Path, at: datetime, batch_id: str | None, asked: _Asked, progress: Progress
 ) -> DecideReport:
-    corrects, audience, engine = asked
+    corrects, audience, engine, _ = asked
     config = settings.read(workspace)
     history = History.read(workspace)
     batch_id = batch_id or batch_name(at)
@@ -132,7 +141,7 @@ def _decide(
                 batch_id, moment, catalog, config, models, nuisance, moment, corrects, spent, audience
             )
             try:
-                staged, logged, notes = _part_by_part(job, snapshot, ids, root, engine, progress)
+                staged, logged, notes = _part_by_part(job, snapshot, ids, root, asked, progress)
             except BaseException:
                 shutil.rmtree(_feature_folder(root, batch_id), ignore_errors=True)
                 raise
@@ -186,7 +195,7 @@ def _part_by_part(
     snapshot: Snapshot,
     ids: pa.Array,
     root: Path,
-    engine: engines.Engine,
+    asked: _Asked,
     progress: Progress,
 ) -> tuple[Path, dict[str, pa.Table | Path], tuple[str, ...]]:
     # Features go to disk first, in the order of the ids; what is logged goes from disk into the history.
@@ -195,13 +204,13 @@ def _part_by_part(
     shutil.rmtree(folder, ignore_errors=True)
     with delivery.full_disk(folder):
         folder.mkdir(parents=True)
+        made = _features(snapshot, ids, folder)
+        if asked.spark_features and isinstance(asked.engine, spark.Spark):
+            made = asked.engine.features(snapshot, ids, folder, _FEATURE_ROWS)
         files = []
-        for number, begin in enumerate(range(0, len(ids), _FEATURE_ROWS)):
-            some = ids[begin : begin + _FEATURE_ROWS]
-            files.append(folder / f"{number:05d}.parquet")
-            table = features.build(snapshot, some)
-            pq.write_table(table, files[-1], compression="zstd", row_group_size=engines.ROWS)
-            step(len(some))
+        for path in made:
+            files.append(path)
+            step(pq.ParquetFile(path).metadata.num_rows)
     shown: dict[str, Advance] = {}
 
     def advance(name: str, n: int) -> None:
@@ -209,7 +218,7 @@ def _part_by_part(
             shown[name] = progress.step(f"{name} {job.batch_id}", total=len(ids) if n else None)
         shown[name](n)
 
-    found = stream.run(job, snapshot, files, root, engine=engine, advance=advance)
+    found = stream.run(job, snapshot, files, root, engine=asked.engine, advance=advance)
     known = snapshot.sql("select experiment_id, customer_id from assignments")
     logged: dict[str, pa.Table | Path] = {name: paths[0] for name, paths in found.log.items()}
     one = folder / "features.parquet"
@@ -221,6 +230,14 @@ def _part_by_part(
     if assigned.num_rows:
         logged["assignments"] = assigned
     return found.staged, logged, tuple(found.manifest["notes"])
+
+
+def _features(snapshot: Snapshot, ids: pa.Array, folder: Path) -> Iterator[Path]:
+    for number, begin in enumerate(range(0, len(ids), _FEATURE_ROWS)):
+        path = folder / f"{number:05d}.parquet"
+        table = features.build(snapshot, ids[begin : begin + _FEATURE_ROWS])
+        pq.write_table(table, path, compression="zstd", row_group_size=engines.ROWS)
+        yield path
 
 
 def _feature_folder(root: Path, batch_id: str) -> Path:

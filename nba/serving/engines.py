@@ -82,7 +82,7 @@ class Local:
                 local.connection = parts.connect()
                 opened.append(local.connection)
             scored = score_part(job, parts.of(local.connection, table["customer_id"]), table)
-            self._keep(number, scored)
+            keep(work, f"{number:06d}", scored)
             return then(scored)
 
         try:
@@ -97,24 +97,31 @@ class Local:
 
     def each(self, then: Callable[[Scored], T]) -> Iterator[T]:
         """Give what `then` makes of each part that was kept."""
-        return ordered(lambda number: then(self._kept(number)), range(self._parts), self._threads)
+        names = (f"{number:06d}" for number in range(self._parts))
+        return ordered(lambda name: then(kept(self._folder, name)), names, self._threads)
 
-    def _keep(self, number: int, part: Scored) -> None:
-        names = pa.table({"ids": part.ids, "external": part.external})
-        path = str(self._folder / f"{number:06d}.names")
-        with pa.OSFile(path, "wb") as sink, pa.ipc.new_file(sink, names.schema) as writer:
-            writer.write_table(names)
-        with (self._folder / f"{number:06d}.scored").open("wb") as file:
-            for array in part[2:]:
-                np.save(file, array, allow_pickle=False)
 
-    def _kept(self, number: int) -> Scored:
-        with pa.OSFile(str(self._folder / f"{number:06d}.names"), "rb") as source:
-            names = pa.ipc.open_file(source).read_all().combine_chunks()
-        ids, external = (names[name].combine_chunks() for name in ("ids", "external"))
-        with (self._folder / f"{number:06d}.scored").open("rb") as file:
-            arrays = [np.load(file, allow_pickle=False) for _ in range(len(Scored._fields) - 2)]
-        return Scored(ids, external, *arrays)
+def keep(folder: Path, name: str, part: Scored) -> None:
+    """Keep a scored part on disk between the passes, whole or not at all."""
+    names = pa.table({"ids": part.ids, "external": part.external})
+    new = folder / f".{name}.{os.getpid()}"
+    with pa.OSFile(f"{new}.names", "wb") as sink, pa.ipc.new_file(sink, names.schema) as writer:
+        writer.write_table(names)
+    with Path(f"{new}.scored").open("wb") as file:
+        for array in part[2:]:
+            np.save(file, array, allow_pickle=False)
+    for suffix in ("names", "scored"):
+        Path(f"{new}.{suffix}").replace(folder / f"{name}.{suffix}")
+
+
+def kept(folder: Path, name: str) -> Scored:
+    """Read a part that was kept."""
+    with pa.OSFile(str(folder / f"{name}.names"), "rb") as source:
+        names = pa.ipc.open_file(source).read_all().combine_chunks()
+    ids, external = (names[column].combine_chunks() for column in ("ids", "external"))
+    with (folder / f"{name}.scored").open("rb") as file:
+        arrays = [np.load(file, allow_pickle=False) for _ in range(len(Scored._fields) - 2)]
+    return Scored(ids, external, *arrays)
 
 
 def ordered(work: Callable[[T], S], items: Iterable[T], threads: int) -> Iterator[S]:

@@ -1,36 +1,37 @@
 """The same decisions on a Spark cluster: the functions of `nba.serving.stream`, run by `mapInArrow`.
 
-Workers need this package and the history's files (a shared file system); models travel to each worker
-once, as LightGBM's text. Only sums, the sample for the prices and finished rows come back to the driver,
-which writes the batch, part by part. Extra: `pip install 'nba[spark]'`.
+Workers need this package, and a file system shared with the driver for the history and the batch's work
+folder; models travel to each worker once, as LightGBM's text. Only sums, the sample for the prices and
+finished rows come back to the driver, which writes the batch, part by part. Extra: `nba[spark]`.
 """
 
-import json
 import os
 import pickle
 import shutil
 import sys
+import uuid
 from collections.abc import Callable, Iterator
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any, TypeVar
 
-import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 from nba import tables
 from nba.errors import DataError, MissingError
 from nba.features import table
 from nba.history import Snapshot
 from nba.models import traverse
-from nba.serving.engines import Source, score_part
+from nba.serving.engines import ROWS, Source, keep, kept, ordered, read_parts, score_part
 from nba.serving.jobs import Job, Scored
 from nba.serving.parts import Parts
 
 T = TypeVar("T")
 
-_ARRAYS = Scored._fields[2:]
-_SCHEMA = "ids string, external string, n long, " + ", ".join(f"{name} binary" for name in _ARRAYS)
 _RECORDS = 32_768
+_SMALL = 1 << 20  # bytes of a result that workers send instead of leaving it in the work folder
 _READ = ("customers", "orders", "events", "touches", "decisions", "outcomes")
 _opened: dict[int, tuple[Job, Parts, Any]] = {}
 
@@ -55,6 +56,7 @@ def session(master: str | None = None) -> Any:
         SparkSession.builder.appName("nba")
         .config("spark.ui.enabled", "false")
         .config("spark.sql.session.timeZone", "UTC")
+        .config("spark.sql.parquet.outputTimestampType", "TIMESTAMP_MICROS")
         .config("spark.sql.execution.arrow.maxRecordsPerBatch", str(_RECORDS))
         .config("spark.executorEnv.OMP_NUM_THREADS", "1")
         .config("spark.sql.shuffle.partitions", "4")
@@ -70,17 +72,22 @@ def session(master: str | None = None) -> Any:
 class Spark:
     """The engine of `nba.serving.stream.run` on a cluster.
 
+    Workers keep scored parts in the batch's work folder, and send back what is small; what is not, such as
+    finished rows, they leave there for the driver, which takes up one part at a time.
+
     Args:
         spark: A session.
     """
 
     def __init__(self, spark: Any) -> None:
         self._spark = spark
-        self._scored = ""
+        self._work = Path()
+        self._parts: list[str] = []
 
     def score(self, source: Source, then: Callable[[Scored], T]) -> Iterator[T]:
         """Score all customers, keep the parts, and give what `then` makes of each."""
         job, snapshot, features, work = source
+        work = work.absolute()
         sorted_files = Parts(snapshot, work).files
         shared = self._spark.sparkContext.broadcast(
             pickle.dumps((job, snapshot.history, snapshot.at, sorted_files, str(work)))
@@ -93,27 +100,87 @@ class Spark:
                         continue
                     some = pa.Table.from_batches([batch])
                     own, part = _worker(shared.value, some["customer_id"])
-                    yield encoded(score_part(own, part, some))
+                    scored = score_part(own, part, some)
+                    first = str(scored.ids[0])
+                    name = blake2b(first.encode(), digest_size=8).hexdigest()
+                    keep(work, name, scored)
+                    made = _left(work, then(scored))
+                    yield pa.RecordBatch.from_pydict({"first": [first], "part": [name], "made": [made]})
 
         # Times stay behind: models read numbers only.
         frame = self._spark.read.parquet(*map(str, features))
         frame = frame.select("customer_id", *(name for name in frame.columns if name.startswith("f_")))
-        self._scored = str(work / "scored")
-        frame.mapInArrow(run, _SCHEMA).write.mode("overwrite").parquet(self._scored)
-        yield from self.each(then)
+        rows = frame.mapInArrow(run, "first string, part string, made binary").collect()
+        # In the order of customers, however Spark divided them.
+        rows.sort(key=lambda row: str(row["first"]))
+        self._work, self._parts = work, [row["part"] for row in rows]
+        for row in rows:
+            yield _taken(bytes(row["made"]))
 
     def each(self, then: Callable[[Scored], T]) -> Iterator[T]:
         """Give what `then` makes of each part that was kept."""
+        context, work = self._spark.sparkContext, self._work
+        size = 2 * context.defaultParallelism
 
-        def run(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-            for batch in batches:
-                for row in batch.to_pylist():
-                    made = pickle.dumps(then(decoded(row)))
-                    yield pa.RecordBatch.from_pydict({"made": pa.array([made], pa.binary())})
+        def made(name: str) -> bytes:
+            return _left(work, then(kept(work, name)))
 
-        frame = self._spark.read.parquet(self._scored).mapInArrow(run, "made binary")
-        for row in frame.toLocalIterator(prefetchPartitions=True):
-            yield pickle.loads(bytes(row["made"]))  # noqa: S301  what our own workers just wrote
+        def collected(names: list[str]) -> list[bytes]:
+            return list(context.parallelize(names, len(names)).map(made).collect())
+
+        groups = (self._parts[i : i + size] for i in range(0, len(self._parts), size))
+        # The next group is worked on while the driver takes up this one.
+        for group in ordered(collected, groups, 2):
+            yield from map(_taken, group)
+
+    def features(self, snapshot: Snapshot, ids: pa.Array, folder: Path, rows: int) -> Iterator[Path]:
+        """Compute the features of customers on the cluster, and give files of them in order of customer.
+
+        Args:
+            snapshot: What was known.
+            ids: The customers.
+            folder: Folder of the files, which driver and workers share.
+            rows: Rows of a file.
+        """
+        wanted = self._spark.createDataFrame(pa.table({"customer_id": ids}))
+        found = features(self._spark, snapshot).join(wanted, "customer_id", "left_semi")
+        made = folder.absolute() / "spark"
+        found.orderBy("customer_id").write.mode("overwrite").parquet(str(made))
+        for number, some in enumerate(read_parts(sorted(made.glob("part-*.parquet")), rows)):
+            path = folder / f"{number:05d}.parquet"
+            pq.write_table(_as_built(some), path, compression="zstd", row_group_size=ROWS)
+            yield path
+        shutil.rmtree(made)
+
+
+def _as_built(found: pa.Table) -> pa.Table:
+    # As `table.build` gives it: numbers, NaN where unknown.
+    for number, name in enumerate(found.column_names):
+        if name.startswith("f_"):
+            values = pc.fill_null(found[name].cast(pa.float64()), float("nan"))
+            found = found.set_column(number, name, values)
+    return tables.FEATURES.conform(found)
+
+
+def _left(work: Path, result: object) -> bytes:
+    # Pickled; where it is large, the path of the file that it was left in.
+    data = pickle.dumps(result, protocol=5)
+    if len(data) <= _SMALL:
+        return b"d" + data
+    path = work / f"{uuid.uuid4().hex}.made"
+    path.write_bytes(data)
+    return b"p" + str(path).encode()
+
+
+def _taken(left: bytes) -> Any:
+    # From our own workers, just written.
+    if left[:1] == b"d":
+        return pickle.loads(left[1:])  # noqa: S301
+    path = Path(left[1:].decode())
+    with path.open("rb") as file:
+        found = pickle.load(file)  # noqa: S301
+    path.unlink()
+    return found
 
 
 def features(spark: Any, snapshot: Snapshot) -> Any:
@@ -190,33 +257,6 @@ def _view(snapshot: Snapshot, name: str) -> str:
 def _ddl(contract: tables.Table) -> str:
     kinds = {"number": "double", "count": "long", "flag": "boolean", "time": "timestamp"}
     return ", ".join(f"{field.name} {kinds.get(field.kind, 'string')}" for field in contract.fields)
-
-
-def encoded(part: Scored) -> pa.RecordBatch:
-    """Put a part into one row: its arrays as bytes, its names as Arrow."""
-    row: dict[str, Any] = {"ids": _words(part.ids), "external": _words(part.external), "n": [len(part.ids)]}
-    row |= {name: pa.array([_bytes(getattr(part, name))], pa.binary()) for name in _ARRAYS}
-    return pa.RecordBatch.from_pydict(row)
-
-
-def decoded(row: dict[str, Any]) -> Scored:
-    """Read what `encoded` wrote."""
-    arrays = [np.load(pa.BufferReader(row[name]), allow_pickle=False) for name in _ARRAYS]
-    return Scored(_unwords(row["ids"]), _unwords(row["external"]), *arrays)
-
-
-def _words(names: pa.Array) -> pa.Array:
-    return pa.array([json.dumps(names.to_pylist(), ensure_ascii=False)], pa.string())
-
-
-def _unwords(text: str) -> pa.Array:
-    return pa.array(json.loads(text), pa.string())
-
-
-def _bytes(array: np.ndarray) -> bytes:
-    sink = pa.BufferOutputStream()
-    np.save(sink, array, allow_pickle=False)
-    return bytes(sink.getvalue())
 
 
 def _worker(shared: bytes, ids: pa.ChunkedArray) -> tuple[Job, Snapshot]:

@@ -28,6 +28,9 @@ def decide(
     engine: Annotated[
         str, typer.Option(help="local, spark (as spark-submit says), or a Spark master's URL.")
     ] = "local",
+    spark_features: Annotated[
+        bool, typer.Option("--spark-features", help="Spark computes the features too.")
+    ] = False,
 ) -> None:
     """Decide one batch, for every customer or an audience, and deliver it as files with a manifest."""
     from pipelines import decide as step
@@ -39,6 +42,7 @@ def decide(
             batch_id,
             corrects=corrects,
             engine=engine,
+            spark_features=spark_features,
             audience=audience,
             progress=progress,
         )

@@ -2,9 +2,13 @@
 
 import json
 import os
+import shutil
+import signal
+import socket
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 from pathlib import Path
 
@@ -92,29 +96,84 @@ def test_it_decides_what_the_batch_decided(model):
         served.Served.load(path / "artifacts" / "scorer").wide(asked.drop_columns(["eligible"]))
 
 
+def environment(package):
+    # `mlflow models serve` starts uvicorn by its name.
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    return {**os.environ, "PATH": path, "PYTHONPATH": f"{package}{os.pathsep}{ROOT}"}
+
+
+def asked_once_up(url, body, server):
+    for _ in range(120):
+        assert server.poll() is None, "the server has ended"
+        try:
+            call = urllib.request.Request(url, body.encode(), {"Content-Type": "application/json"})
+            with urllib.request.urlopen(call, timeout=30) as reply:
+                return json.load(reply)["predictions"]
+        except urllib.error.HTTPError as error:
+            pytest.fail(error.read().decode())
+        except OSError:
+            time.sleep(1)
+    return pytest.fail("the server did not come up")
+
+
 @pytest.mark.skipif("NBA_SLOW" not in os.environ, reason="starts a server: NBA_SLOW=1 runs it")
-def test_mlflow_serves_it(model):
+def test_mlflow_serves_it(model, tmp_path):
     path, asked, decisions, package = model
-    environment = {**os.environ, "PYTHONPATH": f"{package}{os.pathsep}{ROOT}"}
-    command = ["-m", "mlflow", "models", "serve", "-m", str(path), "-p", "8597", "--env-manager", "local"]
-    server = subprocess.Popen(
-        [sys.executable, *command], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-    try:
-        body = json.dumps(
-            {"dataframe_split": json.loads(asked.slice(0, 50).to_pandas().to_json(orient="split"))}
-        )
-        for _ in range(120):
-            try:
-                call = urllib.request.Request(
-                    "http://127.0.0.1:8597/invocations", body.encode(), {"Content-Type": "application/json"}
-                )
-                with urllib.request.urlopen(call, timeout=10) as reply:
-                    found = json.load(reply)["predictions"]
-                break
-            except OSError:
-                time.sleep(1)
-        assert [row["treatment_id"] for row in found] == decisions["treatment_id"].to_pylist()[:50]
-    finally:
-        server.terminate()
-        server.wait()
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = ["mlflow", "models", "serve", "-m", str(path), "-p", str(port), "--env-manager", "local"]
+    with (tmp_path / "server.log").open("w") as log:
+        server = subprocess.Popen(
+            [sys.executable, "-m", *command], env=environment(package), stdout=log, stderr=log,
+            start_new_session=True,
+        )  # fmt: skip
+        try:
+            some = json.loads(asked.slice(0, 50).to_pandas().to_json(orient="split"))
+            url = f"http://127.0.0.1:{port}/invocations"
+            found = asked_once_up(url, json.dumps({"dataframe_split": some}), server)
+        finally:
+            os.killpg(server.pid, signal.SIGTERM)
+            server.wait()
+    for name in ("decision_id", "treatment_id", "arm"):
+        assert [row[name] for row in found] == decisions[name].to_pylist()[:50]
+
+
+_UDF = """
+import sys
+import mlflow.pyfunc
+import pyarrow.parquet as pq
+from pyspark.sql.functions import struct
+from nba.serving import served, spark
+
+session = spark.session("local[2]")
+asked = session.read.parquet(sys.argv[2])
+kinds = ", ".join(
+    f"{name} {'double' if name in ('p_action', 'expected_value') else 'string'}" for name in served._ANSWER
+)
+decide = mlflow.pyfunc.spark_udf(session, sys.argv[1], result_type=kinds, env_manager="local")
+asked.select(decide(struct(*asked.columns)).alias("d")).select("d.*").toPandas().to_parquet(sys.argv[3])
+session.stop()
+"""
+
+
+@pytest.mark.skipif("NBA_SLOW" not in os.environ, reason="starts Spark: NBA_SLOW=1 runs it")
+def test_spark_asks_it_as_a_function(model, tmp_path):
+    if shutil.which("java") is None:
+        pytest.skip("Spark runs on Java, and none is installed (Debian: default-jre-headless)")
+    path, asked, decisions, package = model
+    pq.write_table(asked, tmp_path / "asked.parquet")
+    command = [
+        sys.executable,
+        "-c",
+        _UDF,
+        str(path),
+        str(tmp_path / "asked.parquet"),
+        str(tmp_path / "answers"),
+    ]
+    found = subprocess.run(command, env=environment(package), capture_output=True, text=True, check=False)
+    assert found.returncode == 0, found.stderr[-3000:]
+    answer = pq.read_table(tmp_path / "answers").sort_by("decision_id")
+    own = decisions.sort_by("decision_id")
+    for name in ("decision_id", "treatment_id", "channel", "arm", "p_action"):
+        assert answer[name].to_pylist() == own[name].to_pylist(), name

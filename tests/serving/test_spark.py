@@ -22,7 +22,7 @@ _CODE = """
 import sys
 from pathlib import Path
 import numpy as np, pyarrow as pa, pyarrow.parquet as pq
-from tests.serving.conftest import Believer, make_shop
+from tests.serving.conftest import Mortal, make_shop
 from nba.history import History
 from nba.policy import arbitrate
 from nba.serving import delivery, engines, jobs, spark, stream
@@ -37,11 +37,10 @@ for i in range(3):
 stream.SAMPLE = 200
 
 
-def rows(name, engine):
+def rows(name, engine, model=shop.model):
     with history.as_of(shop.at) as snapshot:
         nuisance = arbitrate.nuisance(snapshot, shop.catalog, shop.config.reward)
-        models = {"champion": shop.model}
-        job = jobs.Job("b1", shop.at, shop.catalog, shop.config, models, nuisance, shop.at)
+        job = jobs.Job("b1", shop.at, shop.catalog, shop.config, {"champion": model}, nuisance, shop.at)
         found = stream.run(job, snapshot, files, folder / name, engine=engine)
     parts = [pq.ParquetFile(path).read() for path in sorted(found.staged.glob("*.parquet"))]
     said = {k: v for k, v in found.manifest.items() if k != "files"}
@@ -51,7 +50,8 @@ def rows(name, engine):
 local = rows("local", engines.Local(2))
 session = spark.session(master)
 session.conf.set("spark.sql.execution.arrow.maxRecordsPerBatch", "61")
-there = rows("spark", spark.Spark(session))
+model = Mortal(folder) if "mortal" in sys.argv else shop.model
+there = rows("spark", spark.Spark(session), model)
 session.stop()
 assert local[0].equals(there[0]), "rows differ"
 assert local[1] == there[1], "manifests differ"
@@ -59,13 +59,13 @@ print("identical", local[0].num_rows)
 """
 
 
-def run(folder, master, code=_CODE):
+def run(folder, master, code=_CODE, *more):
     if shutil.which("java") is None:
         pytest.skip("Spark runs on Java, and none is installed (Debian: default-jre-headless)")
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYSPARK_PYTHON": sys.executable}
     environment["PYSPARK_SUBMIT_ARGS"] = _QUICK
     found = subprocess.run(
-        [sys.executable, "-c", code, str(folder), master],
+        [sys.executable, "-c", code, str(folder), master, *more],
         cwd=ROOT, env=environment, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert found.returncode == 0, found.stderr[-3000:]
@@ -81,15 +81,23 @@ def test_rows_on_a_cluster_of_processes_too(tmp_path):
     assert "identical 400" in run(tmp_path, "local-cluster[2,1,1024]")
 
 
+@pytest.mark.skipif("NBA_SLOW" not in os.environ, reason="takes half a minute: NBA_SLOW=1 runs it")
+def test_a_worker_and_an_executor_that_are_lost_change_nothing(tmp_path):
+    assert "identical 400" in run(tmp_path, "local-cluster[2,1,1024]", _CODE, "mortal")
+    assert (tmp_path / "worker").exists()
+    assert (tmp_path / "executor").exists()
+
+
 _FEATURES = """
 import sys
 from pathlib import Path
 import numpy as np
+import pyarrow.compute as pc
 from nba.features import table
 from nba.histories.simulated import World
 from nba.history import History
-from nba.serving import engines, jobs, spark
-from pipelines import ingest, simulate
+from nba.serving import delivery, engines, jobs, spark
+from pipelines import decide, ingest, simulate
 
 folder = Path(sys.argv[1]) / "shop"
 simulate.simulate(folder, 300, 5, 2)
@@ -99,19 +107,33 @@ with History.read(folder).as_of(at) as snapshot:
     own = table.build(snapshot)
     session = spark.session(sys.argv[2])
     there = spark.features(session, snapshot).toArrow().sort_by("customer_id")
-    session.stop()
 assert there.column_names == own.column_names
 assert there["customer_id"].to_pylist() == own["customer_id"].to_pylist()
 for name in own.column_names[2:]:
     a, b = (t[name].to_numpy(zero_copy_only=False).astype(float) for t in (own, there))
     np.testing.assert_allclose(b, a, rtol=1e-9, atol=1e-9, err_msg=name)
+
+# A batch whose features Spark computed too.
+found = decide.decide(folder, at, engine=sys.argv[2], spark_features=True)
+logged = History.read(folder).table("features").sort_by("customer_id")
+own = own.filter(pc.is_in(own["customer_id"], value_set=logged["customer_id"].combine_chunks()))
+assert logged.schema.names == own.schema.names and logged.num_rows > 100
+assert logged["as_of"].equals(own["as_of"])
+assert logged["customer_id"].to_pylist() == own["customer_id"].to_pylist()
+for name in own.column_names[2:]:
+    np.testing.assert_allclose(
+        logged[name].to_numpy(), own[name].to_numpy(), rtol=1e-9, atol=1e-9, err_msg=name
+    )
+print("decided", delivery.verify(found.folder)["n_decisions"] == logged.num_rows)
 print("features", own.num_columns - 2)
 """
 
 
 @pytest.mark.skipif("NBA_SLOW" not in os.environ, reason="takes half a minute: NBA_SLOW=1 runs it")
 def test_features_on_spark_are_those_of_duckdb(tmp_path):
-    assert "features 81" in run(tmp_path, "local[2]", _FEATURES)
+    said = run(tmp_path, "local[2]", _FEATURES)
+    assert "features 81" in said
+    assert "decided True" in said
 
 
 def test_queries_carried_over_say_what_spark_understands():
