@@ -7,6 +7,7 @@ finished rows come back to the driver, which writes the batch, part by part. Ext
 
 import os
 import pickle
+import re
 import shutil
 import sys
 import uuid
@@ -64,6 +65,8 @@ def session(master: str | None = None) -> Any:
     if master is not None:
         builder = builder.master(master)
         if master.startswith("local"):
+            # A worker that is lost is replaced here too, as clusters do.
+            builder = builder.master(re.sub(r"^local\[(\d+|\*)\]$", r"local[\1,4]", master))
             builder = builder.config("spark.driver.bindAddress", "127.0.0.1")
             builder = builder.config("spark.driver.host", "127.0.0.1")
     return builder.getOrCreate()

@@ -173,7 +173,7 @@ def test_spark_asks_it_as_a_function(model, tmp_path):
     ]
     found = subprocess.run(command, env=environment(package), capture_output=True, text=True, check=False)
     assert found.returncode == 0, found.stderr[-3000:]
-    answer = pq.read_table(tmp_path / "answers").sort_by("decision_id")
+    answer = pq.read_table(answers).sort_by("decision_id")
     own = decisions.sort_by("decision_id")
     for name in ("decision_id", "treatment_id", "channel", "arm", "p_action"):
         assert answer[name].to_pylist() == own[name].to_pylist(), name
