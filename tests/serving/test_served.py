@@ -162,15 +162,9 @@ def test_spark_asks_it_as_a_function(model, tmp_path):
     if shutil.which("java") is None:
         pytest.skip("Spark runs on Java, and none is installed (Debian: default-jre-headless)")
     path, asked, decisions, package = model
-    pq.write_table(asked, tmp_path / "asked.parquet")
-    command = [
-        sys.executable,
-        "-c",
-        _UDF,
-        str(path),
-        str(tmp_path / "asked.parquet"),
-        str(tmp_path / "answers"),
-    ]
+    place, answers = tmp_path / "asked.parquet", tmp_path / "answers.parquet"
+    pq.write_table(asked, place)
+    command = [sys.executable, "-c", _UDF, str(path), str(place), str(answers)]
     found = subprocess.run(command, env=environment(package), capture_output=True, text=True, check=False)
     assert found.returncode == 0, found.stderr[-3000:]
     answer = pq.read_table(answers).sort_by("decision_id")
