@@ -43,6 +43,10 @@ test: $(STAMP) ## Lint, types, import contracts, doctests, tests, notebooks (wha
 notebooks: $(STAMP) ## Run every notebook, those included that simulate for a minute
 	NBA_SLOW=1 $(BIN)/pytest tests/notebooks
 
+.PHONY: slow
+slow: $(STAMP) ## Run what takes half a minute each: clusters of Spark processes, model servers, kills in memory
+	NBA_SLOW=1 $(BIN)/pytest -n 2 --dist loadfile tests/serving tests/pipelines
+
 .PHONY: fix
 fix: $(STAMP) ## Format, and mend what the linter can
 	$(BIN)/ruff check --quiet --fix .
