@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import streamlit as st
 
-from nba import settings, tables
+from nba import monitoring, settings, tables
 from nba.errors import DataError, MissingError
 from nba.history import FOLDER, INDEX, History
 
@@ -48,6 +48,8 @@ STEP = {
     "quarantine": "ingest",
     "customers": "ingest",
     "summary": "overview",
+    "alerts": "nightly",
+    "runs": "nightly",
 }
 
 
@@ -115,6 +117,10 @@ class Reader:
         """Read one of the single moments; None where it is unknown."""
         found = self.rows("summary_numbers", measure=measure)
         return found[0]["at"] if found else None
+
+    def runs(self) -> pa.Table:
+        """Read the records of the newest nights and weeks."""
+        return monitoring.runs(self.root)
 
     def command(self, table: str) -> str:
         """Give the command that fills a table."""

@@ -5,6 +5,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import plotly.graph_objects as go
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -19,7 +20,7 @@ from nba import tables
 from nba.errors import MissingError, NbaError
 
 READER, ROLE = "reader", "role"
-ALL, RATE = "all", "%"
+ALL, RATE, LINK = "all", "%", "link"
 LARGE = 1000  # from here on, thousands are set apart
 P_VALUES = ("p_value", "p_corrected", "p_heterogeneity", "p_srm")
 _UNIT_FORMAT = {"fraction": "percent", "probability 0-1": "percent", "probability": "percent"}
@@ -58,6 +59,8 @@ _WORDED = {
     "status": "status",
     "versus": "versus",
     "check": "check_name",
+    "alert": "alert_name",
+    "step": "step",
     "source": "rests",
 }
 _TOLD = ("reason", "note", "rule", "estimand", "warning", "unit", "check", "scenario")
@@ -137,11 +140,15 @@ def choose(
     asked = st.query_params.get(key)
     if st.session_state.get(key) not in options:
         st.session_state[key] = asked if asked in options else options[0]
-    draw = (where or st).segmented_control if prefix and len(options) <= SEGMENTS else (where or st).selectbox
-    more = {"required": True} if prefix and len(options) <= SEGMENTS else {}
-    shown = draw(
-        title, options, key=key, format_func=lambda name: _option(prefix, name), help=help or None, **more
-    )
+    is_short = bool(prefix) and len(options) <= SEGMENTS
+    draw = (where or st).segmented_control if is_short else (where or st).selectbox
+    more = {"required": True} if is_short else {}
+
+    def word(name: str) -> str:
+        text = _option(prefix, name)
+        return plain(text) if is_short and text == name else text  # buttons read Markdown, lists do not
+
+    shown = draw(title, options, key=key, format_func=word, help=help or None, **more)
     if shown == options[0]:
         st.query_params.pop(key, None)
     else:
@@ -211,15 +218,58 @@ def download(shown: pa.Table, key: str, title: str = "download") -> None:
 
 def _csv(shown: pa.Table) -> bytes:
     buffer = io.BytesIO()
-    csv.write_csv(shown, buffer)
+    csv.write_csv(_disarmed(shown), buffer)
     return buffer.getvalue()
+
+
+def _disarmed(shown: pa.Table) -> pa.Table:
+    # A spreadsheet runs text that begins like a formula; an apostrophe in front makes it text again.
+    for i, field in enumerate(shown.schema):
+        if pa.types.is_string(field.type):
+            safe = pc.replace_substring_regex(shown[i], r"^([=+\-@\t\r\n])", r"'\1")
+            shown = shown.set_column(i, field, safe)
+    return shown
 
 
 def figure(drawn: go.Figure, key: str, alt: str) -> None:
     """Show a figure in the app's theme and language."""
     st.plotly_chart(
-        localised(drawn, own=key in OWN), key=f"figure_{key}", alt=alt, config={"displaylogo": False}
+        unmarked(localised(drawn, own=key in OWN)),
+        key=f"figure_{key}",
+        alt=alt,
+        config={"displaylogo": False},
     )
+
+
+def unmarked(drawn: go.Figure) -> go.Figure:
+    """Let texts that come from data show as they are: plotly reads a little HTML in them.
+
+    Args:
+        drawn: The figure; it is changed.
+    """
+    for trace in drawn.data:
+        for part in [trace, *(trace[name] for name in ("node", "link") if name in trace)]:
+            for name in _TEXTS:
+                if name in part and part[name] is not None:
+                    part[name] = _texts(part[name])
+    for axis in (*drawn.select_xaxes(), *drawn.select_yaxes()):
+        for name in ("categoryarray", "ticktext"):
+            if axis[name] is not None:
+                axis[name] = _texts(axis[name])
+    return drawn
+
+
+_TEXTS = ("x", "y", "name", "text", "customdata", "label", "labels")
+
+
+def _texts(found: Any) -> Any:
+    if isinstance(found, str):
+        return found.replace("<", "&lt;")
+    if isinstance(found, np.ndarray):
+        if found.dtype.kind not in "OUT" or not any("<" in str(one) for one in found.ravel()):
+            return found
+        return np.array([_texts(one) for one in found.ravel()], dtype=object).reshape(found.shape)
+    return tuple(map(_texts, found)) if isinstance(found, list | tuple) else found
 
 
 # Figures whose legend holds our own words; in all others it holds the company's names.
@@ -292,6 +342,7 @@ _SOURCE = {
     "summary_tables": "customers",
     "summary_sources": "quality",
     "summary_consent": "customers",
+    "summary_identities": "quality",
     "summary_spreads": "customers",
 }
 
@@ -364,6 +415,8 @@ def _column(field: tables.Field, table: str, currency: str, names: str, large: b
         return st.column_config.NumberColumn(
             f"{title} ({unit})" if unit else title, help=meaning, format=shown
         )
+    if field.name == LINK:
+        return st.column_config.LinkColumn(title, help=meaning, display_text=say("open"))
     return st.column_config.TextColumn(title, help=meaning)
 
 
@@ -378,6 +431,24 @@ def title_of(name: str, table: str = "") -> str:
 def safe(text: str) -> str:
     """Escape what comes from data."""
     return plain(text)
+
+
+def document(text: str) -> str:
+    r"""Let a document's headings, lists and tables show, but nothing in it act: no link, picture or HTML.
+
+    Example:
+        >>> print(document("# A\n| [x](http://y) | <b> |"))
+        # A
+        | \[x\](http://y) | &lt;b> |
+    """
+    out = []
+    for i, piece in enumerate(text.split("`")):
+        # What stands between backquotes shows as it is.
+        out.append(piece if i % 2 else piece.translate(_INERT))
+    return "`".join(out)
+
+
+_INERT = str.maketrans({"[": "\\[", "]": "\\]", "<": "&lt;", "$": "\\$", "!": "\\!"})
 
 
 def literal(text: str) -> str:

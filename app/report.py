@@ -96,7 +96,7 @@ def _cell(name: str, value: Any) -> str:
 
 
 def _figure(drawn: Any, *, script: bool) -> str:
-    drawn = parts.localised(drawn)
+    drawn = parts.unmarked(parts.localised(drawn))
     drawn.update_layout(font={"color": "#1d2433"})
     text = drawn.to_html(full_html=False, include_plotlyjs=script, config={"displaylogo": False})
     return str(text)

@@ -7,7 +7,7 @@ import streamlit as st
 
 from app import parts
 from app.data import Reader
-from app.messages import count, label, number, say, told
+from app.messages import count, label, number, plain, say, told
 from nba import settings, tables
 from nba.catalog import Catalog
 from nba.policy import levers
@@ -61,7 +61,7 @@ def _changes(reader: Reader, catalog: Catalog, stored: whatif.Stored) -> whatif.
         st.markdown(f"**{say('scenario.levers')}**")
         weights = {
             action.action_id: st.slider(
-                action.name,
+                plain(action.name),
                 levers.LOW,
                 max(3.0, action.lever),
                 float(action.lever),

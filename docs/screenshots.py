@@ -27,7 +27,8 @@ PAGES = {
     "decision": ("decision", ".js-plotly-plot"),
     "value": ("value", ".js-plotly-plot"),
     "models": ("models?view=quality", ".js-plotly-plot"),
-    "health": ("health", "text=Whom each channel may reach"),
+    "health": ("health", "text=How full and how fresh"),
+    "people": ("health?view=people", ".js-plotly-plot"),
     "overview-es": ("?lang=es", ".js-plotly-plot"),
 }
 WIDTH, HEIGHT, SCALE = 1440, 1100, 0.75

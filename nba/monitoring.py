@@ -1,7 +1,9 @@
 """Is everything as fresh and as full as it should be: one health table of plain findings."""
 
+import json
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,6 +13,7 @@ from numpy.typing import NDArray
 from nba import tables
 from nba.history import Snapshot
 
+RUNS = "runs"  # folder of the records of runs in a workspace
 _SAMPLE = 20_000  # customers of a batch whose features are compared
 _WORST = 5
 Array = NDArray[np.float64]
@@ -121,6 +124,52 @@ def model_checks(treatments: pa.Table, auc: float | None, importance: pa.Table) 
         share = top["importance"] / total
         add("leaking feature", top["feature"], share, LEAK, bad=share > LEAK)
     return tables.SUMMARY_CHECKS.build(rows)
+
+
+def runs(workspace: Path, most: int = 10) -> pa.Table:
+    """Read the records of nights and weeks, the newest of each kind first.
+
+    Args:
+        workspace: Its folder `runs` holds one JSON file per run, named by kind and moment.
+        most: Runs of each kind at most.
+
+    Returns:
+        The `runs` table; a record that cannot be read is one row that says so.
+    """
+    rows: list[dict[str, Any]] = []
+    seen: dict[str, int] = {}
+    for path in sorted((workspace / RUNS).glob("*.json"), key=lambda p: p.stem.rpartition("-")[2])[::-1]:
+        kind = path.stem.rpartition("-")[0]
+        seen[kind] = seen.get(kind, 0) + 1
+        if seen[kind] <= most:
+            rows += _run(path)
+    return tables.RUNS.build(rows)
+
+
+def _run(path: Path) -> list[dict[str, Any]]:
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        steps = [_step(path.stem, name, step) for name, step in record["steps"].items()]
+        if record["status"] == "running":  # at work, or broken off without a word
+            note = "at work, or broken off"
+            steps.append({"run_id": path.stem, "step": "", "status": "unfinished", "note": note})
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        note = f"the record cannot be read: {error}"
+        return [{"run_id": path.stem, "step": "", "status": "failed", "note": note}]
+    return steps
+
+
+def _step(run_id: str, name: str, step: dict[str, Any]) -> dict[str, Any]:
+    counted = ", ".join(f"{key}: {value}" for key, value in (step.get("numbers") or {}).items())
+    note = " ".join(text for text in (step.get("error"), step.get("hint")) if text) or counted
+    return {
+        "run_id": run_id,
+        "step": name,
+        "status": step["status"],
+        "started_at": datetime.fromisoformat(step["started"]),
+        "seconds": step["seconds"],
+        "note": note,
+    }
 
 
 def health(snapshot: Snapshot, thresholds: Thresholds | None = None) -> pa.Table:

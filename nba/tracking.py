@@ -307,8 +307,8 @@ def versions(name: str) -> list[dict[str, Any]]:
     """List the versions of a policy, newest first: number, alias, moment, tags, measures and run.
 
     Returns:
-        Dicts with version, alias, created_at, tags, metrics, run_id, is_deleted (its run is in the bin),
-        link (its path in the MLflow app); none where nothing is registered.
+        Dicts with version, alias, created_at, tags, card, metrics, run_id, is_deleted (its run is in the
+        bin), link (its path in the MLflow app); none where nothing is registered.
     """
     database = _store().database
     if database is not None and not database.is_file():
@@ -333,6 +333,7 @@ def versions(name: str) -> list[dict[str, Any]]:
                     "alias": ", ".join(sorted(aliases.get(int(one.version), []))),
                     "created_at": datetime.fromtimestamp(one.creation_timestamp / 1000, UTC),
                     "tags": dict(one.tags),
+                    "card": one.description or "",
                     "metrics": dict(run.data.metrics) if run else {},
                     "run_id": one.run_id or "",
                     "is_deleted": run is not None and run.info.lifecycle_stage == "deleted",

@@ -12,6 +12,7 @@ from nba import settings, stats, tracking
 from nba.histories.simulated import World
 from nba.history import History
 from pipelines import (
+    alerts,
     analyze,
     attribute,
     clv,
@@ -79,6 +80,7 @@ def run_loop(workspace: Path, customers: int, batches: int, seed: int, *, progre
     attribute.attribute(workspace, end, progress=progress)
     clv.clv(workspace, end, progress=progress)
     evaluate.evaluate(workspace, end, progress=progress)
+    alerts.alerts(workspace, end)
     overview.overview(workspace, end, progress=progress)
 
 

@@ -1,4 +1,4 @@
-"""The night in one command: ingest, feedback, decide, verify, deliver, reports, alerts."""
+"""The night in one command: ingest, feedback, decide, verify, deliver, alerts, reports."""
 
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -96,6 +96,6 @@ STEPS = (
     Step("decide", _decide),
     Step("verify", _verify),
     Step("deliver", _deliver),
+    Step("alerts", _alerts),  # before the summary, which is of all that was written before it
     Step("reports", _reports),
-    Step("alerts", _alerts),
 )

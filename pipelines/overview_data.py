@@ -57,8 +57,23 @@ _CLUSTERS = """
 """
 
 
+_IDENTITIES = """
+    with told as (
+        select regexp_extract(measure, '^(identifiers|linked|cut|junk)_(.+)$', 2) as identifier_kind,
+            regexp_extract(measure, '^(identifiers|linked|cut|junk)_(.+)$', 1) as what, value, note
+        from quality where source = 'identity' or measure like 'junk\\_%' escape '\\'
+    )
+    select identifier_kind, max(value) filter (what = 'identifiers')::bigint as n,
+        coalesce(max(value) filter (what = 'linked'), 0) as share,
+        coalesce(sum(value) filter (what = 'junk'), 0)::bigint as n_junk,
+        coalesce(max(value) filter (what = 'cut'), 0)::bigint as n_cut,
+        coalesce(max(regexp_extract(note, 'most shared: (.+)$', 1)) filter (what = 'cut'), '') as note
+    from told where what <> '' group by 1 having n is not null order by n desc, identifier_kind
+"""
+
+
 def gather(connection: duckdb.DuckDBPyConnection, history: History, at: datetime) -> dict[str, pa.Table]:
-    """Gather freshness, consent, quarantine and the largest customers.
+    """Gather freshness, consent, quarantine, identifiers by kind and the largest customers.
 
     Args:
         connection: Holds the history's views; tables that are not there must be registered empty.
@@ -87,6 +102,8 @@ def gather(connection: duckdb.DuckDBPyConnection, history: History, at: datetime
         measures = ", ".join(f"'{name}'" for name in names)
         found = connection.sql(_SOURCES.format(columns=columns, measures=measures)).to_arrow_table()
         out["summary_sources"] = tables.SUMMARY_SOURCES.conform(found)
+        found = connection.sql(_IDENTITIES).to_arrow_table()
+        out["summary_identities"] = tables.SUMMARY_IDENTITIES.conform(found)
     if history.has("identities"):
         found = connection.sql(_CLUSTERS.format(n=CLUSTERS)).to_arrow_table()
         out["summary_clusters"] = tables.SUMMARY_CLUSTERS.conform(found)

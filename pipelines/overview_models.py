@@ -120,7 +120,7 @@ def _leaderboard(versions: list[dict[str, Any]]) -> pa.Table:
         at = one["tags"].get("at")
         known = {name: value for name, value in one["metrics"].items() if name in columns}
         rows.append(
-            {name: one[name] for name in ("version", "alias", "created_at", "run_id", "link")}
+            {name: one[name] for name in ("version", "alias", "created_at", "run_id", "link", "card")}
             | known
             | {"model_id": one["tags"].get("model_id")}
             | {"trained_at": datetime.fromisoformat(at) if at else None}

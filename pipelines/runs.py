@@ -8,13 +8,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from nba import settings
+from nba import monitoring, settings
 from nba.errors import DataError, NbaError
 from nba.history import replace_text
 from pipelines.lock import locked
 from pipelines.progress import Progress, silent
 
-FOLDER = "runs"
+FOLDER = monitoring.RUNS
 Counts = Mapping[str, float | int | str | None]
 Write = Callable[[str], None]
 

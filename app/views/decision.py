@@ -8,7 +8,7 @@ import streamlit as st
 from app import parts, story, why
 from app.data import Reader, where
 from app.messages import clock, number, percent, phrase, plain, say, told
-from nba import tables
+from nba import settings, tables
 from nba.features.table import FEATURES
 from nba.plots import policies
 
@@ -100,6 +100,7 @@ def _verdict(row: dict[str, Any], reader: Reader) -> None:
         st.markdown(
             say(
                 key,
+                customer=plain(row["customer_id"]),
                 at=clock(row["decided_at"]),
                 treatment=plain(row["treatment_id"]),
                 channel=plain(row["channel"]),
@@ -131,11 +132,20 @@ def _candidates(reader: Reader, row: dict[str, Any]) -> None:
         st.markdown(say("decision.no_candidates"))
         return
     shown = found.sort_by([("p_action", "descending"), ("is_eligible", "descending")])
-    parts.figure(policies.candidates(shown, reader.currency), "candidates", say("alt.candidates"))
+    drawn = policies.candidates(_with_channel(shown, reader), reader.currency, row["treatment_id"])
+    parts.figure(drawn, "candidates", say("alt.candidates"))
+    st.caption(say("decision.candidates_note"))
     removed = [r for r in shown.to_pylist() if not r["is_eligible"]]
     kept = shown.num_rows - len(removed)
     st.markdown(say("decision.count", kept=number(kept), all=number(shown.num_rows)))
     parts.table(shown, CANDIDATES, tables.CHOICES, reader.currency, "candidates")
+
+
+def _with_channel(shown: pa.Table, reader: Reader) -> pa.Table:
+    catalog = settings.read_catalog(reader.root, reader.config)
+    channel = dict(zip(catalog.treatment_ids, catalog.channel.tolist()))
+    names = [channel.get(name, "none") for name in shown["treatment_id"].to_pylist()]
+    return shown.append_column("channel", pa.array(names, pa.string()))
 
 
 def _earlier(reader: Reader, found: pa.Table, asked: str) -> None:

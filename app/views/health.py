@@ -1,23 +1,67 @@
-"""Data health: is everything fresh, full and rightly joined, and whom may each channel reach."""
+"""Data health: is everything fresh, full and rightly joined, whom channels reach, and how the nights went."""
+
+from typing import Any
 
 import streamlit as st
 
 from app import parts
-from app.data import Reader
-from app.messages import label, number, say
+from app.data import Reader, where
+from app.messages import clock, label, number, plain, say
 from nba import tables
 from nba.plots import policies
+
+VIEWS = ("data", "people", "runs")
 
 
 def draw(reader: Reader) -> None:
     """Show the page."""
+    shown = parts.choose(say("view"), VIEWS, "view", "health.view")
+    if shown == "runs":
+        _checks(reader)
+        _runs(reader)
+        return
     if not parts.filled(reader, "summary_tables"):
         return
-    _tables(reader)
-    _sources(reader)
-    _quarantine(reader)
-    _identity(reader)
-    _consent(reader)
+    for part in (_tables, _sources, _quarantine) if shown == "data" else (_consent, _identity):
+        part(reader)
+
+
+def _checks(reader: Reader) -> None:
+    st.subheader(say("health.checks"))
+    if not parts.filled(reader, "alerts"):
+        return
+    shown = reader.table("alerts")
+    bad = where(shown, status="warning").num_rows
+    words = {"n": number(shown.num_rows), "bad": number(bad), "at": clock(shown["at"][0].as_py())}
+    st.markdown(say("health.checked", **words))
+    columns = ["alert", "subject", "status", "value", "limit", "note"]
+    parts.table(shown, columns, tables.ALERTS, reader.currency, "alerts")
+
+
+def _runs(reader: Reader) -> None:
+    st.subheader(say("health.runs"), help=say("term.run"))
+    shown = reader.runs()
+    if not shown.num_rows:
+        st.info(say("empty.title"), icon=":material/hourglass_empty:")
+        st.markdown(say("empty.step", command=reader.command("runs")))
+        return
+    newest: dict[str, dict[str, Any]] = {}
+    for row in shown.to_pylist():
+        newest.setdefault(row["run_id"].rpartition("-")[0], row)
+    for kind, row in newest.items():
+        steps = where(shown, run_id=row["run_id"]).to_pylist()
+        failed = [step for step in steps if step["status"] == "failed"]
+        ended = steps[-1]["status"]
+        words = {
+            "kind": plain(label("run", kind)),
+            "run": plain(row["run_id"]),
+            "n": number(len(steps)),
+            "seconds": number(sum(step["seconds"] or 0 for step in steps)),
+            "step": plain(label("step", failed[0]["step"])) if failed else "",
+        }
+        st.markdown(say(f"health.run_{ended}", **words))
+    columns = ["run_id", "step", "status", "started_at", "seconds", "note"]
+    parts.table(shown, columns, tables.RUNS, reader.currency, "runs")
 
 
 def _tables(reader: Reader) -> None:
@@ -60,10 +104,15 @@ def _identity(reader: Reader) -> None:
         parts.numbers(
             *(
                 (say(f"health.{name}"), number(numbers[name]), "", "")
-                for name in ("customers", "customers_known", "merges", "splits", "largest")
+                for name in ("customers", "customers_known", "merges", "splits", "links_refused", "largest")
                 if name in numbers
             )
         )
+    if reader.has("summary_identities"):
+        st.caption(say("health.kinds_note"))
+        shown = reader.table("summary_identities")
+        columns = ["identifier_kind", "n", "share", "n_junk", "n_cut", "note"]
+        parts.table(shown, columns, tables.SUMMARY_IDENTITIES, reader.currency, "identities")
     if reader.has("summary_clusters"):
         st.caption(say("health.clusters_note"))
         columns = ["customer_id", "n_identifiers", "kinds", "first_seen_at"]

@@ -1,16 +1,18 @@
 """Models: which were trained, how good they are on customers they had not seen, and what they rest on."""
 
+import pyarrow as pa
 import pyarrow.compute as pc
 import streamlit as st
 
 from app import parts
 from app.data import Reader, where
 from app.messages import day, number, percent, plain, say
-from nba import plots, tables
+from nba import plots, tables, tracking
 from nba.plots import insight
 
-VIEWS = ("board", "quality", "why", "drift")
+VIEWS = ("board", "quality", "why", "drift", "card")
 DRIFTED = 0.25
+MLFLOW = "http://127.0.0.1:5000"  # where `nba mlflow` serves
 
 
 def draw(reader: Reader) -> None:
@@ -19,7 +21,7 @@ def draw(reader: Reader) -> None:
         return
     _champion(reader)
     shown = parts.choose(say("view"), VIEWS, "view", "models.view")
-    {"board": _board, "quality": _quality, "why": _why, "drift": _drift}[shown](reader)
+    {"board": _board, "quality": _quality, "why": _why, "drift": _drift, "card": _card}[shown](reader)
 
 
 def _champion(reader: Reader) -> None:
@@ -43,7 +45,7 @@ def _champion(reader: Reader) -> None:
 def _board(reader: Reader) -> None:
     st.subheader(say("models.board"))
     st.caption(say("models.board_note", command=f"nba mlflow {reader.root}"))
-    shown = reader.table("summary_models")
+    shown = _linked(reader)
     columns = ["version", "alias", "trained_at", "n_examples", "auc", "log_loss", "log_loss_constant", "ece"]
     columns += ["qini", "qini_lower", "qini_upper", "link"]
     parts.table(shown, columns, tables.SUMMARY_MODELS, reader.currency, "models")
@@ -66,6 +68,15 @@ def _board(reader: Reader) -> None:
     with st.expander(say("models.all_checks", n=number(checks.num_rows))):
         columns = ["check", "subject", "status", "value", "limit"]
         parts.table(checks, columns, tables.SUMMARY_CHECKS, reader.currency, "checks")
+
+
+def _linked(reader: Reader) -> pa.Table:
+    # Runs are opened on the tracking server, or where `nba mlflow` serves the workspace's own store.
+    shown = reader.table("summary_models")
+    base = tracking.setup(reader.config, reader.root).tracking
+    base = base.rstrip("/") if base.startswith(("http://", "https://")) else MLFLOW
+    links = [base + path if path else None for path in shown["link"].to_pylist()]
+    return shown.set_column(shown.column_names.index("link"), "link", pa.array(links, pa.string()))
 
 
 def _quality(reader: Reader) -> None:
@@ -116,6 +127,21 @@ def _drift(reader: Reader) -> None:
     parts.figure(insight.drift(known, DRIFTED), "drift", say("alt.drift"))
     columns = ["feature", "psi", "mean_before", "mean_now", "unknown_before", "unknown_now"]
     parts.table(shown, columns, tables.SUMMARY_DRIFT, reader.currency, "drift")
+
+
+def _card(reader: Reader) -> None:
+    rows = {str(row["version"]): row for row in reader.rows("summary_models") if row.get("card")}
+    if not rows:
+        st.info(say("empty.title"), icon=":material/hourglass_empty:")
+        st.markdown(say("models.no_card", command=f"nba train {reader.root}"))
+        return
+    best = [name for name, row in rows.items() if "champion" in row["alias"]]
+    version = parts.choose(
+        say("column.version"), [*best, *(name for name in rows if name not in best)], "version"
+    )
+    st.caption(say("models.card_note"))
+    with st.container(border=True):
+        st.markdown(parts.document(rows[version]["card"]))
 
 
 parts.page("models", draw)

@@ -95,7 +95,7 @@ def _words(row: dict[str, Any], arm: str, unit: str) -> dict[str, str]:
 
 def _alerts(reader: Reader) -> None:
     st.subheader(say("overview.next"))
-    rows = reader.rows("summary_alerts") if reader.has("summary_alerts") else []
+    rows = _failed(reader) + (reader.rows("summary_alerts") if reader.has("summary_alerts") else [])
     if not rows:
         st.markdown(say("overview.nothing"))
     for row in rows[:SHOWN]:
@@ -104,6 +104,20 @@ def _alerts(reader: Reader) -> None:
         with st.expander(say("overview.more", n=number(len(rows) - SHOWN))):
             for row in rows[SHOWN:]:
                 _alert(row, reader)
+
+
+def _failed(reader: Reader) -> list[dict[str, Any]]:
+    # Read from the records, not from the summary: a night that fails early makes none.
+    newest: dict[str, str] = {}
+    rows = reader.runs().to_pylist()
+    for row in rows:
+        newest.setdefault(row["run_id"].rpartition("-")[0], row["run_id"])
+    return [
+        {"kind": "run failed", "subject": row["run_id"], "severity": "error", "value": None, "limit": None,
+         "note": row["note"], "step": label("step", row["step"])}
+        for row in rows
+        if row["status"] == "failed" and row["run_id"] in newest.values()
+    ]  # fmt: skip
 
 
 def _alert(row: dict[str, Any], reader: Reader) -> None:
@@ -119,6 +133,7 @@ def _alert(row: dict[str, Any], reader: Reader) -> None:
         share=percent(row["value"], digits=0),
         small=f"{row['value'] or 0:.2g}",
         note=plain(label("verdict", told(row["note"]))),
+        step=plain(row.get("step", "")),
         at=day(reader.moment("matures_at")),
     )
     with st.container(horizontal=True, gap="small"):

@@ -1,5 +1,6 @@
 """Where nothing good can be proposed: customers in segments that can be read, with what they are worth."""
 
+import re
 from typing import NamedTuple
 
 import numpy as np
@@ -79,7 +80,7 @@ def find(
     least = max(int(_LEAST * len(X)), 1)
     tree = DecisionTreeClassifier(max_depth=_DEPTH, min_samples_leaf=least, random_state=0)
     leaf = tree.fit(filled, flags).apply(filled)
-    rules = _rules(tree, names)
+    rules = _rules(tree, names, filled)
     inside = {number: leaf == number for number in np.unique(leaf)}
     found = [(_segment(rules[i], rows, flags, best, blocked), rows) for i, rows in inside.items()]
     return sorted(found, key=lambda pair: (-pair[0].n_nothing, pair[0].rule))
@@ -93,12 +94,12 @@ def _segment(
     )
 
 
-def _rules(fitted: DecisionTreeClassifier, names: list[str]) -> dict[int, str]:
+def _rules(fitted: DecisionTreeClassifier, names: list[str], X: Array) -> dict[int, str]:
     tree, out = fitted.tree_, {}
 
     def walk(node: int, low: dict[int, float], high: dict[int, float]) -> None:
         if tree.children_left[node] < 0:
-            out[node] = _words(low, high, names)
+            out[node] = _words(low, high, names, X)
             return
         j, cut = int(tree.feature[node]), float(tree.threshold[node])
         walk(int(tree.children_left[node]), low, {**high, j: cut})
@@ -108,12 +109,32 @@ def _rules(fitted: DecisionTreeClassifier, names: list[str]) -> dict[int, str]:
     return out
 
 
-def _words(low: dict[int, float], high: dict[int, float], names: list[str]) -> str:
-    parts = []
-    for j in sorted({*low, *high}):
-        name = names[j].removeprefix("f_").replace("_", " ")
-        if j in low and j in high:
-            parts.append(f"{name} above {low[j]:.3g} and at most {high[j]:.3g}")
-        else:
-            parts.append(f"{name} above {low[j]:.3g}" if j in low else f"{name} at most {high[j]:.3g}")
+def _words(low: dict[int, float], high: dict[int, float], names: list[str], X: Array) -> str:
+    parts = [
+        f"{_named(names[j])}: {_condition(low.get(j, -np.inf), high.get(j, np.inf), np.unique(X[:, j]))}"
+        for j in sorted({*low, *high})
+    ]
     return ", ".join(parts) or "everybody"
+
+
+def _named(feature: str) -> str:
+    name = feature.removeprefix("f_").removeprefix("a_").replace("_", " ")
+    return re.sub(r"^(.+) (\d+)$", r"\1 in \2 days", name)
+
+
+def _condition(low: float, high: float, values: Array) -> str:
+    # Cuts lie between values: yes or no of a flag, whole numbers of a count.
+    if values.max() == 1 and set(values) <= {-1.0, 0.0, 1.0}:
+        if high < 0 or (low < 0 and np.isinf(high)):
+            return "unknown" if high < 0 else "known"
+        return "no" if high < 1 else "yes"
+    if np.equal(values, np.round(values)).all():
+        least, most = np.floor(low) + 1, np.floor(high)
+        if least == most:
+            return f"{most:,.0f}"
+        if np.isinf(least):
+            return f"at most {most:,.0f}"
+        return f"at least {least:,.0f}" if np.isinf(most) else f"{least:,.0f} to {most:,.0f}"
+    if np.isinf(low):
+        return f"at most {high:.3g}"
+    return f"above {low:.3g}" + ("" if np.isinf(high) else f" and at most {high:.3g}")

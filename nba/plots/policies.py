@@ -120,15 +120,19 @@ def ranking(table: pa.Table, currency: str = "") -> go.Figure:
     return style.zero_line(figure.update_yaxes(type="category"), "v")
 
 
-def candidates(table: pa.Table, currency: str = "") -> go.Figure:
+def candidates(table: pa.Table, currency: str = "", chosen: str = "") -> go.Figure:
     """Draw one decision's candidates: value and its uncertainty, the size showing the chance of being chosen.
 
     Args:
-        table: Columns treatment_id, is_eligible, p_action, mean, se, price of the `choices` of a decision.
+        table: Columns treatment_id, is_eligible, p_action, mean, se, price of the `choices` of a decision,
+            and channel where it is known, which colours them.
         currency: Unit of the money.
+        chosen: The treatment that was given; it is ringed.
     """
-    names = ("treatment_id", "is_eligible", "p_action", "mean", "se", "price")
-    data = style.columns(table, "choices", names)
+    names = ["treatment_id", "is_eligible", "p_action", "mean", "se", "price"]
+    if "channel" not in table.column_names:
+        table = table.append_column("channel", pa.array([""] * table.num_rows, pa.string()))
+    data = style.columns(table, "choices", [*names, "channel"])
     figure = style.figure(style.unit("Expected value less the price of limits", currency), "")
     known = data["is_eligible"].astype(bool) & ~np.isnan(data["mean"])
     if not known.any():
@@ -136,18 +140,33 @@ def candidates(table: pa.Table, currency: str = "") -> go.Figure:
     rows = np.flatnonzero(known)
     worth = data["mean"] - data["price"]
     rows = rows[np.argsort(worth[rows], kind="stable")]
-    half = np.nan_to_num(data["se"][rows]) * 1.959964
-    figure.add_scatter(
-        x=worth[rows],
-        y=data["treatment_id"][rows],
-        mode="markers",
-        marker={"size": 9 + 22 * np.sqrt(data["p_action"][rows]), "color": style.BLUE, "opacity": 0.85},
-        error_x={**style.whiskers(worth[rows], worth[rows] - half, worth[rows] + half), "color": style.GREY},
-        customdata=data["p_action"][rows],
-        hovertemplate="%{x:+.3g}; chosen with chance %{customdata:.1%}<extra>%{y}</extra>",
-    )
-    figure.update_layout(height=max(220, 34 * len(rows) + 90), showlegend=False)
-    return style.zero_line(figure.update_yaxes(type="category"), "v")
+    channels = list(dict.fromkeys(data["channel"][rows[::-1]]))
+    colour = style.colours(name for name in channels if name)
+    for number, channel in enumerate(channels):
+        own = rows[data["channel"][rows] == channel]
+        half = np.nan_to_num(data["se"][own]) * 1.959964
+        ringed = np.where(data["treatment_id"][own] == chosen, 3, 0)
+        figure.add_scatter(
+            x=worth[own],
+            y=data["treatment_id"][own],
+            mode="markers",
+            name=str(channel),
+            marker={
+                "size": 9 + 22 * np.sqrt(data["p_action"][own]),
+                "color": colour.get(channel, style.BLUE),
+                "symbol": style.MARK[number % len(style.MARK)],
+                "line": {"width": ringed, "color": style.RING},
+            },
+            error_x={
+                **style.whiskers(worth[own], worth[own] - half, worth[own] + half), "color": style.GREY
+            },
+            customdata=data["p_action"][own],
+            hovertemplate="%{x:+.3g}; chosen with chance %{customdata:.1%}<extra>%{y}</extra>",
+        )  # fmt: skip
+    order = [str(name) for name in data["treatment_id"][rows]]
+    figure.update_layout(height=max(220, 34 * len(rows) + 90), showlegend=len(channels) > 1)
+    figure.update_yaxes(type="category", categoryorder="array", categoryarray=order)
+    return style.zero_line(figure, "v")
 
 
 def timeline(table: pa.Table, lanes: Sequence[str]) -> go.Figure:

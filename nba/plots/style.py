@@ -30,6 +30,7 @@ CHANNEL: Mapping[str, str] = MappingProxyType(
 FIRST = (BLUE, ORANGE, GREEN, PINK, SKY, RED)
 WHEEL = (*FIRST, "#7570B3", "#A6761D", YELLOW, "#66A61E", "#1B9E9E", "#B2475D")
 MAX_TICKS = 16
+RING = "#D55E00"  # of what stands out, on light and dark
 PATTERN = ("", "/", "\\", "x", ".", "+", "-", "|")
 MARK = ("circle", "square", "diamond", "triangle-up", "cross", "x", "star", "hexagon")
 BAND = "rgba(0,114,178,0.18)"

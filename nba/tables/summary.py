@@ -341,6 +341,34 @@ SUMMARY_CLUSTERS = Table(
     ),
 )
 
+SUMMARY_IDENTITIES = Table(
+    "summary_identities",
+    "Which kinds of identifiers lead to a known customer, and which were cut, for pages.",
+    ("identifier_kind",),
+    (
+        f.text("identifier_kind", "crm_id, email, phone, cookie, ..."),
+        f.count("n", "identifiers of this kind", low=0),
+        f.number("share", "of them, that lead to an external id", "fraction", low=0.0, high=1.0),
+        f.count("n_junk", "values that name nobody, as `none@none`, in the last reading", low=0),
+        f.count("n_cut", "identifiers that too many customers share, so that they link nobody", low=0),
+        f.text("note", "the most shared of them (hashed), and by how many customers"),
+    ),
+)
+
+RUNS = Table(
+    "runs",
+    "What each step of a night or week did; kept as `runs/*.json`, read by pages.",
+    ("run_id", "step"),
+    (
+        f.identifier("run_id", "the run: its kind and its moment"),
+        f.text("step", "the step; empty where the record cannot be read"),
+        f.code("status", "how it ended", values=("done", "failed", "unfinished")),
+        f.time("started_at", "when the step began", nullable=True),
+        f.number("seconds", "how long it took", "seconds", low=0.0, nullable=True),
+        f.text("note", "what it counted; where it failed, what was wrong and how to mend it"),
+    ),
+)
+
 SUMMARY_CREDIT_PARTS = Table(
     "summary_credit_parts",
     "Credit by method, month, part of the customers and treatment, for pages.",
@@ -434,6 +462,7 @@ SUMMARY_MODELS = Table(
         f.number("qini", "gain over contacting at random", "as the model's card says", nullable=True),
         f.number("qini_lower", "lower end of its interval", "as the model's card says", nullable=True),
         f.number("qini_upper", "upper end of its interval", "as the model's card says", nullable=True),
+        f.text("card", "the model's card, in Markdown", nullable=True),
     ),
 )
 

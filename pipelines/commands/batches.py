@@ -75,7 +75,7 @@ def deliver(
 
 @app.command(rich_help_panel=PANEL)
 def nightly(workspace: WorkspaceArg, at: AtOption = None) -> None:
-    """Ingest, close outcomes, decide, verify, deliver, report, raise alerts; goes on where it failed."""
+    """Ingest, close outcomes, decide, verify, deliver, raise alerts, report; goes on where it failed."""
     from pipelines import nightly as step
 
     run(lambda progress: step.nightly(workspace, moment(at), progress=progress, write=line))

@@ -1,5 +1,6 @@
 """A small workspace with invented tables, filled as the steps would fill it, for the app's tests."""
 
+import json
 import shutil
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -289,6 +290,11 @@ def _people(n: int, batches: int) -> dict[str, list[dict[str, Any]]]:
             {"source": "crm", "measure": "rows_in", "value": float(n), "note": ""},
             {"source": "crm", "measure": "rows_kept", "value": n - 3.0, "note": ""},
             {"source": "identity", "measure": "merges", "value": 7.0, "note": ""},
+            {"source": "identity", "measure": "identifiers_email", "value": 80.0, "note": ""},
+            {"source": "identity", "measure": "linked_email", "value": 0.75, "note": ""},
+            {"source": "identity", "measure": "cut_email", "value": 2.0,
+             "note": "shared by too many customers, so they link nobody; most shared: ab12 (9), cd34 (5)"},
+            {"source": "crm", "measure": "junk_email", "value": 4.0, "note": "identifiers that name nobody"},
         ],
         "quarantine": [
             {"source": "crm", "file": "a.csv", "row_number": r, "reason": "revenue: missing", "raw": "{}"}
@@ -346,13 +352,20 @@ def _gathered() -> dict[str, list[dict[str, Any]]]:
         "alias": "champion", "created_at": START, "trained_at": START, "model_id": "m", "run_id": "r",
         "link": "/#/experiments/1/runs/r", "n_examples": 900.0, "base_rate": 0.07, "auc": 0.71,
         "log_loss": 0.2, "log_loss_constant": 0.23, "ece": 0.011, "qini": 0.04, "qini_lower": 0.01,
-        "qini_upper": 0.07,
+        "qini_upper": 0.07, "card": "# Model m\n| treatment |\n|---|\n| [x](http://y) |\n",
     }  # fmt: skip
     group = {"n": 10, "n_known": 8, "p_alive": 0.9, "expected_orders": 1.0, "clv_total": 80.0}
     cell = {"repeats_from": 0, "n": 5, "p_alive": 0.7, "expected_orders": 1.0, "clv": 12.0}
     decile = {"origin_at": START, "part": "value", "n": 40}
     found: dict[str, list[dict[str, Any]]] = {
         "summary_models": [version | {"version": 2}, version | {"version": 1, "alias": "", "auc": 0.64}],
+        "alerts": [
+            {"alert": kind, "subject": subject, "at": START, "status": status, "value": value, "limit": 8.0,
+             "note": "newest row is of 2026-03-30 05:59 UTC"}
+            for kind, subject, status, value in (
+                ("stale data", "orders", "warning", 9.5), ("stale data", "events", "ok", 1.0)
+            )
+        ],
         "summary_calibration": [{"bin": 0, "n": 9, "predicted": 0.1, "observed": 0.12}],
         "summary_qini": [{"share": x, "qini": x, "random": x / 2} for x in (0.0, 1.0)],
         "summary_deciles": [
@@ -410,7 +423,22 @@ def make(root: Path, n: int = 400, batches: int = 4, *, filled: bool = True) -> 
             replace={name: tables.BY_NAME[name].build(found) for name, found in known.items()}
         )
         overview.overview(root, START + timedelta(weeks=batches))
+        record(root, "nightly-20260330T060000", "done")
     return root
+
+
+def record(root: Path, run_id: str, status: str) -> None:
+    """Write the record of a run whose last step ended with a status."""
+    steps = {
+        "ingest": {"status": "done", "started": START.isoformat(), "seconds": 3.5, "numbers": {"rows": 397}},
+        "decide": {"status": status, "started": START.isoformat(), "seconds": 1.5},
+    }
+    if status == "failed":
+        steps["decide"] |= {"error": "no customer can be decided", "hint": "Mend it."}
+    run = {"run_id": run_id, "at": START.isoformat(), "config_hash": "0", "status": status, "steps": steps}
+    path = root / "runs" / f"{run_id}.json"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps(run), encoding="utf-8")
 
 
 @pytest.fixture(scope="session")
@@ -419,6 +447,12 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("workspaces")
     make(folder / "bare", filled=False)
     return make(folder / "shop")
+
+
+@pytest.fixture
+def recorded() -> Callable[[Path, str, str], None]:
+    """Write the record of a run: workspace, its name, how its last step ended."""
+    return record
 
 
 @pytest.fixture

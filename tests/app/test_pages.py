@@ -1,15 +1,17 @@
 """Every page: shows its content, on an empty workspace, on a broken one, and after a change of a filter."""
 
+import json
 import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from app import data, messages, report
+from app import data, messages, parts, report
 from app.data import STEP
 from app.messages import LANGUAGES, phrases, say
 from app.messages import words as catalogue
@@ -289,15 +291,50 @@ def test_data_health_tells_the_tables_numbers(show, workspace) -> None:
     app = show(workspace, "health")
     shown = {m.label: m.value for m in app.metric}
     assert shown["Orders"] == "200"
-    assert shown["Merged so far"] == "7"
     frames = [frame.value for frame in app.dataframe]
     sources = next(frame for frame in frames if "rows_kept" in frame.columns)
     assert sources["rows_kept"].tolist() == [397]
     refused = next(frame for frame in frames if "row_number" in frame.columns)
     assert (refused["n"].item(), refused["row_number"].item()) == (3, 3)
+    app.segmented_control(key="view").set_value("people").run()
+    assert not app.exception
+    assert {m.label: m.value for m in app.metric}["Merged so far"] == "7"
+    frames = [frame.value for frame in app.dataframe]
+    (kind,) = next(f for f in frames if "n_junk" in f.columns).to_dict("records")
+    assert (kind["identifier_kind"], kind["n"], kind["share"], kind["n_junk"], kind["n_cut"]) == (
+        "email", 80, 0.75, 4, 2,
+    )  # fmt: skip
+    assert kind["note"] == "ab12 (9), cd34 (5)"
     reach = next(frame for frame in frames if "n_reachable" in frame.columns).set_index("channel")
     assert reach["n_reachable"].to_dict() == {"email": 400, "sms": 200, "push": 100, "call": 0}
     assert reach["share"]["sms"] == 0.5
+
+
+def test_nights_and_their_checks_are_shown_and_a_failed_one_is_urgent(show, fresh, recorded) -> None:
+    root = fresh()
+    app = show(root, "health", view="runs")
+    assert "**1** of 2 checks need a look" in words(app)
+    assert "did all 2 steps in 5 s" in words(app)
+    checks, steps = (frame.value for frame in app.dataframe)
+    assert checks["value"].tolist() == [9.5, 1.0]
+    assert steps["note"].tolist() == ["rows: 397", ""]
+    assert "failed" not in words(show(root))
+    recorded(root, "nightly-20260331T060000", "failed")
+    app = show(root, "health", view="runs")
+    assert "failed at **Deciding**" in words(app)
+    assert "no customer can be decided Mend it." in app.dataframe[1].value["note"].tolist()
+    assert "failed at **Deciding**" in words(show(root))
+    (root / "runs" / "nightly-20260401T060000.json").write_text("{", encoding="utf-8")
+    app = show(root, "health", view="runs")
+    assert not app.exception
+    assert "the record cannot be read" in app.dataframe[1].value["note"][0]
+
+
+def test_a_model_card_is_shown_and_nothing_in_it_acts(show, workspace) -> None:
+    app = show(workspace, "models", view="card")
+    assert not app.exception
+    (card,) = (m.value for m in app.markdown if m.value.startswith("# Model"))
+    assert "| \\[x\\](http://y) |" in card
 
 
 def test_models_tell_the_tables_numbers(show, workspace) -> None:
@@ -409,6 +446,87 @@ def test_what_comes_from_data_is_not_markup(show, fresh) -> None:
     app = show(root, "experiments")
     assert not app.exception
     assert "](javascript" not in words(app)
+
+
+@pytest.fixture(scope="module")
+def hostile(workspace: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The workspace with names in its data that are formulas, HTML and Markdown."""
+    root = shutil.copytree(workspace, tmp_path_factory.mktemp("hostile") / "shop")
+    history = History.read(root)
+    made = {}
+    for name, columns in HOSTILE.items():
+        rows = history.table(name).to_pylist()
+        changed = [row | {c: f"{NASTY}{row[c]}" for c in columns if row[c] not in KEPT} for row in rows]
+        made[name] = tables.BY_NAME[name].build(changed)
+    history.commit(replace=made)
+    return root
+
+
+NASTY = "=1+1<b>[x](javascript:alert(1))"
+KEPT = ("all", "none", None)
+HOSTILE = {
+    "summary_segments": ("segment", "action_id"),
+    "summary_mix": ("treatment_id", "action_id"),
+    "summary_arbitration": ("treatment_id",),
+    "summary_removed": ("treatment_id", "reason"),
+    "summary_credit_parts": ("treatment_id", "audience", "campaign"),
+    "path_statistics": ("item",),
+    "clv_groups": ("item",),
+    "value_finder": ("segment",),
+    "summary_sources": ("source",),
+    "summary_quarantine": ("source", "reason"),
+    "summary_importance": ("feature",),
+    "summary_checks": ("subject",),
+    "summary_alerts": ("subject",),
+    "summary_examples": ("treatment_id",),
+    "choices": ("treatment_id",),
+    "decisions": ("treatment_id", "policy_id"),
+    "looks": ("arm",),
+    "readouts": ("reason",),
+}
+
+
+def strings(spec: object, name: str = "") -> list[str]:
+    """All texts of a figure but the templates of its hover boxes."""
+    if isinstance(spec, str):
+        return [] if name in ("hovertemplate", "texttemplate") else [spec]
+    pairs = spec.items() if isinstance(spec, dict) else [(name, x) for x in spec or ()] \
+        if isinstance(spec, list) else []  # fmt: skip
+    return [text for key, part in pairs for text in strings(part, key)]
+
+
+VIEWED = [(page, "") for page in PAGES] + [("clv", "groups"), ("models", "why"), ("attribution", "paths")]
+
+
+@pytest.mark.parametrize(("page", "view"), VIEWED)
+def test_names_in_data_never_act(show, hostile, page, view) -> None:
+    app = show(hostile, page, **({"view": view} if view else {}))
+    assert not app.exception
+    assert not app.error
+    assert "[x](" not in words(app)
+    for chart in app.get("plotly_chart"):
+        assert not [text for text in strings(json.loads(chart.proto.spec)) if "<b>" in text]
+
+
+def test_a_download_holds_no_formula_and_numbers_as_they_are() -> None:
+    given = pa.table({"name": ["=1+1", "@x", "-2", "plain", None], "n": [-1.0, 2.0, 3.0, 4.0, 5.0]})
+    lines = parts._csv(given).decode().splitlines()
+    assert lines[1:4] == ['"\'=1+1",-1', '"\'@x",2', '"\'-2",3']
+    assert lines[4] == '"plain",4'
+
+
+def test_the_report_of_an_experiment_holds_data_as_text(show, workspace, monkeypatch) -> None:
+    bad = "</script><img src=x onerror=alert(1)>"
+    reader = data.read(workspace)
+    rows = [row | {"arm": bad} for row in reader.rows("summary_effects")]
+    looks = [row | {"arm": bad} for row in reader.rows("looks")]
+    found = {"summary_effects": tables.SUMMARY_EFFECTS.build(rows), "looks": tables.LOOKS.build(looks)}
+    monkeypatch.setattr(data.Reader, "table", lambda _, name: found.get(name, tables.READOUTS.empty()))
+    monkeypatch.setattr(data.Reader, "moment", lambda *_: None)
+    text = report.build(reader, "policy")
+    assert "onerror" in text
+    assert bad not in text
+    assert "<img" not in text
 
 
 # laws

@@ -15,10 +15,20 @@ def test_customers_without_anything_good_are_found_in_words():
     best = np.where(flags, 0.0, 2.0)
     found = find(X, ["f_age", "f_orders_28", "f_x", "f_y"], flags, best, np.ones(1000))
     segment, rows = found[0]
-    assert segment.rule.startswith("orders 28 above 0.5")
+    assert segment.rule.startswith("orders in 28 days: above 0.5")
     assert (segment.n, segment.n_nothing) == (flags.sum(), flags.sum())
     assert (segment.best, segment.blocked) == (0.0, 1.0)
     assert (rows == flags).all()
+
+
+def test_flags_and_counts_read_as_such():
+    can, count = np.tile([0.0, 1.0], 200), np.repeat(np.arange(4.0), 100)
+    X, best = np.column_stack([can, count]), np.ones(400)
+    names = ["f_can_email", "f_orders_28"]
+    (first, _), (second, _) = find(X, names, can == 0, best, best)
+    assert (first.rule, second.rule) == ("can email: no", "can email: yes")
+    found = {segment.rule for segment, _ in find(X, names, count == 2, best, best)}
+    assert found == {"orders in 28 days: at most 1", "orders in 28 days: 2", "orders in 28 days: at least 3"}
 
 
 def test_nobody_or_everybody_is_one_segment():

@@ -59,7 +59,7 @@ def test_a_night_leaves_a_verified_batch_a_record_and_alerts(workspace):
     at = start(workspace)
     record = nightly.nightly(workspace, at, write=said.append)
     assert record.status == "done"
-    names = ["ingest", "feedback", "decide", "verify", "deliver", "reports", "alerts"]
+    names = ["ingest", "feedback", "decide", "verify", "deliver", "alerts", "reports"]
     assert [line["step"] for line in lines_of(said)] == names
     assert all(line["status"] == "done" for line in lines_of(said))
     n = record.steps["decide"]["numbers"]["decisions"]
@@ -111,7 +111,7 @@ def test_a_step_that_fails_is_done_again_and_those_before_are_not(workspace, mon
     said.clear()
     nightly.nightly(workspace, at, write=said.append)
     found = {line["step"]: line["status"] for line in lines_of(said)}
-    assert [name for name, status in found.items() if status == "done"] == ["reports", "alerts"]
+    assert [name for name, status in found.items() if status == "done"] == ["reports"]
 
 
 def test_a_week_without_outcomes_says_so(workspace):
