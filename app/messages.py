@@ -95,6 +95,42 @@ def told(text: str) -> str:
     return phrase(text)
 
 
+@cache
+def _features(language: str) -> tuple[tuple[re.Pattern[str], str], ...]:
+    path = FOLDER / f"{language}.phrases.toml"
+    found = tomllib.loads(path.read_text(encoding="utf-8"))["features"] if path.is_file() else {}
+    return tuple((re.compile(pattern), text) for pattern, text in found.items())
+
+
+def feature(name: str) -> str:
+    """Give a feature's name as people read it.
+
+    Example:
+        >>> feature("f_orders_28"), feature("f_a_region_madrid")
+        ('orders in 28 days', 'region madrid')
+    """
+    name = re.sub(r"^(.+) in (\d+) days$", r"\1 \2", name)
+    stem = name.removeprefix("f_").removeprefix("a_").replace(" ", "_")
+    for pattern, text in _features(language()):
+        found = pattern.fullmatch(stem)
+        if found:
+            return text.format(*found.groups())
+    return re.sub(r"^(.+) (\d+)$", r"\1 in \2 days", stem.replace("_", " "))
+
+
+def conditions(text: str) -> str:
+    """Give the conditions of a segment, `feature: condition` each, in the session's language.
+
+    Example:
+        >>> conditions("orders in 28 days: at most 2, can email: no")
+        'orders in 28 days: at most 2, can email: no'
+    """
+    if not phrases(language()):
+        return text
+    parts = [part.partition(": ") for part in text.split(", ")]
+    return ", ".join(f"{feature(name)}: {told(rest)}" if rest else told(name) for name, _, rest in parts)
+
+
 def plain(text: object) -> str:
     r"""Escape what comes from data, so that it shows as it is and never as markup.
 
@@ -150,6 +186,18 @@ def _local(text: str) -> str:
     if language() == "es":
         return text.translate(str.maketrans(",.", ".,")).replace("%", " %")
     return text
+
+
+def age(days: float | None) -> str:
+    """Write how old something is, in hours below two days.
+
+    Example:
+        >>> age(0.177), age(4.39)
+        ('4 hours', '4 days')
+    """
+    if days is None or days != days:
+        return say("unknown")
+    return say("hours", n=count(days * 24)) if days < 2 else say("days", n=count(days))
 
 
 def day(moment: datetime | None) -> str:

@@ -15,7 +15,19 @@ from pyarrow import csv
 from app import data
 from app.access import NOBODY, Role
 from app.data import Reader
-from app.messages import day, knows, label, language, phrase, phrases, plain, say, told
+from app.messages import (
+    conditions,
+    day,
+    feature,
+    knows,
+    label,
+    language,
+    phrase,
+    phrases,
+    plain,
+    say,
+    told,
+)
 from nba import tables
 from nba.errors import MissingError, NbaError
 
@@ -24,6 +36,7 @@ ALL, RATE, LINK = "all", "%", "link"
 LARGE = 1000  # from here on, thousands are set apart
 P_VALUES = ("p_value", "p_corrected", "p_heterogeneity", "p_srm")
 _UNIT_FORMAT = {"fraction": "percent", "probability 0-1": "percent", "probability": "percent"}
+_UNIT_FORMAT |= dict.fromkeys(("days", "seconds"), "localized")
 _TERM = {
     "lower": "interval",
     "upper": "interval",
@@ -63,6 +76,7 @@ _WORDED = {
     "step": "step",
     "source": "rests",
 }
+_READ: Mapping[str, Callable[[str], str]] = {"feature": feature, "segment": conditions}
 _TOLD = ("reason", "note", "rule", "estimand", "warning", "unit", "check", "scenario")
 
 
@@ -193,7 +207,7 @@ def table(
     for name, title in (titles or {}).items():
         config[name]["label"] = title
     st.dataframe(
-        worded(_rounded(_without_zone(shown.select(list(columns))))).to_pandas(),
+        worded(_rounded(_without_zone(shown.select(list(columns))), fields)).to_pandas(),
         hide_index=True,
         column_config=config,
         key=f"table_{key}",
@@ -370,11 +384,12 @@ def _without_zone(shown: pa.Table) -> pa.Table:
     return shown
 
 
-def _rounded(shown: pa.Table) -> pa.Table:
-    # Large numbers are read without decimals; the download keeps them.
+def _rounded(shown: pa.Table, fields: Mapping[str, tables.Field]) -> pa.Table:
+    # Large numbers are read without decimals, times with one; the download keeps them.
     for i, field in enumerate(shown.schema):
-        if _is_large(shown[i]):
-            shown = shown.set_column(i, field.name, pc.round(shown[i]))
+        is_time = pa.types.is_floating(field.type) and fields[field.name].unit in ("days", "seconds")
+        if is_time or _is_large(shown[i]):
+            shown = shown.set_column(i, field.name, pc.round(shown[i], 1 if is_time else 0))
     return shown
 
 
@@ -386,6 +401,8 @@ def worded(shown: pa.Table) -> pa.Table:
         if name in _WORDED:
             section = _WORDED[name]
             words = [None if v is None else label(section, v) for v in shown[i].to_pylist()]
+        elif name in _READ:
+            words = [None if v is None else _READ[name](v) for v in shown[i].to_pylist()]
         elif name in _TOLD and phrases(language()):
             words = [None if v is None else told(v) for v in shown[i].to_pylist()]
         else:

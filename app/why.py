@@ -6,6 +6,7 @@ import pyarrow as pa
 import streamlit as st
 
 from app.data import Reader
+from app.messages import feature as worded
 from app.messages import language, number, plain, say
 from nba import tracking
 from nba.errors import NbaError
@@ -44,7 +45,7 @@ def offer(reader: Reader, row: dict[str, Any], features: pa.Table, *, personal: 
     st.markdown(say("why.intro", treatment=plain(row["treatment_id"])))
     for name, value, moves in told[:TOP]:
         words = docs.get(name, "") if language() == "en" else ""
-        shown = words or name.removeprefix("f_").replace("_", " ")
+        shown = words or worded(name)
         key = "why.raises" if moves > 0 else "why.lowers"
         st.markdown(say(key, feature=plain(shown), value=number(float(value)), moves=f"{moves:+.2f}"))
 

@@ -53,6 +53,8 @@ PAGES: dict[str, tuple[str, str, str, str]] = {
 }
 REPEATS = 3
 
+# Rows that the step writes at once: 32,768 customers of a batch.
+_GROUPS = {"decisions": 32_768, "choices": 360_448, "features": 32_768}
 _BIG = {
     "customers": """
         select 'c' || printf('%020d', i) as customer_id, 'C' || i as external_id,
@@ -196,7 +198,8 @@ def _write(connection: Any, folder: Path, name: str, number: int, query: str) ->
     file = f"{name}/{900 + number:06d}-generated.parquet"
     path = folder / FOLDER / file
     path.parent.mkdir(parents=True, exist_ok=True)
-    connection.execute(f"copy ({query}) to '{path}' (format parquet, compression zstd)").fetchall()
+    form = f"format parquet, compression zstd, row_group_size {_GROUPS.get(name, 122_880)}"
+    connection.execute(f"copy ({query}) to '{path}' ({form})").fetchall()
     part = next(pq.ParquetFile(path).iter_batches(1000))
     faults = tables.BY_NAME[name].faults(pa.Table.from_batches([part]).replace_schema_metadata(None))
     wrong = [fault for fault in faults if "type" not in fault]

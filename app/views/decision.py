@@ -7,7 +7,8 @@ import streamlit as st
 
 from app import parts, story, why
 from app.data import Reader, where
-from app.messages import clock, number, percent, phrase, plain, say, told
+from app.messages import clock, label, language, number, percent, plain, say, told
+from app.messages import feature as worded
 from nba import settings, tables
 from nba.features.table import FEATURES
 from nba.plots import policies
@@ -193,12 +194,14 @@ def _features(found: pa.Table) -> None:
         st.caption(say("decision.features_note"))
         shown = pa.table(
             {
-                "feature": [name.removeprefix("f_").replace("_", " ") for name in names],
+                "feature": [worded(name) for name in names],
                 "value": pa.array([float(values[name]) for name in names], pa.float64()),
-                "unit": [phrase(known[name].unit) if name in known else "" for name in names],
-                "meaning": [phrase(known[name].doc) if name in known else "" for name in names],
+                "unit": [label("unit", known[name].unit) if name in known else "" for name in names],
+                "meaning": [known[name].doc if name in known else "" for name in names],
             }
         )
+        if language() != "en":  # rather none than one in another language
+            shown = shown.drop_columns(["meaning"])
         config = {name: st.column_config.Column(say(f"feature.{name}")) for name in shown.column_names}
         st.dataframe(shown.to_pandas(), hide_index=True, column_config=config, key="table_features")
         parts.download(shown, "features")

@@ -6,7 +6,7 @@ import streamlit as st
 
 from app import parts
 from app.data import Reader, where
-from app.messages import clock, label, number, plain, say
+from app.messages import age, clock, label, number, plain, say
 from nba import tables
 from nba.plots import policies
 
@@ -70,7 +70,7 @@ def _tables(reader: Reader) -> None:
     sizes = {row["table"]: row for row in shown.to_pylist()}
     cards = [
         (label("table", name), number(sizes[name]["n_rows"]), "",
-         say("health.behind", days=number(sizes[name]["days_behind"])))
+         say("health.behind", age=age(sizes[name]["days_behind"])))
         for name in ("customers", "orders", "events", "touches", "decisions")
         if name in sizes
     ]  # fmt: skip

@@ -7,6 +7,7 @@ import streamlit as st
 from app import parts
 from app.data import Reader, where
 from app.messages import day, number, percent, plain, say
+from app.messages import feature as worded
 from nba import plots, tables, tracking
 from nba.plots import insight
 
@@ -59,7 +60,7 @@ def _board(reader: Reader) -> None:
     for row in bad.to_pylist():
         text = say(
             f"check.{row['check'].replace(' ', '_')}",
-            subject=plain(row["subject"]),
+            subject=plain(worded(row["subject"]) if row["subject"].startswith("f_") else row["subject"]),
             value=number(row["value"]),
             limit=number(row["limit"]),
             share=percent(row["value"], digits=0),
@@ -104,14 +105,14 @@ def _why(reader: Reader) -> None:
     model = parts.choose(say("models.of"), ["response", "uplift"], "model", "models.of")
     shown = where(reader.table("summary_importance"), model=model)
     st.subheader(say("models.importance"), help=say("term.shap"))
-    parts.figure(plots.importance(shown, 15), "importance", say("alt.importance"))
+    parts.figure(plots.importance(parts.worded(shown), 15), "importance", say("alt.importance"))
     parts.download(shown, "importance")
     if model == "response" and reader.has("summary_dependence"):
         st.subheader(say("models.dependence"), help=say("term.shap"))
         st.caption(say("models.dependence_note"))
         found = reader.table("summary_dependence")
         for feature in dict.fromkeys(found["feature"].to_pylist()):
-            name = feature.removeprefix("f_").replace("_", " ")
+            name = worded(feature)
             drawn = insight.dependence(where(found, feature=feature), name)
             parts.figure(drawn, f"dependence_{feature}", say("alt.dependence", feature=name))
 
@@ -124,7 +125,7 @@ def _drift(reader: Reader) -> None:
     st.subheader(say("models.drift"), help=say("term.psi"))
     st.markdown(say("models.drifted", n=number(len(moved))) if moved else say("models.steady"))
     known = shown.filter(pc.is_valid(shown["psi"])).slice(0, 15)
-    parts.figure(insight.drift(known, DRIFTED), "drift", say("alt.drift"))
+    parts.figure(insight.drift(parts.worded(known), DRIFTED), "drift", say("alt.drift"))
     columns = ["feature", "psi", "mean_before", "mean_now", "unknown_before", "unknown_now"]
     parts.table(shown, columns, tables.SUMMARY_DRIFT, reader.currency, "drift")
 

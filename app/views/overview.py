@@ -7,7 +7,7 @@ import streamlit as st
 
 from app import parts
 from app.data import Reader, where
-from app.messages import day, label, number, percent, plain, say, told
+from app.messages import day, feature, label, number, percent, plain, say, told
 from nba import plots, tables
 from nba.plots import policies
 
@@ -126,8 +126,8 @@ def _alert(row: dict[str, Any], reader: Reader) -> None:
     text = say(
         f"alert.{kind}",
         subject=plain(" · ".join(label("limit", part) for part in subject.split())),
-        table=label("table", subject),
-        name=plain(subject),
+        table=plain(label("table", subject)),
+        name=plain(feature(subject) if kind == "drift" else subject),
         value=number(row["value"]),
         limit=number(row["limit"]),
         share=percent(row["value"], digits=0),

@@ -4,7 +4,7 @@ import streamlit as st
 
 from app import parts
 from app.data import Reader
-from app.messages import number, say
+from app.messages import conditions, number, say
 from nba import tables
 from nba.plots import policies
 
@@ -21,13 +21,13 @@ def draw(reader: Reader) -> None:
     words = {
         "segment": say("value.everybody")
         if worst["segment"] == "everybody"
-        else f"**{parts.safe(worst['segment'])}**",
+        else f"**{parts.safe(conditions(worst['segment']))}**",
         "n": number(worst["n"]),
         "nothing": number(worst["n_nothing"]),
         "blocked": number(worst["blocked"], reader.currency),
     }
     st.markdown(say("value.worst", **words))
-    parts.figure(policies.nothing(shown), "nothing", say("alt.nothing"))
+    parts.figure(policies.nothing(parts.worded(shown)), "nothing", say("alt.nothing"))
     columns = ["segment", "n", "n_nothing", "best", "blocked", "reason"]
     parts.table(shown, columns, tables.BY_NAME[NAME], reader.currency, NAME)
     st.caption(say("value.note"))

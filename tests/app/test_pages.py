@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from app import data, messages, parts, report
+from app import access, data, messages, parts, report
 from app.data import STEP
 from app.messages import LANGUAGES, phrases, say
 from app.messages import words as catalogue
@@ -268,12 +268,12 @@ def test_personal_data_are_shown_only_to_the_role(show, fresh) -> None:
     hidden = show(root, "decision", customer="c1")
     features = hidden.dataframe[-1].value
     assert "CRM\\-1" not in words(hidden)
-    assert "a acquisition store" not in features["feature"].tolist()
+    assert "acquisition store" not in features["feature"].tolist()
     with (root / "nba.toml").open("a", encoding="utf-8") as file:
         file.write('\n[app]\nopen_role = "approver"\n')
     shown = show(root, "decision", customer="c1")
     assert "CRM\\-1" in words(shown)
-    assert "a acquisition store" in shown.dataframe[-1].value["feature"].tolist()
+    assert "acquisition store" in shown.dataframe[-1].value["feature"].tolist()
 
 
 def test_who_must_sign_in_sees_nothing_before(show, fresh) -> None:
@@ -285,6 +285,38 @@ def test_who_must_sign_in_sees_nothing_before(show, fresh) -> None:
     assert say("access.unconfigured") in words(app)
     assert not app.metric
     assert not app.dataframe
+
+
+@pytest.mark.parametrize(
+    ("user", "said", "is_in", "sees"),
+    [
+        ({}, "access.asked", False, False),
+        ({"is_logged_in": True, "email": "ana@shop.example"}, "", True, True),
+        ({"is_logged_in": True, "email": "joe@shop.example"}, "", True, False),
+        ({"is_logged_in": True, "email": "joe@other.example"}, "access.refused", False, False),
+        (
+            {"is_logged_in": True, "email": "ana@shop.example", "email_verified": False},
+            "access.refused",
+            False,
+            False,
+        ),
+        ({"is_logged_in": True}, "access.refused", False, False),
+    ],
+)
+def test_whoever_signs_in_has_the_role_of_the_address(
+    show, fresh, monkeypatch, user, said, is_in, sees
+) -> None:
+    root = fresh()
+    with (root / "nba.toml").open("a", encoding="utf-8") as file:
+        file.write('\n[app]\nsign_in = true\nviewers = ["@shop.example"]\napprovers = ["ana@shop.example"]\n')
+    monkeypatch.setattr(access, "_is_configured", lambda: True)
+    monkeypatch.setattr("streamlit.user", user)
+    app = show(root, "overview" if not is_in else "decision", customer="c1")
+    assert not app.exception
+    assert bool(app.dataframe) == is_in
+    assert ("CRM\\-1" in words(app)) == sees
+    if said:
+        assert say(said, who="X").split("X")[-1] in words(app)
 
 
 def test_data_health_tells_the_tables_numbers(show, workspace) -> None:
