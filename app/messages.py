@@ -128,7 +128,13 @@ def conditions(text: str) -> str:
     if not phrases(language()):
         return text
     parts = [part.partition(": ") for part in text.split(", ")]
-    return ", ".join(f"{feature(name)}: {told(rest)}" if rest else told(name) for name, _, rest in parts)
+    return ", ".join(
+        f"{feature(name)}: {re.sub(_NUMBER, lambda n: _local(n[0]), told(rest))}" if rest else told(name)
+        for name, _, rest in parts
+    )
+
+
+_NUMBER = r"-?\d[\d.,]*"
 
 
 def plain(text: object) -> str:

@@ -2,6 +2,7 @@
 
 import io
 import logging
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -34,6 +35,8 @@ from nba.errors import MissingError, NbaError
 READER, ROLE = "reader", "role"
 ALL, RATE, LINK = "all", "%", "link"
 LARGE = 1000  # from here on, thousands are set apart
+SCORES = ("auc", "log_loss", "log_loss_constant", "qini", "qini_lower", "qini_upper")
+MIXED = "as the"  # units that differ from row to row
 P_VALUES = ("p_value", "p_corrected", "p_heterogeneity", "p_srm")
 _UNIT_FORMAT = {"fraction": "percent", "probability 0-1": "percent", "probability": "percent"}
 _UNIT_FORMAT |= dict.fromkeys(("days", "seconds"), "localized")
@@ -61,6 +64,8 @@ _TERM = {
     "p_alive": "alive",
     "clv": "clv",
 }
+# Long texts that a figure above the table shows in full.
+_NARROW = (("value_finder", "segment"),)
 # Columns whose values are our own words: column to the section of the catalogue that words them.
 _WORDED = {
     "verdict": "verdict",
@@ -76,7 +81,11 @@ _WORDED = {
     "step": "step",
     "source": "rests",
 }
-_READ: Mapping[str, Callable[[str], str]] = {"feature": feature, "segment": conditions}
+_READ: Mapping[str, Callable[[str], str]] = {
+    "feature": feature,
+    "segment": conditions,
+    "subject": lambda name: feature(name) if name.startswith("f_") else name,
+}
 _TOLD = ("reason", "note", "rule", "estimand", "warning", "unit", "check", "scenario")
 
 
@@ -126,7 +135,7 @@ def numbers(*shown: tuple[str, str, str, str]) -> None:
     """
     with st.container(horizontal=True, gap="small"):
         for title, value, meaning, note in shown:
-            with st.container(width=CARD, gap=None):
+            with st.container(width=CARD if len(value) <= LONG else WIDTH, gap=None):
                 st.metric(title, value, help=meaning or None)
                 if note:
                     st.caption(note)
@@ -151,9 +160,9 @@ def choose(
         where: Container to draw in.
         help: Tooltip.
     """
-    asked = st.query_params.get(key)
-    if st.session_state.get(key) not in options:
-        st.session_state[key] = asked if asked in options else options[0]
+    asked, stands = st.query_params.get(key), st.session_state.get(key)
+    # Always set: what another page left under the same name is not the choice of this page's widget.
+    st.session_state[key] = next((name for name in (stands, asked) if name in options), options[0])
     is_short = bool(prefix) and len(options) <= SEGMENTS
     draw = (where or st).segmented_control if is_short else (where or st).selectbox
     more = {"required": True} if is_short else {}
@@ -170,7 +179,10 @@ def choose(
     return str(shown)
 
 
+WIDTH = 270  # pixels of a long text
 CARD = 180  # pixels of a single number
+WHOLE = 16  # rows of a table that shows without scrolling
+LONG = 10  # characters that fit into it
 SEGMENTS = 7  # more options than these go into a list
 
 
@@ -212,6 +224,7 @@ def table(
         column_config=config,
         key=f"table_{key}",
         placeholder="–",
+        height="content" if shown.num_rows <= WHOLE else "auto",
     )
     download(shown, key)
 
@@ -278,7 +291,7 @@ _TEXTS = ("x", "y", "name", "text", "customdata", "label", "labels")
 
 def _texts(found: Any) -> Any:
     if isinstance(found, str):
-        return found.replace("<", "&lt;")
+        return re.sub("<(?!br>)", "&lt;", found)  # our own figures break long names
     if isinstance(found, np.ndarray):
         if found.dtype.kind not in "OUT" or not any("<" in str(one) for one in found.ravel()):
             return found
@@ -387,8 +400,9 @@ def _without_zone(shown: pa.Table) -> pa.Table:
 def _rounded(shown: pa.Table, fields: Mapping[str, tables.Field]) -> pa.Table:
     # Large numbers are read without decimals, times with one; the download keeps them.
     for i, field in enumerate(shown.schema):
-        is_time = pa.types.is_floating(field.type) and fields[field.name].unit in ("days", "seconds")
-        if is_time or _is_large(shown[i]):
+        unit = fields[field.name].unit
+        is_time = pa.types.is_floating(field.type) and unit in ("days", "seconds")
+        if is_time or (_is_large(shown[i]) and not unit.startswith(MIXED)):
             shown = shown.set_column(i, field.name, pc.round(shown[i], 1 if is_time else 0))
     return shown
 
@@ -427,14 +441,17 @@ def _column(field: tables.Field, table: str, currency: str, names: str, large: b
         unit = currency if field.unit == "money" else names if "metric" in field.unit else ""
         if unit == RATE:
             return st.column_config.NumberColumn(title, help=meaning, format="percent")
-        plain_form = "localized" if large or language() != "en" else "%.2f" if unit else "%.4g"
-        shown = "%.3f" if field.name in P_VALUES else _UNIT_FORMAT.get(field.unit, plain_form)
+        is_plain = large or language() != "en" or field.unit.startswith(MIXED) or field.name in SCORES
+        plain_form = "localized" if is_plain else "%.2f" if unit else "%.4g"
+        known = plain_form if field.name in SCORES else _UNIT_FORMAT.get(field.unit, plain_form)
+        shown = "%.3f" if field.name in P_VALUES else known
         return st.column_config.NumberColumn(
             f"{title} ({unit})" if unit else title, help=meaning, format=shown
         )
     if field.name == LINK:
         return st.column_config.LinkColumn(title, help=meaning, display_text=say("open"))
-    return st.column_config.TextColumn(title, help=meaning)
+    width = WIDTH if (table, field.name) in _NARROW else None
+    return st.column_config.TextColumn(title, help=meaning, width=width)
 
 
 def title_of(name: str, table: str = "") -> str:
@@ -455,11 +472,12 @@ def document(text: str) -> str:
 
     Example:
         >>> print(document("# A\n| [x](http://y) | <b> |"))
-        # A
+        #### A
         | \[x\](http://y) | &lt;b> |
     """
     out = []
-    for i, piece in enumerate(text.split("`")):
+    smaller = re.sub(r"^(#+) ", r"###\1 ", text, flags=re.MULTILINE)  # it stands within a page
+    for i, piece in enumerate(smaller.split("`")):
         # What stands between backquotes shows as it is.
         out.append(piece if i % 2 else piece.translate(_INERT))
     return "`".join(out)

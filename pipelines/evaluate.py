@@ -292,6 +292,7 @@ def _value_finder(context: Context, champion: Model) -> pa.Table:
             {
                 "batch_id": batch_id, "segment": segment.rule, "n": segment.n, "n_nothing": segment.n_nothing,
                 "best": segment.best, "blocked": segment.blocked,
+                "blocked_total": segment.blocked * segment.n,
                 "reason": max(sorted(set(why)), key=why.count) if why else "",
             }
         )  # fmt: skip

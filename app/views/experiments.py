@@ -10,6 +10,7 @@ from app import parts, planner, report
 from app.data import Reader, where
 from app.messages import day, knows, label, number, percent, plain, say, told
 from nba import plots, tables
+from nba.experiments.decision import EARLY
 from nba.plots import readings
 
 MONEY = ("margin", "revenue", "cost", "reward", "basket")
@@ -79,7 +80,7 @@ def _verdicts(reader: Reader, experiment: str) -> None:
             "verdict": label("verdict", row["verdict"]),
             "reason": plain(_sentence_case(told(row["reason"]))),
         }
-        early = f" {say('experiments.early')}" if row["is_early"] else ""
+        early = f" {say('experiments.early')}" if row["is_early"] and EARLY not in row["reason"] else ""
         st.markdown(f"{say('experiments.verdict', **words)}{early}", help=say("term.verdict"))
     if rows:
         ends = rows[0]["ends_at"]

@@ -104,7 +104,7 @@ def _identity(reader: Reader) -> None:
         parts.numbers(
             *(
                 (say(f"health.{name}"), number(numbers[name]), "", "")
-                for name in ("customers", "customers_known", "merges", "splits", "links_refused", "largest")
+                for name in ("customers_known", "merges", "splits", "links_refused", "largest")
                 if name in numbers
             )
         )

@@ -47,8 +47,8 @@ def _board(reader: Reader) -> None:
     st.subheader(say("models.board"))
     st.caption(say("models.board_note", command=f"nba mlflow {reader.root}"))
     shown = _linked(reader)
-    columns = ["version", "alias", "trained_at", "n_examples", "auc", "log_loss", "log_loss_constant", "ece"]
-    columns += ["qini", "qini_lower", "qini_upper", "link"]
+    columns = ["version", "alias", "link", "trained_at", "n_examples", "auc", "log_loss", "log_loss_constant"]
+    columns += ["ece", "qini", "qini_lower", "qini_upper"]
     parts.table(shown, columns, tables.SUMMARY_MODELS, reader.currency, "models")
     if not reader.has("summary_checks"):
         return
@@ -111,10 +111,12 @@ def _why(reader: Reader) -> None:
         st.subheader(say("models.dependence"), help=say("term.shap"))
         st.caption(say("models.dependence_note"))
         found = reader.table("summary_dependence")
-        for feature in dict.fromkeys(found["feature"].to_pylist()):
+        halves = st.columns(2)
+        for place, feature in enumerate(dict.fromkeys(found["feature"].to_pylist())):
             name = worded(feature)
             drawn = insight.dependence(where(found, feature=feature), name)
-            parts.figure(drawn, f"dependence_{feature}", say("alt.dependence", feature=name))
+            with halves[place % 2]:
+                parts.figure(drawn, f"dependence_{feature}", say("alt.dependence", feature=name))
 
 
 def _drift(reader: Reader) -> None:

@@ -1,6 +1,7 @@
 """Policy: what it sends to whom, how candidates rank, what limits are worth, and what others would earn."""
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import streamlit as st
 
 from app import parts, scenario
@@ -90,8 +91,9 @@ def _arbitration(reader: Reader, arm: str) -> None:
     found = reader.table("summary_removed")
     found = found if arm == parts.ALL else where(found, arm=arm)
     parts.figure(policies.removed(found), "removed", say("alt.removed"))
+    gone = found.filter(pc.not_equal(found["reason"], "")).sort_by([("n", "descending")])
     parts.table(
-        found, ["arm", "treatment_id", "reason", "n"], tables.SUMMARY_REMOVED, reader.currency, "removed"
+        gone, ["arm", "treatment_id", "reason", "n"], tables.SUMMARY_REMOVED, reader.currency, "removed"
     )
 
 

@@ -28,7 +28,7 @@ def draw(reader: Reader) -> None:
     }
     st.markdown(say("value.worst", **words))
     parts.figure(policies.nothing(parts.worded(shown)), "nothing", say("alt.nothing"))
-    columns = ["segment", "n", "n_nothing", "best", "blocked", "reason"]
+    columns = ["segment", "n", "n_nothing", "reason", "best", "blocked", "blocked_total"]
     parts.table(shown, columns, tables.BY_NAME[NAME], reader.currency, NAME)
     st.caption(say("value.note"))
 

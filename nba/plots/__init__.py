@@ -87,7 +87,7 @@ def importance(table: pa.Table, top: int = 20) -> go.Figure:
         top: How many to show.
     """
     data = style.columns(table, "importance", ("feature", "importance"))
-    figure = style.figure("Importance", "")
+    figure = style.figure("Mean absolute SHAP value", "")
     if not table.num_rows:
         return style.empty(figure)
     best = np.argsort(-data["importance"], kind="stable")[:top][::-1]
@@ -117,7 +117,7 @@ def uplift_deciles(table: pa.Table) -> go.Figure:
         x=data["decile"],
         y=data["observed"],
         name="measured",
-        marker={"color": style.BLUE, "opacity": 0.75},
+        marker={"color": style.BLUE, "opacity": 0.5},
         error_y=style.whiskers(data["observed"], data["lower"], data["upper"]),
         customdata=np.column_stack([data["n"], data["lower"], data["upper"]]),
         hovertemplate="measured %{y:.2%} (%{customdata[1]:.2%} to %{customdata[2]:.2%})"

@@ -157,9 +157,7 @@ def candidates(table: pa.Table, currency: str = "", chosen: str = "") -> go.Figu
                 "symbol": style.MARK[number % len(style.MARK)],
                 "line": {"width": ringed, "color": style.RING},
             },
-            error_x={
-                **style.whiskers(worth[own], worth[own] - half, worth[own] + half), "color": style.GREY
-            },
+            error_x=style.whiskers(worth[own], worth[own] - half, worth[own] + half),
             customdata=data["p_action"][own],
             hovertemplate="%{x:+.3g}; chosen with chance %{customdata:.1%}<extra>%{y}</extra>",
         )  # fmt: skip
@@ -281,4 +279,6 @@ def nothing(table: pa.Table) -> go.Figure:
             marker={"color": colour, "pattern": {"shape": shape}},
             hovertemplate="%{x:,.0f}<extra>%{y}: %{fullData.name}</extra>",
         )
-    return figure.update_layout(barmode="stack", height=max(240, 36 * len(names) + 120))
+    # One condition to a line, so that names leave room for the bars.
+    figure.update_yaxes(tickvals=names, ticktext=[name.replace(", ", ",<br>") for name in names])
+    return figure.update_layout(barmode="stack", height=max(240, 56 * len(names) + 120))

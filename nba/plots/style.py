@@ -121,6 +121,7 @@ def whiskers(middle: NDArray[Any], lower: NDArray[Any], upper: NDArray[Any]) -> 
         "arrayminus": middle - lower,
         "thickness": 1.5,
         "width": 4,
+        "color": GREY,  # seen on light and dark
     }
 
 

@@ -66,6 +66,7 @@ VALUE_FINDER = Table(
         f.count("n_nothing", "of these, customers without any eligible treatment of positive value", low=0),
         f.money("best", "believed net value of the best eligible treatment, mean"),
         f.money("blocked", "what the best treatment that a rule removed would add, mean", low=0.0),
+        f.money("blocked_total", "that, over all customers of the segment", low=0.0, nullable=True),
         f.text("reason", "rule that removes most treatments of these customers; empty if none does"),
     ),
 )

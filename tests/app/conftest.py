@@ -398,10 +398,10 @@ def _gathered() -> dict[str, list[dict[str, Any]]]:
         ],
         "clv_deciles": [decile | {"decile": d, "forecast": 4.0 * d, "observed": 3.0 * d} for d in (1, 2)],
         "value_finder": [
-            {"batch_id": "b3", "segment": "orders 28 at most 1", "n": 100, "n_nothing": 60, "best": 0.2,
-             "blocked": 1.5, "reason": "no consent"},
-            {"batch_id": "b3", "segment": "orders 28 above 1", "n": 50, "n_nothing": 5, "best": 2.0,
-             "blocked": 0.1, "reason": ""},
+            {"batch_id": "b3", "segment": "orders in 28 days: at most 1", "n": 100, "n_nothing": 60,
+             "best": 0.2, "blocked": 1.5, "blocked_total": 150.0, "reason": "no consent"},
+            {"batch_id": "b3", "segment": "orders in 28 days: at least 2", "n": 50, "n_nothing": 5,
+             "best": 2.0, "blocked": 0.1, "reason": ""},
         ],
     }  # fmt: skip
     return found

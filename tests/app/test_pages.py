@@ -17,7 +17,7 @@ from app.messages import LANGUAGES, phrases, say
 from app.messages import words as catalogue
 from nba import plots, settings, tables
 from nba.attribution import incremental
-from nba.experiments import planning
+from nba.experiments import decision, planning
 from nba.history import History
 from nba.models import clv_counts, clv_spend
 from nba.serving import whatif
@@ -365,7 +365,7 @@ def test_nights_and_their_checks_are_shown_and_a_failed_one_is_urgent(show, fres
 def test_a_model_card_is_shown_and_nothing_in_it_acts(show, workspace) -> None:
     app = show(workspace, "models", view="card")
     assert not app.exception
-    (card,) = (m.value for m in app.markdown if m.value.startswith("# Model"))
+    (card,) = (m.value for m in app.markdown if m.value.startswith("#### Model"))
     assert "| \\[x\\](http://y) |" in card
 
 
@@ -381,7 +381,7 @@ def test_models_tell_the_tables_numbers(show, workspace) -> None:
         assert not app.exception
         assert not app.error
         assert figures(app) == count
-    assert "**1** features have moved" in words(app)
+    assert "should be trained again: **1**" in words(app)
 
 
 def test_lifetime_value_tells_the_tables_numbers(show, workspace) -> None:
@@ -488,7 +488,12 @@ def hostile(workspace: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     made = {}
     for name, columns in HOSTILE.items():
         rows = history.table(name).to_pylist()
-        changed = [row | {c: f"{NASTY}{row[c]}" for c in columns if row[c] not in KEPT} for row in rows]
+        changed = [
+            row | {c: f"{NASTY}{row[c]}" for c in columns if row[c] not in KEPT}
+            if row.get("measure", "path") == "path"
+            else row
+            for row in rows
+        ]
         made[name] = tables.BY_NAME[name].build(changed)
     history.commit(replace=made)
     return root
@@ -550,8 +555,10 @@ def test_a_download_holds_no_formula_and_numbers_as_they_are() -> None:
 def test_the_report_of_an_experiment_holds_data_as_text(show, workspace, monkeypatch) -> None:
     bad = "</script><img src=x onerror=alert(1)>"
     reader = data.read(workspace)
-    rows = [row | {"arm": bad} for row in reader.rows("summary_effects")]
-    looks = [row | {"arm": bad} for row in reader.rows("looks")]
+    rows, looks = (
+        [row | {"arm": bad} if row["arm"] == "policy" else row for row in reader.rows(name)]
+        for name in ("summary_effects", "looks")
+    )
     found = {"summary_effects": tables.SUMMARY_EFFECTS.build(rows), "looks": tables.LOOKS.build(looks)}
     monkeypatch.setattr(data.Reader, "table", lambda _, name: found.get(name, tables.READOUTS.empty()))
     monkeypatch.setattr(data.Reader, "moment", lambda *_: None)
@@ -615,6 +622,27 @@ def test_reasons_of_attribution_and_value_are_told_in_spanish(monkeypatch: pytes
         told = messages.told(reason)
         assert told != reason
         assert not {"needed", "the", "are", "is"} & set(re.findall(r"[a-z]+", told)), told
+
+
+def test_reasons_of_verdicts_are_told_in_spanish(monkeypatch: pytest.MonkeyPatch) -> None:
+    def shown(name: str, lower: float, upper: float) -> decision.Shown:
+        return decision.Shown(name, lower, upper, 0.3)
+
+    guards = [shown("opt_outs", *ends) for ends in ((-0.9, -0.4), (-0.9, 0.1), (-0.1, 0.1))]
+    found = [
+        decision.decide(shown("margin", *ends), kept, is_over=is_over, unit="EUR")
+        for ends in ((0.2, 0.9), (-0.9, -0.2), (-0.2, 0.1), (-0.2, 0.9))
+        for kept in ((), *((guard,) for guard in guards))
+        for is_over in (True, False)
+    ]
+    ship, harm = (next(d for d in found if d.verdict.value == v) for v in ("ship", "stop: harm"))
+    reasons = {d.reason for d in [*found, decision.follow([ship, harm])]}
+    assert len(reasons) > 10
+    monkeypatch.setattr(messages, "language", lambda: "es")
+    english = {"the", "its", "rose", "fell", "could", "would", "not", "this", "and"}
+    for reason in reasons:
+        told = messages.told(reason)
+        assert not english & set(re.findall(r"[a-z]+", told.lower())), told
 
 
 def test_every_phrase_of_a_figure_is_in_every_language() -> None:
