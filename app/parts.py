@@ -4,6 +4,7 @@ import io
 import logging
 import re
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -31,6 +32,7 @@ from app.messages import (
 )
 from nba import tables
 from nba.errors import MissingError, NbaError
+from nba.policy import eligibility
 
 READER, ROLE = "reader", "role"
 ALL, RATE, LINK = "all", "%", "link"
@@ -79,6 +81,7 @@ _WORDED = {
     "check": "check_name",
     "alert": "alert_name",
     "step": "step",
+    "stage": "stage",
     "source": "rests",
 }
 _READ: Mapping[str, Callable[[str], str]] = {
@@ -227,6 +230,18 @@ def table(
         height="content" if shown.num_rows <= WHOLE else "auto",
     )
     download(shown, key)
+
+
+def staged(shown: pa.Table, contract: tables.Table, reader: Reader) -> tuple[pa.Table, tables.Table]:
+    """Add the stage of the engagement policy to which each rule in `reason` belongs.
+
+    Returns:
+        The rows, and the contract with that column.
+    """
+    stages = dict(eligibility.reasons(reader.config.engagement))
+    found = pa.array([stages.get(rule, "") for rule in shown["reason"].to_pylist()], pa.string())
+    field = next(f for f in tables.REMOVALS.fields if f.name == "stage")
+    return shown.append_column("stage", found), replace(contract, fields=(*contract.fields, field))
 
 
 def download(shown: pa.Table, key: str, title: str = "download") -> None:

@@ -15,7 +15,7 @@ from nba.plots import policies
 
 FEW = 12  # decisions whose outcomes are all shown at once
 CUSTOMER, DECISION = "customer", "decision"
-CANDIDATES = ["treatment_id", "is_eligible", "reason", "mean", "se", "price", "p_action"]
+CANDIDATES = ["treatment_id", "is_eligible", "stage", "reason", "mean", "se", "price", "p_action"]
 EARLIER = ["decided_at", "arm", "treatment_id", "p_action", "expected_value", "reason"]
 OUTCOMES = ["decision_id", "is_delivered", "is_response", "is_click", "is_unsubscribe", "reward", "closed_at"]
 
@@ -139,7 +139,8 @@ def _candidates(reader: Reader, row: dict[str, Any]) -> None:
     removed = [r for r in shown.to_pylist() if not r["is_eligible"]]
     kept = shown.num_rows - len(removed)
     st.markdown(say("decision.count", kept=number(kept), all=number(shown.num_rows)))
-    parts.table(shown, CANDIDATES, tables.CHOICES, reader.currency, "candidates")
+    listed, contract = parts.staged(shown, tables.CHOICES, reader)
+    parts.table(listed, CANDIDATES, contract, reader.currency, "candidates")
 
 
 def _with_channel(shown: pa.Table, reader: Reader) -> pa.Table:

@@ -92,9 +92,8 @@ def _arbitration(reader: Reader, arm: str) -> None:
     found = found if arm == parts.ALL else where(found, arm=arm)
     parts.figure(policies.removed(found), "removed", say("alt.removed"))
     gone = found.filter(pc.not_equal(found["reason"], "")).sort_by([("n", "descending")])
-    parts.table(
-        gone, ["arm", "treatment_id", "reason", "n"], tables.SUMMARY_REMOVED, reader.currency, "removed"
-    )
+    gone, contract = parts.staged(gone, tables.SUMMARY_REMOVED, reader)
+    parts.table(gone, ["arm", "treatment_id", "stage", "reason", "n"], contract, reader.currency, "removed")
 
 
 def _prices(reader: Reader, arm: str) -> None:

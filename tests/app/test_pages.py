@@ -249,6 +249,7 @@ def test_a_decision_tells_the_tables_numbers(show, workspace) -> None:
     assert row["treatment_id"].replace("_", "\\_") in text
     candidates = app.dataframe[0].value
     assert len(candidates) == 5
+    assert set(candidates["stage"]) == {""}
     assert candidates["p_action"].sum() == pytest.approx(1.0)
     assert len(app.dataframe[1].value) == 4  # its decisions in all batches
     app.text_input(key="customer").set_value("nobody").run()
