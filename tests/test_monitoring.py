@@ -81,3 +81,42 @@ def test_a_sound_workspace_is_ok(tmp_path):
     )
     known = {key: row["status"] for key, row in found.items() if key != ("data is fresh", "events")}
     assert set(known.values()) == {"ok"}
+
+
+def test_a_value_that_drops_features_that_move_and_uneven_arms_are_warned_of(tmp_path):
+    believed = [
+        {
+            **row,
+            "policy_id": "softmax",
+            "arm": arm,
+            "expected_value": worth,
+            "decision_id": f"{arm}{batch}{i}",
+        }
+        for arm, values in (("policy", (2.0, 0.9)), ("other", (2.0, 1.1)))
+        for batch, days, worth in zip(("b1", "b2"), (11, 4), values)
+        for i, row in enumerate(decisions(batch, days, contacts=5))
+    ]
+    features = [
+        {"customer_id": f"c{i}", "as_of": ago(days), "f_moves": float(i + moved), "f_stays": float(i)}
+        for days, moved in ((11, 0), (4, 150))
+        for i in range(200)
+    ]
+    readout = {"arm": "policy", "control": "holdout", "unit": "customer", "metric": "value", "reason": ""}
+    readout |= {"verdict": "keep running", "is_early": True, "n_looks": 1, "rule": "", "estimand": ""}
+    found = look(
+        tmp_path,
+        decisions=believed,
+        features=features,
+        readouts=[
+            readout | {"experiment_id": "e1", "p_srm": 1e-5},
+            readout | {"experiment_id": "e2", "p_srm": 0.4},
+        ],
+    )
+    status = {key: row["status"] for key, row in found.items()}
+    assert status["value holds", "policy"] == "warning"
+    assert status["value holds", "other"] == "ok"
+    assert found["value holds", "policy"]["limit"] == 1.0
+    assert status["features are stable", "f_moves"] == "warning"
+    assert status["features are stable", "f_stays"] == "ok"
+    assert status["arms are even", "e1"] == "warning"
+    assert status["arms are even", "e2"] == "ok"
