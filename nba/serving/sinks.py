@@ -215,9 +215,9 @@ def _lines(batch: pa.RecordBatch) -> bytes:
 
 def _text(column: pa.Array) -> pa.Array:
     if pa.types.is_timestamp(column.type):
-        # The same few moments in all rows.
-        coded = column.dictionary_encode()
-        return pc.fill_null(coded.dictionary.cast(pa.string()).take(coded.indices), "\\N")
+        # Written without a zone, which is looked up for every value, and told to be UTC.
+        clock = column.cast(pa.timestamp("us")).cast(pa.string())
+        return pc.fill_null(pc.binary_join_element_wise(clock, "Z", ""), "\\N")
     if not pa.types.is_string(column.type):
         return pc.fill_null(column.cast(pa.string()), "\\N")
     letters = column.buffers()[2]
