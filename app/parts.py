@@ -317,7 +317,7 @@ def _texts(found: Any) -> Any:
 # Figures whose legend holds our own words; in all others it holds the company's names.
 OWN = (
     *("calibration", "qini", "uplift", "nothing", "ranking", "detectable", "removed", "caused"),
-    *("deciles", "drift"),
+    *("deciles", "drift", "versions"),
 )
 
 

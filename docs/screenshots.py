@@ -27,10 +27,13 @@ PAGES = {
     "decision": ("decision", ".js-plotly-plot"),
     "value": ("value", ".js-plotly-plot"),
     "models": ("models?view=quality", ".js-plotly-plot"),
-    "health": ("health", "text=How full and how fresh"),
+    "health": ("health", ".js-plotly-plot"),
     "people": ("health?view=people", ".js-plotly-plot"),
     "overview-es": ("?lang=es", ".js-plotly-plot"),
 }
+# The script has run, and no part is still being loaded.
+SETTLED = """() => document.querySelector('[data-testid=stApp]')?.dataset.testScriptState === 'notRunning'
+    && !document.querySelector('[data-testid=stSkeleton]')"""
 WIDTH, HEIGHT, SCALE = 1440, 1100, 0.75
 
 
@@ -64,7 +67,8 @@ def main(workspace: Path) -> None:
                 )
                 tab.goto(f"http://127.0.0.1:{port}/{where}")
                 tab.locator(mark).first.wait_for(timeout=60_000)
-                tab.wait_for_timeout(2500)
+                tab.wait_for_function(SETTLED, timeout=60_000)
+                tab.wait_for_timeout(1500)  # for figures to be drawn whole
                 tab.screenshot(path=str(FOLDER / f"{name}.png"))
                 tab.close()
             browser.close()

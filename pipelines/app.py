@@ -53,15 +53,24 @@ def served(workspace: Path, *, patience: float = 60.0) -> Iterator[str]:
     )
     address = f"http://127.0.0.1:{port}"
     try:
-        begun = time.monotonic()
-        while not _answers(f"{address}/_stcore/health"):
-            if time.monotonic() - begun > patience or process.poll() is not None:
-                raise NbaError(f"the app did not answer on port {port} within {patience:g} s")
-            time.sleep(0.25)
+        wait_for(address, process, patience=patience)
         yield address
     finally:
         process.terminate()
         process.wait(10)
+
+
+def wait_for(address: str, process: subprocess.Popen[bytes], *, patience: float = 60.0) -> None:
+    """Wait until a Streamlit server answers.
+
+    Raises:
+        NbaError: when it ends, or does not answer in time.
+    """
+    begun = time.monotonic()
+    while not _answers(f"{address}/_stcore/health"):
+        if time.monotonic() - begun > patience or process.poll() is not None:
+            raise NbaError(f"the app did not answer at {address} within {patience:g} s")
+        time.sleep(0.25)
 
 
 def _answers(address: str) -> bool:

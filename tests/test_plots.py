@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from functools import partial
 
 import numpy as np
 import plotly.graph_objects as go
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 
 from nba import plots, tables
 from nba.errors import DataError
+from nba.plots import insight, policies
 
 START = datetime(2026, 3, 2, tzinfo=UTC)
 
@@ -68,6 +70,15 @@ CLV_GRID = pa.table(
     {"repeats": ["0", "10+"], "quiet": ["0-29", "365+"], "repeats_from": [0, 10], "quiet_from": [0, 365],
      "n": [7, 3], "p_alive": [0.9, 0.1]}
 )  # fmt: skip
+
+
+def sample(name: str, **known: object) -> pa.Table:
+    """Invented rows of a table of the contract, with the values given."""
+    contract = tables.BY_NAME[name]
+    rows = contract.sample(3, np.random.default_rng(4)).to_pylist()
+    return contract.build([row | known for row in rows])
+
+
 DRAWN: dict[str, tuple[Callable[..., go.Figure], pa.Table]] = {
     "calibration": (plots.calibration, CALIBRATION),
     "clv_origins": (plots.clv_origins, CLV_SCORES),
@@ -83,6 +94,14 @@ DRAWN: dict[str, tuple[Callable[..., go.Figure], pa.Table]] = {
     "clv": (plots.clv, CLV),
     "prices": (plots.prices, tables.BATCHES.sample(6, np.random.default_rng(2))),
     "policy_values": (plots.policy_values, tables.POLICY_VALUES.sample(4, np.random.default_rng(3))),
+    "candidates": (policies.candidates, sample("choices", is_eligible=True, mean=1.0)),
+    "nothing": (policies.nothing, sample("value_finder")),
+    "removed": (policies.removed, sample("summary_removed")),
+    "ranking": (policies.ranking, sample("summary_arbitration", value=2.0, priority=1.0)),
+    "dependence": (partial(insight.dependence, feature="visits"), sample("summary_dependence")),
+    "drift": (partial(insight.drift, limit=0.25), sample("summary_drift", psi=0.3)),
+    "versions": (insight.versions, sample("summary_models", qini=0.1, qini_lower=0.0, qini_upper=0.2)),
+    "freshness": (insight.freshness, sample("summary_tables", days_behind=3.0)),
 }
 
 

@@ -8,7 +8,7 @@ from app import parts
 from app.data import Reader, where
 from app.messages import age, clock, label, number, plain, say
 from nba import tables
-from nba.plots import policies
+from nba.plots import insight, policies
 
 VIEWS = ("data", "people", "runs")
 
@@ -75,6 +75,7 @@ def _tables(reader: Reader) -> None:
         if name in sizes
     ]  # fmt: skip
     parts.numbers(*cards)
+    parts.figure(insight.freshness(parts.worded(shown)), "freshness", say("alt.freshness"))
     columns = ["table", "n_rows", "newest_at", "days_behind"]
     parts.table(shown, columns, tables.SUMMARY_TABLES, reader.currency, "tables")
 

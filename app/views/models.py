@@ -47,6 +47,7 @@ def _board(reader: Reader) -> None:
     st.subheader(say("models.board"))
     st.caption(say("models.board_note", command=f"nba mlflow {reader.root}"))
     shown = _linked(reader)
+    parts.figure(insight.versions(shown), "versions", say("alt.versions"))
     columns = ["version", "alias", "link", "trained_at", "n_examples", "auc", "log_loss", "log_loss_constant"]
     columns += ["ece", "qini", "qini_lower", "qini_upper"]
     parts.table(shown, columns, tables.SUMMARY_MODELS, reader.currency, "models")

@@ -61,3 +61,58 @@ def drift(table: pa.Table, limit: float) -> go.Figure:
     )
     figure.add_vline(x=limit, line=style.dashed())
     return figure.update_layout(height=max(220, 26 * len(names) + 90))
+
+
+def versions(table: pa.Table) -> go.Figure:
+    """Draw how well each version finds whom contact changes, with intervals; the champion in another colour.
+
+    Args:
+        table: Columns version, alias, qini, qini_lower, qini_upper (NaN where unknown) and auc.
+    """
+    names = ("version", "alias", "qini", "qini_lower", "qini_upper", "auc")
+    data = style.columns(table, "models", names)
+    figure = style.figure("Version", "Uplift found (Qini)")
+    known = ~np.isnan(data["qini"])
+    if not known.any():
+        return style.empty(figure)
+    is_champion = np.array(["champion" in str(alias) for alias in data["alias"]])
+    for name, rows, colour, mark in (
+        ("champion", known & is_champion, style.ORANGE, "diamond"),
+        ("other versions", known & ~is_champion, style.BLUE, "circle"),
+    ):
+        y, low, high = (data[column][rows] for column in ("qini", "qini_lower", "qini_upper"))
+        figure.add_scatter(
+            x=data["version"][rows],
+            y=y,
+            mode="markers",
+            name=name,
+            marker={"color": colour, "symbol": mark, "size": 11},
+            error_y=style.whiskers(y, low, high),
+            customdata=data["auc"][rows],
+            hovertemplate="%{y:.3f}<br>AUC %{customdata:.3f}<extra>%{fullData.name} %{x}</extra>",
+        )
+    figure.update_xaxes(dtick=1 if known.sum() <= style.MAX_TICKS else None)
+    return style.zero_line(figure.update_layout(height=280), "h")
+
+
+def freshness(table: pa.Table) -> go.Figure:
+    """Draw how old the newest row of each table is, oldest on top.
+
+    Args:
+        table: Columns table, days_behind (NaN where unknown), n_rows.
+    """
+    data = style.columns(table, "summary_tables", ("table", "days_behind", "n_rows"))
+    figure = style.figure("Days since the newest row", "")
+    known = np.flatnonzero(~np.isnan(data["days_behind"]))
+    if not len(known):
+        return style.empty(figure)
+    order = known[np.argsort(data["days_behind"][known], kind="stable")]
+    figure.add_bar(
+        x=data["days_behind"][order],
+        y=data["table"][order],
+        orientation="h",
+        marker={"color": style.BLUE},
+        customdata=data["n_rows"][order],
+        hovertemplate="%{y}: %{x:.1f} days, %{customdata:,.0f}<extra></extra>",
+    )
+    return figure.update_layout(height=max(200, 26 * len(order) + 90))

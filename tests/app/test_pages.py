@@ -69,7 +69,7 @@ def test_page_shows_its_content(show, workspace, page) -> None:
     assert not app.exception
     assert not app.error
     assert PAGES[page][1] in words(app)
-    assert figures(app) or page in ("models", "health")
+    assert figures(app)
     assert app.dataframe
 
 
