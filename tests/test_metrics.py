@@ -116,9 +116,9 @@ def test_calibration_error_of_noise_is_what_calibrated_predictions_have():
     rng = np.random.default_rng(1)
     p = expit(rng.normal(-1, 1, 1_500))
     drawn = [metrics.ece((rng.random(len(p)) < p).astype(float), p) for _ in range(60)]
-    expected = metrics.ece_of_noise(p, np.random.default_rng(2))
-    assert np.mean(drawn) == pytest.approx(expected, abs=3 * np.std(drawn) / np.sqrt(60) * 1.2)
-    assert metrics.ece_of_noise(np.tile(p, 9), rng, repeats=50) == pytest.approx(expected / 3, rel=0.1)
+    expected = metrics.ece_of_noise(p)
+    assert np.mean(drawn) == pytest.approx(expected, abs=3 * np.std(drawn) / np.sqrt(60))
+    assert metrics.ece_of_noise(np.tile(p, 9)) == pytest.approx(expected / 3)
 
 
 def test_interval_covers_the_value_and_widens_with_fewer_rows():

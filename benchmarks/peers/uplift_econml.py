@@ -23,7 +23,7 @@ BASE = {
 def forest(X, y, arm, new):
     model = CausalForestDML(
         model_y=LGBMRegressor(**BASE), model_t=LGBMClassifier(**BASE), discrete_treatment=True,
-        n_estimators=100, cv=3, n_jobs=1, random_state=0,
+        n_estimators=100, min_samples_leaf=300, cv=3, n_jobs=1, random_state=0,
     )  # fmt: skip
     model.fit(y, arm, X=X)
     return model.const_marginal_effect(new)

@@ -6,9 +6,9 @@ of the fold's noise: a stack that weighs them by their loss is not led astray by
 
 - `hierarchy`: the Bayesian hierarchy over standardised features (`nba.models.hierarchy`), logistic for 0/1
   outcomes, linear for money;
-- `x_trees`: the X-learner with LightGBM;
+- `x_trees`: the X-learner with LightGBM, trees of one split: what features add to an effect, each by itself;
 - `t_trees`: the difference of the outcome models;
-- `dr_trees`, `dr_ridge`: regressions of doubly robust scores;
+- `dr_trees`, `dr_ridge`: regressions of doubly robust scores, the trees of more splits, for interactions;
 - `response`: the same relative lift for everyone, so that effects rank as responses do.
 """
 
@@ -34,9 +34,14 @@ Whole = NDArray[np.int64]
 # Names, and the weight of each before data: what was found to be worth most on several sets, small ones
 # included. Response targeting ranks by who responds anyway: data must speak for it.
 PRIOR = {
-    "hierarchy": 0.4, "x_trees": 0.3, "t_trees": 0.0, "dr_trees": 0.1, "dr_ridge": 0.0, "response": 0.0,
+    "hierarchy": 0.4, "x_trees": 0.4, "t_trees": 0.0, "dr_trees": 0.0, "dr_ridge": 0.0, "response": 0.0,
 }  # fmt: skip
 NAMES = tuple(PRIOR)
+# How effects' trees are by default. There is so little signal in effects that trees of one split, which
+# leave out interactions, find more of it than larger ones.
+TREES: Mapping[str, Any] = {
+    "num_leaves": 2, "min_child_samples": 300, "learning_rate": 0.06, "n_estimators": 60,
+}  # fmt: skip
 _ALPHAS = 10.0 ** np.arange(1, 7)
 _COEFFICIENTS = 600  # of the hierarchy, at most
 
@@ -148,11 +153,13 @@ class ByTreatment:
 
     @classmethod
     def trees(cls, fold: Fold) -> "ByTreatment":
-        """Fit small trees."""
-        base = clone(fold.base)
-        leaf = base.get_params().get("min_child_samples")
-        if leaf:
-            base.set_params(min_child_samples=2 * leaf)
+        """Fit half as many trees of twice the leaves, and twice the rows in each."""
+        known, base = fold.base.get_params(), clone(fold.base)
+        base.set_params(
+            num_leaves=2 * known["num_leaves"],
+            min_child_samples=2 * known["min_child_samples"],
+            n_estimators=max(known["n_estimators"] // 2, 1),
+        )
         X, w = fold.data.X[fold.rows], fold.data.weight[fold.rows]
         return cls(tuple(Fitted(base, X, target, w) for target in fold.effects[fold.rows].T))
 
@@ -254,4 +261,4 @@ def fit_linear(data: Trial, coding: Coding) -> tuple[Linear, dict[int, Linear]]:
 def base_effect(seed: int, monotone: list[int] | None, more: Mapping[str, Any] | None = None) -> Any:
     """Give the model of effects that candidates clone; `more` are parameters of LightGBM."""
     signs = {"monotone_constraints": monotone} if monotone else {}
-    return learners.effect_model(seed, **signs, **(more or {}))
+    return learners.effect_model(seed, **{**TREES, **signs, **(more or {})})

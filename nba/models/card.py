@@ -16,6 +16,7 @@ _MEASURES = {
     "log_loss": "log loss, nats per decision",
     "log_loss_constant": "log loss of the base rate",
     "ece": "calibration error (ECE, 10 bins of equal size)",
+    "ece_of_noise": "calibration error that a perfect model would have by chance",
     "calibration_slope": "calibration slope (1 is calibrated)",
 }
 
@@ -148,7 +149,7 @@ def _compared(found: Comparison) -> list[str]:
     return [
         *lines,
         "## Does personalising pay?",
-        f"- {found.gate.reason}",
+        f"- {found.gate.reason} (Worth is in responses per customer, before costs.)",
         f"- The served model's effects correlate with the stack's by {found.agreement:.2f} and lie"
         f" {found.distance:.4f} apart (root mean square, in chance of a response).",
         "",

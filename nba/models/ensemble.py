@@ -2,9 +2,9 @@
 
 1. Candidates (`nba.models.candidates`) are fitted without each fold and predict it.
 2. A stack weighs their deviations from the average effect by the doubly robust loss, the mean square of
-   score less prediction (Kennedy 2023; Schuler et al. 2018): weights are non-negative, with a normal
-   prior, so that data in which there is nothing to find pull them to zero and few data neither trust nor
-   ignore a candidate.
+   score less prediction (Kennedy 2023; Schuler et al. 2018), in which the noise that all effects of a row
+   share with its control counts once: weights are non-negative, with a normal prior, so that data in which
+   there is nothing to find pull them to zero and few data neither trust nor ignore a candidate.
 3. Predictions are averages over the folds' models: nothing is fitted again, and averaging steadies trees.
 4. The **gate** compares the doubly robust value of treating each customer with the best-looking
    treatment against one treatment for all, or none. Unless the difference has a positive lower bound, the
@@ -40,7 +40,7 @@ from nba.stats import Interval
 Array = NDArray[np.float64]
 Whole = NDArray[np.int64]
 
-_PRIOR_SD = 0.1  # of each weight on its own
+_PRIOR_SD = 0.05  # of each weight on its own
 _TOTAL_SD = 0.6  # of all weights together, as a part of their prior: how much heterogeneity there is
 
 
@@ -158,7 +158,9 @@ class UpliftEnsemble(_Learner):
         noise = np.sqrt(np.maximum((w**2) @ (effects - average) ** 2, 1e-300))
         self._average = shrink(average, noise)
         prior = np.array([PRIOR[name] for name in self.names])
-        self._weights = stack(deviations, effects - average, data.weight, prior)
+        # What is left of a score beside its model's prediction is noise: of the row's own arm alone.
+        arm_noise = w @ (self.scores_ - mu) ** 2
+        self._weights = stack(deviations, effects - average, data.weight, prior, arm_noise)
         self.oof_ = self._average + deviations @ self._weights
         self.loss_ = float(((effects - self.oof_) ** 2 / _or_one(effects.var(axis=0))).mean())
         self._report(data, effects, deviations, average, noise)
@@ -313,7 +315,9 @@ def shrink(average: Array, se: Array) -> Array:
     return np.asarray(center + (average - center) * tau2 / (tau2 + se**2))
 
 
-def stack(deviations: Array, target: Array, weight: Array, prior: Array) -> Array:
+def stack(
+    deviations: Array, target: Array, weight: Array, prior: Array, arm_noise: Array | None = None
+) -> Array:
     """Weigh candidates' deviations from the average effect by their doubly robust loss.
 
     Args:
@@ -321,18 +325,26 @@ def stack(deviations: Array, target: Array, weight: Array, prior: Array) -> Arra
         target: Scores of the effects less their average, shape (n, T).
         weight: Shape (n,).
         prior: Weights before data, shape (candidates,).
+        arm_noise: Variances of the scores of the control and the treatments, shape (1 + T,). All effects
+            of a row share the control's noise: the loss is that of generalised least squares (Aitken
+            1936), under which differences between treatments, which are free of it, count for more. None:
+            effects count by the inverse of their own variance.
 
     Returns:
         Non-negative weights, shape (candidates,): the maximum of the posterior under a normal prior that
-        is loose along the total (standard deviation 60% of it) and tight across (0.1): how much
-        heterogeneity there is comes from the data, whose candidate finds it rather from experience. A
-        treatment's rows count by the inverse variance of its scores.
+        is loose along the total (standard deviation 60% of it) and tight across (0.05): how much
+        heterogeneity there is comes from the data, whose candidate finds it rather from experience.
     """
     m = deviations.shape[2]
-    variance = _or_one((weight @ target**2) / weight.sum())
-    root = np.sqrt(weight[:, None] / variance)
-    design = (deviations * root[..., None]).reshape(-1, m)
-    aim = (target * root).ravel()
+    if arm_noise is None:
+        precise = np.diag(1 / _or_one((weight @ target**2) / weight.sum()))
+    else:
+        h = 1 / _or_one(arm_noise)
+        precise = np.diag(h[1:]) - np.outer(h[1:], h[1:]) / h.sum()
+    whiten = np.linalg.cholesky(precise)
+    root = np.sqrt(weight)[:, None]
+    design = np.einsum("itc,ts->isc", root[..., None] * deviations, whiten).reshape(-1, m)
+    aim = ((root * target) @ whiten).ravel()
     # The normal equations are enough: nnls on their Cholesky factor has the same minimum.
     precision = np.linalg.inv(_PRIOR_SD**2 * np.eye(m) + _TOTAL_SD**2 * np.outer(prior, prior))
     gram = design.T @ design + precision

@@ -19,7 +19,7 @@ from sklearn.base import clone
 
 from nba import metrics
 from nba.catalog import Catalog
-from nba.models import crossfit, inputs, response, trial
+from nba.models import candidates, crossfit, inputs, response, trial
 from nba.models.ensemble import UpliftEnsemble
 from nba.models.inputs import Coding
 from nba.settings import Models
@@ -30,11 +30,6 @@ if TYPE_CHECKING:
 Array = NDArray[np.float64]
 Whole = NDArray[np.int64]
 Told = Callable[[float], None]
-
-# Of the stack, as `nba.models.learners.effect_model` has them.
-DEFAULT_TREES: Mapping[str, Any] = {
-    "num_leaves": 4, "min_child_samples": 300, "learning_rate": 0.06, "n_estimators": 60,
-}  # fmt: skip
 
 _FOLDS = 3
 _RESPONSE = ("leaves", "min_leaf", "learning_rate", "trees")
@@ -288,7 +283,7 @@ def effects(
     study = Study(
         f"effects-{search.seed}-{name}", search.database, settings.tune_trials, search.seed, search.told
     )
-    best, loss = study.minimise(suggest, losses, DEFAULT_TREES)
+    best, loss = study.minimise(suggest, losses, candidates.TREES)
     return Found(best, loss, study.finished())
 
 

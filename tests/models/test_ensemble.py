@@ -53,7 +53,7 @@ def test_ranking_by_hand():
 
 def test_stack_takes_what_is_true_and_the_prior_where_nothing_is_known():
     rng = np.random.default_rng(0)
-    truth, noise = rng.normal(size=(2, 20_000, 1)) * 0.3
+    truth, noise = rng.normal(size=(2, 60_000, 1)) * 0.3
     target = truth + rng.normal(size=truth.shape)
     both = np.stack([truth, noise], axis=2)
     weights = ensemble.stack(both, target, np.ones(len(truth)), np.array([0.5, 0.5]))
@@ -62,11 +62,26 @@ def test_stack_takes_what_is_true_and_the_prior_where_nothing_is_known():
     few = ensemble.stack(both[:10] / 100, target[:10], np.ones(10), np.array([0.5, 0.3]))
     np.testing.assert_allclose(few, [0.5, 0.3], atol=0.05)
     # Two candidates that see the same cannot be told apart: they share alike what is true of both.
-    same = np.concatenate([truth, truth], axis=1)[:, None, :] + 0.05 * rng.normal(size=(20_000, 1, 2))
+    same = np.concatenate([truth, truth], axis=1)[:, None, :] + 0.05 * rng.normal(size=(60_000, 1, 2))
     alike = ensemble.stack(
-        same, 0.5 * truth + rng.normal(size=truth.shape), np.ones(20_000), np.array([0.5, 0.3])
+        same, 0.5 * truth + rng.normal(size=truth.shape), np.ones(60_000), np.array([0.5, 0.3])
     )
     assert alike.sum() == pytest.approx(0.5, abs=0.1)
+
+
+def test_noise_that_effects_share_does_not_hide_how_they_differ():
+    rng = np.random.default_rng(0)
+    common, own = rng.normal(size=(4_000, 1)), rng.normal(size=(4_000, 3))
+    own -= own.mean(axis=1, keepdims=True)
+    noise = 9 * rng.normal(size=common.shape) + 0.5 * rng.normal(size=own.shape)  # the control's, their own
+    candidates = np.stack([np.broadcast_to(common, own.shape), own], axis=2)
+    args = candidates, own + noise, np.ones(len(own)), np.zeros(2)
+    blind, seen = ensemble.stack(*args), ensemble.stack(*args, np.array([81.0, 0.25, 0.25, 0.25]))
+    assert seen[1] == pytest.approx(1, abs=0.05)
+    assert seen[1] > 2 * blind[1]
+    # With one treatment there is nothing to share.
+    one = candidates[:, :1], (own + noise)[:, :1], np.ones(len(own)), np.array([0.5, 0.5])
+    np.testing.assert_allclose(ensemble.stack(*one, np.array([40.0, 42.0])), ensemble.stack(*one), atol=0.02)
 
 
 def test_names_and_parts_are_checked():

@@ -3,7 +3,7 @@ import optuna
 import pytest
 from sklearn.base import clone
 
-from nba.models import tuning
+from nba.models import candidates, tuning
 from nba.models.ensemble import UpliftEnsemble
 from nba.models.tuning import Search
 from nba.settings import Models
@@ -56,7 +56,7 @@ def test_effects_are_searched_on_the_loss_of_the_stack_and_the_search_goes_on(tm
 
     found = searched(3)
     first = found.trials[0]
-    assert first["params"] == tuning.DEFAULT_TREES
+    assert first["params"] == candidates.TREES
     default = clone(model).fit(*rows, groups=np.arange(n) // 2)
     assert first["loss"] == pytest.approx(default.loss_)
     assert found.loss <= first["loss"] < 1  # 1 is the average effect for all
