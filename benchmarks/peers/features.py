@@ -50,13 +50,18 @@ def by_duckdb() -> int:
     ]  # fmt: skip
     angle = "2 * pi() * (epoch_us(occurred_at) % 86400000000) / 86400e6"
     events = [
-        *(f"count(*) filter (kind = 'visit' and age <= {d})" for d in (7, 28, 90)),
+        *(f"count(*) filter (kind = 'visit' and age <= {d})" for d in (7, 28, 90, 365)),
         "count(*) filter (kind = 'view' and age <= 28)",
         *(f"count(*) filter (kind = 'cart' and age <= {d})" for d in (7, 28)),
         "count(*) filter (kind = 'search' and age <= 28)",
+        *(
+            f"(count(*) filter (kind = '{k}' and age <= 365) + {4 * w}) / (count(*) filter (kind = 'visit' and age <= 365) + 4)"
+            for k, w in (("view", 1.0), ("cart", 0.25), ("search", 0.25))
+        ),
         *(f"min(age) filter (kind = '{k}')" for k in ("visit", "cart", "search")),
         "count(*) filter (channel = 'app' and age <= 90) / nullif(count(*) filter (channel in ('app', 'web') and age <= 90), 0)",
-        "count(*) filter (kind = 'ticket' and age <= 90)", "count(*) filter (kind = 'complaint' and age <= 180)",
+        *(f"count(*) filter (kind = 'ticket' and age <= {d})" for d in (90, 365)),
+        *(f"count(*) filter (kind = 'complaint' and age <= {d})" for d in (180, 730)),
         "(count(*) filter (kind = 'visit' and age <= 28) + 1.0) / (count(*) filter (kind = 'visit' and age > 28 and age <= 56) + 1.0)",
         f"avg(sin({angle}))", f"avg(cos({angle}))",
     ]  # fmt: skip
@@ -65,6 +70,7 @@ def by_duckdb() -> int:
         "min(age) filter (kind = 'sent')", "min(age) filter (kind = 'clicked')",
         "(count(*) filter (kind = 'sent' and age <= 28) + 1.0) / (count(*) filter (kind = 'sent' and age <= 365) * 28 / 365.0 + 1.0)",
         "count(*) filter (kind = 'unsubscribed')",
+        "(count(*) filter (kind = 'clicked' and age <= 365) + 0.4) / (count(*) filter (kind = 'seen' and age <= 365) + 4)",
     ]  # fmt: skip
     for channel in CHANNELS:
         sent = f"count(*) filter (channel = '{channel}' and kind = 'sent' and age <= 365)"
@@ -124,11 +130,14 @@ def by_polars() -> int:
     ]  # fmt: skip
     angle = (pl.col("occurred_at").dt.timestamp("us") % 86_400_000_000) * (6.283185307179586 / 86400e6)
     events = [
-        *(count((kind == "visit") & (age <= d)) for d in (7, 28, 90)), count((kind == "view") & (age <= 28)),
+        *(count((kind == "visit") & (age <= d)) for d in (7, 28, 90, 365)), count((kind == "view") & (age <= 28)),
         *(count((kind == "cart") & (age <= d)) for d in (7, 28)), count((kind == "search") & (age <= 28)),
         *(age.filter(kind == k).min() for k in ("visit", "cart", "search")),
         count((channel == "app") & (age <= 90)) / count(channel.is_in(["app", "web"]) & (age <= 90)),
-        count((kind == "ticket") & (age <= 90)), count((kind == "complaint") & (age <= 180)),
+        *((count((kind == k) & (age <= 365)) + 4 * w) / (count((kind == "visit") & (age <= 365)) + 4)
+          for k, w in (("view", 1.0), ("cart", 0.25), ("search", 0.25))),
+        *(count((kind == "ticket") & (age <= d)) for d in (90, 365)),
+        *(count((kind == "complaint") & (age <= d)) for d in (180, 730)),
         (count((kind == "visit") & (age <= 28)) + 1) / (count((kind == "visit") & (age > 28) & (age <= 56)) + 1),
         angle.sin().mean(), angle.cos().mean(),
     ]  # fmt: skip
@@ -136,6 +145,7 @@ def by_polars() -> int:
     touches = [
         *(count(sent & (age <= d)) for d in (7, 14, 28)), age.filter(sent).min(), age.filter(kind == "clicked").min(),
         (count(sent & (age <= 28)) + 1) / (count(sent & (age <= 365)) * 28 / 365 + 1), count(kind == "unsubscribed"),
+        (count((kind == "clicked") & (age <= 365)) + 0.4) / (count((kind == "seen") & (age <= 365)) + 4),
     ]  # fmt: skip
     for one in CHANNELS:
         on = channel == one

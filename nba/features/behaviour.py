@@ -2,6 +2,7 @@
 
 from nba.features.feature import Feature
 
+_VISITS = 4
 _YEAR = "2 * pi() * dayofyear($at) / 365.25"
 
 
@@ -16,6 +17,18 @@ def _events_within(kind: str, plural: str, days: int) -> Feature:
     )
 
 
+def _per_visit(kind: str, plural: str, usual: float) -> Feature:
+    each = f"count(*) filter (kind = '{kind}' and age <= 365)"
+    return Feature(
+        f"f_{plural}_per_visit",
+        f"{plural} per visit",
+        f"{plural} per visit in a year, smoothed towards {usual} with the weight of {_VISITS} visits",
+        "events",
+        f"({each} + {_VISITS * usual}) / (count(*) filter (kind = 'visit' and age <= 365) + {_VISITS})",
+        usual,
+    )
+
+
 def _days_since(kind: str) -> Feature:
     return Feature(
         f"f_days_since_{kind}",
@@ -27,10 +40,13 @@ def _days_since(kind: str) -> Feature:
 
 
 FEATURES: tuple[Feature, ...] = (
-    *(_events_within("visit", "visits", days) for days in (7, 28, 90)),
+    *(_events_within("visit", "visits", days) for days in (7, 28, 90, 365)),
     _events_within("view", "views", 28),
     *(_events_within("cart", "carts", days) for days in (7, 28)),
     _events_within("search", "searches", 28),
+    _per_visit("view", "views", 1.0),
+    _per_visit("cart", "carts", 0.25),
+    _per_visit("search", "searches", 0.25),
     *(_days_since(kind) for kind in ("visit", "cart", "search")),
     Feature(
         "f_app_share",
@@ -40,8 +56,8 @@ FEATURES: tuple[Feature, ...] = (
         "count(*) filter (channel = 'app' and age <= 90)"
         " / nullif(count(*) filter (channel in ('app', 'web') and age <= 90), 0)",
     ),
-    _events_within("ticket", "tickets", 90),
-    _events_within("complaint", "complaints", 180),
+    *(_events_within("ticket", "tickets", days) for days in (90, 365)),
+    *(_events_within("complaint", "complaints", days) for days in (180, 730)),
     Feature("f_tenure_days", "days", "since first seen in any source", "customers", "age"),
     Feature("f_season_sin", "ratio", "sine of the time of year", "customers", f"sin({_YEAR})"),
     Feature("f_season_cos", "ratio", "cosine of the time of year", "customers", f"cos({_YEAR})"),

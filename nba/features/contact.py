@@ -95,6 +95,24 @@ FEATURES: tuple[Feature, ...] = (
         0.05,
     ),
     Feature(
+        "f_left_alone_response_rate",
+        "fraction",
+        "responses per closed decision to leave the customer alone, smoothed towards 0.05",
+        "decisions",
+        f"(count(*) filter (treatment_id = 'none' and is_response) + {_WEIGHT * 0.05})"
+        f" / (count(*) filter (treatment_id = 'none' and is_response is not null) + {_WEIGHT})",
+        0.05,
+    ),
+    Feature(
+        "f_clicks_per_seen",
+        "fraction",
+        "clicks per message seen in a year, on all channels, smoothed towards 0.1",
+        "touches",
+        f"(count(*) filter (kind = 'clicked' and age <= 365) + {_WEIGHT * 0.1})"
+        f" / (count(*) filter (kind = 'seen' and age <= 365) + {_WEIGHT})",
+        0.1,
+    ),
+    Feature(
         "f_days_since_decision",
         "days",
         "since the last decision to contact",

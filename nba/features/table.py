@@ -11,8 +11,9 @@ share of customers who have the same value (`f_a_<attribute>_share`). Models mat
 that a value seen later is ignored and one that is gone is unknown.
 
 A company declares features of its own under `[[features]]` in the workspace's nba.toml, in the same words;
-they are computed with the others, in training as in scoring. Where the catalog's treatments are known, the
-time since the last decision for each action is a feature too (`f_days_since_action_<action>`).
+they are computed with the others, in training as in scoring. Where the catalog's treatments are known, so
+are the time since the last decision for each action (`f_days_since_action_<action>`) and how the customer
+answered each action and channel (`f_response_rate_action_<action>`, `f_response_rate_channel_<channel>`).
 """
 
 import math
@@ -37,6 +38,8 @@ FEATURES: tuple[Feature, ...] = (
 )
 MAX_VALUES = 10
 MAX_ACTIONS = 20
+# Rates of responses are smoothed towards a usual one, with the weight of so many decisions.
+_WEIGHT, _USUAL = 2, 0.1
 
 # Rows of each source, with `age`: days from the row's time to as_of.
 SOURCES: dict[str, str] = {
@@ -87,7 +90,7 @@ def query(snapshot: Snapshot) -> str:
 
 
 def _all(snapshot: Snapshot) -> tuple[Feature, ...]:
-    return (*FEATURES, *_own(snapshot), *_actions(snapshot), *_attributes(snapshot))
+    return (*FEATURES, *_own(snapshot), *_offers(snapshot), *_attributes(snapshot))
 
 
 def _own(snapshot: Snapshot) -> tuple[Feature, ...]:
@@ -114,20 +117,32 @@ def _own(snapshot: Snapshot) -> tuple[Feature, ...]:
     return tuple(found)
 
 
-def _actions(snapshot: Snapshot) -> list[Feature]:
+def _offers(snapshot: Snapshot) -> list[Feature]:
+    # Of each action and channel of the catalog: how long ago it was proposed, and what came of it.
     if not snapshot.history.has("treatments"):
         return []
-    known = snapshot.history.table("treatments").select(["treatment_id", "action_id"]).to_pylist()
-    treatments: dict[str, list[str]] = {}
-    for row in sorted(known, key=lambda row: (row["action_id"], row["treatment_id"])):
-        treatments.setdefault(row["action_id"], []).append(row["treatment_id"])
+    known = snapshot.history.table("treatments").select(["treatment_id", "action_id", "channel"]).to_pylist()
     out = []
-    for action in sorted(treatments)[:MAX_ACTIONS]:
-        quoted = ", ".join("'" + name.replace("'", "''") + "'" for name in treatments[action])
-        slug = re.sub(r"\W+", "_", action.lower()).strip("_")
-        sql = f"min(age) filter (treatment_id in ({quoted}))"
-        doc = f"since the last decision for {action}"
-        out.append(Feature(f"f_days_since_action_{slug}", "days", doc, "decisions", sql))
+    for level, column in (("action", "action_id"), ("channel", "channel")):
+        members: dict[str, list[str]] = {}
+        for row in sorted(known, key=lambda row: (row[column], row["treatment_id"])):
+            members.setdefault(row[column], []).append(row["treatment_id"])
+        taken: set[str] = set()
+        for name in list(members)[:MAX_ACTIONS]:
+            slug = re.sub(r"\W+", "_", name.lower()).strip("_")
+            slug = slug if slug not in taken else f"{slug}_{len(taken)}"
+            taken.add(slug)
+            quoted = ", ".join("'" + one.replace("'", "''") + "'" for one in members[name])
+            given = f"treatment_id in ({quoted})"
+            if level == "action":
+                doc, sql = f"since the last decision for {name}", f"min(age) filter ({given})"
+                out.append(Feature(f"f_days_since_action_{slug}", "days", doc, "decisions", sql))
+            doc = f"responses per closed decision for {name}, smoothed towards {_USUAL}"
+            sql = (
+                f"(count(*) filter ({given} and is_response) + {_WEIGHT * _USUAL})"
+                f" / (count(*) filter ({given} and is_response is not null) + {_WEIGHT})"
+            )
+            out.append(Feature(f"f_response_rate_{level}_{slug}", "fraction", doc, "decisions", sql, _USUAL))
     return out
 
 
@@ -152,7 +167,10 @@ def describe(features: Iterable[Feature] = FEATURES) -> str:
         "\n\nAttributes of customers (`a_*`): numbers and flags as they are (`f_a_<attribute>`); texts of up"
         f" to {MAX_VALUES} values as one 0/1 feature per value (`f_a_<attribute>_<value>`); texts of more"
         " values as the share of customers with the same value (`f_a_<attribute>_share`).\n\n"
-        "Time since the last decision for each action of the catalog: `f_days_since_action_<action>`.\n\n"
+        "Of the catalog's actions and channels: time since the last decision for an action,"
+        " `f_days_since_action_<action>`, and responses per closed decision,"
+        f" `f_response_rate_action_<action>` and `f_response_rate_channel_<channel>`, smoothed towards {_USUAL}"
+        f" with the weight of {_WEIGHT} decisions.\n\n"
         "Features of your own: `[[features]]` in nba.toml (see own-data.md).\n"
     )
     return head + "\n".join(rows) + attributes

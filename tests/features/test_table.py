@@ -156,6 +156,23 @@ def test_time_since_the_last_decision_by_action(history_of, small, at):
     assert math.isnan(found["anna"]["f_days_since_action_news"])
 
 
+def test_answers_by_action_and_channel(history_of, small, at):
+    treatments = [
+        {"treatment_id": f"{action}_{channel}", "action_id": action, "channel": channel, "cost": 0.0,
+         "cooldown_days": 0}
+        for action, channel in (("sale", "email"), ("sale", "push"), ("Sale!", "email"))
+    ]  # fmt: skip
+    found = built(history_of({**small, "treatments": treatments}), at)["anna"]
+    given = [d for d in small["decisions"] if d["treatment_id"] == "sale_email"]
+    assert given
+    closed = {o["decision_id"]: o["is_response"] for o in small["outcomes"] if o["closed_at"] < at}
+    known = [closed[d["decision_id"]] for d in given if d["decision_id"] in closed]
+    expected = (sum(known) + 0.2) / (len(known) + 2)
+    assert found["f_response_rate_action_sale_1"] == pytest.approx(expected, abs=1e-6)
+    assert found["f_response_rate_channel_email"] == pytest.approx(expected, abs=1e-6)
+    assert found["f_response_rate_action_sale"] == found["f_response_rate_channel_push"] == 0.1
+
+
 def test_journey_preferred_hour_and_trends(history_of, small, at):
     found = built(history_of(small), at)
     assert (found["anna"]["f_stage"], found["ben"]["f_stage"]) == (2, 0)
