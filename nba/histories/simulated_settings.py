@@ -157,8 +157,8 @@ max_contacts = {max_contacts}
 
 [policy]
 strategy = "softmax"
-temperature = 0.05
-floor = 0.03
+temperature = 0.03
+floor = 0.01
 
 [models]
 folds = 3

@@ -6,7 +6,8 @@ fitted on examples, saved as text and arrays (no pickle), and named by the hash 
 
 import hashlib
 import json
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +44,8 @@ class Scores:
         p_response: Chance of a response within the window, shape (n, k).
         uplift: Change of that chance against no contact, shape (n, k); column 0 is 0.
         uplift_se: Standard error of the uplift, shape (n, k); column 0 is 0.
-        margin_per_response: Expected margin of a response of the customer, money, shape (n,).
+        margin_per_response: Expected margin of a response of the customer to each treatment, money, shape
+            (n, k).
     """
 
     p_response: Array
@@ -73,14 +75,22 @@ class Margin:
         population: Mean margin per order, money.
         factor: Margin of a response within the window over the margin of an order (a response may hold
             several orders).
+        by_action: What a response to an action earns over the usual one, by the catalog's margins; an action
+            that is not named earns the usual.
     """
 
     population: float
     factor: float
+    by_action: Mapping[str, float] = field(default_factory=dict)
 
     def predict(self, features: pa.Table) -> Array:
         """Give the expected margin of a response, money, shape (n,), at least 0."""
         return np.maximum(self.factor * shrunk(features, self.population), 0.0)
+
+    def of(self, features: pa.Table, treatments: Coding) -> Array:
+        """Give it for `none` and each of T treatments, money, shape (n, 1 + T)."""
+        ratio = [1.0, *(self.by_action.get(action, 1.0) for action in treatments.action_ids)]
+        return np.outer(self.predict(features), ratio)
 
 
 @dataclass(frozen=True)
@@ -143,6 +153,7 @@ class Scorer:
         learnt = uplift.fit(Rows(X, column, paired, y, weight, fold), crossed, coding, settings, seed)
         whole = _whole(rows)
         margin = fit_margin(rows.filter(pa.array(whole)), catalog.cost[column[whole]])
+        margin = replace(margin, by_action=margin_by_action(catalog, column))
         crossed = response.with_rates(crossed, column, y, weight, fold, coding)
         scorer = cls(names, coding, crossed.model, learnt.model, margin)
         report = judge(scorer, column, y, weight, crossed, learnt, seed)
@@ -166,7 +177,7 @@ class Scorer:
             # Rounded, so that a customer scores the same in whatever batch: sums depend on shapes.
             np.hstack([zero, np.round(np.clip(mean, -1, 1), 12)]),
             np.hstack([zero, np.round(se, 12)]),
-            self.margin.predict(features),
+            self.margin.of(features, treatments),
         )
 
     def wide(self, features: pa.Table) -> pa.Table:
@@ -174,15 +185,15 @@ class Scorer:
 
         Returns:
             Columns p_response (0-1), uplift (change of it) and value (money before contact costs) of each
-            treatment, and margin_per_response (money).
+            treatment, and margin_per_response (money, of a usual response).
         """
         found = self.scores(features)
-        value = found.uplift * found.margin_per_response[:, None]
+        value = found.uplift * found.margin_per_response
         columns: dict[str, Array] = {}
         for j, name in enumerate(("none", *self.coding.treatment_ids)):
             parts = (("p_response", found.p_response), ("uplift", found.uplift), ("value", value))
             columns |= {f"{part}:{name}": matrix[:, j] for part, matrix in parts}
-        return pa.table({**columns, "margin_per_response": found.margin_per_response})
+        return pa.table({**columns, "margin_per_response": found.margin_per_response[:, 0]})
 
     @property
     def model_id(self) -> str:
@@ -314,6 +325,29 @@ def shrunk(features: pa.Table, population: float) -> Array:
     return np.asarray(total / (n + _MARGIN_WEIGHT))
 
 
+def margin_by_action(catalog: Catalog, column: Whole) -> dict[str, float]:
+    """Give the catalog's margin of each action over the mean of what was given.
+
+    Args:
+        catalog: An action without a margin is not named.
+        column: Treatment of each row, 0 is `none`, shape (n,).
+
+    Example:
+        >>> from nba.catalog import Action, Treatment
+        >>> actions = Action("sale", "s", "s", "Sale", 10.0), Action("club", "s", "s", "Club", 30.0)
+        >>> shop = Catalog(actions, (Treatment("a", "sale", "email", 0.0), Treatment("b", "club", "email", 0.0)))
+        >>> margin_by_action(shop, np.array([0, 1, 2]))
+        {'sale': 0.5, 'club': 1.5}
+    """
+    given = catalog.margin[column[column > 0]]
+    given = given[given > 0]
+    if not len(given):
+        return {}
+    usual = float(given.mean())
+    names = zip(catalog.action[1:].tolist(), catalog.margin[1:].tolist())
+    return {str(action): margin / usual for action, margin in names if margin > 0}
+
+
 def fit_margin(examples: pa.Table, cost: Array) -> Margin:
     """Learn the population's margin per order, and what a response is worth in orders.
 
@@ -412,6 +446,7 @@ def _meta(scorer: Scorer) -> dict[str, Any]:
         "calibration": [scorer.response.intercept, scorer.response.slope],
         "scales": [scorer.effect.constant.scale, scorer.effect.odds.scale, scorer.effect.linear.scale],
         "margin": [scorer.margin.population, scorer.margin.factor],
+        **({"margin_by_action": dict(by_action)} if (by_action := scorer.margin.by_action) else {}),
         "has_effect_trees": scorer.effect.trees is not None,
         **({} if rates is None else {"rates_scale": rates.scale}),
     }
@@ -466,4 +501,5 @@ def _read(folder: Path, meta: dict[str, Any]) -> Scorer:
     if (folder / "report.json").is_file():
         raw = json.loads((folder / "report.json").read_text(encoding="utf-8"))
         report = Report(raw["metrics"], {n: pa.table(t) for n, t in raw["tables"].items()})
-    return Scorer(names, coding, classifier, effect, Margin(*meta["margin"]), report)
+    margin = Margin(*meta["margin"], meta.get("margin_by_action", {}))
+    return Scorer(names, coding, classifier, effect, margin, report)

@@ -49,8 +49,8 @@ def estimate(
     Args:
         uplift: Change of the response probability against no contact, shape (n, k).
         uplift_se: Its standard error, shape (n, k).
-        margin_per_response: Expected money of a response of each customer, shape (n,); NaN where it is
-            not known, then the catalog's margin counts.
+        margin_per_response: Expected money of a response of each customer, shape (n,), or of each customer to
+            each treatment, shape (n, k); NaN where it is not known, then the catalog's margin counts.
         catalog: Gives cost, margin and lever by column.
         nuisance: Money lost per contact by opt-outs, shape (k,) or (n, k); none if absent.
         saved: Lifetime value that a response saves beside its margin, shape (n, k); none if absent.
@@ -80,7 +80,7 @@ def by_response(
 
     Args:
         p_response: Chance of a response if treated, shape (n, k).
-        margin_per_response: Money, shape (n,); NaN where not known.
+        margin_per_response: Money, shape (n,) or (n, k); NaN where not known.
         catalog: Gives cost, margin and lever by column.
         weight: Business weights, shape (n, k); the actions' own if absent.
     """
@@ -189,7 +189,8 @@ def saved(snapshot: Snapshot, catalog: Catalog, reward: Reward, customer_ids: pa
 
 
 def _worth(margin_per_response: Array, catalog: Catalog, saved: Array | None, weight: Array | None) -> Array:
-    own = np.asarray(margin_per_response, dtype=np.float64)[:, None]
+    own = np.asarray(margin_per_response, dtype=np.float64)
+    own = own[:, None] if own.ndim == 1 else own
     margin = np.where(np.isnan(own), catalog.margin, own)
     gain = margin if saved is None else margin + saved
     return np.asarray(gain * (catalog.lever if weight is None else weight))

@@ -49,7 +49,7 @@ class Scores(Protocol):
 
     @property
     def margin_per_response(self) -> Array:
-        """Money of a response, shape (n,); NaN where not known."""
+        """Money of a response, shape (n,) or (n, k); NaN where not known."""
 
 
 class Scorer(Protocol):
