@@ -7,6 +7,7 @@ bandit on the same features and log, its expected rewards through the same limit
 files of delivery. Values are the simulator's exact expectations.
 """
 
+import hashlib
 import json
 import os
 import re
@@ -14,7 +15,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
 from types import SimpleNamespace
@@ -37,36 +38,62 @@ JUDGED = (18, 21, 24)  # batches on which the learnable ceiling is measured
 def loop_long() -> list[Row]:
     """Play worlds while `NBA_LOOP_MINUTES` (35) last, at most ten; two at a time.
 
-    Worlds played are kept in the folder `NBA_LOOP_KEEP`, where it is named: a run that was stopped goes on.
+    Worlds played are kept in the folder `NBA_LOOP_KEEP`, where it is named: a run that was stopped goes on
+    from there, if the code is the same. A world that would not end in time is not begun, and with two worlds
+    played none is waited for beyond the time.
     """
     deadline = time.monotonic() + 60 * float(os.environ.get("NBA_LOOP_MINUTES", "35"))
     for library in ("OMP", "OPENBLAS"):  # before the workers load them
         os.environ[f"{library}_NUM_THREADS"] = "1"
-    kept = _kept()
-    seeds = [seed for seed in SEEDS if seed not in kept]
-    found: list[dict] = list(kept.values())
-    longest = 0.0
-    with ProcessPoolExecutor(2, mp_context=get_context("spawn"), max_tasks_per_child=1) as pool:
-        running = {}
+    found = _kept()
+    seeds = [seed for seed in SEEDS if seed not in {one["seed"] for one in found}]
+    longest = max((one["seconds"] for one in found), default=0.0)
+    pool = ProcessPoolExecutor(2, mp_context=get_context("spawn"), max_tasks_per_child=1)
+    running: dict[Future, float] = {}
+    try:
         while seeds or running:
-            while seeds and len(running) < 2 and time.monotonic() + longest < deadline:
+            while seeds and len(running) < 2 and (time.monotonic() + longest < deadline or not found):
                 running[pool.submit(world, seeds.pop(0))] = time.monotonic()
-            if not running:
-                break
-            done = [future for future in running if future.done()]
-            for future in done:
+            for future in [future for future in running if future.done()]:
                 longest = max(longest, time.monotonic() - running.pop(future))
-                found.append(future.result())
+                found.append(_keep(future.result()))
+            if not running or (time.monotonic() > deadline and len(found) > 1):
+                break
             time.sleep(0.5)
+    finally:
+        for process in list((pool._processes or {}).values()) if running else []:
+            process.terminate()
+        pool.shutdown(wait=not running, cancel_futures=True)
     return summary(sorted(found, key=lambda one: one["seed"]))
 
 
-def _kept() -> dict[int, dict]:
+def _code() -> str:
+    # What a kept world was played with: other code or another size makes other worlds.
+    here = Path(__file__).parents[1]
+    files = [Path(__file__), here / "benchmarks" / "peers" / "vw_loop.py", *sorted(here.glob("nba/**/*.py"))]
+    text = b"".join(path.read_bytes() for path in files) + f"{CUSTOMERS}|{BATCHES}".encode()
+    return hashlib.sha256(text).hexdigest()[:16]
+
+
+def _keep(found: dict) -> dict:
+    if folder := os.environ.get("NBA_LOOP_KEEP"):
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        path = Path(folder) / f"world-{found['seed']}.json"
+        part = path.with_suffix(".part")
+        part.write_text(json.dumps({**found, "code": _code()}), encoding="utf-8")
+        part.replace(path)
+    return found
+
+
+def _kept() -> list[dict]:
     folder = os.environ.get("NBA_LOOP_KEEP")
     if not folder:
-        return {}
+        return []
     worlds = [json.loads(path.read_text(encoding="utf-8")) for path in Path(folder).glob("world-*.json")]
-    return {one["seed"]: one for one in worlds}
+    same = [one for one in worlds if one.get("code") == _code()]
+    if len(same) < len(worlds):
+        print(f"{len(worlds) - len(same)} kept worlds are of other code and are played again", flush=True)
+    return same
 
 
 def summary(found: list[dict]) -> list[Row]:
@@ -120,8 +147,9 @@ def world(seed: int) -> dict:
     }
     text = "  ".join(f"{arm} {x:.3f}" for arm, x in late.items())
     ceiling = " ".join(f"{x:.3f}" for x in found["ceiling"])
+    spent = " ".join(f"{part} {seconds:.0f}" for part, seconds in found["parts"].items())
     print(f"seed {seed}, {found['seconds']:.0f} s, last {LAST} batches of the oracle: {text}; "
-          f"learnable, belief, policy of the state's oracle: {ceiling}", flush=True)  # fmt: skip
+          f"learnable, belief, policy of the state's oracle: {ceiling}; CPU seconds: {spent}", flush=True)  # fmt: skip
     return found
 
 
@@ -148,22 +176,30 @@ def _play(workspace: Path, seed: int) -> dict:
     models: dict = {}
     vw = _Vw(catalog, workspace)
     ceiling = []
+    clock = _Clock()
     with threadpool_limits(limits=1):
         for number in range(BATCHES):
             at = made.decided_at(number)
+            clock("world")
             ingest.ingest(workspace, progress=silent())
+            clock("ingest")
             feedback.feedback(workspace, at, progress=silent())
             history = History.read(workspace)
+            clock("feedback")
             if history.has("outcomes"):
                 rows = train.examples(history, at)
                 models["champion"] = Scorer.fit(rows, catalog, config.models, config.workspace.seed)
+                clock("fit")
                 vw.learn(rows)
+                clock("vw")
                 models["alias:vw"] = vw
                 if number <= FROZEN_AT:
                     models["alias:frozen"] = models["champion"]
             with history.as_of(at) as snapshot:
                 seen = features.build(snapshot, _reachable(snapshot))
+                clock("features")
                 batch = serving.decide(snapshot, seen, catalog, config, models, batch_name(at))
+            clock("decide")
             logged = {"decisions": batch.decisions, "choices": batch.choices, "features": batch.features}
             logged |= {"assignments": batch.assignments} if batch.assignments.num_rows else {}
             history.commit(append=logged, replace=dict(zip(("actions", "treatments"), catalog.to_tables())))
@@ -179,8 +215,20 @@ def _play(workspace: Path, seed: int) -> dict:
     oracle = made.play_oracle(limits.capacity, limits.budget).by_batch
     return {
         "seed": seed, "values": values, "oracle": list(oracle), "ceiling": _ceiling([x for _, x in ceiling]),
-        "seconds": time.perf_counter() - begun,
+        "seconds": time.perf_counter() - begun, "parts": clock.total,
     }  # fmt: skip
+
+
+class _Clock:
+    # CPU seconds by part of a batch.
+    def __init__(self) -> None:
+        self.total: dict[str, float] = {}
+        self._last = time.process_time()
+
+    def __call__(self, part: str) -> None:
+        now = time.process_time()
+        self.total[part] = self.total.get(part, 0.0) + now - self._last
+        self._last = now
 
 
 def _arms(path: Path) -> None:
