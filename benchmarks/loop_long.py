@@ -52,7 +52,11 @@ def loop_long() -> list[Row]:
     running: dict[Future, float] = {}
     try:
         while seeds or running:
-            while seeds and len(running) < 2 and (time.monotonic() + longest < deadline or not found):
+            while (
+                seeds
+                and len(running) < 2
+                and (time.monotonic() + longest < deadline or not (found or running))
+            ):
                 running[pool.submit(world, seeds.pop(0))] = time.monotonic()
             for future in [future for future in running if future.done()]:
                 longest = max(longest, time.monotonic() - running.pop(future))
@@ -148,8 +152,9 @@ def world(seed: int) -> dict:
     text = "  ".join(f"{arm} {x:.3f}" for arm, x in late.items())
     ceiling = " ".join(f"{x:.3f}" for x in found["ceiling"])
     spent = " ".join(f"{part} {seconds:.0f}" for part, seconds in found["parts"].items())
+    spent = f"CPU seconds: {spent}"
     print(f"seed {seed}, {found['seconds']:.0f} s, last {LAST} batches of the oracle: {text}; "
-          f"learnable, belief, policy of the state's oracle: {ceiling}; CPU seconds: {spent}", flush=True)  # fmt: skip
+          f"learnable, belief, policy of the state's oracle: {ceiling}; {spent}", flush=True)  # fmt: skip
     return found
 
 

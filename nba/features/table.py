@@ -169,8 +169,8 @@ def describe(features: Iterable[Feature] = FEATURES) -> str:
         " values as the share of customers with the same value (`f_a_<attribute>_share`).\n\n"
         "Of the catalog's actions and channels: time since the last decision for an action,"
         " `f_days_since_action_<action>`, and responses per closed decision,"
-        f" `f_response_rate_action_<action>` and `f_response_rate_channel_<channel>`, smoothed towards {_USUAL}"
-        f" with the weight of {_WEIGHT} decisions.\n\n"
+        " `f_response_rate_action_<action>` and `f_response_rate_channel_<channel>`,"
+        f" smoothed towards {_USUAL} with the weight of {_WEIGHT} decisions.\n\n"
         "Features of your own: `[[features]]` in nba.toml (see own-data.md).\n"
     )
     return head + "\n".join(rows) + attributes

@@ -335,7 +335,8 @@ def margin_by_action(catalog: Catalog, column: Whole) -> dict[str, float]:
     Example:
         >>> from nba.catalog import Action, Treatment
         >>> actions = Action("sale", "s", "s", "Sale", 10.0), Action("club", "s", "s", "Club", 30.0)
-        >>> shop = Catalog(actions, (Treatment("a", "sale", "email", 0.0), Treatment("b", "club", "email", 0.0)))
+        >>> treatments = Treatment("a", "sale", "email", 0.0), Treatment("b", "club", "email", 0.0)
+        >>> shop = Catalog(actions, treatments)
         >>> margin_by_action(shop, np.array([0, 1, 2]))
         {'sale': 0.5, 'club': 1.5}
     """

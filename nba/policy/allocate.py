@@ -1,9 +1,11 @@
 """Limits become prices: one shadow price per volume or budget, then each customer is decided alone.
 
 The prices minimise the smooth convex dual of the batch (`nba.policy.prices`), so that the *expected* use of
-every limit lies just inside it. Independent draws scatter around that; whatever a draw still puts over a
-limit is trimmed to `none` in an order hashed independently of the draw, and the logged probabilities hold
-the share that trimming takes on average. A limit from below has a price too, which is a subsidy.
+every limit meets it. Independent draws scatter around that; whatever a draw puts over a limit is trimmed to
+`none` in an order hashed independently of the draw, and the logged probabilities hold the share that trimming
+takes on average. That share is exact for a cap on contacts that has its treatments to itself; expected use
+aims a margin inside any other limit, so that trimming, which is approximated there, is rare; so it does
+where there are limits from below, whose price is a subsidy.
 """
 
 from collections.abc import Sequence
@@ -21,8 +23,8 @@ from nba.policy.explore import Estimate, Policy, Thompson, even
 Array = NDArray[np.float64]
 Flags = NDArray[np.bool_]
 
-# Expected use aims this many standard deviations of the draw inside a limit, but gives up at most this share
-# of it: at small limits trimming costs less than the margin would.
+# Where trimming is approximated, expected use aims this many standard deviations of the draw inside a limit,
+# but gives up at most this share of it.
 MARGIN_SD, MARGIN_SHARE = 2.0, 0.05
 # The even floor of a policy that also exploits may use at most this share of any limit.
 FLOOR_SHARE = 0.5
@@ -96,13 +98,16 @@ def allocate(
     floor_kept = _fitting(explored, use, available * FLOOR_SHARE) if exploits else np.ones(k)
     case = _Case(policy, estimate, is_eligible, use, floor_kept)
     price, margin = np.zeros(2 * m), np.zeros(m)
+    # Trimming a cap would eat into a minimum within it.
+    exact = trims_exactly(use, available) & (not least.any())
     for _ in range(3):
         target = available - margin
         if exploits:
             price = _priced(case, target, np.where(least > 0, least + margin, 0.0), price)
         drawn, kept, price = _served(case, target, price)
         wanted = np.minimum(MARGIN_SD * _spread(drawn, use), MARGIN_SHARE * available)
-        if (drawn.sum(axis=0) @ use <= available - 0.98 * wanted).all():
+        wanted = np.where(exact, 0.0, wanted)
+        if (drawn.sum(axis=0) @ use <= available * (1 + 1e-9) - 0.98 * wanted).all():
             break
         margin = np.where(np.isfinite(available), wanted, 0.0)
     final = after_trimming(drawn, use, available)
@@ -142,6 +147,24 @@ def trim(
         ranked = rows[order]
         dropped[ranked[np.cumsum(spent[ranked]) > limit * (1 + 1e-12)]] = j
     return dropped
+
+
+def trims_exactly(use: Array, available: Array) -> Flags:
+    """Say of which limits the share that trimming takes is known exactly, shape (m,).
+
+    Those on contacts (every choice uses as much) whose treatments no other limit on contacts holds.
+
+    Example:
+        >>> use = np.array([[0, 0, 0], [1, 0, 0.5], [0, 1, 2.0]])
+        >>> trims_exactly(use, np.array([5.0, 5.0, 9.0])).tolist()
+        [True, True, False]
+    """
+    counted = np.isfinite(available) & ((use == 0) | np.isclose(use, use.max(axis=0, initial=0.0))).all(
+        axis=0
+    )
+    holds = (use > 0) & counted
+    shared = holds.sum(axis=1) > 1
+    return np.asarray(counted & ~(holds & shared[:, None]).any(axis=0))
 
 
 def after_trimming(p: Array, use: Array, available: Array) -> Array:

@@ -7,6 +7,7 @@ from scipy import stats as scipy_stats
 from scipy.optimize import linprog
 
 from nba import draws
+from nba.policy import allocate as module
 from nba.policy.allocate import after_trimming, allocate, trim
 from nba.policy.explore import EpsilonGreedy, Estimate, Greedy, Softmax, SquareCB, Thompson, Uniform
 
@@ -178,7 +179,9 @@ def test_prices_meet_limits_exactly(policy):
     binding = found.price > 0
     assert binding.sum() >= 3
     spread = np.sqrt((found.drawn @ use**2 - (found.drawn @ use) ** 2).sum(axis=0))
-    target = available - np.minimum(2 * spread, 0.05 * available)
+    exact = module.trims_exactly(use, available)
+    assert exact.tolist() == [True] * 4 + [False]
+    target = available - np.where(exact, 0.0, np.minimum(2 * spread, 0.05 * available))
     np.testing.assert_allclose(used[binding], target[binding], rtol=5e-3)
 
 
