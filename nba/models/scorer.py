@@ -502,5 +502,6 @@ def _read(folder: Path, meta: dict[str, Any]) -> Scorer:
     if (folder / "report.json").is_file():
         raw = json.loads((folder / "report.json").read_text(encoding="utf-8"))
         report = Report(raw["metrics"], {n: pa.table(t) for n, t in raw["tables"].items()})
-    margin = Margin(*meta["margin"], meta.get("margin_by_action", {}))
+    population, factor = meta["margin"]
+    margin = Margin(population, factor, meta.get("margin_by_action", {}))
     return Scorer(names, coding, classifier, effect, margin, report)
