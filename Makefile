@@ -44,8 +44,8 @@ notebooks: $(STAMP) ## Run every notebook, those included that simulate for a mi
 	NBA_SLOW=1 $(BIN)/pytest tests/notebooks
 
 .PHONY: slow
-slow: $(STAMP) ## Run what takes half a minute each: clusters of Spark processes, model servers, kills in memory
-	NBA_SLOW=1 $(BIN)/pytest -n 2 --dist loadfile tests/serving tests/pipelines
+slow: $(STAMP) ## Run what takes half a minute each: Spark clusters of processes, model servers, kills, 3,000 models
+	NBA_SLOW=1 $(BIN)/pytest -n 2 --dist loadfile tests/serving tests/pipelines tests/models/test_traverse.py
 
 .PHONY: fix
 fix: $(STAMP) ## Format, and mend what the linter can

@@ -1,5 +1,7 @@
 """Shared traversal: equal to LightGBM on the rows expanded, bit for bit."""
 
+import os
+
 import lightgbm as lgb
 import numpy as np
 import pytest
@@ -83,7 +85,7 @@ def test_trees_of_a_single_leaf():
 # laws
 
 
-@settings(max_examples=120)
+@settings(max_examples=3_000 if "NBA_SLOW" in os.environ else 120)
 @given(
     seed=st.integers(0, 10**6),
     p=st.integers(1, 8),
