@@ -1,4 +1,4 @@
-"""Photograph the app's pages into docs/app: `python docs/screenshots.py WORKSPACE`.
+"""Photograph the app's pages into docs/app: `python docs/screenshots.py WORKSPACE [PAGE ...]`.
 
 Without Chromium, playwright or the workspace nothing is changed, and one line says why.
 """
@@ -37,8 +37,9 @@ SETTLED = """() => document.querySelector('[data-testid=stApp]')?.dataset.testSc
 WIDTH, HEIGHT, SCALE = 1440, 1100, 0.75
 
 
-def main(workspace: Path) -> None:
-    """Serve the app on a workspace and photograph every page."""
+def main(workspace: Path, names: list[str]) -> None:
+    """Serve the app on a workspace and photograph the pages named, or every one."""
+    pages = {name: PAGES[name] for name in names or PAGES}
     chromium = shutil.which("chromium") or shutil.which("chromium-browser")
     try:
         from playwright.sync_api import sync_playwright
@@ -61,7 +62,7 @@ def main(workspace: Path) -> None:
             browser = player.chromium.launch(
                 executable_path=chromium, args=["--no-sandbox", "--disable-dev-shm-usage"]
             )
-            for name, (where, mark) in PAGES.items():
+            for name, (where, mark) in pages.items():
                 tab = browser.new_page(
                     viewport={"width": WIDTH, "height": HEIGHT}, device_scale_factor=SCALE, locale="en-GB"
                 )
@@ -75,7 +76,7 @@ def main(workspace: Path) -> None:
     finally:
         process.terminate()
         process.wait(10)
-    print(f"screenshots: {len(PAGES)} pages of {workspace} in {FOLDER}")
+    print(f"screenshots: {len(pages)} pages of {workspace} in {FOLDER}")
 
 
 def _wait(port: int) -> None:
@@ -90,4 +91,4 @@ def _wait(port: int) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), sys.argv[2:])

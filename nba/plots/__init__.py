@@ -118,7 +118,11 @@ def uplift_deciles(table: pa.Table) -> go.Figure:
         y=data["observed"],
         name="measured",
         marker={"color": style.BLUE, "opacity": 0.5},
-        error_y=style.whiskers(data["observed"], data["lower"], data["upper"]),
+        # Bars would have theirs in a grey too dark on dark.
+        error_y={
+            **style.whiskers(data["observed"], data["lower"], data["upper"]),
+            "color": style.GREY,
+        },
         customdata=np.column_stack([data["n"], data["lower"], data["upper"]]),
         hovertemplate="measured %{y:.2%} (%{customdata[1]:.2%} to %{customdata[2]:.2%})"
         "<br>n = %{customdata[0]:,.0f}<extra>decile %{x}</extra>",

@@ -121,7 +121,6 @@ def whiskers(middle: NDArray[Any], lower: NDArray[Any], upper: NDArray[Any]) -> 
         "arrayminus": middle - lower,
         "thickness": 1.5,
         "width": 4,
-        "color": GREY,  # seen on light and dark
     }
 
 
