@@ -276,8 +276,7 @@ class _Vw:
         new = rows.filter(fresh)
         X = inputs.matrix(new, names)
         if self._scale is None:
-            logs = np.sign(X) * np.log1p(np.abs(X))
-            self._scale = names, np.nanmean(logs, axis=0), np.nanstd(logs, axis=0) + 1e-9
+            self._scale = names, *_scale(np.sign(X) * np.log1p(np.abs(X)))
         column = self._catalog.columns(new["treatment_id"].to_pylist())
         reward = np.clip(new["reward"].to_numpy() / 10, -10, 20)
         path = str(self._folder / "vw.npz")
@@ -320,6 +319,15 @@ class _Vw:
         answer = self._process.stdout.readline()
         if not answer:
             raise RuntimeError("Vowpal Wabbit's process ended")
+
+
+def _scale(logs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    # Fixed once, as online learning needs; what does not vary yet (answers to contacts) still may later.
+    known = np.isfinite(logs)
+    n = np.maximum(known.sum(axis=0), 1)
+    center = np.where(known, logs, 0).sum(axis=0) / n
+    spread = np.sqrt((np.where(known, logs - center, 0) ** 2).sum(axis=0) / n)
+    return center, np.where(known.any(axis=0), np.maximum(spread, 0.1), 1.0)
 
 
 def _judged(made, number: int, batch, catalog, config) -> dict:
