@@ -47,7 +47,7 @@ def tuned_lightgbm(X: np.ndarray, y: np.ndarray, new: np.ndarray, valid: np.ndar
         }  # fmt: skip
         model = lgb.LGBMClassifier(n_estimators=600, **params)
         model.fit(
-            X[~valid], y[~valid], eval_set=[(X[valid], y[valid])], eval_metric="logloss",
+            X[~valid], y[~valid], eval_X=X[valid], eval_y=y[valid], eval_metric="logloss",
             callbacks=[lgb.early_stopping(30, verbose=False)],
         )  # fmt: skip
         loss = metrics.log_loss(y[valid], model.predict_proba(X[valid])[:, 1])
