@@ -12,7 +12,7 @@ of the fold's noise: a stack that weighs them by their loss is not led astray by
 - `response`: the same relative lift for everyone, so that effects rank as responses do.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,12 +31,9 @@ from nba.models.trial import Trial
 Array = NDArray[np.float64]
 Whole = NDArray[np.int64]
 
-# Names, and the weight of each before data: what was found to be worth most on several sets, small ones
-# included. Response targeting ranks by who responds anyway: data must speak for it.
-PRIOR = {
-    "hierarchy": 0.4, "x_trees": 0.4, "t_trees": 0.0, "dr_trees": 0.0, "dr_ridge": 0.0, "response": 0.0,
-}  # fmt: skip
-NAMES = tuple(PRIOR)
+NAMES = ("hierarchy", "x_trees", "t_trees", "dr_trees", "dr_ridge", "response")
+_TOTAL = 0.8  # weight of all before data: what is found on rows is a little less true of others
+_EARNED = 2_500  # rows per arm at which trees are trusted as much as the hierarchy
 # How effects' trees are by default. There is so little signal in effects that trees of one split, which
 # leave out interactions, find more of it than larger ones.
 TREES: Mapping[str, Any] = {
@@ -44,6 +41,27 @@ TREES: Mapping[str, Any] = {
 }  # fmt: skip
 _ALPHAS = 10.0 ** np.arange(1, 7)
 _COEFFICIENTS = 600  # of the hierarchy, at most
+
+
+def prior(names: Sequence[str], rows: float) -> Array:
+    """Give each candidate's weight before data, shape (candidates,); their sum is always the same.
+
+    Few rows favour the hierarchy, which shrinks what it cannot tell; trees earn trust with rows. The
+    others are no better on any set that was looked at: data must speak for them, unless they are alone.
+
+    Args:
+        names: Of `NAMES`.
+        rows: Rows per arm.
+
+    Example:
+        >>> prior(("hierarchy", "x_trees", "response"), 2_500).tolist()
+        [0.4, 0.4, 0.0]
+    """
+    trees = rows / (rows + _EARNED)
+    share = {"hierarchy": 1 - trees, "x_trees": trees}
+    weight = np.array([share.get(name, 0.0) for name in names])
+    weight = weight if weight.any() else np.ones(len(names))
+    return _TOTAL * weight / weight.sum()
 
 
 @dataclass(frozen=True)

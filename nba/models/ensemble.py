@@ -31,7 +31,7 @@ from nba import stats
 from nba.catalog import NONE
 from nba.errors import DataError
 from nba.models import candidates, learners
-from nba.models.candidates import NAMES, PRIOR, ByTreatment, Fold, Linear, Relative, TTrees, XTrees
+from nba.models.candidates import NAMES, ByTreatment, Fold, Linear, Relative, TTrees, XTrees
 from nba.models.inputs import Coding
 from nba.models.learners import _Learner
 from nba.models.trial import Trial
@@ -157,7 +157,7 @@ class UpliftEnsemble(_Learner):
         average = w @ effects
         noise = np.sqrt(np.maximum((w**2) @ (effects - average) ** 2, 1e-300))
         self._average = shrink(average, noise)
-        prior = np.array([PRIOR[name] for name in self.names])
+        prior = candidates.prior(self.names, len(data.y) / len(data.arms))
         # What is left of a score beside its model's prediction is noise: of the row's own arm alone.
         arm_noise = w @ (self.scores_ - mu) ** 2
         self._weights = stack(deviations, effects - average, data.weight, prior, arm_noise)
