@@ -79,6 +79,7 @@ def by_duckdb() -> int:
             f"(count(*) filter (channel = '{channel}' and kind = '{k}' and age <= 365) + {4 * w}) / ({sent} + 4)"
             for k, w in (("clicked", 0.03), ("seen", 0.25))
         ]
+        touches += [f"min(age) filter (channel = '{channel}' and kind in ('seen', 'clicked'))"]
         touches += [f"bool_or(channel = '{channel}' and kind = 'unsubscribed')::int"]
     parts, joins = [], []
     for table, at_column, made in (
@@ -154,6 +155,7 @@ def by_polars() -> int:
             (count(on & (kind == k) & (age <= 365)) + 4 * w) / (count(on & sent & (age <= 365)) + 4)
             for k, w in (("clicked", 0.03), ("seen", 0.25))
         ]
+        touches += [age.filter(on & kind.is_in(["seen", "clicked"])).min()]
         touches += [(on & (kind == "unsubscribed")).any()]
     out = rows("customers", "joined_at")
     for table, time_column, made in (

@@ -51,6 +51,13 @@ def _of_channel(channel: str) -> tuple[Feature, ...]:
             _SEEN,
         ),
         Feature(
+            f"f_days_since_engaged_{channel}",
+            "days",
+            f"since the last message by {channel} that was seen or clicked",
+            "touches",
+            f"min(age) filter ({on} and kind in ('seen', 'clicked'))",
+        ),
+        Feature(
             f"f_can_{channel}",
             "flag",
             f"whether {channel} is allowed now: consent, and no later opt-out on it",

@@ -63,6 +63,7 @@ def test_values_worked_out_by_hand(history_of, small, at):
         "f_contacts_28": 1,
         "f_days_since_contact": 6,
         "f_days_since_click": 29,
+        "f_days_since_engaged_email": 29,
         "f_click_rate_email": (1 + 0.12) / 5,
         "f_click_rate_sms": 0.03,
         "f_can_email": 1,
