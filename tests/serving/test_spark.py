@@ -132,7 +132,7 @@ print("features", own.num_columns - 2)
 @pytest.mark.skipif("NBA_SLOW" not in os.environ, reason="takes half a minute: NBA_SLOW=1 runs it")
 def test_features_on_spark_are_those_of_duckdb(tmp_path):
     said = run(tmp_path, "local[2]", _FEATURES)
-    assert "features 81" in said
+    assert "features 85" in said
     assert "decided True" in said
 
 
