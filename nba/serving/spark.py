@@ -197,11 +197,17 @@ def features(spark: Any, snapshot: Snapshot) -> Any:
         A Spark data frame: customer_id, as_of, f_*; values equal to DuckDB's to 1e-9.
 
     Raises:
-        DataError: while rows of merged customers wait to be rewritten: ingest once more.
+        DataError: while rows of merged customers wait to be rewritten: ingest once more; or where consent and
+            attributes are dated, since what held at the moment is looked up by DuckDB only.
     """
     history = snapshot.history
     if history.has_pending_aliases:
         raise DataError("rows of merged customers wait to be rewritten", "Run `nba ingest`, then this again.")
+    if history.has("states") and history.n_rows("states"):
+        raise DataError(
+            "consent and attributes of customers are dated (table states), which Spark does not look up",
+            "Compute the features locally (`nba.features.table.build`), or leave `updated_at` unmapped.",
+        )
     for name in _READ:
         if history.has(name):
             frame = spark.read.option("mergeSchema", "true").parquet(*history.paths(name))

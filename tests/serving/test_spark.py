@@ -7,9 +7,15 @@ import os
 import shutil
 import subprocess
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+
+from nba import tables
+from nba.errors import DataError
+from nba.history import History
+from nba.serving import spark
 
 ROOT = Path(__file__).parents[2]
 # For data this small, compiling costs more than it saves.
@@ -142,3 +148,14 @@ def test_queries_carried_over_say_what_spark_understands():
     assert carried_over("select isodow(t) as d from x") == "SELECT (WEEKDAY(t) + 1) AS d FROM x"
     rounded = carried_over("select round(epoch_us(t), 6) from x")
     assert "FLOOR(ABS((UNIX_MICROS(t))) *" in rounded
+
+
+def test_dated_consent_is_refused_not_ignored(tmp_path):
+    told = {"customer_id": "c", "since_at": datetime(2026, 1, 1, tzinfo=UTC)}
+    told |= {f"can_{channel}": True for channel in tables.CHANNELS}
+    history = History.read(tmp_path).commit(append={"states": tables.STATES.build([told])})
+    with (
+        history.as_of(datetime(2026, 2, 1, tzinfo=UTC)) as snapshot,
+        pytest.raises(DataError, match="table states"),
+    ):
+        spark.features(None, snapshot)
