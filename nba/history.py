@@ -310,7 +310,7 @@ class Snapshot:
             if history.has(name) and follows and name in _FOLLOWING:
                 _view(self.connection, f"{name}_raw", history, name)
                 self.connection.execute(f"create view {name}_all as {_FOLLOWING[name]}").fetchall()
-            elif name == "customers" and history.has("states") and history.n_rows("states"):
+            elif name == "customers" and all(history.has(n) and history.n_rows(n) for n in (name, "states")):
                 _as_told(self.connection, history, moment)
             elif history.has(name):
                 _view(self.connection, f"{name}_all", history, name)
