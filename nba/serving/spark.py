@@ -32,6 +32,7 @@ from nba.serving.parts import Parts
 T = TypeVar("T")
 
 _RECORDS = 32_768
+_TASK = "32m"  # features of some 70,000 customers, so that no core waits long for another's last task
 _SMALL = 1 << 20  # bytes of a result that workers send instead of leaving it in the work folder
 _READ = ("customers", "orders", "events", "touches", "decisions", "outcomes")
 _opened: dict[int, tuple[Job, Parts, Any]] = {}
@@ -61,6 +62,7 @@ def session(master: str | None = None) -> Any:
         .config("spark.sql.execution.arrow.maxRecordsPerBatch", str(_RECORDS))
         .config("spark.executorEnv.OMP_NUM_THREADS", "1")
         .config("spark.sql.shuffle.partitions", "4")
+        .config("spark.sql.files.maxPartitionBytes", _TASK)
     )
     if master is not None:
         builder = builder.master(master)
@@ -122,14 +124,18 @@ class Spark:
 
     def each(self, then: Callable[[Scored], T]) -> Iterator[T]:
         """Give what `then` makes of each part that was kept."""
-        context, work = self._spark.sparkContext, self._work
-        size = 2 * context.defaultParallelism
-
-        def made(name: str) -> bytes:
-            return _left(work, then(kept(work, name)))
+        work, size = self._work, 2 * self._spark.sparkContext.defaultParallelism
 
         def collected(names: list[str]) -> list[bytes]:
-            return list(context.parallelize(names, len(names)).map(made).collect())
+            def run(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+                for batch in batches:
+                    for number in batch["id"].to_pylist():
+                        made = _left(work, then(kept(work, names[number])))
+                        yield pa.RecordBatch.from_pydict({"made": pa.array([made], pa.binary())})
+
+            # By the same workers, which have all imported: RDDs would have others.
+            numbers = self._spark.range(0, len(names), 1, len(names))
+            return [bytes(row["made"]) for row in numbers.mapInArrow(run, "made binary").collect()]
 
         groups = (self._parts[i : i + size] for i in range(0, len(self._parts), size))
         # The next group is worked on while the driver takes up this one.
