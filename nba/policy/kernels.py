@@ -401,3 +401,73 @@ def survey(values: Array, eligible: Flags) -> tuple[Array, Array, Whole]:
                 moments[3] += 1
             counts[3] += v < 0
     return top, moments, counts
+
+
+@_compiled
+def cut_rows(p: Array, eligible: Flags, floor: float, floor_kept: Array, kept: Array) -> Array:
+    """Keep a share of the even floor and of what remains, in place; the rest goes to `none`.
+
+    Args:
+        p: Probabilities, shape (n, k); changed and given back.
+        eligible: Shape (n, k); each row has at least one.
+        floor: Share of each row that is spread evenly over what is eligible.
+        floor_kept: Share of that floor that each column keeps, shape (k,).
+        kept: Share of the remaining probability that each column keeps, shape (k,).
+    """
+    n, k = p.shape
+    for i in range(n):
+        candidates = 0
+        for j in range(k):
+            candidates += eligible[i, j]
+        even = floor / candidates
+        whole, given = 0.0, 0.0
+        for j in range(k):
+            least = even if eligible[i, j] else 0.0
+            p[i, j] = max(p[i, j] - least, 0.0) + least * floor_kept[j]
+            whole += p[i, j]
+        p[i, 0] += 1.0 - whole
+        for j in range(k):
+            left = p[i, j] * kept[j]
+            given += p[i, j] - left
+            p[i, j] = left
+        p[i, 0] = max(p[i, 0] + given, 0.0)
+    return p
+
+
+@_compiled
+def whole_sums(p: Array, use: Array, one: float) -> tuple[Whole, Whole, Whole, Whole]:
+    """Sum rows as whole numbers of 1 / one, so that parts add up in any order.
+
+    Args:
+        p: Probabilities, shape (n, k).
+        use: What one choice uses of each limit, shape (k, m).
+        one: Units of the sums.
+
+    Returns:
+        Probabilities, shape (k,); by limit the variance of use, the mean of its square, and the square of
+        its mean, each shape (m,).
+    """
+    n, k = p.shape
+    m = use.shape[1]
+    chosen = np.zeros(k, dtype=np.int64)
+    variance, square, own = (
+        np.zeros(m, dtype=np.int64),
+        np.zeros(m, dtype=np.int64),
+        np.zeros(m, dtype=np.int64),
+    )
+    mean, second = np.empty(m), np.empty(m)
+    for i in range(n):
+        mean[:] = 0.0
+        second[:] = 0.0
+        for j in range(k):
+            chosen[j] += np.int64(np.rint(p[i, j] * one))
+            if p[i, j] != 0.0:
+                for limit in range(m):
+                    mean[limit] += p[i, j] * use[j, limit]
+                    second[limit] += p[i, j] * use[j, limit] * use[j, limit]
+        for limit in range(m):
+            squared = mean[limit] * mean[limit]
+            variance[limit] += np.int64(np.rint((second[limit] - squared) * one))
+            square[limit] += np.int64(np.rint(second[limit] * one))
+            own[limit] += np.int64(np.rint(squared * one))
+    return chosen, variance, square, own

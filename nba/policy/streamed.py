@@ -12,8 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtri
 
+from nba.policy import kernels
 from nba.policy.allocate import MARGIN_SD, MARGIN_SHARE, allocate
-from nba.policy.explore import Estimate, Policy, even
+from nba.policy.explore import Estimate, Policy
 
 Array = NDArray[np.float64]
 Whole = NDArray[np.int64]
@@ -70,11 +71,7 @@ class Totals(NamedTuple):
     @classmethod
     def of(cls, p: Array, use: Array) -> "Totals":
         """Sum the customers of a part; p has shape (n, k), use (k, m)."""
-        # Not a matrix product: the order of its additions depends on the number of rows.
-        expected = np.stack([(p * u).sum(axis=1) for u in use.T], axis=1) if use.shape[1] else p[:, :0]
-        square = np.stack([(p * u**2).sum(axis=1) for u in use.T], axis=1) if use.shape[1] else p[:, :0]
-        parts = (p, square - expected**2, square, expected**2)
-        return cls(*(np.rint(part * _ONE).astype(np.int64).sum(axis=0) for part in parts))
+        return cls(*kernels.whole_sums(p, np.ascontiguousarray(use, dtype=np.float64), _ONE))
 
     def __add__(self, other: "Totals") -> "Totals":  # type: ignore[override]
         return Totals(*(a + b for a, b in zip(self, other)))
@@ -93,10 +90,7 @@ def probabilities(policy: Policy, estimate: Estimate, is_eligible: Flags, use: A
     """Give each customer's probabilities to draw from, after prices and cuts, shape (n, k)."""
     is_eligible = is_eligible & cut.possible
     p = policy.probabilities(estimate.net_of(use @ cut.price), is_eligible)
-    floor = policy.floor * even(is_eligible)
-    p = np.maximum(p - floor, 0.0) + floor * cut.floor_kept
-    p[:, 0] += 1 - p.sum(axis=1)
-    return thinned(p, cut.kept)
+    return kernels.cut_rows(p, is_eligible, float(policy.floor), cut.floor_kept, cut.kept)
 
 
 def thinned(p: Array, kept: Array) -> Array:

@@ -41,20 +41,21 @@ def find_prices(
 
     found = cuts()
     if m and len(sample.arm) < total:
-        for _ in range(ROUNDS):
-            sums = _totals(job, engine, found, tell)
-            corrected = [
-                streamed.corrected(scale[i], sums[i], limited.use, available[i])
-                if rule.policy is not None and customers[i]
-                else scale[i]
-                for i, rule in enumerate(job.rules)
-            ]
-            done = np.allclose(corrected, scale, rtol=2e-3)
-            scale = np.array(corrected)
-            if done:
-                break
-            found = cuts()
         sums = _totals(job, engine, found, tell)
+        for _ in range(ROUNDS):
+            corrected = np.array(
+                [
+                    streamed.corrected(scale[i], sums[i], limited.use, available[i])
+                    if rule.policy is not None and customers[i]
+                    else scale[i]
+                    for i, rule in enumerate(job.rules)
+                ]
+            )
+            if np.allclose(corrected, scale, rtol=2e-3):
+                break
+            scale = corrected
+            found = cuts()
+            sums = _totals(job, engine, found, tell)
         found = tuple(
             streamed.fitted(cut, sums[i], limited.use, available[i])
             if job.rules[i].policy is not None
