@@ -1,0 +1,81 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+
+from nba.policy.explore import Estimate, Softmax
+from nba.policy.streamed import Cut, Totals, probabilities
+
+ONE = 2.0**32
+
+# by hand
+
+
+def test_sums_of_two_customers():
+    p = np.array([[0.5, 0.5, 0.0], [0.25, 0.25, 0.5]])
+    use = np.array([[0.0], [1.0], [2.0]])
+    found = Totals.of(p, use)
+    assert (found.p / ONE).tolist() == [0.75, 0.75, 0.5]
+    # Expected use .5 and 1.25; its square .5 and 2.25.
+    assert (found.square / ONE).tolist() == [2.75]
+    assert (found.own / ONE).tolist() == [0.25 + 1.5625]
+    assert (found.variance / ONE).tolist() == [2.75 - 0.25 - 1.5625]
+
+
+def test_what_a_cut_takes_goes_to_none():
+    sure = Softmax(temperature=1e-9, floor=0.3)
+    estimate = Estimate(np.array([[0.0, 5.0, 1.0]]), np.ones((1, 3)))
+    cut = Cut.none(3, 1)._replace(floor_kept=np.array([1.0, 1.0, 0.5]), kept=np.array([1.0, 0.5, 1.0]))
+    found = probabilities(sure, estimate, np.ones((1, 3), dtype=bool), np.ones((3, 1)), cut)
+    # The best has .7 and an even .1, half of which is kept; the third keeps half of its even .1.
+    assert found[0].tolist() == pytest.approx([0.55, 0.4, 0.05])
+
+
+# laws
+
+
+def _some(seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, Cut]:
+    generator = np.random.default_rng(seed)
+    n, k, m = int(generator.integers(1, 40)), int(generator.integers(2, 8)), int(generator.integers(0, 4))
+    eligible = generator.random((n, k)) < 0.6
+    eligible[:, 0] = True
+    mean = generator.normal(size=(n, k))
+    mean[:, 0] = 0.0
+    use = generator.random((k, m)) * (generator.random((k, m)) < 0.5)
+    use[0] = 0.0
+    cut = Cut(
+        generator.random(m),
+        np.append(1.0, generator.random(k - 1)),
+        np.append(1.0, generator.random(k - 1)),
+        np.ones(k),
+        np.full(m, 1 << 20),
+        np.append(True, generator.random(k - 1) < 0.8),
+    )
+    return mean, eligible, use, np.full((n, k), 0.1), cut
+
+
+@given(seed=st.integers(0, 10**6), floor=st.sampled_from([0.0, 0.05, 1.0]))
+@hypothesis_settings(max_examples=60, deadline=None)
+def test_probabilities_sum_to_one_whatever_the_cut_and_the_company(seed, floor):
+    mean, eligible, use, se, cut = _some(seed)
+    policy = Softmax(temperature=0.2, floor=floor)
+    p = probabilities(policy, Estimate(mean, se), eligible, use, cut)
+    np.testing.assert_allclose(p.sum(axis=1), 1.0, atol=1e-12)
+    assert (p >= 0).all()
+    assert not p[~(eligible & cut.possible)].any()
+    alone = probabilities(policy, Estimate(mean[:1], se[:1]), eligible[:1], use, cut)
+    assert (alone == p[:1]).all()
+
+
+@given(seed=st.integers(0, 10**6))
+@hypothesis_settings(max_examples=60, deadline=None)
+def test_sums_of_parts_are_those_of_the_whole_bit_for_bit(seed):
+    mean, eligible, use, se, cut = _some(seed)
+    p = probabilities(Softmax(temperature=0.2, floor=0.05), Estimate(mean, se), eligible, use, cut)
+    whole, middle = Totals.of(p, use), len(p) // 2
+    parts = Totals.of(p[middle:], use) + Totals.of(p[:middle], use)
+    assert all((a == b).all() for a, b in zip(whole, parts))
+    expected, square = p @ use, p @ use**2
+    for found, right in zip(whole, (p, square - expected**2, square, expected**2)):
+        np.testing.assert_allclose(found / ONE, right.sum(axis=0), atol=1e-8)
