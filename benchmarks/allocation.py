@@ -41,8 +41,10 @@ def world(n: int, seed: int) -> tuple[Estimate, np.ndarray, np.ndarray, np.ndarr
     return Estimate(mean, rng.gamma(4, 0.1, (n, K))), is_eligible, use, available
 
 
-def exact(estimate: Estimate, is_eligible: np.ndarray, use: np.ndarray, available: np.ndarray) -> float:
-    """Solve the linear programme with HiGHS' interior point, no crossover asked for."""
+def exact(
+    estimate: Estimate, is_eligible: np.ndarray, use: np.ndarray, available: np.ndarray, method: str
+) -> float:
+    """Solve the linear programme with HiGHS: as it chooses (`highs`), or its interior point (`highs-ipm`)."""
     n = len(is_eligible)
     row_, column = np.nonzero(is_eligible)
     each = sparse.csr_matrix((np.ones(len(row_)), (row_, np.arange(len(row_)))), shape=(n, len(row_)))
@@ -52,7 +54,7 @@ def exact(estimate: Estimate, is_eligible: np.ndarray, use: np.ndarray, availabl
         b_ub=available,
         A_eq=each,
         b_eq=np.ones(n),
-        method="highs-ipm",
+        method=method,
     )
     return float(-found.fun)
 
@@ -76,21 +78,27 @@ def allocation() -> list[Row]:
 
 
 def allocation_highs() -> list[Row]:
-    """Compare value and CPU time with HiGHS' interior point at 20,000 customers."""
+    """Compare value and CPU time with HiGHS at 20,000 customers: as it comes, and its interior point."""
     allocate(Greedy(), *world(500, 0))
     case = world(20_000, 2)
     begun = time.process_time()
     found = allocate(Greedy(), *case)
     own = time.process_time() - begun
-    begun = time.process_time()
-    best = exact(*case)
-    theirs = time.process_time() - begun
-    peer, text = "HiGHS (scipy) interior point", "20 treatments, four channel caps and a budget; CPU seconds"
-    more = {"peer": peer, "n": 20_000, "conditions": text}
+    seconds, best = {}, 0.0
+    for method in ("highs", "highs-ipm"):
+        begun = time.process_time()
+        best = exact(*case, method)
+        seconds[method] = time.process_time() - begun
+    text = f"20 treatments, four channel caps and a budget; CPU seconds; ours {own:.2f}, HiGHS " + ", ".join(
+        f"{value:.1f} ({name})" for name, value in seconds.items()
+    )
+    as_is = {"peer": "HiGHS (scipy), its own choice of method", "n": 20_000, "conditions": text}
+    inner = as_is | {"peer": "HiGHS (scipy) interior point"}
     return [
-        row("allocation.vs_highs_20k", theirs / own, "factor", 50, ">=", **more),
-        row("allocation.gap_20k", 1 - _value(found.final, case) / best, "fraction", 0.001, "<=", **more),
-        row("allocation.dual_20k", dual(case, found.price) / best - 1, "fraction", None, "<=", **more),
+        row("allocation.vs_highs_20k", seconds["highs"] / own, "factor", 50, ">=", **as_is),
+        row("allocation.vs_highs_ipm_20k", seconds["highs-ipm"] / own, "factor", None, ">=", **inner),
+        row("allocation.gap_20k", 1 - _value(found.final, case) / best, "fraction", 0.001, "<=", **inner),
+        row("allocation.dual_20k", dual(case, found.price) / best - 1, "fraction", None, "<=", **inner),
     ]
 
 
