@@ -55,10 +55,11 @@ class Contacts:
     """
 
     def __init__(
-        self, snapshot: Snapshot, catalog: Catalog, customer_ids: pa.Array, zones: list[str] | None = None
+        self, snapshot: Snapshot, catalog: Catalog, customer_ids: pa.Array, zones: pa.Array | None = None
     ) -> None:
         self._snapshot, self._n = snapshot, len(customer_ids)
-        self._ids, self._zones = customer_ids, zones or ["UTC"] * self._n
+        self._ids = customer_ids
+        self._zones = pa.repeat("UTC", self._n) if zones is None else zones
         self._keys = _keys(catalog)
         self._offer = pa.table({name: key[1:] for name, key in self._keys.items() if name != "everything"})
         self._cooldown = catalog.cooldown_days
@@ -140,8 +141,7 @@ class Contacts:
     def _ask(self, query: str) -> pa.Table:
         connection = self._snapshot.connection
         row = pa.array(np.arange(self._n))
-        zones = pa.array(self._zones, pa.string())
-        connection.register("asked", pa.table({"customer_id": self._ids, "row": row, "zone": zones}))
+        connection.register("asked", pa.table({"customer_id": self._ids, "row": row, "zone": self._zones}))
         connection.register("asked_at", pa.table({"moment": pa.array([self._snapshot.at], tables.TIME)}))
         connection.register("offer", self._offer)
         try:

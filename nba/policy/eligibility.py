@@ -117,8 +117,8 @@ def eligible(
         remove(_OPTED_OUT, _column(customers, f"left_{channel}")[:, None] & here)
     for name, gone in _by_rules(snapshot, catalog, engagement, customer_ids, features):
         remove(number[name], gone)
-    zones = windows.numbers(customers["timezone"].to_pylist(), zone)
-    contacts = Contacts(snapshot, catalog, customer_ids, [windows.ZONES[i] for i in zones])
+    zones = windows.numbers(customers["timezone"], zone)
+    contacts = Contacts(snapshot, catalog, customer_ids, pa.array(windows.ZONES).take(pa.array(zones)))
     remove(_COOLDOWN, contacts.cooling())
     for policy in engagement.contact_policies:
         remove(number[policy.name], contacts.paused(policy))

@@ -5,13 +5,15 @@ as the moment of the change, and where it is put back the span holds only moment
 lies within it. Lengths are thus exact over both changes.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from datetime import UTC, date, datetime, time, timedelta
 from functools import lru_cache
 from typing import NamedTuple
 from zoneinfo import ZoneInfo, available_timezones
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from nba.errors import SettingsError
@@ -19,7 +21,6 @@ from nba.settings import WEEKDAYS, SendWindow
 
 # Zones by number, so that a customer's fits two bytes.
 ZONES = tuple(sorted(available_timezones()))
-_NUMBER = {name: i for i, name in enumerate(ZONES)}
 
 
 class Span(NamedTuple):
@@ -67,16 +68,16 @@ def span(at: datetime, until: datetime, zone: str, window: SendWindow | None) ->
     return None
 
 
-def numbers(zones: Iterable[str | None], default: str) -> NDArray[np.int16]:
+def numbers(zones: pa.Array | pa.ChunkedArray, default: str) -> NDArray[np.int16]:
     """Give the number in `ZONES` of each zone, that of the default where it is not known, shape (n,).
 
     Raises:
         SettingsError: when the default is no IANA zone.
     """
-    if default not in _NUMBER:
+    if default not in ZONES:
         raise SettingsError(f"zone {default!r} is not known", "Name an IANA zone, such as Europe/Madrid.")
-    other = _NUMBER[default]
-    return np.array([_NUMBER.get(zone or "", other) for zone in zones], dtype=np.int16)
+    found = pc.fill_null(pc.index_in(zones.cast(pa.string()), pa.array(ZONES)), ZONES.index(default))
+    return np.asarray(found.to_numpy(), dtype=np.int16)
 
 
 def spans(
