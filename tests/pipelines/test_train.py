@@ -147,6 +147,10 @@ def test_card_comparison_versions_bin_and_signature(workspace, end):
     with pytest.raises(DataError, match="reads 'f_from_elsewhere', which the signature lacks"):
         tracking.load_policy(name)
     (folder / "scorer.json").write_text(saved)
+    folder.rename(folder.with_name("elsewhere"))
+    with pytest.raises(MissingError, match="moved or deleted: run `nba train` again"):
+        tracking.load_policy(name)
+    folder.with_name("elsewhere").rename(folder)
     with tracking._mlflow() as (mlflow, _):
         version = mlflow.MlflowClient().get_model_version(name, "1")
     for heading in ("## Data", "## Measures", "## Checks", "## Does personalising pay?", "## Limits"):
