@@ -124,8 +124,8 @@ class Spark:
 
     def each(self, then: Callable[[Scored], T]) -> Iterator[T]:
         """Give what `then` makes of each part that was kept."""
-        # A job takes a fifth of a second to plan, a task a tenth to begin: few of both, yet the driver is not kept
-        # waiting for all.
+        # A job takes a fifth of a second to plan, a task a tenth to begin: few of both, yet the driver does
+        # not wait for all.
         work, cores = self._work, self._spark.sparkContext.defaultParallelism
         size = 8 * cores
 
