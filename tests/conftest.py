@@ -3,6 +3,7 @@
 import fcntl
 import importlib.util
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -76,3 +77,12 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         pytest.skip("no PostgreSQL server is installed (Debian: apt-get install postgresql)")
     with postgres_server.server(tmp_path_factory.mktemp("postgres")) as url:
         yield url
+
+
+@pytest.fixture(scope="session")
+def java() -> None:
+    """Spark runs on Java; tests that need it are skipped where none is installed."""
+    if shutil.which("java") is None:
+        pytest.skip(
+            "Spark runs on Java, and none is installed (Debian: apt-get install default-jre-headless)"
+        )

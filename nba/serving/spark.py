@@ -31,7 +31,6 @@ from nba.serving.parts import Parts
 
 T = TypeVar("T")
 
-_RECORDS = 32_768
 _TASK = "32m"  # features of some 70,000 customers, so that no core waits long for another's last task
 _SMALL = 1 << 20  # bytes of a result that workers send instead of leaving it in the work folder
 _READ = ("customers", "orders", "events", "touches", "decisions", "outcomes")
@@ -59,7 +58,7 @@ def session(master: str | None = None) -> Any:
         .config("spark.ui.enabled", "false")
         .config("spark.sql.session.timeZone", "UTC")
         .config("spark.sql.parquet.outputTimestampType", "TIMESTAMP_MICROS")
-        .config("spark.sql.execution.arrow.maxRecordsPerBatch", str(_RECORDS))
+        .config("spark.sql.execution.arrow.maxRecordsPerBatch", str(ROWS))
         .config("spark.executorEnv.OMP_NUM_THREADS", "1")
         .config("spark.sql.shuffle.partitions", "4")
         .config("spark.sql.files.maxPartitionBytes", _TASK)

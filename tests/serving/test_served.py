@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -158,9 +157,7 @@ session.stop()
 
 
 @pytest.mark.skipif("NBA_SLOW" not in os.environ, reason="starts Spark: NBA_SLOW=1 runs it")
-def test_spark_asks_it_as_a_function(model, tmp_path):
-    if shutil.which("java") is None:
-        pytest.skip("Spark runs on Java, and none is installed (Debian: default-jre-headless)")
+def test_spark_asks_it_as_a_function(java, model, tmp_path):
     path, asked, decisions, package = model
     place, answers = tmp_path / "asked.parquet", tmp_path / "answers.parquet"
     pq.write_table(asked, place)

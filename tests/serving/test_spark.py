@@ -4,7 +4,6 @@ In a process of its own, without the tests' warnings filter: what Spark starts o
 """
 
 import os
-import shutil
 import subprocess
 import sys
 from datetime import UTC, datetime
@@ -67,8 +66,6 @@ print("identical", local[0].num_rows)
 
 
 def run(folder, master, code=_CODE, *more):
-    if shutil.which("java") is None:
-        pytest.skip("Spark runs on Java, and none is installed (Debian: default-jre-headless)")
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYSPARK_PYTHON": sys.executable}
     environment["PYSPARK_SUBMIT_ARGS"] = _QUICK
     found = subprocess.run(
@@ -79,17 +76,17 @@ def run(folder, master, code=_CODE, *more):
     return found.stdout
 
 
-def test_rows_on_spark_are_those_of_this_machine(tmp_path):
+def test_rows_on_spark_are_those_of_this_machine(java, tmp_path):
     assert "identical 400" in run(tmp_path, "local[2]")
 
 
 @pytest.mark.skipif("NBA_SLOW" not in os.environ, reason="takes half a minute: NBA_SLOW=1 runs it")
-def test_rows_on_a_cluster_of_processes_too(tmp_path):
+def test_rows_on_a_cluster_of_processes_too(java, tmp_path):
     assert "identical 400" in run(tmp_path, "local-cluster[2,1,1024]")
 
 
 @pytest.mark.skipif("NBA_SLOW" not in os.environ, reason="takes half a minute: NBA_SLOW=1 runs it")
-def test_a_worker_and_an_executor_that_are_lost_change_nothing(tmp_path):
+def test_a_worker_and_an_executor_that_are_lost_change_nothing(java, tmp_path):
     assert "identical 400" in run(tmp_path, "local-cluster[2,1,1024]", _CODE, "mortal")
     assert (tmp_path / "worker").exists()
     assert (tmp_path / "executor").exists()
@@ -137,7 +134,7 @@ print("features", own.num_columns - 2)
 
 
 @pytest.mark.skipif("NBA_SLOW" not in os.environ, reason="takes half a minute: NBA_SLOW=1 runs it")
-def test_features_on_spark_are_those_of_duckdb(tmp_path):
+def test_features_on_spark_are_those_of_duckdb(java, tmp_path):
     said = run(tmp_path, "local[2]", _FEATURES)
     # More than the defaults: those by treatment depend on the catalog.
     assert int(said.split("features ")[1].split()[0]) > len(table.FEATURES)

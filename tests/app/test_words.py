@@ -1,0 +1,113 @@
+"""What the app says: one catalogue of words in every language, reasons of the library told in each."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from app import messages
+from app.data import STEP
+from app.messages import LANGUAGES, phrases
+from app.messages import words as catalogue
+from nba import plots
+from nba.attribution import incremental
+from nba.experiments import decision
+from nba.models import clv_counts, clv_spend
+
+# laws
+
+
+def test_every_word_used_is_in_the_catalogue() -> None:
+    folder = Path(messages.__file__).parent
+    used = {
+        key
+        for path in folder.rglob("*.py")
+        for key in re.findall(r'say\(\s*"([a-z_.]+)"', path.read_text(encoding="utf-8"))
+    }
+    assert used
+    for language in LANGUAGES:
+        assert used <= set(catalogue(language))
+
+
+def test_every_language_has_the_same_keys_and_blanks() -> None:
+    blanks = {
+        language: {key: set(re.findall(r"{(\w+)}", text)) for key, text in catalogue(language).items()}
+        for language in LANGUAGES
+    }
+    assert blanks["en"] == blanks["es"]
+    said = {key for key in blanks["en"] if catalogue("en")[key] == catalogue("es")[key]}
+    same = {
+        "channel.sms",
+        "channel.push",
+        "limit.sms",
+        "limit.push",
+        "column.auc",
+        "column.qini",
+        "column.control",
+    }
+    assert said == same
+
+
+def test_reasons_of_attribution_and_value_are_told_in_spanish(monkeypatch: pytest.MonkeyPatch) -> None:
+    one, few = np.zeros(2, dtype=np.int64), np.full((2, 1), 0.5)
+    nobody = np.empty(0, dtype=np.int64)
+    empty = (nobody, nobody, nobody)
+    days = incremental.Days(1, 1, empty, (nobody, nobody, np.empty(0)), one[:1], one[:1], np.array([True]))
+    held = incremental.held_out(np.ones(2), np.array([[True], [False]]))
+    decided = incremental.decided(np.ones(2), np.array([0, -1]), few, few[:, 0], np.arange(2))
+    seen = incremental.Caused(np.ones(1), np.ones(1), one[:1], "observed", ("",))
+    counts = clv_counts.fit(clv_counts.compress(np.ones(3), np.ones(3), np.full(3, 9.0)), "pareto_nbd")
+    reasons = [
+        held.reason[0], decided.reason[0], incremental.observed(days).reason[0], counts.reason,
+        clv_spend.fit(np.full(20, 2), np.full(20, 5.0)).reason, clv_spend.fit(np.ones(4), np.ones(4)).reason,
+        incremental.combine(held, seen).reason[0],
+        "no dropout can be seen: bg_nbd is at its limit, NBD is used; so nobody counts as lost: p_alive is 1",
+    ]  # fmt: skip
+    monkeypatch.setattr(messages, "language", lambda: "es")
+    for reason in reasons:
+        told = messages.told(reason)
+        assert told != reason
+        assert not {"needed", "the", "are", "is"} & set(re.findall(r"[a-z]+", told)), told
+
+
+def test_reasons_of_verdicts_are_told_in_spanish(monkeypatch: pytest.MonkeyPatch) -> None:
+    def shown(name: str, lower: float, upper: float) -> decision.Shown:
+        return decision.Shown(name, lower, upper, 0.3)
+
+    guards = [shown("opt_outs", *ends) for ends in ((-0.9, -0.4), (-0.9, 0.1), (-0.1, 0.1))]
+    found = [
+        decision.decide(shown("margin", *ends), kept, is_over=is_over, unit="EUR")
+        for ends in ((0.2, 0.9), (-0.9, -0.2), (-0.2, 0.1), (-0.2, 0.9))
+        for kept in ((), *((guard,) for guard in guards))
+        for is_over in (True, False)
+    ]
+    ship, harm = (next(d for d in found if d.verdict.value == v) for v in ("ship", "stop: harm"))
+    reasons = {d.reason for d in [*found, decision.follow([ship, harm])]}
+    assert len(reasons) > 10
+    monkeypatch.setattr(messages, "language", lambda: "es")
+    english = {"the", "its", "rose", "fell", "could", "would", "not", "this", "and"}
+    for reason in reasons:
+        told = messages.told(reason)
+        assert not english & set(re.findall(r"[a-z]+", told.lower())), told
+
+
+def test_every_phrase_of_a_figure_is_in_every_language() -> None:
+    folder = Path(plots.__file__).parent
+    text = "\n".join(path.read_text(encoding="utf-8") for path in folder.glob("*.py"))
+    titles = re.findall(r'style\.(?:figure|unit)\(\s*"([^"]+)"', text) + re.findall(
+        r'style\.figure\("[^"]*", "([^"]+)"', text
+    )
+    assert len(titles) > 25
+    assert set(titles) <= {english for english, _ in phrases("es")}
+
+
+def commands() -> set[str]:
+    from pipelines.cli import app as cli
+
+    areas = (group.typer_instance for group in cli.registered_groups)
+    return {c.name or c.callback.__name__ for area in areas for c in area.registered_commands}
+
+
+def test_every_command_named_exists() -> None:
+    assert set(STEP.values()) <= commands()
