@@ -1,6 +1,6 @@
 """What a customer does between orders: browsing, service, tenure, and the season."""
 
-from nba.features.feature import Feature
+from nba.features.feature import Feature, smoothed
 
 _VISITS = 4
 _YEAR = "2 * pi() * dayofyear($at) / 365.25"
@@ -24,7 +24,7 @@ def _per_visit(kind: str, plural: str, usual: float) -> Feature:
         f"{plural} per visit",
         f"{plural} per visit in a year, smoothed towards {usual} with the weight of {_VISITS} visits",
         "events",
-        f"({each} + {_VISITS * usual}) / (count(*) filter (kind = 'visit' and age <= 365) + {_VISITS})",
+        smoothed(each, "count(*) filter (kind = 'visit' and age <= 365)", usual, _VISITS),
         usual,
     )
 

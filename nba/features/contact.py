@@ -1,6 +1,6 @@
 """How much a customer is contacted and what comes of it."""
 
-from nba.features.feature import Feature
+from nba.features.feature import Feature, response_rate, smoothed
 from nba.tables import CHANNELS
 
 # Rates are smoothed towards what a channel reaches in general, with the weight of _WEIGHT contacts.
@@ -39,7 +39,7 @@ def _of_channel(channel: str) -> tuple[Feature, ...]:
             "fraction",
             f"clicks per message by {channel} in a year, smoothed towards {_CLICKS}",
             "touches",
-            f"({clicked} + {_WEIGHT * _CLICKS}) / ({sent} + {_WEIGHT})",
+            smoothed(clicked, sent, _CLICKS, _WEIGHT),
             _CLICKS,
         ),
         Feature(
@@ -47,7 +47,7 @@ def _of_channel(channel: str) -> tuple[Feature, ...]:
             "fraction",
             f"messages seen by {channel} in a year, smoothed towards {_SEEN}",
             "touches",
-            f"({seen} + {_WEIGHT * _SEEN}) / ({sent} + {_WEIGHT})",
+            smoothed(seen, sent, _SEEN, _WEIGHT),
             _SEEN,
         ),
         Feature(
@@ -97,8 +97,7 @@ FEATURES: tuple[Feature, ...] = (
         "fraction",
         "responses per closed decision to contact, smoothed towards 0.05",
         "decisions",
-        f"(count(*) filter (treatment_id <> 'none' and is_response) + {_WEIGHT * 0.05})"
-        f" / (count(*) filter (treatment_id <> 'none' and is_response is not null) + {_WEIGHT})",
+        response_rate("treatment_id <> 'none'", 0.05, _WEIGHT),
         0.05,
     ),
     Feature(
@@ -106,8 +105,7 @@ FEATURES: tuple[Feature, ...] = (
         "fraction",
         "responses per closed decision to leave the customer alone, smoothed towards 0.05",
         "decisions",
-        f"(count(*) filter (treatment_id = 'none' and is_response) + {_WEIGHT * 0.05})"
-        f" / (count(*) filter (treatment_id = 'none' and is_response is not null) + {_WEIGHT})",
+        response_rate("treatment_id = 'none'", 0.05, _WEIGHT),
         0.05,
     ),
     Feature(
@@ -115,8 +113,12 @@ FEATURES: tuple[Feature, ...] = (
         "fraction",
         "clicks per message seen in a year, on all channels, smoothed towards 0.1",
         "touches",
-        f"(count(*) filter (kind = 'clicked' and age <= 365) + {_WEIGHT * 0.1})"
-        f" / (count(*) filter (kind = 'seen' and age <= 365) + {_WEIGHT})",
+        smoothed(
+            "count(*) filter (kind = 'clicked' and age <= 365)",
+            "count(*) filter (kind = 'seen' and age <= 365)",
+            0.1,
+            _WEIGHT,
+        ),
         0.1,
     ),
     Feature(

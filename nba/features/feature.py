@@ -28,3 +28,19 @@ class Feature:
     source: str
     sql: str
     absent: float = math.nan
+
+
+def smoothed(hits: str, tries: str, usual: float, weight: int) -> str:
+    """Write a rate in SQL that few tries leave near the usual one, as if so many more had come out so.
+
+    Example:
+        >>> smoothed("clicks", "seen", 0.25, 4)
+        '(clicks + 1.0) / (seen + 4)'
+    """
+    return f"({hits} + {weight * usual}) / ({tries} + {weight})"
+
+
+def response_rate(decided: str, usual: float, weight: int) -> str:
+    """Write the responses per closed decision of those for which a condition holds, smoothed."""
+    hits = f"count(*) filter ({decided} and is_response)"
+    return smoothed(hits, f"count(*) filter ({decided} and is_response is not null)", usual, weight)

@@ -27,7 +27,7 @@ import pyarrow as pa
 from nba import settings, tables
 from nba.errors import SettingsError
 from nba.features import behaviour, contact, money, recency
-from nba.features.feature import Feature
+from nba.features.feature import Feature, response_rate
 from nba.history import Snapshot
 
 FEATURES: tuple[Feature, ...] = (
@@ -138,10 +138,7 @@ def _offers(snapshot: Snapshot) -> list[Feature]:
                 doc, sql = f"since the last decision for {name}", f"min(age) filter ({given})"
                 out.append(Feature(f"f_days_since_action_{slug}", "days", doc, "decisions", sql))
             doc = f"responses per closed decision for {name}, smoothed towards {_USUAL}"
-            sql = (
-                f"(count(*) filter ({given} and is_response) + {_WEIGHT * _USUAL})"
-                f" / (count(*) filter ({given} and is_response is not null) + {_WEIGHT})"
-            )
+            sql = response_rate(given, _USUAL, _WEIGHT)
             out.append(Feature(f"f_response_rate_{level}_{slug}", "fraction", doc, "decisions", sql, _USUAL))
     return out
 
