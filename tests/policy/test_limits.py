@@ -88,6 +88,23 @@ def test_minimums_that_contradict_a_cap_are_lowered_together():
     assert told
 
 
+def test_a_cycle_of_minimums_that_only_together_cannot_be_is_lowered_and_named():
+    # Each pair alone fits under the cap of 12; the three ask for 15 contacts: twice the total is at least 30.
+    channels = ("email", "sms", "push")
+    sale = tuple(Treatment(f"sale_{channel}", "sale", channel, 0.1) for channel in channels)
+    shop = Catalog(SHOP.actions[:1], sale)
+    pairs = (channels[:2], channels[1:], channels[::2])
+    volumes = tuple(Volume(name="+".join(pair), channels=pair, least=10) for pair in pairs)
+    cap = Volume(name="all", actions=("sale",), most=12)
+    is_eligible = np.ones((100, 4), dtype=bool)
+    for one in volumes:
+        assert not limits.reachable(limits.of(shop, Limits(volumes=(cap, one))), is_eligible)[1]
+    found, told = limits.reachable(limits.of(shop, Limits(volumes=(cap, *volumes))), is_eligible)
+    assert found.least.sum() == pytest.approx(24)
+    assert {one.limit for one in told} <= {one.name for one in volumes}
+    assert sum(one.asked - one.feasible for one in told) == pytest.approx(6)
+
+
 def test_limits_that_cannot_be_are_refused_by_name():
     with pytest.raises(ValidationError, match="asks for at least 5 and at most 3"):
         Volume(name="x", most=3, least=5)
