@@ -81,7 +81,7 @@ def by_duckdb() -> int:
         ]
         touches += [f"min(age) filter (channel = '{channel}' and kind in ('seen', 'clicked'))"]
         touches += [f"bool_or(channel = '{channel}' and kind = 'unsubscribed')::int"]
-    parts, joins = [], []
+    parts, joins, given = [], [], []
     for table, at_column, made in (
         ("orders", "ordered_at", orders), ("events", "occurred_at", events), ("touches", "touched_at", touches)
     ):  # fmt: skip
@@ -90,11 +90,13 @@ def by_duckdb() -> int:
             f"{table} as (select customer_id, {columns} from {rows(table, at_column)} group by customer_id)"
         )
         joins.append(f"left join {table} using (customer_id)")
+        given.append(f"{table}.* exclude (customer_id)")
     segments = ", ".join(f"(a_segment = 'segment {i}')::double as s{i}" for i in range(7))
     found = connection.sql(
-        f"with {', '.join(parts)} select c.*, {segments}, sin(1.0) as y, cos(1.0) as z"
+        f"with {', '.join(parts)} select customer_id, {at} as as_of, {', '.join(given)}, {segments}, sin(1.0) as y, cos(1.0) as z"
         f" from {rows('customers', 'joined_at')} c {' '.join(joins)} order by customer_id"
     ).to_arrow_table()
+    connection.close()
     return int(found.num_rows)
 
 

@@ -180,18 +180,31 @@ def _query(features: Iterable[Feature], at: datetime, wanted: str) -> str:
     for source, rows in SOURCES.items():
         own = [f for f in features if f.source == source]
         grouped = "" if source == "customers" else " group by customer_id"
-        listed = ", ".join(f'({f.sql})::double as "{f.name}"' for f in own)
+        listed = ", ".join(f'{_settled(f)} as "{f.name}"' for f in own)
         kept = "" if source == "customers" else f" where {wanted}"
         parts.append(f"by_{source} as (select customer_id, {listed} from ({_with_age(rows)}){kept}{grouped})")
         if source != "customers":
             joins.append(f"left join by_{source} using (customer_id)")
-    # Rounded, so that the order in which threads add does not show.
-    columns = [f'round(coalesce("{f.name}", \'{f.absent}\'::double), 6) as "{f.name}"' for f in features]
+    columns = [f'coalesce("{f.name}", \'{f.absent}\'::double) as "{f.name}"' for f in features]
     query = (
         f"with {', '.join(parts)} select customer_id, $at as as_of, {', '.join(columns)}"
         f" from by_customers {' '.join(joins)} where {wanted} order by customer_id"
     )
     return query.replace("$at", moment)
+
+
+# What stands before a bracket where the order of rows does not matter: functions and SQL's own words.
+_EXACT = {
+    "count", "min", "max", "arg_min", "arg_max", "bool_or", "bool_and", "coalesce", "nullif", "greatest",
+    "least", "filter", "over", "where", "and", "or", "not", "in", "case", "when", "then", "else",
+}  # fmt: skip
+
+
+def _settled(feature: Feature) -> str:
+    # Sums are rounded, so that the order in which threads add does not show.
+    called = {name.lower() for name in re.findall(r"(\w+)\s*\(", feature.sql)}
+    value = f"({feature.sql})::double"
+    return value if called <= _EXACT else f"round({value}, 6)"
 
 
 def _with_age(rows: str) -> str:
