@@ -38,6 +38,9 @@ def test_bounds_unknowns_and_closed_lists_are_checked() -> None:
     assert "cost: 1 values below 0" in text
     assert "teleported" in text
     assert "1 rows repeat the key" in text
+    rows = [touch | {"touch_id": name, "kind": "sent", "cost": 0.0} for name in "abb"]
+    with pytest.raises(DataError, match="1 rows repeat the key"):  # in order, but not above one another
+        tables.TOUCHES.build(rows)
 
 
 def test_open_columns_are_allowed_only_with_their_prefix() -> None:

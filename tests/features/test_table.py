@@ -312,3 +312,16 @@ def test_order_of_rows_does_not_matter(history_of, small, at, order):
     after = built(history_of(rows), at)
     for customer, row in before.items():
         np.testing.assert_equal(after[customer], row)
+
+
+def test_the_order_in_which_money_is_added_does_not_show(history_of, small, at):
+    rng = np.random.default_rng(3)
+    order = next(row for row in small["orders"] if row["customer_id"] == "anna")
+    many = [
+        order | {"order_id": f"o{i}", "revenue": money, "margin": money / 3, "is_return": False}
+        for i, money in enumerate(rng.lognormal(3, 2, 300))
+    ]
+    assert sum(row["margin"] for row in many) != sum(row["margin"] for row in many[::-1])
+    found = [built(history_of(dict(small, orders=rows)), at)["anna"] for rows in (many, many[::-1])]
+    np.testing.assert_equal(*found)
+    assert found[0]["f_margin_365"] > 0
