@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import streamlit as st
 from pyarrow import csv
+from streamlit.delta_generator import DeltaGenerator
 
 from app import data
 from app.access import NOBODY, Role
@@ -66,8 +67,9 @@ _TERM = {
     "p_alive": "alive",
     "clv": "clv",
 }
-# Long texts that a figure above the table shows in full.
-_NARROW = (("value_finder", "segment"),)
+# Pixels of texts that fit badly by themselves: long ones that a figure above shows in full, and those that
+# the first rows lack, by which the browser judges.
+_WIDTHS = {("value_finder", "segment"): 270, ("choices", "stage"): 100, ("choices", "reason"): 170}
 # Columns whose values are our own words: column to the section of the catalogue that words them.
 _WORDED = {
     "verdict": "verdict",
@@ -144,6 +146,12 @@ def numbers(*shown: tuple[str, str, str, str]) -> None:
                     st.caption(note)
 
 
+def halves() -> tuple[DeltaGenerator, DeltaGenerator]:
+    """Give two places side by side, one below the other where the window is narrow."""
+    row = st.container(horizontal=True, gap="medium")
+    return row.container(width=HALF), row.container(width=HALF)
+
+
 def choose(
     title: str,
     options: Sequence[str],
@@ -184,6 +192,7 @@ def choose(
 
 WIDTH = 270  # pixels of a long text
 CARD = 180  # pixels of a single number
+HALF = 460  # pixels of a figure beside another
 WHOLE = 16  # rows of a table that shows without scrolling
 LONG = 10  # characters that fit into it
 SEGMENTS = 7  # more options than these go into a list
@@ -465,8 +474,7 @@ def _column(field: tables.Field, table: str, currency: str, names: str, large: b
         )
     if field.name == LINK:
         return st.column_config.LinkColumn(title, help=meaning, display_text=say("open"))
-    width = WIDTH if (table, field.name) in _NARROW else None
-    return st.column_config.TextColumn(title, help=meaning, width=width)
+    return st.column_config.TextColumn(title, help=meaning, width=_WIDTHS.get((table, field.name)))
 
 
 def title_of(name: str, table: str = "") -> str:

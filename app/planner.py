@@ -60,7 +60,7 @@ def draw(reader: Reader) -> None:
     )
     found = planning.outlook(given[days], effect, share, goal)
     _answer(found, days, unit, row["mde_relative"])
-    left, right = st.columns(2)
+    left, right = parts.halves()
     with left:
         st.subheader(say("planner.power"), help=say("term.power"))
         drawn = planning.powers(given[days], found, effect)

@@ -104,7 +104,7 @@ def _paths(reader: Reader) -> None:
     )
     st.subheader(say("attribution.paths"), help=say("term.path"))
     parts.figure(journeys.paths(shown), "paths", say("alt.paths"))
-    left, right = st.columns(2)
+    left, right = parts.halves()
     with left:
         st.subheader(say("attribution.length"))
         parts.figure(

@@ -9,6 +9,7 @@ from app.messages import day, label, number, percent, say
 from nba import plots, tables
 from nba.plots import journeys, policies
 
+SURE = 0.9995  # a chance that reads as 100%
 VIEWS = ("worth", "groups", "alive", "risk", "check")
 
 
@@ -65,7 +66,8 @@ def _alive(reader: Reader) -> None:
     measure = parts.choose(say("clv.show"), ["p_alive", "clv", "n"], "measure", "clv.measure")
     shown = reader.table("clv_grid").sort_by([("quiet_from", "ascending"), ("repeats_from", "ascending")])
     st.subheader(say("clv.grid"), help=say("term.alive"))
-    st.caption(say("clv.grid_note"))
+    shares = pc.min(shown["p_alive"]).as_py()
+    st.caption(say("clv.all_stay" if shares is not None and shares > SURE else "clv.grid_note"))
     titles = ("Days since the last purchase", "Purchases after the first")
     names = ("quiet", "repeats", measure, "n")
     form = ".0%" if measure == "p_alive" else ",.0f"

@@ -82,7 +82,7 @@ def _linked(reader: Reader) -> pa.Table:
 
 
 def _quality(reader: Reader) -> None:
-    left, right = st.columns(2)
+    left, right = parts.halves()
     with left:
         st.subheader(say("models.calibration"), help=say("term.calibration"))
         if reader.has("summary_calibration"):
@@ -112,7 +112,7 @@ def _why(reader: Reader) -> None:
         st.subheader(say("models.dependence"), help=say("term.shap"))
         st.caption(say("models.dependence_note"))
         found = reader.table("summary_dependence")
-        halves = st.columns(2)
+        halves = parts.halves()
         for place, feature in enumerate(dict.fromkeys(found["feature"].to_pylist())):
             name = worded(feature)
             drawn = insight.dependence(where(found, feature=feature), name)

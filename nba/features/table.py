@@ -38,6 +38,7 @@ FEATURES: tuple[Feature, ...] = (
 )
 MAX_VALUES = 10
 MAX_ACTIONS = 20
+PART = 500_000  # customers whose features are computed at once
 # Rates of responses are smoothed towards a usual one, with the weight of so many decisions.
 _WEIGHT, _USUAL = 2, 0.1
 
@@ -77,11 +78,11 @@ def build(snapshot: Snapshot, customer_ids: pa.Array | None = None) -> pa.Table:
         snapshot.connection.register("wanted_customers", pa.table({"customer_id": ids}))
         wanted = "customer_id in (from wanted_customers)"
     try:
-        table = snapshot.sql(_query(features, snapshot.at, wanted))
+        parts = [snapshot.sql(_query(features, snapshot.at, part)) for part in _parts(snapshot, wanted)]
     finally:
         if customer_ids is not None:
             snapshot.connection.unregister("wanted_customers")
-    return tables.FEATURES.conform(table)
+    return tables.FEATURES.conform(pa.concat_tables(parts))
 
 
 def query(snapshot: Snapshot) -> str:
@@ -173,6 +174,24 @@ def describe(features: Iterable[Feature] = FEATURES) -> str:
     return head + "\n".join(rows) + attributes
 
 
+def _parts(snapshot: Snapshot, wanted: str) -> list[str]:
+    # Conditions on customers, PART at a time and in order: what is aggregated and joined then fits into
+    # memory. Histories lie in order of customer, so that a part reads little but its own rows.
+    n = snapshot.sql(f"select count(*) as n from customers where {wanted}")["n"][0].as_py()
+    if n <= PART:
+        return [wanted]
+    first = snapshot.sql(
+        f"""select customer_id from (
+            select customer_id, row_number() over (order by customer_id) as place
+            from customers where {wanted})
+        where place > 1 and (place - 1) % {PART} = 0 order by 1"""
+    )["customer_id"].to_pylist()
+    ends = ["'" + name.replace("'", "''") + "'" for name in first]
+    above = ["", *(f" and customer_id >= {end}" for end in ends)]
+    below = [*(f" and customer_id < {end}" for end in ends), ""]
+    return [wanted + low + high for low, high in zip(above, below)]
+
+
 def _query(features: Iterable[Feature], at: datetime, wanted: str) -> str:
     features = tuple(features)
     moment = f"timestamptz '{at:%Y-%m-%d %H:%M:%S.%f}+00'"
@@ -181,7 +200,8 @@ def _query(features: Iterable[Feature], at: datetime, wanted: str) -> str:
         own = [f for f in features if f.source == source]
         grouped = "" if source == "customers" else " group by customer_id"
         listed = ", ".join(f'{_settled(f)} as "{f.name}"' for f in own)
-        kept = "" if source == "customers" else f" where {wanted}"
+        over_all = source == "customers" and any(re.search(r"\bover\b", f.sql, re.I) for f in own)
+        kept = "" if over_all else f" where {wanted}"
         parts.append(f"by_{source} as (select customer_id, {listed} from ({_with_age(rows)}){kept}{grouped})")
         if source != "customers":
             joins.append(f"left join by_{source} using (customer_id)")

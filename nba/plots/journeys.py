@@ -158,6 +158,7 @@ def heat(table: pa.Table, names: Sequence[str], titles: Sequence[str], value: st
         customdata=size,
         colorscale="Viridis",
         colorbar={"tickformat": value, "thickness": 12},
+        **({"zmin": 0.0, "zmax": 1.0} if value.endswith("%") else {}),  # shares, also where all are alike
         hovertemplate=f"%{{x}}, %{{y}}: %{{z:{value}}}<br>n = %{{customdata:,.0f}}<extra></extra>",
     )
     return figure.update_xaxes(type="category").update_yaxes(type="category")

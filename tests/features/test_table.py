@@ -325,3 +325,23 @@ def test_the_order_in_which_money_is_added_does_not_show(history_of, small, at):
     found = [built(history_of(dict(small, orders=rows)), at)["anna"] for rows in (many, many[::-1])]
     np.testing.assert_equal(*found)
     assert found[0]["f_margin_365"] > 0
+
+
+@pytest.mark.parametrize("size", [1, 5])
+def test_customers_in_parts_are_as_all_at_once(history_of, at, size, monkeypatch):
+    rng = np.random.default_rng(1)
+    who = [f"c'{i}" for i in range(11)]
+    rows = {
+        name: tables.BY_NAME[name].sample(40, rng).to_pylist() for name in ("orders", "events", "touches")
+    }
+    for each in (row for found in rows.values() for row in found):
+        each["customer_id"] = str(rng.choice(who))
+    people = tables.CUSTOMERS.sample(1, rng).to_pylist()[0] | {"joined_at": at - timedelta(days=9)}
+    rows["customers"] = [people | {"customer_id": name, "a_zip": name} for name in who]
+    history = history_of(rows)
+    whole, some = built(history, at), built(history, at, pa.array(who[3:9]))
+    monkeypatch.setattr(table, "PART", size)
+    np.testing.assert_equal(built(history, at), whole)
+    np.testing.assert_equal(built(history, at, pa.array(who[3:9])), some)
+    assert len(whole) == 11
+    assert len(some) == 6
