@@ -361,12 +361,12 @@ def large() -> list[Row]:
         written = _fresh(_HISTORY, folder, 3.0, SALT)
         shutil.rmtree(folder / "tables" / ".cache")
         _fresh(_COMMIT, folder)
-        found = _fresh(_FEATURES, folder, 1, 3.0)
-    limited = "DuckDB limited to 3 GB, spilling"
-    told = f"{found['rows']:,} customers, {found['columns']} features, {found['seconds']:.0f} s; {limited}"
+        found = _fresh(_FEATURES, folder, 1, 1.0)  # the features themselves stand beside it
+    limited = "DuckDB limited to {} GB, spilling"
+    told = f"{found['rows']:,} customers, {found['columns']} features, {found['seconds']:.0f} s; {limited.format(1)}"
     return [
         row("history.peak_gb_50m", written["peak_gb"], "GB", 4, "<=", n=LARGE,
-            conditions=f"{written['seconds']:.0f} s; {limited}"),
+            conditions=f"{written['seconds']:.0f} s; {limited.format(3)}"),
         row("features.peak_gb_50m", found["peak_gb"], "GB", 4, "<=", n=LARGE, conditions=told),
     ]  # fmt: skip
 
