@@ -413,17 +413,22 @@ def _iso_or_epoch(text: str, zone: str) -> str:
         f" else {number} end"
     )
     clock = f"substr({text}, 12)"
-    offset = (
-        f"(right({text}, 1) = 'Z' or contains({clock}, '+') or contains({clock}, '-')"
-        f" or right({text}, 3) in ('UTC', 'GMT'))"
+    # A letter at the end is a zone's (Z, EST, Europe/Madrid); in a plain time DuckDB passes over any word.
+    is_named = f"right({text}, 1) not between '0' and '9'"
+    offset = f"({is_named} or contains({clock}, '+') or contains({clock}, '-'))"
+    hour, minute = (f"try_strptime({text}, '{form}') is not null" for form in ("%Y%m%d%H", "%Y%m%d%H%M"))
+    is_compact = (
+        f"left({text}, 2) in ('19', '20')"
+        f" and case strlen({text}) when 10 then {hour} when 12 then {minute} else false end"
     )
     return (
         f"case when not regexp_matches({text}, '^-?[0-9]') then null"  # DuckDB knows `epoch` and `infinity`
         f" when {number} is not null then case when strlen({text}) = 8"
         f" then timezone({zone}, try_strptime({text}, '%Y%m%d'))"
+        f" when {is_compact} then null"  # 2026011010 is an hour of 2026 or seconds of 2034: never guessed
         f" when strlen({text}) > 8 then timezone('UTC', make_timestamp(try_cast({micros} as bigint))) end"
         f" when strlen({text}) > 15 and {offset} then try_cast({text} as timestamptz)"
-        f" else timezone({zone}, try_cast({text} as timestamp)) end"
+        f" when not {is_named} then timezone({zone}, try_cast({text} as timestamp)) end"
     )
 
 

@@ -185,6 +185,21 @@ TIMES = [
     # The hour that is skipped, and the hour that comes twice.
     ("2026-03-29 02:30:00", datetime(2026, 3, 29, 1, 30, tzinfo=UTC)),
     ("2026-10-25 02:30:00", datetime(2026, 10, 25, 1, 30, tzinfo=UTC)),
+    # Zones by name; what is no zone is never passed over.
+    ("2026-01-10 10:00:00 America/New_York", datetime(2026, 1, 10, 15, tzinfo=UTC)),
+    ("2026-01-10 10:00:00 EST", datetime(2026, 1, 10, 15, tzinfo=UTC)),
+    ("2026-07-10 10:00:00 Asia/Tokyo", datetime(2026, 7, 10, 1, tzinfo=UTC)),
+    ("2026-07-01 12:00:00 UTC", datetime(2026, 7, 1, 12, tzinfo=UTC)),
+    ("2026-07-01 12:00:00 GMT", datetime(2026, 7, 1, 12, tzinfo=UTC)),
+    ("2026-01-10 10:00:00 PM", None),
+    ("2026-01-10 01:30 PM", None),
+    ("2026-01-10 10:00:00 foo", None),
+    ("2026-01-10 foo", None),
+    # An hour, or seconds since 1970: not guessed.
+    ("2026011010", None),
+    ("202601101030", None),
+    ("1999123123", None),
+    ("1946684800", datetime(2031, 9, 9, 1, 46, 40, tzinfo=UTC)),
     ("2026-02-30", None),
     ("31/12/2026", None),
     ("yesterday", None),
