@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -259,9 +260,17 @@ def _reachable(snapshot: Snapshot, audience: str | None = None) -> pa.Array:
     wanted = ""
     if audience is not None:
         rules.check(audience, snapshot.sql("from customers limit 0").column_names)
-        wanted = f"and ({audience})"
+        wanted = f"and ({audience}\n)::boolean"  # a comment at its end must not swallow the bracket
     query = f"select customer_id from customers where external_id is not null {wanted} order by 1"
-    known = snapshot.sql(query)
+    try:
+        known = snapshot.sql(query)
+    except duckdb.Error as error:
+        if not wanted:
+            raise
+        raise SettingsError(
+            f"the audience {audience!r} cannot be answered: {str(error).splitlines()[0]}",
+            "Compare columns with values of their own type; a condition is true or false.",
+        ) from None
     if not known.num_rows and wanted:
         raise MissingError(
             f"no customer known at {snapshot.at.isoformat()} fulfils {audience!r}", "Widen the audience."

@@ -278,7 +278,12 @@ def test_an_audience_is_all_that_is_decided_for(workspace, stream_above):
         decide.decide(workspace.root, AT + timedelta(days=1), audience="(select 1) = 1")
     with pytest.raises(MissingError, match="fulfils"):
         decide.decide(workspace.root, AT + timedelta(days=1), audience="external_id = 'nobody'")
+    for odd in ("can_email = 'maybe'", "joined_at > 'soon'", "external_id + 1 > 2", "joined_at"):
+        with pytest.raises(SettingsError, match="cannot be answered"):
+            decide.decide(workspace.root, AT + timedelta(days=1), audience=odd)
     assert everything(workspace.root) == before
+    noted = decide.decide(workspace.root, AT + timedelta(days=1), audience="can_email -- those who agreed")
+    assert delivery.verify(noted.folder)["n_decisions"] == N
 
 
 @pytest.mark.parametrize("stream_above", [0, 1_000_000])
