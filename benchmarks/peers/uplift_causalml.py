@@ -20,16 +20,23 @@ BASE = {
 }  # fmt: skip
 
 
-def x_learner(X, y, arm, p, new, p_new):
+SMALL = {**BASE, "n_estimators": 60, "num_leaves": 4}
+
+
+def x_learner(X, y, arm, p, new, p_new, base=BASE):
     def against_control(p):
         return {k: p[:, k] / (p[:, k] + p[:, 0]) for k in range(1, p.shape[1])}
 
     if set(np.unique(y)) <= {0.0, 1.0}:
-        model = BaseXClassifier(LGBMClassifier(**BASE), LGBMRegressor(**BASE), control_name=0)
+        model = BaseXClassifier(LGBMClassifier(**base), LGBMRegressor(**base), control_name=0)
     else:
-        model = BaseXRegressor(LGBMRegressor(**BASE), control_name=0)
+        model = BaseXRegressor(LGBMRegressor(**base), control_name=0)
     model.fit(X, arm, y, against_control(p))
     return model.predict(new, p=against_control(p_new))
+
+
+def small_x_learner(*parts):
+    return x_learner(*parts, base=SMALL)
 
 
 def t_learner(X, y, arm, p, new, p_new):  # noqa: ARG001
@@ -48,7 +55,7 @@ def uplift_forest(X, y, arm, p, new, p_new):  # noqa: ARG001
     return model.predict(new)
 
 
-METHODS = {"T": t_learner, "X": x_learner, "UpliftRF": uplift_forest}
+METHODS = {"T": t_learner, "X": x_learner, "XSmall": small_x_learner, "UpliftRF": uplift_forest}
 
 
 def main(names: str, source: str, target: str) -> None:

@@ -1,8 +1,11 @@
 """What the ensemble of effects is made of: candidates fitted without one fold, and predictors of new rows.
 
-A candidate learns the effect of every treatment from all folds but one. Whatever it needs of outcomes comes
-from models that have not seen that fold either, so that its predictions for the fold are independent
-of the fold's noise: a stack that weighs them by their loss is not led astray by what leaked.
+A candidate learns the effect of every treatment from the rows of all folds but one, which then judges it: a
+stack that weighs candidates by their loss must not be led astray by what leaked. `x_trees` and `t_trees`
+know nothing of the judged fold's outcomes. Of the others something is left: `dr_trees`, `dr_ridge` and
+`response` learn from scores of the other folds' rows, whose outcome models have seen the judged fold (the
+scores' mean does not depend on them where probabilities are known), and `hierarchy` without a fold is one
+Newton step from the fit to all rows.
 
 - `hierarchy`: the Bayesian hierarchy over standardised features (`nba.models.hierarchy`), logistic for 0/1
   outcomes, linear for money;
@@ -115,7 +118,8 @@ class Fold:
         rows: Rows of the other folds.
         outcomes: One model per arm, fitted on `rows`.
         mu: Their predictions for all rows, shape (n, 1 + T).
-        effects: Doubly robust scores of the effects, shape (n, T); rows of other folds count.
+        effects: Doubly robust scores of the effects, shape (n, T); rows of other folds count. Their outcome
+            models lack the row's own fold, not this one.
         base: Model of effects (LightGBM) to clone.
     """
 

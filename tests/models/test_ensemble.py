@@ -5,6 +5,7 @@ from scipy.special import expit
 from nba.errors import DataError
 from nba.models import ensemble
 from nba.models.ensemble import UpliftEnsemble
+from nba.models.trial import split
 
 KNOWN = {0: 0.4, 1: 0.3, 2: 0.3}
 
@@ -102,6 +103,18 @@ def test_same_seed_same_model_and_treatments_share_what_they_are_made_of():
     np.testing.assert_array_equal(first.effect(X), second.effect(X))
     apart = UpliftEnsemble(control=0, folds=2).fit(X, y, arm, KNOWN)
     assert np.abs(first.effect(X) - apart.effect(X)).max() > 0
+
+
+def test_trees_of_the_prior_know_nothing_of_the_fold_that_judges_them():
+    X, y, arm, _ = trial(0, 1500)
+    customer = np.arange(len(y))
+    judged = split(arm, y, customer, 3, 0) == 0
+    other = np.where(judged, 1 - y, y)
+    model = UpliftEnsemble(control=0, folds=3, names=("x_trees", "t_trees"))
+    first, second = (
+        model.fit(X, outcome, arm, KNOWN, groups=customer)._members[0](X[judged]) for outcome in (y, other)
+    )
+    np.testing.assert_array_equal(first, second)
 
 
 def test_recommendation_follows_the_gate_and_costs(fitted):
