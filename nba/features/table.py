@@ -16,10 +16,12 @@ are the time since the last decision for each action (`f_days_since_action_<acti
 answered each action and channel (`f_response_rate_action_<action>`, `f_response_rate_channel_<channel>`).
 """
 
+import json
 import math
 import re
 from collections.abc import Iterable
 from datetime import datetime
+from typing import Any
 
 import duckdb
 import pyarrow as pa
@@ -106,6 +108,11 @@ def _own(snapshot: Snapshot) -> tuple[Feature, ...]:
         if spec.name in taken:
             raise SettingsError(f"feature {spec.name!r} is declared twice", "Give it a name of its own.")
         taken.add(spec.name)
+        if told := _reaches_further(snapshot.connection, spec.sql):
+            raise SettingsError(
+                f"feature {spec.name!r} {told}; expected one expression over the rows of {spec.source}",
+                "Other rows may not have been known at the moment; mend its sql or its source in nba.toml.",
+            )
         try:
             snapshot.connection.execute(_query((feature,), snapshot.at, "false")).fetchall()
         except duckdb.Error as error:
@@ -116,6 +123,26 @@ def _own(snapshot: Snapshot) -> tuple[Feature, ...]:
             ) from None
         found.append(feature)
     return tuple(found)
+
+
+def _reaches_further(connection: duckdb.DuckDBPyConnection, sql: str) -> str:
+    # A query of its own could read tables as they are now, not as they were known.
+    row = connection.execute("select json_serialize_sql($q)", {"q": f"select ({sql})"}).fetchall()[0]
+    parsed = json.loads(row[0])
+    if parsed["error"]:
+        return f"is no expression: {parsed['error_message']}"
+    nodes = [statement["node"] for statement in parsed["statements"]]
+    if len(nodes) != 1 or len(nodes[0].get("select_list", ())) != 1:
+        return "is more than one expression"
+    return "holds a query of its own" if _has_query(nodes[0]["select_list"]) else ""
+
+
+def _has_query(tree: Any) -> bool:
+    if isinstance(tree, list):
+        return any(_has_query(part) for part in tree)
+    if isinstance(tree, dict):
+        return tree.get("class") == "SUBQUERY" or any(_has_query(part) for part in tree.values())
+    return False
 
 
 def _offers(snapshot: Snapshot) -> list[Feature]:

@@ -146,6 +146,31 @@ def test_features_of_ones_own_are_computed_with_the_others(history_of, small, at
             built(history, at)
 
 
+@pytest.mark.parametrize(
+    ("sql", "told"),
+    [
+        ("(select count(*) from orders_all)", "holds a query of its own"),
+        ("count(*) filter (order_id in (from orders_all select order_id))", "holds a query of its own"),
+        ("max(revenue) + len(array(table orders_all))", "holds a query of its own"),
+        ("count(*) from orders_all", "is no expression"),
+        ("1) from orders_all group by customer_id), x as (select (2", "is no expression"),
+        ("1), (2", "is more than one expression"),
+    ],
+)
+def test_features_of_ones_own_see_only_what_was_known(history_of, small, at, sql, told):
+    history = history_of(small)
+    (history.root / "nba.toml").write_text(OWN.replace("count(*) filter (revenue > 50)", sql))
+    with pytest.raises(NbaError, match=f"'f_big_orders' {told}"):
+        built(history, at)
+
+
+def test_words_that_read_like_a_query_are_none(history_of, small, at):
+    history = history_of(small)
+    sql = "count(*) filter (revenue > 50 and order_id <> '(select 1)')"
+    (history.root / "nba.toml").write_text(OWN.replace("count(*) filter (revenue > 50)", sql))
+    assert built(history, at)["anna"]["f_big_orders"] == 1.0
+
+
 def test_time_since_the_last_decision_by_action(history_of, small, at):
     treatments = [
         {"treatment_id": f"{action}_{channel}", "action_id": action, "channel": channel, "cost": 0.0,
