@@ -73,8 +73,9 @@ class Study:
     ) -> tuple[dict[str, Any], float]:
         """Find the parameters with the least loss.
 
-        The sampler is TPE (Bergstra et al. 2011). A trial is pruned once what it has shown is worse than the
-        median of the trials before at the same step (Optuna's median rule).
+        The sampler is TPE (Bergstra et al. 2011), seeded anew by seed and number of each trial: a search that
+        was interrupted draws what it would have drawn as a whole. A trial is pruned once what it has shown is
+        worse than the median of the trials before at the same step (Optuna's median rule).
 
         Args:
             suggest: Draws a trial's parameters.
@@ -104,17 +105,18 @@ class Study:
                 storage=f"sqlite:///{self.database}",
                 load_if_exists=True,
                 direction="minimize",
-                sampler=optuna.samplers.TPESampler(seed=self.seed),
                 pruner=optuna.pruners.MedianPruner(n_startup_trials=3),
             )
-            if not study.trials:
-                study.enqueue_trial(dict(first), skip_if_exists=True)
-            done = sum(trial.state.is_finished() for trial in study.trials)
-            told = self.told
-            told_of = [] if told is None else [lambda _study, _trial: told(1)]
-            if told is not None:
-                told(min(done, self.trials))
-            study.optimize(objective, n_trials=max(self.trials - done, 0), callbacks=told_of)
+            done = len(_ended(study))
+            if not done:
+                study.enqueue_trial(dict(first))
+            if self.told is not None:
+                self.told(min(done, self.trials))
+            for number in range(done, self.trials):
+                study.sampler = optuna.samplers.TPESampler(seed=_seed(self.seed, number))
+                study.optimize(objective, n_trials=1)
+                if self.told is not None:
+                    self.told(1)
         return dict(study.best_params), float(study.best_value)
 
     def finished(self) -> list[dict[str, Any]]:
@@ -127,9 +129,19 @@ class Study:
         if self.name not in names:
             return []
         study = optuna.load_study(study_name=self.name, storage=f"sqlite:///{self.database}")
-        done = [trial for trial in study.trials if trial.state.is_finished()]
         complete = optuna.trial.TrialState.COMPLETE
-        return [{"params": t.params, "loss": t.value if t.state == complete else None} for t in done]
+        return [{"params": t.params, "loss": t.value if t.state == complete else None} for t in _ended(study)]
+
+
+def _ended(study: "optuna.Study") -> "list[optuna.trial.FrozenTrial]":
+    # A trial that was interrupted does not count: it is tried again.
+    from optuna.trial import TrialState
+
+    return [trial for trial in study.trials if trial.state in (TrialState.COMPLETE, TrialState.PRUNED)]
+
+
+def _seed(seed: int, number: int) -> int:
+    return int(np.random.SeedSequence([seed, number]).generate_state(1)[0])
 
 
 def tuned(

@@ -5,7 +5,7 @@ from sklearn.base import clone
 
 from nba.models import candidates, tuning
 from nba.models.ensemble import UpliftEnsemble
-from nba.models.tuning import Search
+from nba.models.tuning import Search, Study
 from nba.settings import Models
 
 
@@ -41,6 +41,30 @@ def test_search_is_seeded_resumable_and_not_worse_than_the_settings(varied, cata
     assert [t.params for t in trials(tmp_path / "other.db")] == [t.params for t in first]
 
 
+def test_a_search_that_is_interrupted_is_that_of_one_piece(tmp_path):
+    def losses(params):
+        yield params["x"] ** 2 + 1
+        if interrupt:
+            raise KeyboardInterrupt
+        yield params["x"] ** 2
+
+    def search(name, trials):
+        study = Study("x", tmp_path / name, trials, 0)
+        study.minimise(lambda asked: {"x": asked.suggest_float("x", -1, 1)}, losses, {"x": 0.9})
+        return study.finished()
+
+    interrupt = False
+    whole = search("whole.db", 4)
+    params = [trial["params"]["x"] for trial in whole]
+    assert (len(set(params)), params[0]) == (4, 0.9)
+    interrupt = True
+    with pytest.raises(KeyboardInterrupt):
+        search("parts.db", 4)
+    interrupt = False
+    assert search("parts.db", 2) == whole[:2]
+    assert search("parts.db", 4) == whole
+
+
 def test_effects_are_searched_on_the_loss_of_the_stack_and_the_search_goes_on(tmp_path):
     n = 800
     rng = np.random.default_rng(0)
@@ -62,6 +86,7 @@ def test_effects_are_searched_on_the_loss_of_the_stack_and_the_search_goes_on(tm
     assert found.loss <= first["loss"] < 1  # 1 is the average effect for all
     assert heard == [0, 1, 1, 1]
     more = searched(4)
+    assert more.trials[3]["params"] not in [trial["params"] for trial in found.trials]
     assert more.trials[:3] == found.trials
     assert (len(more.trials), heard[4:]) == (4, [3, 1])
     assert model.trees is None
