@@ -96,6 +96,7 @@ _TOLD = ("reason", "note", "rule", "estimand", "warning", "unit", "check", "scen
 
 def page(name: str, draw: Callable[[Reader], None]) -> None:
     """Show a page; whatever goes wrong with its data becomes a message in its place."""
+    st.session_state[_STALE_TOLD] = False  # a run tells it once
     st.title(say(f"page.{name}"))
     st.caption(say(f"about.{name}"))
     try:
@@ -398,11 +399,22 @@ _SOURCE = {
 }
 
 
+# What summaries are made from; other tables, such as scenarios and promotions, leave them as they are.
+_SUMMARISED = (
+    *("customers", "identities", "orders", "events", "touches", "decisions", "outcomes", "features"),
+    *("choices", "assignments", "actions", "treatments", "aliases", "states", "quality", "quarantine"),
+    *("effects", "readouts", "credits", "attribution", "clv"),
+)
+_STALE_TOLD = "is_stale_told"
+
+
 def _warn_if_stale(reader: Reader, needs: Sequence[str]) -> None:
     if not any(name.startswith("summary") for name in needs) or not reader.has("summary_numbers"):
         return
     version, at = reader.number("summarised"), reader.moment("summarised")
-    if version is not None and reader.history.version > version + 1:
+    is_told = st.session_state.get(_STALE_TOLD, False)
+    if version is not None and not is_told and reader.history.last_written(*_SUMMARISED) > version:
+        st.session_state[_STALE_TOLD] = True
         st.warning(say("stale", at=day(at), command=reader.command("summary")), icon=":material/update:")
 
 
@@ -507,6 +519,35 @@ def document(text: str) -> str:
 
 
 _INERT = str.maketrans({"[": "\\[", "]": "\\]", "<": "&lt;", "$": "\\$", "!": "\\!"})
+
+
+_NAIVE = "response rate"
+
+
+def without_naive(card: str) -> str:
+    r"""Leave out the column of naive response rates, which cards of earlier versions have.
+
+    A policy chose whom to treat, so rates of treatments do not compare.
+
+    Example:
+        >>> print(without_naive("| a | response rate | b |\n|---|---:|---:|\n| x | 0.1 | y |"))
+        | a | b |
+        |---|---:|
+        | x | y |
+    """
+    out: list[str] = []
+    naive: int | None = None
+    for line in card.splitlines():
+        cells = line.split("|")
+        if not line.startswith("|"):
+            naive = None
+        elif naive is None:
+            titles = [cell.strip() for cell in cells]  # of whatever space, unbreakable too
+            naive = titles.index(_NAIVE) if _NAIVE in titles else len(titles)
+        if naive is not None and naive < len(cells):
+            del cells[naive]
+        out.append("|".join(cells))
+    return "\n".join(out)
 
 
 def literal(text: str) -> str:

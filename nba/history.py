@@ -160,6 +160,13 @@ class History:
         """
         return _scan(self, name)
 
+    def last_written(self, *names: str) -> int:
+        """Give the version at which one of some tables was last written; 0 where none has been."""
+        found = (
+            int(Path(file).name.partition("-")[0]) for name in names for file in self.files.get(name, ())
+        )
+        return max(found, default=0)
+
     def n_rows(self, name: str) -> int:
         """Count the rows of a table, from its files' metadata."""
         return sum(pq.ParquetFile(path).metadata.num_rows for path in self.paths(name))

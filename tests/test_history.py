@@ -37,6 +37,7 @@ def test_a_commit_appends_and_replaces(tmp_path: Path) -> None:
     three = two.commit(replace={"orders": _orders(5)})
     assert History.read(tmp_path).table("orders")["order_id"].to_pylist() == ["o5"]
     assert three.version == 3
+    assert [three.last_written(*n) for n in (("orders", "events"), ("events",))] == [3, 0]
 
 
 def test_as_of_sees_only_what_was_known(tmp_path: Path) -> None:

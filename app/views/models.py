@@ -145,7 +145,7 @@ def _card(reader: Reader) -> None:
     )
     st.caption(say("models.card_note"))
     with st.container(border=True):
-        st.markdown(parts.document(rows[version]["card"]))
+        st.markdown(parts.document(parts.without_naive(rows[version]["card"])))
 
 
 parts.page("models", draw)

@@ -48,7 +48,7 @@ def card(
         f"- {len(scorer.names)} features, {len(scorer.coding.treatment_ids)} treatments;"
         f" response rate {measured.get('base_rate', float('nan')):.4f}",
         "",
-        *_head("treatment", "examples", "response rate", "effect", "95% interval"),
+        *_head("treatment", "examples", "effect", "95% interval"),
         *(_effect(row) for row in scorer.report.tables["effects"].to_pylist()),
         "## Measures, on customers that the model had not seen",
         *_measures(measured),
@@ -125,8 +125,7 @@ def auc_interval(measured: Mapping[str, float]) -> tuple[float, float] | None:
 
 def _effect(row: Mapping[str, Any]) -> str:
     interval = "unknown" if row["lower"] != row["lower"] else f"{row['lower']:.4f} to {row['upper']:.4f}"
-    rate, effect = (_number(row[name]) for name in ("response_rate", "effect"))
-    return _row(row["treatment_id"], f"{row['n']:,}", rate, effect, interval)
+    return _row(row["treatment_id"], f"{row['n']:,}", _number(row["effect"]), interval)
 
 
 def _head(*cells: str) -> list[str]:

@@ -401,29 +401,30 @@ def judge(
     found |= {"qini": interval.value, "qini_lower": interval.lower, "qini_upper": interval.upper}
     tables["qini"] = metrics.qini_table(y, learnt.effect, treated.astype(float), weight)
     tables["uplift_deciles"] = metrics.by_decile(learnt.effect[treated], learnt.residual[treated])
-    tables["effects"] = effects(scorer.coding, column, y, learnt)
+    tables["effects"] = effects(scorer.coding, column, learnt)
     tables["importance"] = importance(scorer)
     return Report({name: float(value) for name, value in found.items()}, tables)
 
 
-def effects(coding: Coding, column: Whole, y: Array, learnt: Learnt) -> pa.Table:
+def effects(coding: Coding, column: Whole, learnt: Learnt) -> pa.Table:
     """Average effect of each treatment on the customers who got it.
 
     Returns:
-        Columns treatment_id, n, response_rate, effect, se, lower, upper (95%), predicted.
+        Columns treatment_id, n, effect, se, lower, upper (95%), predicted. No naive rate of responses: a
+        policy chose whom to treat, so rates of treatments do not compare.
     """
     rows = []
     for t, name in enumerate(coding.treatment_ids, start=1):
         at = column == t
         n = int(at.sum())
         if n < 2:
-            rows.append((name, n, *(np.nan,) * 6))
+            rows.append((name, n, *(np.nan,) * 5))
             continue
         effect = float(learnt.residual[at].mean())
         se = float(learnt.residual[at].std(ddof=1) / np.sqrt(n))
         bounds = effect - 1.96 * se, effect + 1.96 * se
-        rows.append((name, n, float(y[at].mean()), effect, se, *bounds, float(learnt.effect[at].mean())))
-    names = ("treatment_id", "n", "response_rate", "effect", "se", "lower", "upper", "predicted")
+        rows.append((name, n, effect, se, *bounds, float(learnt.effect[at].mean())))
+    names = ("treatment_id", "n", "effect", "se", "lower", "upper", "predicted")
     columns = list(zip(*rows)) if rows else [()] * len(names)
     return pa.table(dict(zip(names, columns)))
 

@@ -346,13 +346,17 @@ def _readings(batches: int) -> dict[str, list[dict[str, Any]]]:
     return {"looks": looks, "readouts": readouts, "path_statistics": paths}
 
 
+# As earlier versions wrote it, with naive rates.
+CARD = "# Model m\n| treatment | response rate |\n|---|---:|\n| [x](http://y) | 0.0777 |\n"
+
+
 def _gathered() -> dict[str, list[dict[str, Any]]]:
     # What training, lifetime value and evaluation would leave behind.
     version = {
         "alias": "champion", "created_at": START, "trained_at": START, "model_id": "m", "run_id": "r",
         "link": "/#/experiments/1/runs/r", "n_examples": 900.0, "base_rate": 0.07, "auc": 0.71,
         "log_loss": 0.2, "log_loss_constant": 0.23, "ece": 0.011, "qini": 0.04, "qini_lower": 0.01,
-        "qini_upper": 0.07, "card": "# Model m\n| treatment |\n|---|\n| [x](http://y) |\n",
+        "qini_upper": 0.07, "card": CARD,
     }  # fmt: skip
     group = {"n": 10, "n_known": 8, "p_alive": 0.9, "expected_orders": 1.0, "clv_total": 80.0}
     cell = {"repeats_from": 0, "n": 5, "p_alive": 0.7, "expected_orders": 1.0, "clv": 12.0}

@@ -47,6 +47,8 @@ def test_card_has_every_section_and_treatment(found, scorer, varied, catalog):
     assert all(f"|\u00a0{name}\u00a0|" in text for name in catalog.treatment_ids[1:])
     assert "Not for minors." in text
     assert "nan" not in text
+    assert "response rate" not in {cell.strip() for cell in text.split("|")}  # naive where a policy chose
+    assert "response_rate" not in scorer.report.tables["effects"].column_names
 
 
 # recovery
