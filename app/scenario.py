@@ -24,20 +24,18 @@ def draw(reader: Reader) -> None:
     st.markdown(say("scenario.intro"))
     sample = reader.table("summary_candidates")
     catalog = settings.read_catalog(reader.root, reader.config)
-    first = sample.slice(0, 1).to_pylist()[0]
     stored = _stored(str(reader.root), reader.history.version, sample, catalog)
     changes = _changes(reader, catalog, stored)
     rows = whatif.preview(stored, catalog, reader.config, changes)
     _answer(rows, reader)
-    st.caption(say("scenario.note", batch=first["batch_id"], n=count(len(stored.is_eligible))))
+    st.caption(say("scenario.note", batch=stored.batch_id, n=count(len(stored.is_eligible))))
     st.markdown(say("scenario.exact", command=_command(reader, changes)))
     _solved(reader)
 
 
 @st.cache_data(max_entries=8, show_spinner=False)
 def _stored(root: str, version: int, _sample: pa.Table, _catalog: Catalog) -> whatif.Stored:  # noqa: ARG001
-    first = _sample.slice(0, 1).to_pylist()[0]
-    return whatif.stored_of(_sample, _catalog, first["batch_id"], first["sampled"])
+    return whatif.sample_of(_sample, _catalog)
 
 
 def _changes(reader: Reader, catalog: Catalog, stored: whatif.Stored) -> whatif.Changes:

@@ -19,10 +19,6 @@ from pipelines import scenario
 from pipelines.progress import Progress, silent
 
 MOST = 20_000  # customers that prices are solved on, by hash
-_CUSTOMERS = """
-    select count(*) as n from decisions
-    where batch_id = $batch and coalesce(arm, '') <> 'holdout' and policy_id <> 'outside'
-"""
 
 
 @dataclass(frozen=True)
@@ -65,8 +61,7 @@ def candidates(
     step = progress.step("what levers cost", total=2)
     stored = scenario.read(history, catalog, config, batch_id, MOST)
     step(1)
-    customers = history.sql(_CUSTOMERS, {"batch": stored.batch_id})["n"][0].as_py()
-    rows = costs(stored, catalog, config, customers / len(stored.is_eligible))
+    rows = costs(stored, catalog, config)
     removed = []
     if history.has("removals"):
         logged = history.table("removals")
@@ -78,28 +73,25 @@ def candidates(
     return CandidatesReport(stored.batch_id, removed, rows)
 
 
-def costs(
-    stored: Stored, catalog: Catalog, config: settings.Settings, scale: float = 1.0
-) -> list[dict[str, Any]]:
+def costs(stored: Stored, catalog: Catalog, config: settings.Settings) -> list[dict[str, Any]]:
     """Give the `lever_costs` rows of a stored batch; none where all levers are 1.
 
     Args:
         stored: Candidates, or a random part of them.
         catalog: Gives the actions' levers.
         config: Gives limits, strategy and the levers by context.
-        scale: How many customers one of these stands for.
     """
     own = levers.by_name(stored.context, config.policy.levers, catalog)
     weight = {name: of for name, of in own.items() if (of != 1).any()}
     if not weight:
         return []
-    limited = scaled(limits_of(catalog, config.limits), stored.share)
+    limited = scaled(limits_of(catalog, config.limits, stored.spent), stored.share)
     limited = reachable(limited, stored.is_eligible)[0]
     found = levers.costs(
         strategy(config.policy), stored.gain(catalog), catalog.cost + stored.nuisance, weight,
         stored.is_eligible, limited,
     )  # fmt: skip
-    n = len(stored.is_eligible)
+    n, scale = len(stored.is_eligible), stored.stands_for
     return [
         {
             "batch_id": stored.batch_id,

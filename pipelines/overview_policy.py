@@ -10,7 +10,7 @@ import pyarrow as pa
 from nba import settings, tables
 from nba.catalog import Catalog
 from nba.history import History
-from nba.policy import arbitrate
+from nba.policy import arbitrate, limits
 from pipelines import replay
 
 # An attribute of more values is no list that a person reads.
@@ -61,7 +61,9 @@ _CANDIDATES = """
     )
     select customer_id, treatment_id, p.batch_id, p.decided_at, c.is_eligible, c.reason, c.mean, c.se,
         c.weight,
-        (select count(*) from picked) / (select count(*) from whole) as sampled
+        (select count(*) from picked) / (select count(*) from whole) as sampled,
+        (select count(*) from whole where coalesce(arm, '') <> 'holdout' and policy_id <> 'outside')
+            / (select count(*) from picked) as stands_for
     from picked p join choices c using (decision_id) order by customer_id, treatment_id
 """
 # Half of those contacted and half of the others, by hash, so that a person finds both.
@@ -105,7 +107,7 @@ def candidates(
     Args:
         connection: Holds the history's views.
         history: With decisions.
-        config: Prices fatigue.
+        config: Prices fatigue; its days are those of limits per day.
         catalog: Fixes the treatments.
     """
     if not history.has("choices"):
@@ -120,12 +122,15 @@ def candidates(
     ids = sorted(set(found["customer_id"].to_pylist()))
     with history.as_of(found["decided_at"][0].as_py()) as snapshot:
         by_recent = arbitrate.nuisance(snapshot, catalog, config.reward)
+        spent = limits.spent_today(snapshot, catalog, config.workspace.timezone)
     price = replay.fatigue_of(by_recent, history, batch[0], ids)
     row = {name: i for i, name in enumerate(ids)}
     column = catalog.columns(found["treatment_id"].to_pylist())
     rows = np.array([row[name] for name in found["customer_id"].to_pylist()])
     nuisance = np.where(column >= 0, price[rows, column], 0.0)
     found = found.append_column("nuisance", pa.array(nuisance, pa.float64()))
+    today = np.where(column >= 0, spent[column], 0.0)
+    found = found.append_column("spent_today", pa.array(today.astype(np.int64)))
     return {"summary_candidates": tables.SUMMARY_CANDIDATES.conform(found)}
 
 

@@ -9,11 +9,15 @@ from nba import settings, tables
 from nba.catalog import Catalog
 from nba.errors import DataError, MissingError, listed
 from nba.history import History
-from nba.policy import arbitrate, levers
+from nba.policy import arbitrate, levers, limits
 from nba.serving.whatif import AS_DECIDED, Changes, Stored, changed, check, solve, stored_of
 from pipelines import replay
 from pipelines.progress import Progress, silent
 
+_CUSTOMERS = """
+    select count(*) as n, count(*) filter (coalesce(arm, '') <> 'holdout' and policy_id <> 'outside') as decided
+    from decisions where batch_id = $batch
+"""
 _CANDIDATES = """
     with picked as (
         select decision_id, customer_id, decided_at from decisions
@@ -143,11 +147,13 @@ def read(
     if not rows.num_rows:
         raise DataError(f"batch {batch_id!r} is not known", "`nba overview` lists the batches.")
     ids = sorted(set(rows["customer_id"].to_pylist()))
-    total = history.sql("select count(*) as n from decisions where batch_id = $b", {"b": batch_id})
-    stored = stored_of(rows, catalog, batch_id, len(ids) / total["n"][0].as_py())
+    (customers,) = history.sql(_CUSTOMERS, {"batch": batch_id}).to_pylist()
+    stored = stored_of(rows, catalog, batch_id, len(ids) / customers["n"])
     with history.as_of(stored.decided_at) as snapshot:
         by_recent = arbitrate.nuisance(snapshot, catalog, config.reward)
-    stored = stored._replace(nuisance=replay.fatigue_of(by_recent, history, batch_id, ids))
+        spent = limits.spent_today(snapshot, catalog, config.workspace.timezone)
+    nuisance = replay.fatigue_of(by_recent, history, batch_id, ids)
+    stored = stored._replace(nuisance=nuisance, spent=spent, stands_for=customers["decided"] / len(ids))
     if not config.policy.levers:
         return stored
     seen = replay.features_of(history, batch_id, ids)

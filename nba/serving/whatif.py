@@ -61,10 +61,12 @@ class Stored(NamedTuple):
         estimate: Belief in money, shapes (n, k).
         is_eligible: Shape (n, k).
         reason: Rule that removed each candidate, shape (n, k); empty if eligible.
-        share: Part of the batch's customers that these are.
+        share: Part of the batch's customers that these are; limits shrink with it.
         nuisance: Price of fatigue per contact, money, shape (n, k).
         weight: Business weights that the belief holds, shape (n, k).
         context: Which of the settings' levers hold, as bits, shape (n,); 0 where it is not known.
+        spent: Choices of each treatment by earlier batches of the same day, shape (k,).
+        stands_for: Customers that are decided, the holdout not among them, for each of these.
     """
 
     batch_id: str
@@ -76,6 +78,8 @@ class Stored(NamedTuple):
     nuisance: Array
     weight: Array
     context: NDArray[np.int32]
+    spent: Array
+    stands_for: float = 1.0
 
     def gain(self, catalog: Catalog) -> Estimate:
         """Give what treatments gain before costs and without any weight, shapes (n, k)."""
@@ -121,7 +125,33 @@ def stored_of(rows: pa.Table, catalog: Catalog, batch_id: str, share: float) -> 
             value = np.asarray(rows[name].cast(pa.float64()).to_numpy(), dtype=np.float64)[known]
             into[cell] = np.where(np.isnan(value), into[cell], value)
     at, context = rows["decided_at"][0].as_py(), np.zeros(n, dtype=np.int32)
-    return Stored(batch_id, at, estimate, is_eligible & believed, reason, share, nuisance, weight, context)
+    return Stored(
+        batch_id, at, estimate, is_eligible & believed, reason, share, nuisance, weight, context, np.zeros(k)
+    )
+
+
+def sample_of(rows: pa.Table, catalog: Catalog) -> Stored:
+    """Put the sample of a batch that is kept for pages into matrices.
+
+    Args:
+        rows: The table `summary_candidates`.
+        catalog: Fixes the columns.
+
+    Raises:
+        DataError: when nothing is believed of any of them, or whom they stand for was not kept.
+    """
+    first = rows.slice(0, 1).to_pylist()[0]
+    if first["stands_for"] is None:
+        raise DataError(
+            f"the sample of batch {first['batch_id']!r} does not say how many customers it stands for: an"
+            " earlier version gathered it",
+            "Run `nba overview`.",
+        )
+    spent = np.zeros(len(catalog.treatment_ids))
+    column = catalog.columns(rows["treatment_id"].to_pylist())
+    spent[column[column >= 0]] = rows["spent_today"].to_numpy()[column >= 0]
+    stored = stored_of(rows, catalog, first["batch_id"], first["sampled"])
+    return stored._replace(spent=spent, stands_for=first["stands_for"])
 
 
 def preview(
@@ -136,7 +166,8 @@ def preview(
         changes: What is changed.
 
     Returns:
-        Rows of the `scenarios` table; intervals are those of belief, not of the sample.
+        Rows of the `scenarios` table, of everybody but the holdout; intervals are those of belief, not of the
+        sample.
 
     Raises:
         DataError: naming all changes that name something unknown.
@@ -145,15 +176,9 @@ def preview(
     rows = solve(AS_DECIDED, stored, catalog, config, "")
     after, (others, settled) = changed(stored, catalog, config, changes)
     rows += solve("what if", after, others, settled, changes.words)
-    for row in rows:
-        if row["item"] == "total":
-            half = (row["value_upper"] - row["value"]) / np.sqrt(stored.share)
-            row["value"] /= stored.share
-            row["value_lower"], row["value_upper"] = row["value"] - half, row["value"] + half
-        for name in ("contacts", "cost", "available", "used"):
-            if name in row:
-                row[name] /= stored.share
-    return rows
+    # Of those who are decided: the holdout gets nothing and is worth nothing.
+    sums = ("value", "value_lower", "value_upper", "contacts", "cost", "available", "used")
+    return [row | {name: row[name] * stored.stands_for for name in sums if name in row} for row in rows]
 
 
 def check(changes: Changes, catalog: Catalog, stored: Stored, config: settings.Settings) -> None:
@@ -228,8 +253,12 @@ def _limits(limits: settings.Limits, catalog: Catalog, changes: Changes) -> sett
 def solve(
     name: str, stored: Stored, catalog: Catalog, config: settings.Settings, words: str
 ) -> list[dict[str, Any]]:
-    """Solve the prices of stored candidates and give rows of the `scenarios` table, valued without levers."""
-    limited: Limited = scaled(limits_of(catalog, config.limits), stored.share)
+    """Solve the prices of stored candidates and give rows of the `scenarios` table, valued without levers.
+
+    The interval takes the errors of belief as fully correlated: one model believed of all customers, and how
+    far its errors are shared is not known. Its width is the largest that the standard errors allow.
+    """
+    limited: Limited = scaled(limits_of(catalog, config.limits, stored.spent), stored.share)
     least = reachable(limited, stored.is_eligible)[0].least
     found = allocate(
         strategy(config.policy), stored.estimate, stored.is_eligible, limited.use, limited.available, least
@@ -238,7 +267,7 @@ def solve(
     gain = stored.gain(catalog)
     plain = levers.weighted(gain, catalog.cost + stored.nuisance, np.ones((1, 1)))
     value = float((found.final * plain.mean).sum())
-    half = 1.96 * float(np.sqrt(((found.final * plain.se) ** 2).sum()))
+    half = 1.96 * float((found.final * plain.se).sum())
     base = {"scenario": name, "batch_id": stored.batch_id, "changes": words}
     total = {
         "item": "total", "value": value, "value_lower": value - half, "value_upper": value + half,

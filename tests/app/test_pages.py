@@ -17,6 +17,7 @@ from nba import settings, tables
 from nba.experiments import planning
 from nba.history import History
 from nba.serving import whatif
+from pipelines import scenario
 
 HOME = Path(__file__).parents[2] / "app" / "Home.py"
 PAGES = {
@@ -227,10 +228,29 @@ def test_the_scenario_planner_tells_what_the_library_says(show, workspace) -> No
     config = settings.read(workspace)
     catalog = settings.read_catalog(workspace, config)
     sample = History.read(workspace).table("summary_candidates")
-    stored = whatif.stored_of(sample, catalog, "b3", sample["sampled"][0].as_py())
-    rows = whatif.preview(stored, catalog, config, whatif.Changes({"sms": 0}))
-    (total,) = [row for row in rows if row["scenario"] == "what if" and row["item"] == "total"]
-    assert after["Expected value"] == f"{total['value']:.2f} EUR"
+    assert 0 < sample["sampled"][0].as_py() < 1  # the holdout is no part of it
+    # The sample is everybody but the holdout: the page tells what the whole batch comes to.
+    whole = scenario.read(History.read(workspace), catalog, config, "b3")
+    changed, now = whatif.changed(whole, catalog, config, whatif.Changes({"sms": 0}))
+    exact = whatif.solve("what if", changed, *now, "")
+    assert after["Expected value"] == f"{exact[0]['value']:.2f} EUR"
+    assert after["Contacts"] == f"{exact[0]['contacts']:,.0f}"
+    previewed = whatif.preview(
+        whatif.sample_of(sample, catalog), catalog, config, whatif.Changes({"sms": 0})
+    )
+    before, exact = previewed[: len(exact)], whatif.solve(whatif.AS_DECIDED, whole, catalog, config, "")
+    for row, of_whole in zip(before, exact, strict=True):
+        assert row == pytest.approx(of_whole)
+
+
+def test_a_sample_that_does_not_say_for_whom_it_stands_asks_for_a_new_one(show, fresh) -> None:
+    root = fresh()
+    history = History.read(root)
+    old = history.table("summary_candidates").drop_columns(["stands_for", "spent_today"])
+    history.commit(replace={"summary_candidates": tables.SUMMARY_CANDIDATES.conform(old)})
+    app = show(root, "policy", view="scenario")
+    assert "earlier version gathered it" in app.error[0].value
+    assert "nba overview" in words(app)
 
 
 def test_a_decision_tells_the_tables_numbers(show, workspace) -> None:

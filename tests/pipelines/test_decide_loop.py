@@ -230,6 +230,24 @@ least = 120
     assert History.read(workspace.root).broken_laws() == []
 
 
+def test_scenarios_have_what_earlier_batches_of_the_day_left(workspace):
+    volume = '[[limits.volumes]]\nname = "daily"\nactions = ["club"]\nmost = 150\nper = "day"\n[policy]'
+    (workspace.root / "nba.toml").write_text(TOML.replace("[policy]", volume))
+    workspace.registered.model = Believer()
+    for hour in range(2):
+        decide.decide(workspace.root, AT + timedelta(hours=hour), f"b{hour}")
+    history = History.read(workspace.root)
+    taken = history.sql("from decisions where batch_id = 'b0' and treatment_id like 'club%'").num_rows
+    assert taken > 50
+    for batch_id, left in (("b0", 150), ("b1", 150 - taken)):
+        rows = scenario.scenario(workspace.root, batch_id, scenario.Changes({}), batch_id).to_pylist()
+        (there,) = {row["available"] for row in rows if row["item"] == "daily"}
+        share = history.sql(
+            "select avg((arm <> 'holdout')::int) as x from decisions where batch_id = $b", {"b": batch_id}
+        )
+        assert there == pytest.approx(left * share["x"][0].as_py(), abs=1)  # whole contacts
+
+
 def test_a_champion_is_not_judged_on_what_it_learnt_from(workspace):
     for week in range(2):
         decide.decide(workspace.root, AT + timedelta(weeks=week))
