@@ -15,7 +15,8 @@ from pipelines import replay
 from pipelines.progress import Progress, silent
 
 _CUSTOMERS = """
-    select count(*) as n, count(*) filter (coalesce(arm, '') <> 'holdout' and policy_id <> 'outside') as decided
+    select count(*) as n,
+        count(*) filter (coalesce(arm, '') <> 'holdout' and policy_id <> 'outside') as decided
     from decisions where batch_id = $batch
 """
 _CANDIDATES = """

@@ -80,7 +80,9 @@ SCENARIOS = Table(
         f.identifier("batch_id", "the stored batch"),
         f.text("item", "`total`, or a limit"),
         f.money("value", "believed net value of all customers, no lever counted", nullable=True),
-        f.money("value_lower", "lower end of its 95% interval, errors of belief fully correlated", nullable=True),
+        f.money(
+            "value_lower", "lower end of its 95% interval, errors of belief fully correlated", nullable=True
+        ),
         f.money("value_upper", "upper end of its interval, at its widest", nullable=True),
         f.number("contacts", "expected contacts", "contacts", nullable=True, low=0.0),
         f.money("cost", "expected cost", nullable=True, low=0.0),

@@ -239,8 +239,11 @@ SUMMARY_CANDIDATES = Table(
             "sampled", "part of the batch's customers that are in the sample", "fraction", low=0.0, high=1.0
         ),
         f.number(
-            "stands_for", "customers of the batch that were decided, the holdout not among them, for each here",
-            "customers", low=1.0, nullable=True,
+            "stands_for",
+            "customers of the batch that were decided, the holdout not among them, for each here",
+            "customers",
+            low=1.0,
+            nullable=True,
         ),
         f.count(
             "spent_today", "choices of the treatment by earlier batches of the same day", low=0, nullable=True

@@ -235,9 +235,7 @@ def test_the_scenario_planner_tells_what_the_library_says(show, workspace) -> No
     exact = whatif.solve("what if", changed, *now, "")
     assert after["Expected value"] == f"{exact[0]['value']:.2f} EUR"
     assert after["Contacts"] == f"{exact[0]['contacts']:,.0f}"
-    previewed = whatif.preview(
-        whatif.sample_of(sample, catalog), catalog, config, whatif.Changes({"sms": 0})
-    )
+    previewed = whatif.preview(whatif.sample_of(sample, catalog), catalog, config, whatif.Changes({"sms": 0}))
     before, exact = previewed[: len(exact)], whatif.solve(whatif.AS_DECIDED, whole, catalog, config, "")
     for row, of_whole in zip(before, exact, strict=True):
         assert row == pytest.approx(of_whole)
