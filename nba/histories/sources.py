@@ -7,6 +7,7 @@ the name `raw_input`, so that a source need not fit into memory; Parquet is stre
 """
 
 import codecs
+import contextlib
 import difflib
 import glob
 import io
@@ -20,12 +21,15 @@ from typing import Any
 import duckdb
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.csv as csv
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from nba.settings import Source
 
 _BLOCK = 4 << 20
+_HEAD = 1 << 20
 _CHUNK = 128 << 20
 INPUT = "raw_input"
 _MOST_LINES = 100
@@ -60,6 +64,7 @@ class Raw:
         chunks: Tables that stand in turn under the name `raw_input`; None where `sql` reads by itself.
         malformed: Rows that do not have the header's number of fields, and what is wrong; complete once
             the rows have been read.
+        garbled: Rows that hold text in UTF-8 though the encoding is another; complete likewise.
         n_rows: Rows in the file, once they have been read (where they come in chunks).
         unknown: Which wanted keys stand in no row of a JSON lines file, in words.
         endless: A malformed row that swallows many lines, if there is one.
@@ -69,6 +74,7 @@ class Raw:
     types: tuple[pa.DataType, ...]
     chunks: Iterator[pa.Table] | None = None
     malformed: dict[int, str] = field(default_factory=dict)
+    garbled: set[int] = field(default_factory=set)
     n_rows: int = 0
     endless: int | None = None
     unknown: str = ""
@@ -130,7 +136,7 @@ def open_file(
     except LookupError:
         raise Fault(f"encoding {source.encoding!r} is not known; utf-8 and latin-1 are usual") from None
     try:
-        _refuse_utf8_as_latin(source, path)
+        _refuse_utf8_as_latin(source, path, _HEAD)
         return (
             _open_csv(source, path, wanted)
             if source.format == "csv"
@@ -288,7 +294,7 @@ def _open_csv(source: Source, path: Path, wanted: Sequence[str]) -> Raw:
     )
 
     def batches() -> Iterator[pa.RecordBatch]:
-        yield from _numbered(raw, reader, schema, n_header=1)
+        yield from _in_encoding(raw, source, path, _numbered(raw, reader, schema, n_header=1))
         # A quote that is never closed makes one field of all that follows, in whatever column.
         if text.n_quotes % 2:
             again = rows(names, lambda _: "skip", _Text(path))
@@ -339,7 +345,8 @@ def _open_jsonl(
     raw.unknown = unknown(top, known)
     raw.malformed.clear()
     schema = pa.schema([("row_number", pa.int64()), ("line", pa.string())])
-    raw.chunks = chunked(_numbered(raw, lines(), schema, n_header=0), schema)
+    numbered = _numbered(raw, lines(), schema, n_header=0)
+    raw.chunks = chunked(_in_encoding(raw, source, path, numbered), schema)
     paths = ", ".join(literal("$" + "".join(f'."{part}"' for part in name.split("."))) for name in wanted)
     columns = "".join(f", j[{i + 1}] as c{i}" for i in range(len(wanted)))
     is_row = "case when json_valid(line) then json_type(line) = 'OBJECT' else false end"
@@ -411,19 +418,53 @@ def unknown(wanted: Sequence[str], found: Sequence[str]) -> str:
     return f"has no column {', '.join(out)}; found {list(found)}" if out else ""
 
 
-def _refuse_utf8_as_latin(source: Source, path: Path) -> None:
+def _refuse_utf8_as_latin(source: Source, path: Path, most: int = -1) -> None:
     # Any bytes are valid latin-1, so UTF-8 read as latin-1 would silently garble every accent.
     if codecs.lookup(source.encoding).name not in _WIDE:
         return
+    decoder, is_ascii = codecs.getincrementaldecoder("utf-8")(), True
     with _Text(path) as file:
-        head = file.read(1 << 20)
-    head = head[: head.rfind(b"\n") + 1] or head
-    try:
-        text = head.decode("utf-8")
-    except UnicodeDecodeError:
-        return
-    if not text.isascii():
+        while most and (block := file.read(_BLOCK if most < 0 else most)):
+            most = min(most, 0)
+            try:
+                is_ascii = decoder.decode(block).isascii() and is_ascii
+            except UnicodeDecodeError:
+                return
+    if not is_ascii:
         raise Fault(f"is in utf-8, not in {source.encoding}; set encoding = 'utf-8'")
+
+
+def _in_encoding(
+    raw: Raw, source: Source, path: Path, batches: Iterator[pa.RecordBatch]
+) -> Iterator[pa.RecordBatch]:
+    # Single rows in UTF-8 within a file of another encoding are left out by their number.
+    if codecs.lookup(source.encoding).name not in _WIDE:
+        yield from batches
+        return
+    for batch in batches:
+        bad = np.zeros(batch.num_rows, dtype=bool)
+        for column in batch.columns:
+            if pa.types.is_string(column.type):
+                bad |= _is_garbled(column, source.encoding)
+        if bad.any():
+            if not raw.garbled:
+                _refuse_utf8_as_latin(source, path)
+            raw.garbled.update(batch["row_number"].filter(pa.array(bad)).to_pylist())
+            batch = batch.filter(pa.array(~bad))
+        yield batch
+
+
+def _is_garbled(texts: pa.Array, encoding: str) -> NDArray[np.bool_]:
+    # Text whose accents, written back, are well-formed UTF-8: hardly ever by chance.
+    plain = pc.fill_null(pc.string_is_ascii(texts), True)
+    if pc.all(plain).as_py():
+        return np.zeros(len(texts), dtype=bool)
+    found = []
+    for text in pc.unique(texts.filter(pc.invert(plain))).to_pylist():
+        with contextlib.suppress(UnicodeError):
+            text.encode(encoding).decode("utf-8")
+            found.append(text)
+    return np.asarray(pc.is_in(texts, value_set=pa.array(found, texts.type)).to_numpy(zero_copy_only=False))
 
 
 def quoted(name: str) -> str:

@@ -344,9 +344,9 @@ def _read(connection: duckdb.DuckDBPyConnection, plan: Plan, raw: Raw, folder: P
         connection.execute("drop table if exists combo_now").fetchall()
     if raw.endless is not None:
         raise Fault(f"holds a row {raw.endless} of many lines: a quote is probably never closed")
-    _write_malformed(connection, raw, folder)
+    _write_malformed(connection, plan, raw, folder)
     told = _told(connection, plan, raw, folder)
-    n_forgotten = n_raw + len(raw.malformed) - told["n_rows"]
+    n_forgotten = n_raw + len(raw.malformed) + len(raw.garbled) - told["n_rows"]
     return {**told, "n_combos": n_combos, "n_forgotten": n_forgotten}
 
 
@@ -446,14 +446,12 @@ def _register_phones(connection: duckdb.DuckDBPyConnection, plan: Plan, raw: Raw
     connection.register("phone_number", pa.table(columns))
 
 
-def _write_malformed(connection: duckdb.DuckDBPyConnection, raw: Raw, folder: Path) -> None:
-    if not raw.malformed:
+def _write_malformed(connection: duckdb.DuckDBPyConnection, plan: Plan, raw: Raw, folder: Path) -> None:
+    if not raw.malformed and not raw.garbled:
         return
-    told = {
-        "row_number": [*raw.malformed],
-        "reason": ["; ".join(["not a row", reason]) for reason in raw.malformed.values()],
-        "raw": [_TOLD for _ in raw.malformed],
-    }
+    why = {number: f"not a row; {reason}" for number, reason in raw.malformed.items()}
+    why |= dict.fromkeys(sorted(raw.garbled), f"text in utf-8, not in {plan.source.encoding}")
+    told = {"row_number": [*why], "reason": [*why.values()], "raw": [_TOLD for _ in why]}
     connection.register("malformed", pa.table(told, _QUARANTINE))
     first = literal(str(folder / "rows-00000.parquet"))
     query = f"from malformed union all by name (from read_parquet({first}) limit 0)"

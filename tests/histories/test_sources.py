@@ -496,6 +496,40 @@ def test_encodings_mixed_within_one_file_are_refused_whole(read: Any, tmp_path: 
     assert not list((tmp_path / ".cache").glob("*"))
 
 
+@pytest.mark.parametrize("size", [10, 30_000])
+def test_one_late_accent_tells_utf8_from_latin_1(read: Any, size: int, monkeypatch: Any) -> None:
+    monkeypatch.setattr(sources, "_HEAD", 1 << 10)
+    monkeypatch.setattr(sources, "_BLOCK", 1 << 12)
+    rest = "".join(f"O{i},2026-01-01,1,C{i}\n" for i in range(size))
+    _, faults = read({"orders.csv": HEAD + rest + "Málaga,2026-01-01,1,C1\n"}, {"encoding": "latin-1"})
+    assert "orders.csv is in utf-8, not in latin-1; set encoding = 'utf-8'" in faults["shop"][0]
+
+
+def test_rows_in_utf8_within_a_latin_1_file_go_to_quarantine(read: Any) -> None:
+    lines = ["Ávila,2026-01-01,1,C1\n".encode("latin-1"), "Málaga,2026-01-01,1,C2\n".encode(),
+             b"O3,2026-01-01,1,C3\n", b"O4,2026-01-01\n", "«CAFÉ»,2026-01-01,1,C5\n".encode("latin-1"),
+             "Córdoba,2026-01-01,1,C6".encode()]  # fmt: skip
+    (shop,), faults = read(
+        {"orders.csv": HEAD.encode() + b"".join(lines)}, {"encoding": "latin-1", "max_bad_share": 1.0}
+    )
+    assert not faults
+    assert [(r["row_number"], r["key"]) for r in rows(shop)] == [(1, "Ávila"), (3, "O3"), (5, "«CAFÉ»")]
+    told = "text in utf-8, not in latin-1"
+    assert bad(shop) == {2: told, 4: "not a row; 2 fields; the header has 4", 6: told}
+    assert (shop.files[0].n_rows, shop.files[0].n_bad, shop.files[0].n_forgotten) == (6, 3, 0)
+
+
+def test_json_lines_in_utf8_within_a_latin_1_file_go_to_quarantine(read: Any) -> None:
+    line = '{"ts": "2026-01-01", "type": "visit", "cookie": "cookie-%s", "at": "%s"}\n'
+    text = (line % (1, "Ávila")).encode("latin-1") + (line % (2, "Málaga")).encode()
+    (web,), faults = read(
+        {"web.jsonl": text}, {**EVENTS, "identifiers": {"cookie": "cookie"}, "encoding": "cp1252"}
+    )
+    assert not faults
+    assert [r["row_number"] for r in rows(web)] == [1]
+    assert bad(web) == {2: "text in utf-8, not in cp1252"}
+
+
 def test_a_file_that_grows_while_it_is_read_is_refused(read: Any, tmp_path: Any, monkeypatch: Any) -> None:
     part = staging._part
 
