@@ -28,7 +28,7 @@ from sklearn.base import BaseEstimator, clone, is_classifier
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from nba.catalog import NONE
-from nba.errors import DataError
+from nba.errors import DataError, listed
 from nba.models import crossfit, trial
 from nba.models.trial import Trial
 
@@ -160,15 +160,17 @@ class _Learner(BaseEstimator):
             treatment: Arm of each row, shape (n,).
             p_action: Known assignment probabilities; see `nba.models.trial.read`.
             sample_weight: Shape (n,).
-            groups: Customer of each row; their rows share a fold.
+            groups: Customer of each row; their rows share a fold and count as one unit in intervals.
 
         Raises:
             DataError: for data that cannot be learnt from, every fault named at once.
         """
+        # Infinite values are left to `trial.read`, which names their columns.
         X, y = validate_data(
-            self, X, y, dtype=np.float64, ensure_all_finite="allow-nan", ensure_min_samples=2, y_numeric=True
+            self, X, y, dtype=np.float64, ensure_all_finite=False, ensure_min_samples=2, y_numeric=True
         )
         more = {"control": self.control, "weight": sample_weight, "groups": groups}
+        more |= {"names": getattr(self, "feature_names_in_", None)}
         data = trial.read(
             np.asarray(X), y, treatment, p_action, **more, folds=self.folds, seed=self.random_state
         )
@@ -195,8 +197,10 @@ class _Learner(BaseEstimator):
         return tags
 
     def _features(self, X: ArrayLike) -> Array:
-        found = validate_data(self, X, dtype=np.float64, ensure_all_finite="allow-nan", reset=False)
-        return np.asarray(found)
+        found = np.asarray(validate_data(self, X, dtype=np.float64, ensure_all_finite=False, reset=False))
+        if faults := trial.faults_of_features(found, getattr(self, "feature_names_in_", None)):
+            raise listed(faults, "effects of these rows cannot be told")
+        return found
 
     def _base(self, data: Trial) -> Any:
         return self.outcome if self.outcome is not None else outcome_model(data.is_binary, self.random_state)

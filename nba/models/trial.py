@@ -11,7 +11,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import ArrayLike, NDArray
+from scipy.stats import rankdata
 
 from nba import draws
 from nba.catalog import NONE
@@ -21,18 +23,25 @@ Array = NDArray[np.float64]
 Whole = NDArray[np.int64]
 
 LEAST_PER_ARM = 5
-_LEAK = 0.999  # AUC or correlation of one feature with the outcome above which it is taken for the outcome
+_HINT = "Mend or leave out these rows; estimate probabilities with nba.models.overlap if none are known."
+_LEAK = 0.999  # AUC or rank correlation of one feature with the outcome above which it is taken for it
+_RARE = 0.01  # probability below which a row weighs more than a hundred
 
 
 class LeakWarning(UserWarning):
     """A feature tells the outcome almost exactly."""
 
 
+class RareWarning(UserWarning):
+    """Some rows could hardly have got an arm: what it does rests on few of them."""
+
+
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Leave out the warning of leaks, for callers that report `leaks` themselves."""
+    """Leave out the warnings of leaks and small probabilities, for callers that report them themselves."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", LeakWarning)
+        warnings.simplefilter("ignore", RareWarning)
         yield
 
 
@@ -49,6 +58,7 @@ class Trial:
         weight: Shape (n,).
         fold: Cross-fitting fold, shape (n,).
         arms: Names, the control first.
+        customer: Code of the customer of each row, from 0, shape (n,); None where every row is another's.
     """
 
     X: Array
@@ -58,6 +68,7 @@ class Trial:
     weight: Array
     fold: Whole
     arms: tuple[Any, ...]
+    customer: Whole | None = None
 
     @property
     def is_binary(self) -> bool:
@@ -98,6 +109,7 @@ def read(
     groups: ArrayLike | None = None,
     folds: int = 5,
     seed: int = 0,
+    names: Sequence[Any] | None = None,
 ) -> Trial:
     """Check the data of a trial and gather it.
 
@@ -106,12 +118,15 @@ def read(
         y: Outcome, shape (n,).
         treatment: Arm of each row, shape (n,).
         p_action: Probability of the row's own arm, shape (n,); or of each arm, control first and then the
-            treatments in sorted order, shape (n, 1 + T); or one number per arm by name.
+            treatments in sorted order, shape (n, 1 + T); or one number per arm by name. Every arm must
+            have been possible for every row.
         control: Name of the arm that others are compared with.
-        weight: Shape (n,).
-        groups: Customer of each row, shape (n,): a customer's rows share a fold.
+        weight: Shape (n,), 0 or more.
+        groups: Customer of each row, shape (n,): a customer's rows share a fold, and count as one unit in
+            every interval.
         folds: Number of folds.
         seed: Of the folds.
+        names: Of the features, for errors; their numbers if None.
 
     Raises:
         DataError: naming every fault at once.
@@ -123,22 +138,26 @@ def read(
     faults = _lengths(len(X), y=target, treatment=given, weight=weight, groups=groups)
     if faults:
         raise listed(faults, "effects cannot be learnt from these rows")
+    w = np.ones(len(target)) if weight is None else np.asarray(weight, dtype=np.float64)
+    faults = [*_faults_of_outcome(target), *faults_of_features(X, names), *_faults_of_weight(w)]
+    if missing := int(pd.isna(np.asarray(treatment, dtype=object)).sum()):
+        raise listed([f"treatment: {missing} values are missing", *faults], "effects cannot be learnt", _HINT)
     labels = sorted(set(given.tolist()) - {control}, key=str)
     arms = (control, *labels)
     arm = np.array([arms.index(a) for a in given.tolist()], dtype=np.int64)
-    faults = [*_faults_of_outcome(target), *_faults_of_arms(arm, arms), *_faults_of_features(X)]
     p, found = _probabilities(p_action, arm, arms)
-    faults += found
+    faults += [*_faults_of_arms(arm[w > 0], arms), *found]
+    fold = split(arm, target, groups, folds, seed) if folds > 0 and len(arm) else np.zeros(len(arm), int)
+    faults += _faults_of_folds(fold, folds, groups)
     if faults:
-        hint = (
-            "Mend or leave out these rows; estimate probabilities with nba.models.overlap if none are known."
-        )
-        raise listed(faults, "effects cannot be learnt from these rows", hint)
-    w = np.ones(len(target)) if weight is None else np.asarray(weight, dtype=np.float64)
+        raise listed(faults, "effects cannot be learnt from these rows", _HINT)
     for j in leaks(X, target):
-        said = f"feature {j} tells the outcome almost exactly: is it known before the treatment?"
-        warnings.warn(said, LeakWarning, stacklevel=3)
-    return Trial(X, target, arm, p, w, split(arm, target, groups, folds, seed), arms)
+        said = f"feature {j if names is None else names[j]} tells the outcome almost exactly: is it known"
+        warnings.warn(f"{said} before the treatment?", LeakWarning, stacklevel=3)
+    for said in _rare(p, arm, arms):
+        warnings.warn(said, RareWarning, stacklevel=3)
+    customer = None if groups is None else np.unique(np.asarray(groups).astype(str), return_inverse=True)[1]
+    return Trial(X, target, arm, p, w, fold, arms, customer)
 
 
 def split(arm: Whole, y: Array, groups: ArrayLike | None, folds: int, seed: int) -> Whole:
@@ -186,7 +205,7 @@ def _tells(x: Array, y: Array) -> bool:
         cut = np.sort(low)
         below = (np.searchsorted(cut, high, "left") + np.searchsorted(cut, high, "right")) / 2
         return bool(abs(below.mean() / len(low) - 0.5) > _LEAK - 0.5)
-    return bool(abs(np.corrcoef(x, y)[0, 1]) > _LEAK)
+    return bool(abs(np.corrcoef(rankdata(x), rankdata(y))[0, 1]) > _LEAK)
 
 
 def _lengths(n: int, **parts: Any) -> list[str]:
@@ -217,9 +236,27 @@ def _faults_of_arms(arm: Whole, arms: Sequence[Any]) -> list[str]:
     ]
 
 
-def _faults_of_features(X: Array) -> list[str]:
-    infinite = np.flatnonzero(np.isinf(X).any(axis=0))
-    return [f"X: infinite values in columns {infinite[:10].tolist()}"] if len(infinite) else []
+def faults_of_features(X: Array, names: Sequence[Any] | None = None) -> list[str]:
+    """Name the columns with infinite values, by number where they have no names; empty if there are none."""
+    at = np.flatnonzero(np.isinf(X).any(axis=0))[:10]
+    found = [int(j) if names is None else str(names[j]) for j in at]
+    return [f"X: infinite values in columns {found}"] if found else []
+
+
+def _faults_of_weight(weight: Array) -> list[str]:
+    parts = ((~np.isfinite(weight), "missing or infinite"), (weight < 0, "negative"))
+    return [
+        f"weight: {int(bad.sum())} of {len(weight)} values are {what}" for bad, what in parts if bad.any()
+    ]
+
+
+def _faults_of_folds(fold: Whole, folds: int, groups: ArrayLike | None) -> list[str]:
+    if folds < 2:
+        return [f"folds={folds}; expected 2 or more"]
+    if groups is None or len(np.unique(fold)) > 1:
+        return []
+    n = len(np.unique(np.asarray(groups).astype(str)))
+    return [f"groups: {n} customers, all in one fold; expected enough for 2 folds or more"]
 
 
 def _probabilities(p_action: Any, arm: Whole, arms: Sequence[Any]) -> tuple[Array, list[str]]:
@@ -238,10 +275,10 @@ def _probabilities(p_action: Any, arm: Whole, arms: Sequence[Any]) -> tuple[Arra
             p[np.arange(n), arm] = own
     if p.shape != (n, k):
         return p, [f"p_action has shape {p.shape}; expected ({n},) or ({n}, {k}): {list(arms)}"]
-    return p, _faults_of_probabilities(p, arm)
+    return p, _faults_of_probabilities(p, arm, arms)
 
 
-def _faults_of_probabilities(p: Array, arm: Whole) -> list[str]:
+def _faults_of_probabilities(p: Array, arm: Whole, arms: Sequence[Any]) -> list[str]:
     own = p[np.arange(len(arm)), arm]
     parts = (
         (np.isnan(own), "are missing"),
@@ -249,6 +286,30 @@ def _faults_of_probabilities(p: Array, arm: Whole) -> list[str]:
         (own > 1, "are above 1"),
     )
     out = [f"p_action: {int(bad.sum())} of {len(own)} values {what}" for bad, what in parts if bad.any()]
+    others = p.copy()
+    others[np.arange(len(arm)), arm] = np.nan
+    # Whoever could not have got an arm says nothing of it: models would guess, without a sign of it.
+    out += [
+        f"p_action: {n} of {len(own)} rows have 0 or less for {name!r}, which they did not get; leave out"
+        " rows that could not get every arm"
+        for name, n in zip(arms, (others <= 0).sum(axis=0).tolist())
+        if n
+    ]
     total = p.sum(axis=1)
     off = int((np.isfinite(total) & (np.abs(total - 1) > 1e-6)).sum())
     return [*out, f"p_action: {off} rows do not sum to 1"] if off else out
+
+
+def _rare(p: Array, arm: Whole, arms: Sequence[Any]) -> list[str]:
+    # One sentence for each arm that some rows could hardly have got.
+    out = []
+    for k, name in enumerate(arms):
+        rare = int((p[:, k] < _RARE).sum())
+        if rare:
+            w = 1 / p[arm == k, k]
+            ess = (w / w.max()).sum() ** 2 / ((w / w.max()) ** 2).sum()
+            out.append(
+                f"p_action: {rare} of {len(arm)} rows have less than {_RARE:g} for {name!r} (down to"
+                f" {np.nanmin(p[:, k]):.2g}); weighing leaves an effective {ess:.0f} of its {len(w)} rows"
+            )
+    return out

@@ -1,12 +1,14 @@
 import warnings
 
 import numpy as np
+import pandas as pd
 import pytest
+from sklearn.linear_model import LinearRegression
 
 from nba.errors import DataError
 from nba.models import overlap, trial
 from nba.models.ensemble import UpliftEnsemble
-from nba.models.learners import DRLearner
+from nba.models.learners import DRLearner, RLearner, TLearner
 
 
 def rows(n=400, seed=0):
@@ -53,7 +55,17 @@ def test_folds_share_arms_and_outcomes_and_keep_customers_together():
         ({"p_action": np.full((400, 2), 0.4)}, "400 rows do not sum to 1"),
         ({"p_action": np.full((400, 3), 1 / 3)}, r"expected \(400,\) or \(400, 2\)"),
         ({"p_action": {0: 0.5}}, r"no probability of \[1\]"),
-        ({"X": np.full((400, 3), np.inf)}, "infinity"),
+        ({"X": np.full((400, 3), np.inf)}, r"X: infinite values in columns \[0, 1, 2\]"),
+        (
+            {"p_action": np.tile([[0.0, 1.0], [1.0, 0.0]], (200, 1))},
+            "0 or less for 0, which they did not get",
+        ),
+        ({"treatment": np.r_[np.full(30, np.nan), np.zeros(370)]}, "treatment: 30 values are missing"),
+        ({"treatment": [None, *["mail"] * 399]}, "treatment: 1 values are missing"),
+        ({"sample_weight": np.r_[-1.0, np.ones(399)]}, "weight: 1 of 400 values are negative"),
+        ({"sample_weight": np.r_[np.nan, np.ones(399)]}, "weight: 1 of 400 values are missing"),
+        ({"sample_weight": np.zeros(400)}, "treatment 1: 0 rows; expected 5 or more"),
+        ({"groups": ["anna"] * 400}, "groups: 1 customers, all in one fold"),
     ],
 )
 def test_bad_input_is_one_clear_error(change, message):
@@ -62,6 +74,58 @@ def test_bad_input_is_one_clear_error(change, message):
     for model in (DRLearner(control=0), UpliftEnsemble(control=0)):
         with pytest.raises(ValueError, match=message):
             model.fit(**given)
+
+
+@pytest.mark.parametrize("cls", [DRLearner, UpliftEnsemble])
+def test_one_fold_is_too_few(cls):
+    X, y, arm = rows()
+    with pytest.raises(DataError, match="folds=1; expected 2 or more"):
+        cls(control=0, folds=1).fit(X, y, arm, {0: 0.5, 1: 0.5})
+
+
+@pytest.mark.parametrize("cls", [DRLearner, RLearner])
+def test_arms_that_some_could_not_have_got_are_not_guessed(cls):
+    X, y, _ = rows(2000)
+    p = np.where(X[:, :1] > 0.5, [0.0, 1.0], 0.5)
+    arm = (np.random.default_rng(1).random(2000) < p[:, 1]).astype(int)
+    n = int((X[:, 0] > 0.5).sum())
+    with pytest.raises(DataError, match=f"{n} of 2000 rows have 0 or less for 0, which they did not get"):
+        cls(control=0).fit(X, y, arm, p)
+    both = X[:, 0] <= 0.5
+    assert np.isfinite(cls(control=0).fit(X[both], y[both], arm[both], p[both]).effect(X)).all()
+
+
+def test_tiny_probabilities_warn_with_what_is_left_of_the_rows():
+    X, y, arm = rows()
+    p = np.full(400, 0.5)
+    p[np.flatnonzero(arm == 1)[0]] = 1e-9
+    said = (
+        f"1 of 400 rows have less than 0.01 for 1 .down to 1e-09.; .* an effective 1 of its {arm.sum()} rows"
+    )
+    with pytest.warns(trial.RareWarning, match=said):
+        trial.read(X, y, arm, p, control=0)
+    with trial.quiet():
+        trial.read(X, y, arm, p, control=0)
+
+
+def test_infinite_values_are_named_by_column_when_scoring_too():
+    X, y, arm = rows()
+    frame = pd.DataFrame(X, columns=["a", "b", "c"])
+    model = TLearner(LinearRegression(), control=0).fit(frame, y, arm, {0: 0.5, 1: 0.5})
+    frame.loc[3, "b"] = -np.inf
+    with pytest.raises(DataError, match=r"X: infinite values in columns \['b'\]"):
+        model.effect(frame)
+    with pytest.raises(DataError, match=r"X: infinite values in columns \['b'\]"):
+        model.fit(frame, y, arm, {0: 0.5, 1: 0.5})
+
+
+def test_rows_without_weight_count_for_nothing():
+    X, y, arm = rows()
+    weight = np.repeat([1.0, 0.0], 200)
+    found = TLearner(LinearRegression(), control=0).fit(X, y, arm, {0: 0.5, 1: 0.5}, sample_weight=weight)
+    first = X[:200], y[:200], arm[:200]
+    alone = TLearner(LinearRegression(), control=0).fit(*first, {0: 0.5, 1: 0.5})
+    np.testing.assert_allclose(found.effect(X), alone.effect(X))
 
 
 def test_all_faults_are_named_at_once():
@@ -105,13 +169,11 @@ def test_a_feature_that_tells_the_outcome_is_named():
     with pytest.warns(trial.LeakWarning, match="feature 2 tells the outcome"):
         trial.read(X, y, arm, np.full(400, 0.5), control=0)
     assert trial.leaks(X[:, :2], y) == []
-    money = X[:, 0] * 10
+    money = np.exp(10 * X[:, 0])
     assert trial.leaks(X, money) == [0]
 
 
 def test_columns_in_another_order_or_missing_at_scoring():
-    import pandas as pd
-
     X, y, arm = rows()
     frame = pd.DataFrame(X, columns=["a", "b", "c"])
     model = DRLearner(control=0, folds=2).fit(frame, y, arm, {0: 0.5, 1: 0.5})
