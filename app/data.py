@@ -118,6 +118,38 @@ class Reader:
         found = self.rows("summary_numbers", measure=measure)
         return found[0]["at"] if found else None
 
+    def declared(self, experiment_id: str) -> settings.Experiment | None:
+        """Give the declaration of an experiment; None where the settings no longer have it."""
+        known = (self.config.experiment, *self.config.experiments)
+        return next((one for one in known if one.experiment_id == experiment_id), None)
+
+    def is_open(self, experiment_id: str) -> bool:
+        """Say whether an experiment has no planned end, so that only what holds at every look may judge."""
+        found = self.rows("readouts", experiment_id=experiment_id) if self.has("readouts") else []
+        return bool(found) and found[0]["ends_at"] is None
+
+    def judged(self, effects: pa.Table, experiment_id: str) -> pa.Table:
+        """Give effects with the interval that the verdict goes by, and whether it is valid at every look.
+
+        Where no end is planned, that interval takes the place of the one for a single reading.
+
+        Args:
+            effects: Rows of `summary_effects` of one experiment.
+            experiment_id: The experiment.
+
+        Returns:
+            The same columns and `is_always`.
+        """
+        known = pc.and_(pc.is_valid(effects["always_lower"]), pc.is_valid(effects["always_upper"]))
+        always = pc.and_(known, self.is_open(experiment_id))
+        for name in ("lower", "upper", "total_lower", "total_upper", "relative_lower", "relative_upper"):
+            place = effects.column_names.index(name)
+            other = f"always_{name}"
+            kind = effects.schema.field(place).type
+            there = effects[other] if other in effects.column_names else pa.scalar(None, kind)
+            effects = effects.set_column(place, name, pc.if_else(always, there, effects[name]))
+        return effects.append_column("is_always", always)
+
     def runs(self) -> pa.Table:
         """Read the records of the newest nights and weeks."""
         return monitoring.runs(self.root)

@@ -187,6 +187,31 @@ def percent(value: float | None, *, signed: bool = False, digits: int = 1) -> st
     return _local(f"{value:{'+' if signed else ''}.{digits}%}")
 
 
+def points(value: float | None, *, signed: bool = False) -> str:
+    """Write a difference of fractions in points of a hundred.
+
+    Example:
+        >>> points(0.0172, signed=True), points(0.02)
+        ('+1.72 points', '2 points')
+    """
+    if value is None or value != value:
+        return say("unknown")
+    text = f"{value * 100:{'+' if signed else ''}.2f}"
+    return say("points", n=_local(text if signed else text.rstrip("0").rstrip(".")))
+
+
+def chance(value: float | None, least: float = 0.0) -> str:
+    """Write a small probability with two digits, or that it is below the least shown.
+
+    Example:
+        >>> chance(0.0123), chance(2e-7), chance(2e-7, 0.001)
+        ('0.012', '2e−07', '<0.001')
+    """
+    if value is None or value != value:
+        return say("unknown")
+    return _local(f"<{least:g}" if value < least else f"{value:.2g}")
+
+
 def _local(text: str) -> str:
     text = text.replace("-", "−")
     if language() == "es":

@@ -40,6 +40,8 @@ ALL, RATE, LINK = "all", "%", "link"
 LARGE = 1000  # from here on, thousands are set apart
 SCORES = ("auc", "log_loss", "log_loss_constant", "qini", "qini_lower", "qini_upper")
 MIXED = "as the"  # units that differ from row to row
+# Of metrics that are fractions, a difference is in points of a hundred.
+_DIFFERENCES = ("effect", "lower", "upper", "always_lower", "always_upper", "limit")
 P_VALUES = ("p_value", "p_corrected", "p_heterogeneity", "p_srm")
 _UNIT_FORMAT = {"fraction": "percent", "probability 0-1": "percent", "probability": "percent"}
 _UNIT_FORMAT |= dict.fromkeys(("days", "seconds"), "localized")
@@ -50,6 +52,8 @@ _TERM = {
     "relative_upper": "interval",
     "always_lower": "sequence",
     "always_upper": "sequence",
+    "always_total_lower": "sequence",
+    "always_total_upper": "sequence",
     "p_value": "p_value",
     "p_corrected": "corrected",
     "price": "price",
@@ -84,6 +88,7 @@ _WORDED = {
     "alert": "alert_name",
     "step": "step",
     "stage": "stage",
+    "standing": "standing",
     "source": "rests",
 }
 _READ: Mapping[str, Callable[[str], str]] = {
@@ -476,6 +481,7 @@ def _column(field: tables.Field, table: str, currency: str, names: str, large: b
     if field.kind == "number":
         unit = currency if field.unit == "money" else names if "metric" in field.unit else ""
         if unit == RATE:
+            title = f"{title} ({say('unit.points')})" if field.name in _DIFFERENCES else title
             return st.column_config.NumberColumn(title, help=meaning, format="percent")
         is_plain = large or language() != "en" or field.unit.startswith(MIXED) or field.name in SCORES
         plain_form = "localized" if is_plain else "%.2f" if unit else "%.4g"

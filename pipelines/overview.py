@@ -26,6 +26,10 @@ from pipelines import plan as planning
 from pipelines.progress import Progress, silent
 
 LEVEL = 0.95
+# What is over all customers of an arm, and of which number per customer.
+_TOTALS = {"total": "effect"}
+_TOTALS |= {f"total_{end}": end for end in ("lower", "upper")}
+_TOTALS |= {f"always_total_{end}": f"always_{end}" for end in ("lower", "upper")}
 BINS = 12
 
 # One row per decision with what came of it; a decision is delivered if its outcome or a touch says so.
@@ -299,7 +303,7 @@ def _effects(history: History, config: settings.Settings, at: datetime) -> dict[
         return {}
     rows = tables.EFFECTS.conform(history.table("effects")).to_pylist()
     for row in rows:
-        for name, part in (("total", "effect"), ("total_lower", "lower"), ("total_upper", "upper")):
+        for name, part in _TOTALS.items():
             row[name] = None if row[part] is None else row[part] * row["n"]
     return {"summary_effects": tables.SUMMARY_EFFECTS.build(rows)}
 

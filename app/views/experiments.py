@@ -8,10 +8,13 @@ import streamlit as st
 
 from app import parts, planner, report
 from app.data import Reader, where
-from app.messages import day, knows, label, number, percent, plain, say, told
+from app.messages import chance, day, knows, label, number, percent, plain, points, say, told
 from nba import plots, tables
+from nba.experiments import guardrails
 from nba.experiments.decision import EARLY
+from nba.experiments.readout import horizon_days
 from nba.plots import readings
+from nba.settings import Experiment
 
 MONEY = ("margin", "revenue", "cost", "reward", "basket")
 RATES = ("unsubscribes", "opt_outs")
@@ -19,6 +22,9 @@ COLUMNS = [
     *("arm", "n", "n_control", "mean", "mean_control", "effect", "lower", "upper"),
     *("relative_effect", "p_value"),
 ]
+# Without a planned end: the interval that the verdict goes by, and no p-value of a single reading.
+ALWAYS = ["always_lower", "always_upper"]
+OPEN = [*COLUMNS[: COLUMNS.index("lower")], *ALWAYS, "relative_effect"]
 SRM_ALERT = 0.001
 LIST, PLAN = "list", "plan"
 
@@ -98,13 +104,20 @@ def _metric(reader: Reader, shown: pa.Table, experiment: str, metric: str) -> No
     whole = _in_order(where(shown, metric=metric, segment="all"), reader)
     controls = sorted(set(whole["control"].to_pylist()))
     st.subheader(say("experiments.effects", control=plain(", ".join(controls))), help=say("term.holdout"))
-    for row in whole.to_pylist():
-        st.markdown(sentence(row, unit), help=say("term.interval"))
-    parts.figure(plots.effects(whole, unit), "effects", say("alt.effects"))
+    judged = reader.judged(whole, experiment)
+    is_open = pc.all(judged["is_always"]).as_py()
+    for row in judged.to_pylist():
+        meaning = say("term.sequence" if row["is_always"] else "term.interval")
+        st.markdown(sentence(row, unit), help=meaning)
+    parts.figure(plots.effects(judged.drop_columns("is_always"), unit), "effects", say("alt.effects"))
+    if is_open:
+        st.caption(say("experiments.open_note"))
     if any("CUPED" in row["method"] for row in whole.to_pylist()):
         st.caption(say("experiments.adjusted"))
-    money = ["total", "total_lower", "total_upper"] if unit == reader.currency else []
-    parts.table(whole, [*COLUMNS, *money], tables.SUMMARY_EFFECTS, reader.currency, f"effects_{metric}", unit)
+    ends = ["always_total_lower", "always_total_upper"] if is_open else ["total_lower", "total_upper"]
+    columns = OPEN if is_open else COLUMNS
+    columns = [*columns, "total", *ends] if unit == reader.currency else columns
+    parts.table(whole, columns, tables.SUMMARY_EFFECTS, reader.currency, f"effects_{metric}", unit)
     if reader.has("looks"):
         looks = where(reader.table("looks"), experiment_id=experiment, metric=metric)
         if looks.num_rows:
@@ -135,10 +148,14 @@ def sentence(row: dict[str, Any], unit: str) -> str:
 
     def write(name: str, *, signed: bool = True) -> str:
         value, is_rate = row[name], row["metric"] in RATES
-        return percent(value, signed=signed, digits=2) if is_rate else number(value, unit, signed=signed)
+        if is_rate and signed:
+            return points(value, signed=True)
+        return percent(value, digits=2) if is_rate else number(value, unit, signed=signed)
 
     relative = ""
-    if row["relative_effect"] is not None:
+    if row["relative_effect"] is not None and row["relative_lower"] is None:
+        relative = say("experiments.relative_alone", relative=percent(row["relative_effect"], signed=True))
+    elif row["relative_effect"] is not None:
         names = {"relative": "relative_effect", "lower": "relative_lower", "upper": "relative_upper"}
         relative = say("experiments.relative", **{k: percent(row[v], signed=True) for k, v in names.items()})
     return say(
@@ -147,6 +164,7 @@ def sentence(row: dict[str, Any], unit: str) -> str:
         mean=write("mean", signed=False),
         mean_control=write("mean_control", signed=False),
         level=percent(row["level"], digits=0),
+        valid=say("experiments.valid") if row.get("is_always") else "",
         relative=relative,
         **{name: write(name) for name in ("effect", "lower", "upper")},
     )
@@ -168,35 +186,38 @@ def _segments(shown: pa.Table, reader: Reader, metric: str, unit: str) -> None:
 
 
 def _guardrails(reader: Reader, experiment: str) -> None:
-    declared = next(
-        (e for e in (reader.config.experiment, *reader.config.experiments) if e.experiment_id == experiment),
-        None,
-    )
+    declared = reader.declared(experiment)
     guards = [metric for metric in declared.metrics if metric.role == "guardrail"] if declared else []
-    if not guards:
+    if not guards or declared is None:
         return
     st.subheader(say("experiments.guardrails"), help=say("term.guardrail"))
-    for guard in guards:
-        is_rate, unit = guard.name in RATES, _unit(guard.name, reader)
-        margin = percent(guard.margin) if is_rate else number(guard.margin, unit)
-        st.markdown(say("experiments.guardrail", metric=_named(guard.name), margin=margin))
-    effects = where(reader.table("summary_effects"), experiment_id=experiment, segment="all")
-    names = pa.array([guard.name for guard in guards])
-    shown = effects.filter(pc.is_in(effects["metric"], value_set=names))
-    columns = [
-        "metric",
-        "arm",
-        "n",
-        "mean",
-        "mean_control",
-        "effect",
-        "always_lower",
-        "always_upper",
-        "reason",
-    ]
+    for text in guards_in_words(reader, declared):
+        st.markdown(text)
+    if not reader.has("looks"):
+        return
+    shown = guardrails.standing(declared, reader.table("looks"))
+    if not shown.num_rows:
+        return
     units = {_unit(guard.name, reader) for guard in guards}
     unit = units.pop() if len(units) == 1 else ""
-    parts.table(shown, columns, tables.SUMMARY_EFFECTS, reader.currency, "guardrails", unit)
+    st.caption(say("experiments.guardrails_note"))
+    columns = ["metric", "arm", "standing", "limit", "effect", *ALWAYS, "days"]
+    parts.table(shown, columns, tables.GUARDRAILS, reader.currency, "guardrails", unit)
+
+
+def guards_in_words(reader: Reader, declared: Experiment) -> list[str]:
+    """Say of each guardrail what would be borne at most, and over how long."""
+    days = number(horizon_days(declared))
+    out = []
+    for guard in declared.metrics:
+        if guard.role != "guardrail":
+            continue
+        unit = _unit(guard.name, reader)
+        margin = points(guard.margin) if guard.name in RATES else number(guard.margin, unit)
+        key = "ratio" if guard.denominator else "planned" if declared.ends_at else "open"
+        words = {"metric": _named(guard.name), "margin": margin, "days": days}
+        out.append(say(f"experiments.guardrail.{key}", **words))
+    return out
 
 
 def _named(metric: str) -> str:
@@ -210,13 +231,13 @@ def _sizes(reader: Reader, experiment: str) -> None:
     if not shown.num_rows:
         return
     st.subheader(say("experiments.srm"), help=say("term.srm"))
-    chance = shown["p_srm"][0].as_py()
-    if chance is None:
+    found = shown["p_srm"][0].as_py()
+    if found is None:
         st.markdown(say("experiments.srm_unknown"))
     else:
-        bad = chance < SRM_ALERT
+        bad = found < SRM_ALERT
         (st.error if bad else st.markdown)(
-            say("experiments.srm_bad" if bad else "experiments.srm_ok", p=f"{chance:.2g}")
+            say("experiments.srm_bad" if bad else "experiments.srm_ok", p=chance(found))
         )
     columns = ["arm", "n", "n_expected"]
     parts.table(shown, columns, tables.SUMMARY_ARMS, reader.currency, "arms")

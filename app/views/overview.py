@@ -7,7 +7,7 @@ import streamlit as st
 
 from app import parts
 from app.data import Reader, where
-from app.messages import day, feature, label, number, percent, plain, say, told
+from app.messages import chance, day, feature, label, number, percent, plain, say, told
 from nba import plots, tables
 from nba.plots import policies
 
@@ -65,7 +65,7 @@ def _headline(reader: Reader) -> None:
         text = say("overview.unknown", arm=plain(arm), reason=plain(reason))
         st.info(text, icon=":material/hourglass_empty:")
         return
-    row, unit = found[0], reader.currency
+    (row,), unit = reader.judged(tables.SUMMARY_EFFECTS.build(found), experiment).to_pylist(), reader.currency
     with st.container(border=True):
         st.metric(
             say("overview.headline", arm=plain(arm)),
@@ -73,7 +73,9 @@ def _headline(reader: Reader) -> None:
             help=say("term.incremental"),
         )
         words = _words(row, arm, unit)
-        st.markdown(say("overview.interval", **words), help=say("term.interval"))
+        if row["total_lower"] is not None:  # summaries of earlier versions lack that of every look
+            meaning = say("term.sequence" if row["is_always"] else "term.interval")
+            st.markdown(say("overview.interval", **words), help=meaning)
         key = "overview.sentence" if row["control"] == "holdout" else "overview.plain"
         st.markdown(say(key, **words))
         if row["lower"] is not None and row["lower"] <= 0 <= row["upper"]:
@@ -89,6 +91,7 @@ def _words(row: dict[str, Any], arm: str, unit: str) -> dict[str, str]:
         "effect": number(abs(row["effect"]), unit),
         "way": say("more" if row["effect"] >= 0 else "less"),
         "level": percent(row["level"], digits=0),
+        "valid": say("experiments.valid") if row["is_always"] else "",
         "n": number(row["n"]),
     }
 
@@ -131,7 +134,7 @@ def _alert(row: dict[str, Any], reader: Reader) -> None:
         value=number(row["value"]),
         limit=number(row["limit"]),
         share=percent(row["value"], digits=0),
-        small=f"{row['value'] or 0:.2g}",
+        small=chance(row["value"] or 0.0),
         note=plain(label("verdict", told(row["note"]))),
         step=plain(row.get("step", "")),
         at=day(reader.moment("matures_at")),

@@ -58,6 +58,21 @@ def unreadable(fault: str) -> Decision:
 EARLY = "; it was seen early, so its estimated size is likely too high"
 
 
+HELD, PENDING, BROKEN = "held", "not yet shown", "broken"
+
+
+def standing(guardrail: Shown) -> str:
+    """Say whether a guardrail held, is broken, or neither is shown yet.
+
+    Example:
+        >>> [standing(Shown("visits", *ends, 0.5)) for ends in ((-0.2, 0.1), (-0.9, 0.1), (-0.9, -0.6))]
+        ['held', 'not yet shown', 'broken']
+    """
+    if guardrail.upper < -guardrail.margin:
+        return BROKEN
+    return HELD if guardrail.lower > -guardrail.margin else PENDING
+
+
 def decide(primary: Shown, guardrails: tuple[Shown, ...], *, is_over: bool, unit: str = "") -> Decision:
     """Apply the rule at one look.
 
@@ -77,12 +92,12 @@ def decide(primary: Shown, guardrails: tuple[Shown, ...], *, is_over: bool, unit
         'ship'
     """
     late = "" if is_over else EARLY
-    hurt = [g for g in guardrails if g.upper < -g.margin]
+    hurt = [g for g in guardrails if standing(g) == BROKEN]
     if hurt:
         return Decision(Verdict.HARM, f"{_names(hurt)} fell by more than the margin set for it.", not is_over)
     if primary.upper < 0:
         return Decision(Verdict.HARM, f"{primary.name} fell against the control{late}.", not is_over)
-    open_ = [g for g in guardrails if not g.lower > -g.margin]
+    open_ = [g for g in guardrails if standing(g) != HELD]
     if primary.lower > 0 and not open_:
         kept = " and every guardrail held" if guardrails else ""
         return Decision(Verdict.SHIP, f"{primary.name} rose against the control{kept}{late}.", not is_over)

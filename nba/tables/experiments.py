@@ -105,6 +105,24 @@ LOOKS = Table(
     ),
 )
 
+GUARDRAILS = Table(
+    "guardrails",
+    "How each guardrail stands at the newest look, over the days for which its limit is declared.",
+    ("experiment_id", "metric", "arm"),
+    (
+        f.identifier("experiment_id", "the experiment"),
+        f.text("metric", "what must not suffer, per customer"),
+        f.text("arm", "the arm"),
+        f.time("looked_at", "the look"),
+        f.number("limit", "change that would be borne at most", "the metric's"),
+        f.number("effect", "difference of the means, brought to these days", "the metric's", nullable=True),
+        f.number("always_lower", "lower end, valid at every look, brought to these days", "the metric's"),
+        f.number("always_upper", "upper end, valid at every look, brought to these days", "the metric's"),
+        f.number("days", "over which all of it is", "days", low=0.0, nullable=True),
+        f.text("standing", "held, not yet shown or broken"),
+    ),
+)
+
 _PARTS = {"y": "numerator", "d": "denominator", "x": "numerator before", "w": "denominator before"}
 
 _PAIRS = [a + b for i, a in enumerate(_PARTS) for b in list(_PARTS)[i:]]

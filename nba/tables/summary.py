@@ -90,6 +90,12 @@ SUMMARY_EFFECTS = Table(
         f.number("total", "effect times customers in the arm", "unit of the metric", nullable=True),
         f.number("total_lower", "lower end of its interval", "unit of the metric", nullable=True),
         f.number("total_upper", "upper end of its interval", "unit of the metric", nullable=True),
+        f.number(
+            "always_total_lower", "its lower end, valid at every look", "unit of the metric", nullable=True
+        ),
+        f.number(
+            "always_total_upper", "its upper end, valid at every look", "unit of the metric", nullable=True
+        ),
     ),
 )
 

@@ -148,6 +148,8 @@ def _effects() -> list[dict[str, Any]]:
                     "effect": effect * scale,
                     "lower": (effect - half) * scale,
                     "upper": (effect + half) * scale,
+                    "always_lower": (effect - 1.5 * half) * scale,
+                    "always_upper": (effect + 1.5 * half) * scale,
                     "relative_effect": effect / 6,
                     "relative_lower": (effect - half) / 6,
                     "relative_upper": (effect + half) / 6,

@@ -19,6 +19,19 @@ from nba.history import History
 from nba.serving import whatif
 from pipelines import scenario
 
+GUARD = """
+[[experiment.metrics]]
+name = "margin"
+numerator = "margin"
+role = "primary"
+
+[[experiment.metrics]]
+name = "unsubscribes"
+numerator = "unsubscribes"
+role = "guardrail"
+is_good = false
+margin = 0.02
+"""
 HOME = Path(__file__).parents[2] / "app" / "Home.py"
 PAGES = {
     "overview": ("summary_batches", "Incremental value of policy"),
@@ -121,7 +134,10 @@ def test_overview_tells_the_tables_numbers(show, workspace) -> None:
     shown = {m.label: m.value for m in app.metric}
     assert shown["Incremental value of policy"] == f"{row['effect'] * row['n']:+,.2f} EUR"
     text = words(app)
-    assert f"{row['lower'] * row['n']:+,.2f} EUR to {row['upper'] * row['n']:+,.2f} EUR" in text
+    # No end is planned, so the headline has the interval by which the verdict goes.
+    low, high = (row[name] * row["n"] for name in ("always_lower", "always_upper"))
+    assert f"95% interval valid at every look: {low:+,.2f} EUR to {high:+,.2f} EUR" in text
+    assert "(95% interval valid at every look +1.00 EUR to +4.00 EUR)" in text
     contacts = history.sql("select count(*) from decisions where treatment_id <> 'none'")[0][0].as_py()
     cost = history.sql("select sum(cost) from touches")[0][0].as_py()
     assert shown["Contacts decided"] == f"{contacts:,}"
@@ -136,10 +152,39 @@ def test_experiment_says_what_is_known_and_its_verdict(show, workspace) -> None:
     text = words(show(workspace, "experiments"))
     assert "**policy**: 8\\.50 EUR against" not in text  # our own numbers are not escaped
     assert "**policy**: 8.50 EUR against 6.00 EUR in holdout: a difference of **+2.50 EUR**" in text
-    assert "(95% interval +1.50 EUR to +3.50 EUR)" in text
+    assert "(95% interval valid at every look +1.00 EUR to +4.00 EUR), that is +41.7%;" in text
     assert "240 against 80 customers" in text
     assert "**policy** against holdout: **Ship it**" in text
     assert "**random** against holdout: **Keep running**" in text
+
+
+def test_with_a_planned_end_effects_have_the_interval_of_one_reading(show, fresh) -> None:
+    root = fresh()
+    history = History.read(root)
+    rows = [row | {"ends_at": row["matured_at"]} for row in history.table("readouts").to_pylist()]
+    history.commit(replace={"readouts": tables.READOUTS.build(rows)})
+    app = show(root, "experiments")
+    assert "(95% interval +1.50 EUR to +3.50 EUR), that is +41.7% (+25.0% to +58.3%)" in words(app)
+    assert any("p_value" in frame.value.columns for frame in app.dataframe)
+
+
+def test_guardrails_are_shown_on_the_days_of_their_limit(show, fresh) -> None:
+    root = fresh()
+    with (root / "nba.toml").open("a", encoding="utf-8") as file:
+        file.write(GUARD)
+    history = History.read(root)
+    look = history.table("looks").to_pylist()[-1] | {"metric": "unsubscribes", "scale": 0.5, "arm": "policy"}
+    looks = [look | {"effect": 0.02, "lower": 0.01, "upper": 0.03}]
+    looks.append(look | {"arm": "random", "effect": 0.03, "lower": 0.01, "upper": 0.05})
+    history.commit(append={"looks": tables.LOOKS.build(looks)})
+    app = show(root, "experiments")
+    assert not app.exception
+    assert "by at most 2 points per customer in 28 days" in words(app)
+    shown = next(f.value for f in app.dataframe if "standing" in f.value.columns).set_index("arm")
+    assert shown["standing"].to_dict() == {"policy": "held", "random": "not yet shown"}
+    assert shown.loc["policy", ["effect", "always_lower", "always_upper"]].tolist() == [0.01, 0.005, 0.015]
+    assert (shown["limit"] == 0.02).all()
+    assert (shown["days"] == 28).all()
 
 
 def test_changing_the_metric_changes_sentence_and_table(show, workspace) -> None:
@@ -484,7 +529,7 @@ def test_several_experiments_are_chosen_one_at_a_time(show, fresh) -> None:
     app.selectbox(key="experiment").set_value("trial").run()
     assert not app.exception
     assert app.segmented_control(key="metric").value == "orders"
-    effects = next(frame.value for frame in app.dataframe if "p_value" in frame.value.columns)
+    effects = next(frame.value for frame in app.dataframe if "relative_effect" in frame.value.columns)
     assert len(effects) == 2
 
 

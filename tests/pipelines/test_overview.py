@@ -144,13 +144,14 @@ def test_mix_channels_and_numbers(played: History) -> None:
 def test_totals_scale_the_effect_and_leave_unknown_unknown(root: Path) -> None:
     row = {"experiment_id": "e", "metric": "margin", "arm": "a", "segment": "all", "control": "h", "n": 10,
            "n_control": 5, "level": 0.95, "method": "m", "estimand": "e", "reason": ""}  # fmt: skip
-    known = row | {"effect": 2.0, "lower": 1.0, "upper": 3.0}
+    known = row | {"effect": 2.0, "lower": 1.0, "upper": 3.0, "always_lower": 0.5, "always_upper": 3.5}
     History.read(root).commit(
         replace={"effects": tables.EFFECTS.build([known, row | {"arm": "b", "reason": "none"}])}
     )
     overview(root, START)
     a, b = History.read(root).table("summary_effects").to_pylist()
     assert (a["total"], a["total_lower"], a["total_upper"]) == (20.0, 10.0, 30.0)
+    assert (a["always_total_lower"], a["always_total_upper"]) == (5.0, 35.0)
     assert (b["total"], b["total_lower"]) == (None, None)
 
 
