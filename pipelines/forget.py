@@ -56,18 +56,20 @@ def forget(workspace: Path, identifier: str, kind: str | None = None) -> ForgetR
     try:
         with connect(memory_gb=config.workspace.memory_gb, spill=new / "spill") as connection:
             identifiers.use_salt(connection, identifiers.salt(workspace))
-            person = histories.find(
-                connection, history, identifier, [kind] if kind else kinds, config.identity, countries
-            )
+            wanted = [kind] if kind else kinds
+            digests = histories.named(connection, identifier, wanted, config.identity, countries)
+            person = histories.find(history, digests)
+            if person is None:
+                person = histories.find_in_quarantine(history, digests, workspace / FOLDER / CACHE)
             if person is None:
                 raise MissingError(
                     f"nobody in {workspace} is known by that identifier"
                     + (f" of kind {kind}" if kind else ""),
                     f"Kinds are {kinds}; write it as it stands in a source, and run `nba ingest` first.",
                 )
-            digests = histories.tombstones(connection, person.hashes)
+            stones = histories.tombstones(connection, person.hashes)
             replaced, gone = histories.remaining(connection, history, person, new)
-        staged = _commit(workspace, history, person, digests, replaced)
+        staged = _commit(workspace, history, person, stones, replaced)
     finally:
         shutil.rmtree(new, ignore_errors=True)
     delivered = _delivered(workspace / config.delivery.path, person)
@@ -78,14 +80,14 @@ def _commit(
     workspace: Path,
     history: History,
     person: histories.Person,
-    digests: list[str],
+    tombstones: list[str],
     replaced: Mapping[str, Path],
 ) -> list[Path]:
     more: dict[str, pa.Table | Path] = dict(replaced)
     if history.has("quality"):
         more["quality"] = histories.recorded(history.table("quality"), person)
     held = history.table(SUPPRESSED)["tombstone"].to_pylist() if history.has(SUPPRESSED) else []
-    stones = sorted({*held, *digests})
+    stones = sorted({*held, *tombstones})
     more[SUPPRESSED] = tables.SUPPRESSED.build([{"tombstone": stone} for stone in stones])
     cache = workspace / FOLDER / CACHE
     staged = histories.staged_with(cache, person)

@@ -11,7 +11,7 @@ lose unequal shares can be seen. Results that were computed before keep their nu
 computed again.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -48,43 +48,47 @@ class Person:
     arms: tuple[tuple[str, str], ...]
 
 
-def find(
+def named(
     connection: duckdb.DuckDBPyConnection,
-    history: History,
     text: str,
     kinds: Sequence[str],
     settings: Identity,
     countries: Sequence[str],
-) -> Person | None:
-    """Find the person whom an identifier names; None where nobody is known by it.
+) -> dict[str, str]:
+    """Hash an identifier under each kind that it may be of; gives hash to kind.
 
     Args:
         connection: DuckDB with the salt in use.
-        history: Where to look.
         text: The identifier, as anyone would write it.
         kinds: Kinds that it may be of.
         settings: How identifiers are normalised.
         countries: Of phone numbers without prefix; each is tried.
+    """
+    tried = [(kind, c) for kind in kinds for c in (countries if kind == "phone" else [""])]
+    hashes = [(_hash(connection, kind, text, settings, c), kind) for kind, c in tried]
+    return {digest: kind for digest, kind in hashes if digest is not None}
+
+
+def find(history: History, digests: Mapping[str, str]) -> Person | None:
+    """Find the person whom an identifier names; None where nobody is known by it.
+
+    Args:
+        history: Where to look.
+        digests: As `named` gives them.
 
     Raises:
         DataError: when several customers are known by it, under several kinds.
     """
-    tried = [(kind, c) for kind in kinds for c in (countries if kind == "phone" else [""])]
-    digests = [d for kind, c in tried if (d := _hash(connection, kind, text, settings, c)) is not None]
     found = history.sql(
         "select distinct identifier_kind as kind, customer_id from identities"
         " where identifier_hash in (select unnest($h)) order by all",
-        {"h": digests},
+        {"h": list(digests)},
     )
     ids = set(found["customer_id"].to_pylist())
     if not ids:
         return None
     if len(ids) > 1:
-        named = ", ".join(sorted(set(found["kind"].to_pylist())))
-        raise DataError(
-            f"{len(ids)} customers are known by that identifier ({named}); nobody was forgotten",
-            "Name its kind with --kind, and write a phone number with its prefix (+34...).",
-        )
+        raise _several(f"{len(ids)} customers are known by that identifier", found["kind"].to_pylist())
     if history.has("aliases"):
         rows = history.table("aliases").to_pylist()
         ids |= {row["alias_id"] for row in rows if row["customer_id"] in ids}
@@ -137,21 +141,57 @@ def remaining(
     return out, gone
 
 
+def find_in_quarantine(history: History, digests: Mapping[str, str], cache: Path) -> Person | None:
+    """Find a person who stands in rows in quarantine only, so that no customer is known by the identifier.
+
+    Other identifiers of these rows are the person's too, unless they stand in rows that can be used. An
+    identifier of such rows that names no customer is shared by too many, and nobody's.
+
+    Args:
+        history: Where nobody is known by it.
+        digests: As `named` gives them.
+        cache: Folder of staged files.
+
+    Raises:
+        DataError: when it is found under several kinds.
+    """
+    rows = [row for part in _parts(cache) for row in _held(part, digests)]
+    mine = {digest for digest, _ in rows}
+    if not rows or any(is_used for digest, is_used in rows if digest in digests):
+        return None
+    kinds = {digests[digest] for digest in mine & set(digests)}
+    if len(kinds) > 1:
+        raise _several("rows in quarantine hold that identifier under several kinds", kinds)
+    others = mine - set(digests)
+    used = {digest for part in _parts(cache) for digest, is_used in _held(part, others) if is_used}
+    known = history.sql(
+        "select identifier_hash from identities where identifier_hash in (select unnest($h))",
+        {"h": sorted(others)},
+    )
+    return Person((), tuple(sorted(mine - used - set(known["identifier_hash"].to_pylist()))), (), (), ())
+
+
 def staged_with(cache: Path, person: Person) -> list[Path]:
     """Give the staged files that hold the person; they must be read again without it."""
-    hashes = set(person.hashes)
-    folders = []
-    for folder in sorted(path for path in cache.glob("*") if path.is_dir()):
-        for part in folder.glob("combos-*.parquet"):
-            kinds = [name for name in pq.read_schema(part).names if name.startswith("i_")]
-            held = " or ".join(f"replace({kind}::varchar, '-', '') in (from mine)" for kind in kinds)
-            with duckdb.connect() as connection:
-                connection.register("mine", pa.table({"h": pa.array(sorted(hashes), pa.string())}))
-                query = f"select count(*) from read_parquet({literal(str(part))}) where {held}"
-                if connection.execute(query).fetchall()[0][0]:
-                    folders.append(folder)
-                    break
-    return folders
+    return sorted({part.parent for part in _parts(cache) if _held(part, person.hashes)})
+
+
+def _parts(cache: Path) -> list[Path]:
+    return sorted(cache.glob("*/combos-*.parquet"))
+
+
+def _held(part: Path, hashes: Collection[str]) -> list[tuple[str, bool]]:
+    # Of combinations that hold one of the hashes: all their hashes, and whether rows of theirs are used.
+    kinds = [name for name in pq.read_schema(part).names if name.startswith("i_")]
+    plain = ", ".join(f"replace({kind}::varchar, '-', '')" for kind in kinds)
+    held = " or ".join(f"{kind} in (select unnest($h)::uuid)" for kind in kinds)
+    with duckdb.connect() as connection:
+        return connection.execute(
+            f"""with held as (from read_parquet({literal(str(part))}) where {held}),
+                told as (select unnest([{plain}]) as digest, n > 0 as is_used from held)
+            from told where digest is not null""",
+            {"h": sorted(hashes)},
+        ).fetchall()
 
 
 def tombstones(connection: duckdb.DuckDBPyConnection, hashes: Sequence[str]) -> list[str]:
@@ -173,6 +213,13 @@ def recorded(past: pa.Table, person: Person) -> pa.Table:
             note = "persons who asked to be forgotten, so far"
             rows.append({"source": FORGOTTEN, "measure": measure, "value": 1.0, "note": note})
     return tables.QUALITY.build(rows)
+
+
+def _several(told: str, kinds: Collection[str]) -> DataError:
+    return DataError(
+        f"{told} ({', '.join(sorted(set(kinds)))}); nobody was forgotten",
+        "Name its kind with --kind, and write a phone number with its prefix (+34...).",
+    )
 
 
 def _hash(

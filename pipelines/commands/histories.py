@@ -61,7 +61,10 @@ def forget(
     from pipelines import forget as step
 
     report = step.forget(workspace, identifier, kind)
-    show("Forgotten", [{"table": name, "rows removed": n} for name, n in report.rows.items()])
+    if report.rows:
+        show("Forgotten", [{"table": name, "rows removed": n} for name, n in report.rows.items()])
+    else:
+        out.print("The person stood in rows in quarantine only; they are gone.")
     out.print(f"{report.n_identifiers} identifiers; {report.n_staged} staged files will be read again.")
     if report.delivered:
         out.print(f"Delivered batches that still name the person: {', '.join(report.delivered)}")

@@ -124,6 +124,46 @@ def test_no_trace_is_left_by_whichever_identifier(workspace: Path, identifier: s
     assert not after.broken_laws()
 
 
+def test_a_person_in_quarantine_only_is_forgotten_too(workspace: Path) -> None:
+    # Carol's row cannot be used; beside her own identifiers it holds Ben's phone.
+    row = "C-carol,carol@shop.es,600123457,someday,yes,Carolville\n"
+    (workspace / "crm.csv").write_text(CRM + row)
+    ingest.ingest(workspace)
+    assert "Carolville" in text_of(workspace)
+    report = forget.forget(workspace, "Carol@shop.es")
+    assert (report.rows, report.n_identifiers, report.n_staged) == ({}, 2, 1)
+    assert "Carolville" not in text_of(workspace)
+    # Mended or told anew under her other identifier, her rows do not come back; Ben's stay.
+    (workspace / "crm.csv").write_text(CRM + row.replace("someday", "2025-01-01").replace("carol@", "c@"))
+    ingest.ingest(workspace)
+    assert "Carolville" not in text_of(workspace)
+    history = History.read(workspace)
+    assert sorted(history.table("customers")["external_id"].to_pylist()) == ["C-ana", "C-ben", "C-eva"]
+    rows = {(r["source"], r["measure"]): r["value"] for r in history.table("quality").to_pylist()}
+    assert (rows["crm", "rows_in"], rows["crm", "rows_kept"], rows["crm", "passed_over"]) == (4, 3, 1)
+    assert rows["forgotten", "persons"] == 1
+
+
+def test_an_identifier_in_quarantine_under_several_kinds_forgets_nobody(workspace: Path) -> None:
+    more = "600123499,zoe@shop.es,,never,yes,Soria\nC-leo,leo@shop.es,600123499,never,yes,Soria\n"
+    (workspace / "crm.csv").write_text(CRM + "C-x,x@shop.es,,2025-01-01,yes,Soria\n" * 9 + more)
+    ingest.ingest(workspace)
+    before = text_of(workspace)
+    with pytest.raises(DataError, match=r"under several kinds \(crm_id, phone\); nobody was forgotten"):
+        forget.forget(workspace, "600123499")
+    assert text_of(workspace) == before
+
+
+def test_an_identifier_that_is_shared_by_too_many_forgets_nobody(workspace: Path) -> None:
+    more = "".join(f"C-{i},office@shop.es,,2025-01-01,yes,Soria\n" for i in range(40))
+    (workspace / "crm.csv").write_text(CRM + more)
+    ingest.ingest(workspace)
+    before = text_of(workspace)
+    with pytest.raises(MissingError, match="nobody"):
+        forget.forget(workspace, "office@shop.es")
+    assert text_of(workspace) == before
+
+
 def test_aggregates_are_of_those_who_remain_and_losses_by_arm_are_told(workspace: Path) -> None:
     forget.forget(workspace, "ana@shop.es")
     rows = {
