@@ -27,11 +27,12 @@ from nba.errors import DataError, MissingError, listed
 FOLDER = "tables"
 INDEX = "history.json"
 
-# What was known at a moment: rows that had happened and arrived before it, outcomes that had closed by then.
+# What was known at a moment: rows that had happened and arrived before it, as they stood then; outcomes that
+# had closed by then.
 _ARRIVED = "(known_at is null or known_at < $at)"
 _ARRIVING = ("orders", "events", "touches")
 # Tables of ingestion, whose rows follow a customer that went into another.
-_MOVED = ("identities", "orders", "events", "touches")
+_MOVED = ("identities", *_ARRIVING, *tables.EARLIER.values())
 # What was decided for a customer that went into another since: decisions count for the other; of two
 # assignments to one experiment the surviving id's stands, by which it is also decided.
 _FOLLOWING = {
@@ -317,7 +318,7 @@ class Snapshot:
             if history.has(name) and follows and name in _FOLLOWING:
                 _view(self.connection, f"{name}_raw", history, name)
                 self.connection.execute(f"create view {name}_all as {_FOLLOWING[name]}").fetchall()
-            elif name == "customers" and all(history.has(n) and history.n_rows(n) for n in (name, "states")):
+            elif name == "customers" and all(_has_rows(history, n) for n in (name, "states")):
                 _as_told(self.connection, history, moment)
             elif history.has(name):
                 _view(self.connection, f"{name}_all", history, name)
@@ -326,7 +327,10 @@ class Snapshot:
             if name in _ARRIVING:
                 visible = _with_arrival(self.connection, name, visible)
             condition = visible.replace("$at", moment)
-            self.connection.execute(f"create view {name} as from {name}_all where {condition}").fetchall()
+            view = f"from {name}_all where {condition}"
+            if name in tables.EARLIER and _has_rows(history, tables.EARLIER[name]):
+                view = _with_earlier(self.connection, history, name, condition, moment)
+            self.connection.execute(f"create view {name} as {view}").fetchall()
 
     def sql(self, query: str, parameters: Mapping[str, Any] | None = None) -> pa.Table:
         """Run one query over what was known."""
@@ -368,6 +372,22 @@ def _as_told(connection: duckdb.DuckDBPyConnection, history: History, moment: st
 
 def _then(name: str) -> str:
     return f'coalesce(was."{name}", false)' if name.startswith("can_") else f'was."{name}"'
+
+
+def _has_rows(history: History, name: str) -> bool:
+    return history.has(name) and history.n_rows(name) > 0
+
+
+def _with_earlier(
+    connection: duckdb.DuckDBPyConnection, history: History, name: str, condition: str, moment: str
+) -> str:
+    # Rows as they stood, until what took their place was known.
+    _view(connection, f"{name}_earlier_all", history, tables.EARLIER[name])
+    columns = ", ".join(tables.BY_NAME[name].columns)
+    return (
+        f"select {columns} from {name}_all where {condition} union all"
+        f" select {columns} from {name}_earlier_all where {condition} and superseded_at >= {moment}"
+    )
 
 
 def _with_arrival(connection: duckdb.DuckDBPyConnection, name: str, visible: str) -> str:

@@ -217,7 +217,22 @@ def _known(history: History) -> unify.Known:
         history.scan("identities") if history.has("identities") else None,
         history.table("quality") if history.has("quality") else None,
         history.table("aliases") if history.has("aliases") else None,
+        attributes=_attributes(history),
     )
+
+
+def _attributes(history: History) -> dict[str, str]:
+    # What attributes of customers are; one without any value may become either.
+    if not history.has("customers"):
+        return {}
+    found = history.sql("select * from customers limit 0").schema
+    names = [field.name for field in found if field.name.startswith("a_")]
+    if not names:
+        return {}
+    counted = ", ".join(f"count({name}) as {name}" for name in names)
+    known = history.sql(f"select {counted} from customers").to_pylist()[0]
+    kind = {name: "number" if pa.types.is_floating(found.field(name).type) else "text" for name in names}
+    return {name: kind[name] for name in names if known[name]}
 
 
 _CODE = b"".join(
@@ -228,6 +243,7 @@ _CODE = b"".join(
 def _ingested(staged: Sequence[StagedSource], config: Settings) -> pa.Table:
     # Which raw files there are, by content; with other settings or other code they count as others.
     told = config.identity.model_dump_json() + config.matching.model_dump_json()
+    told += str(sorted(config.workspace.attributes.items()))
     rules = hashlib.sha256(told.encode() + _CODE).hexdigest()[:16]
     rows = [
         {

@@ -10,13 +10,19 @@ import pyarrow as pa
 
 from nba import tables
 from nba.histories import mapping
-from nba.histories.quality import CONSENT, Row
+from nba.histories.quality import ATTRIBUTES, CONSENT, Row
 from nba.settings import Bounds, QualityRules
 
 OK, WARN, STOP, UNKNOWN = "ok", "warning", "stop", "unknown"
 _DAYS = 28
 _EPOCH = date(1970, 1, 1)
 _OF_REFERENCES = ("unknown_treatments", "unknown_decisions")
+_RULES = {
+    "stale_days": "stale",
+    "in_the_future": "future",
+    "known_too_early": "early",
+    **dict.fromkeys(_OF_REFERENCES, "references"),
+}
 SCHEMA = pa.schema(
     [
         ("check", pa.string()),
@@ -215,13 +221,13 @@ def judge(quality: pa.Table, rules: QualityRules) -> pa.Table:
             if measure.startswith("null_"):
                 bound = rules.nulls.get(f"{source}.{measure[5:]}", Bounds())
                 out.append(_finding("unknown values", f"{source}.{measure[5:]}", value, bound, note))
-            elif measure in ("stale_days", "in_the_future", "known_too_early"):
-                name = {"stale_days": "stale", "in_the_future": "future"}.get(measure, "early")
-                out.append(_finding(measure.replace("_", " "), source, value, getattr(rules, name), note))
-            elif measure in ("unknown_treatments", "unknown_decisions"):
-                out.append(_finding(measure.replace("_", " "), source, value, rules.references, note))
+            elif measure in _RULES:
+                bound = getattr(rules, _RULES[measure])
+                out.append(_finding(measure.replace("_", " "), source, value, bound, note))
             elif measure == "volume":
                 out.append(_finding("volume", source, value, rules.volume, note, low=True))
+            elif source == ATTRIBUTES:
+                out.append(_finding("unfit values", measure, value, rules.unfit, note))
             elif source == CONSENT:
                 bound = rules.consent.get(measure.removeprefix("can_"), Bounds())
                 out.append(_finding("consent", measure, value, bound, note, low=True))

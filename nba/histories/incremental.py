@@ -13,6 +13,7 @@ from pathlib import Path
 
 import duckdb
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from nba import tables
 from nba.histories import identity, quality, unify
@@ -112,6 +113,9 @@ def add(
                 return None
             append[table] = folder / f"{table}.parquet"
             unify.write_table(connection, table, fresh, append[table], counts)
+            before = unify.earlier(append[table])
+            if pq.read_metadata(before).num_rows:
+                append[tables.EARLIER[table]] = before
             late.append(unify.orphans(connection, table, fresh, settings.identity.max_customers))
         advance(table)
     append["identities"] = folder / "identities.parquet"

@@ -5,7 +5,8 @@ rows say when they were changed (`updated_at`), what held before stays known too
 moment does not see what was told later.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import duckdb
 
@@ -17,14 +18,58 @@ _TOLD = """crm as (
             select *, row_number() over (
                 order by updated_at nulls first, name, joined_at, source, row_number) as turn
             from once left join file_name using (source, file))"""
+# 08001 is a code.
+_NUMBER = "'-?(0|[1-9]\\d{0,14})(\\.\\d+)?'"
 
 
-def customers(connection: duckdb.DuckDBPyConnection, attributes: Sequence[str]) -> str:
-    """Write the query of the table `customers`, in order of customer.
+@dataclass(frozen=True)
+class Kind:
+    """What an attribute is.
+
+    Attributes:
+        is_number: Whether it is a number; else text.
+        n: Values that were told.
+        n_unfit: Of a number, those that are none; they are left blank.
+    """
+
+    is_number: bool
+    n: int = 0
+    n_unfit: int = 0
+
+
+def kinds(
+    connection: duckdb.DuckDBPyConnection, attributes: Sequence[str], told: Mapping[str, str]
+) -> dict[str, Kind]:
+    """Say which attributes are numbers.
+
+    An attribute is what is told of it: were that decided anew with each row that comes, a later row would
+    change the features of earlier moments. One of which nothing is told is a number where every value is one.
 
     Args:
-        connection: Holds what `identity.resolve` gives, and the view `once` of usable rows of customers.
+        connection: Holds the view `once` of usable rows of customers.
         attributes: Names of all attributes `a_*`.
+        told: Attribute to `number` or `text`.
+    """
+    if not attributes:
+        return {}
+    counted = ", ".join(
+        f"count({name}), count(*) filter (not regexp_full_match({name}, {_NUMBER}))" for name in attributes
+    )
+    found = connection.execute(f"select {counted} from once").fetchall()[0]
+    out = {}
+    for name, n, unfit in zip(attributes, found[::2], found[1::2]):
+        is_number = told[name] == "number" if name in told else bool(n) and not unfit
+        out[name] = Kind(is_number, n, unfit if is_number else 0)
+    return out
+
+
+def customers(attributes: Mapping[str, Kind]) -> str:
+    """Write the query of the table `customers`, in order of customer.
+
+    It needs what `identity.resolve` gives, and the view `once` of usable rows of customers.
+
+    Args:
+        attributes: All attributes `a_*`, and what they are.
     """
     picked = ", ".join(f"arg_max({column}, turn) as {column}" for column in _fields(attributes))
     return f"""with {_TOLD},
@@ -37,12 +82,12 @@ def customers(connection: duckdb.DuckDBPyConnection, attributes: Sequence[str]) 
             join clear using (hash)),
         first as (select customer_no, min(sight) >> 10 as joined from identity group by 1)
         select customer_id, external_id, make_timestamp(joined)::timestamptz as joined_at,
-            {_shown(connection, attributes)}
+            {_shown(attributes)}
         from first left join known using (customer_no) join customer using (customer_no)
             left join latest using (customer_no) order by customer_no"""
 
 
-def states(connection: duckdb.DuckDBPyConnection, attributes: Sequence[str]) -> str:
+def states(attributes: Mapping[str, Kind]) -> str:
     """Write the query of the table `states`, in order of customer and time; see `customers`.
 
     Only customers of whom at least one row is dated are there. What is not dated has always been so.
@@ -59,23 +104,21 @@ def states(connection: duckdb.DuckDBPyConnection, attributes: Sequence[str]) -> 
         last as (
             from grown
             qualify row_number() over (partition by customer_no, updated_at order by turn desc) = 1)
-        select customer_id, coalesce(updated_at, {_ALWAYS}) as since_at, {_shown(connection, attributes)}
+        select customer_id, coalesce(updated_at, {_ALWAYS}) as since_at, {_shown(attributes)}
         from last join customer using (customer_no) order by customer_no, since_at"""
 
 
-def _fields(attributes: Sequence[str]) -> list[str]:
+def _fields(attributes: Mapping[str, Kind]) -> list[str]:
     return [*(f"can_{channel}" for channel in tables.CHANNELS), "timezone", *attributes]
 
 
-def _shown(connection: duckdb.DuckDBPyConnection, attributes: Sequence[str]) -> str:
+def _shown(attributes: Mapping[str, Kind]) -> str:
     consent = [f"coalesce(can_{channel}, false) as can_{channel}" for channel in tables.CHANNELS]
-    return ", ".join([*consent, "timezone", *(_typed(connection, name) for name in attributes)])
+    return ", ".join([*consent, "timezone", *(_typed(name, kind) for name, kind in attributes.items())])
 
 
-def _typed(connection: duckdb.DuckDBPyConnection, attribute: str) -> str:
-    # A number where every value is one; 08001 is a code.
-    number = "-?(0|[1-9]\\d{0,14})(\\.\\d+)?"
-    told = connection.execute(
-        f"select bool_and(regexp_full_match({attribute}, '{number}')) from once where {attribute} is not null"
-    ).fetchall()
-    return f"{attribute}::double as {attribute}" if told[0][0] else attribute
+def _typed(name: str, kind: Kind) -> str:
+    if not kind.is_number:
+        return name
+    # A value that is none counts as the latest that was told, and is blank.
+    return f"case when regexp_full_match({name}, {_NUMBER}) then {name}::double end as {name}"

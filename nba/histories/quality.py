@@ -19,6 +19,7 @@ from nba.histories.staging import StagedSource, reasons
 
 IDENTITY = "identity"
 CONSENT = "consent"
+ATTRIBUTES = "attributes"
 FORGOTTEN = "forgotten"
 SALT = "salt"
 Row = tuple[str, str, float, str]
@@ -35,6 +36,7 @@ class Counts:
         duplicates: Rows whose key a later row has.
         conflicts: Those of them that differ from the later row.
         latest: Time of the newest row kept.
+        unfit: Attribute that is a number to its values that are none, and to all its values.
     """
 
     kept: dict[int, int] = field(default_factory=dict)
@@ -43,6 +45,7 @@ class Counts:
     duplicates: dict[int, int] = field(default_factory=dict)
     conflicts: dict[int, int] = field(default_factory=dict)
     latest: dict[int, datetime] = field(default_factory=dict)
+    unfit: dict[str, tuple[int, int]] = field(default_factory=dict)
 
 
 def measure(
@@ -76,7 +79,10 @@ def measure(
     n_split = resolution.n_split + value(past, IDENTITY, "splits")
     rows.append((IDENTITY, "splits", n_split, "customers, so far, whose identifiers no longer hang together"))
     rows.append((IDENTITY, "merges", n_merged, "customers, so far, that turned out to be another one"))
-    return _built([*rows, *_consent_rows(people), *_forgotten_rows(past)])
+    for name, (n, of) in counts.unfit.items():
+        note = f"{n} values that are no number, left blank; `attributes` under [workspace] tells what it is"
+        rows.append((ATTRIBUTES, name, n / max(of, 1), note if n else ""))
+    return _built([*rows, *_consent_rows(people), *_rows_of(past, FORGOTTEN)])
 
 
 def grown(
@@ -127,12 +133,13 @@ def grown(
             measure = row["measure"]
             found = row["value"] + fresh.get(measure.removeprefix("identifiers_"), 0)
             rows.append((IDENTITY, measure, new.get(measure, found), row["note"]))
-    return _built([*rows, *_consent_rows(people), *_forgotten_rows(past)])
+    rows += _rows_of(past, ATTRIBUTES)  # files of customers are never new ones here
+    return _built([*rows, *_consent_rows(people), *_rows_of(past, FORGOTTEN)])
 
 
-def _forgotten_rows(past: pa.Table | None) -> list[Row]:
+def _rows_of(past: pa.Table | None, source: str) -> list[Row]:
     rows = past.to_pylist() if past is not None else []
-    return [(r["source"], r["measure"], r["value"], r["note"]) for r in rows if r["source"] == FORGOTTEN]
+    return [(r["source"], r["measure"], r["value"], r["note"]) for r in rows if r["source"] == source]
 
 
 def _built(rows: Sequence[Row]) -> pa.Table:

@@ -1,12 +1,13 @@
 """Staged rows to one history: customers, identities, orders, events, touches, quarantine and quality.
 
 Every row finds its customer by its strongest identifier that is not cut. Of rows with the same key the
-last counts (files in order of name), so a corrected export takes the place of the earlier one. Nothing
-but small findings comes into memory: DuckDB streams staged rows to the files of the commit, and spills.
+last counts (files in order of name), so a corrected export takes the place of the earlier one; what had
+been known until then is kept beside it (`<table>_earlier`), so that a look back sees it. Nothing but small
+findings comes into memory: DuckDB streams staged rows to the files of the commit, and spills.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from nba.settings import Settings
 
 NAMES = (
     "customers", "states", "identities", "orders", "events", "touches", "quarantine", "quality", "aliases",
+    *tables.EARLIER.values(),
 )  # fmt: skip
 N_PARTS = len(mapping.KEYS) + 2
 _SUMMED = ("number", "count")
@@ -37,12 +39,14 @@ class Known:
         quality: The quality table, for what it counts up.
         aliases: Customer ids that went into others so far.
         links: Pairs of identifiers that are alike, as `matching.links` gives them.
+        attributes: Attribute of customers to `number` or `text`, as it was stored.
     """
 
     identities: str | None = None
     quality: pa.Table | None = None
     aliases: pa.Table | None = None
     links: pa.Table | None = None
+    attributes: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -94,9 +98,11 @@ def unify(
     counts, late = quality.Counts(), []
     count(connection, staged, counts)
     for table in mapping.KEYS:
-        write_table(connection, table, staged, files[table], counts)
         if table == "customers":
-            _write_states(connection, staged, files["states"])
+            told = {**known.attributes, **settings.workspace.attributes}
+            _write_persons(connection, staged, files, counts, told)
+        else:
+            write_table(connection, table, staged, files[table], counts)
         late.append(orphans(connection, table, staged, settings.identity.max_customers))
         advance(table)
     aliases = _aliases(connection, known.aliases, found.merged)
@@ -214,30 +220,71 @@ def write_table(
     path: Path,
     counts: quality.Counts,
 ) -> None:
-    """Write one table: rows with their customer, lines summed where the source says so, one row per key."""
+    """Write orders, events or touches: rows with their customer, lines summed, one row per key.
+
+    Beside it stands what was known before of its rows, as `<table>_earlier`; see `earlier`.
+    """
     _once(connection, table, staged, counts)
-    if table == "customers":
-        copy(connection, persons.customers(connection, _attributes(staged)), path)
-        return
-    contract = tables.BY_NAME[table]
-    names = ", ".join(f.name for f in contract.fields if f.name not in ("customer_id", contract.key[0]))
-    columns = ", ".join(contract.columns)
-    time = mapping.TIMES[table]
+    copy(connection, _with_customer(tables.BY_NAME[table], "once", mapping.TIMES[table]), path)
+    contract = tables.BY_NAME[tables.EARLIER[table]]
     copy(
-        connection,
-        f"""select {columns} from (
-            select key as {contract.key[0]}, customer_id, customer_no, {names}
-            from once join customer using (customer_no))
-        order by customer_no, {time}, {contract.key[0]}""",
-        path,
+        connection, _with_customer(contract, _earlier(connection, table), mapping.TIMES[table]), earlier(path)
     )
 
 
-def _write_states(connection: duckdb.DuckDBPyConnection, staged: Sequence[StagedSource], path: Path) -> None:
+def earlier(path: Path) -> Path:
+    """Give the file of what was known before of the rows of a table, which stands beside the table's."""
+    return path.with_stem(f"{path.stem}_earlier")
+
+
+def _with_customer(contract: tables.Table, rows: str, time: str) -> str:
+    key = contract.key[0]
+    names = ", ".join(f.name for f in contract.fields if f.name not in ("customer_id", key))
+    return f"""select {", ".join(contract.columns)} from (
+            select key as {key}, customer_id, customer_no, {names}
+            from {rows} join customer using (customer_no))
+        order by customer_no, {time}, {", ".join(contract.key)}"""
+
+
+def _earlier(connection: duckdb.DuckDBPyConnection, table: str) -> str:
+    """Give what stands after `from` for the versions of rows that were known until another took their place.
+
+    Of the rows of one key that were known at a moment the last counts; so each holds from when it was known
+    until the first moment at which one that stands after it is known.
+    """
+    known = f"coalesce(known_at, {mapping.TIMES[table]}) as known"
+    names = "source, file, row_number, key, customer_no, known"
+    fields = ", ".join(f.name for f in mapping.staged_fields(table))
+    grown = connection.execute("select count(*) from grown").fetchall()[0][0]
+    versions = f"select {names}, {fields} from (select *, {known} from contested)"
+    if grown:
+        versions = f"""select {names}, {fields} from (select *, {known} from single
+                where key in (select key from grown) or key in (select key from contested))
+            union all by name select {names}, {fields} from grown"""
+    return f"""(
+            select * from (
+                select *, min(known) over (
+                    partition by key order by source desc, file desc, row_number desc, known desc
+                    rows between unbounded preceding and 1 preceding) as superseded_at
+                from ({versions}))
+            where known < superseded_at)"""
+
+
+def _write_persons(
+    connection: duckdb.DuckDBPyConnection,
+    staged: Sequence[StagedSource],
+    files: Mapping[str, Path],
+    counts: quality.Counts,
+    told: Mapping[str, str],
+) -> None:
+    _once(connection, "customers", staged, counts)
+    kinds = persons.kinds(connection, _attributes(staged), told)
+    counts.unfit.update({name: (kind.n_unfit, kind.n) for name, kind in kinds.items() if kind.is_number})
+    copy(connection, persons.customers(kinds), files["customers"])
     if any("updated_at" in _named(one) for one in staged):
-        copy(connection, persons.states(connection, _attributes(staged)), path)
+        copy(connection, persons.states(kinds), files["states"])
     else:
-        write_small(path, tables.STATES.empty())
+        write_small(files["states"], tables.STATES.empty())
 
 
 def copy(connection: duckdb.DuckDBPyConnection, query: str, path: Path, codec: str = "zstd") -> None:
@@ -264,6 +311,8 @@ def _once(
         # Sums are wanted several times.
         _run(connection, "create or replace temp table summed_once as from single")
         _run(connection, "create or replace temp view single as from summed_once")
+    if table in tables.EARLIER:
+        _run(connection, f"create or replace temp table grown as {_grown(table, fields, summed)}")
     # Keys that may stand twice, by a short hash, so that all others need not be compared.
     _run(
         connection,
@@ -306,22 +355,50 @@ def _single(table: str, fields: Sequence[tables.Field], summed: Sequence[int]) -
         return plain
     places = ", ".join(map(str, summed))
     lines = ", ".join(_line(f, table) for f in fields)
+    known = f"coalesce(known_at, {mapping.TIMES[table]})"
+    grows = f", min({known}) < max({known}) as is_grown" if table in tables.EARLIER else ""
     return f"""{plain} where source not in ({places}) union all by name
         select source, max(file) as file, max(row_number) as row_number, key, customer_no, {lines},
-            count(*) as n_rows
+            count(*) as n_rows{grows}
         from {owned} where source in ({places})
         group by source, key, customer_no"""
 
 
-def _line(spec: tables.Field, table: str) -> str:
-    name = spec.name
+def _grown(table: str, fields: Sequence[tables.Field], summed: Sequence[int]) -> str:
+    """Write the query of what was known of lines before the last of them: a row for each moment."""
+    time = mapping.TIMES[table]
+    if not summed:
+        return f"select *, {time} as known from single limit 0"
+    lines = ", ".join(_line(f, table, " over w") for f in fields)
+    # Each stands in the order of rows where their sum does.
+    return f"""select source, last_file as file, last_row as row_number, key, customer_no, known, {lines}
+        from (
+            select r.* exclude (combo), customer_no, coalesce(known_at, {time}) as known
+            from all_{table} r join owner using (combo) where source in ({", ".join(map(str, summed))}))
+        join (
+            select source, key, customer_no, file as last_file, row_number as last_row
+            from single where is_grown) using (source, key, customer_no)
+        window w as (partition by source, key, customer_no order by known),
+            whole as (partition by source, key, customer_no)
+        qualify known < max(known) over whole
+            and row_number() over (partition by source, key, customer_no, known) = 1"""
+
+
+def _line(spec: tables.Field, table: str, over: str = "") -> str:
+    name, time = spec.name, mapping.TIMES[table]
     if name == "is_return":
-        return "sum(revenue) < 0 as is_return"
+        return f"sum(revenue){over} < 0 as is_return"
     if spec.kind in _SUMMED:
-        return f"sum({name})::{_sql(spec.type)} as {name}"
-    if name == mapping.TIMES[table]:
-        return f"min({name}) as {name}"
-    return f"arg_max({name}, (file, row_number)) as {name}"
+        return f"(sum({name}){over})::{_sql(spec.type)} as {name}"
+    if name == time:
+        return f"min({name}){over} as {name}"
+    if name == "known_at":
+        # A sum is known with the last of its lines.
+        last = f"max(coalesce(known_at, {time})){over}"
+        return (
+            f"case when count(known_at){over} > 0 or {last} > min({time}){over} then {last} end as known_at"
+        )
+    return f"arg_max({name}, (file, row_number)){over} as {name}"
 
 
 def orphans(

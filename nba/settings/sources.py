@@ -18,6 +18,9 @@ class Workspace(Frozen):
         seed: Seed of all randomness that is not hashed by key.
         tracking: MLflow tracking URI; absent, `mlruns/` of the checkout. MLflow's own variables win.
         memory_gb: Memory that reading sources may take; what does not fit is spilled to disk.
+        attributes: Attribute of customers (`a_age`) to `number` or `text`. One that is not named here is a
+            number if all its values were when it was first ingested, and stays what it was; what is no number
+            then is left blank and counted.
     """
 
     name: str
@@ -26,6 +29,9 @@ class Workspace(Frozen):
     seed: int = 0
     tracking: str | None = None
     memory_gb: Annotated[float, Field(ge=0.5)] = 4.0
+    attributes: dict[Annotated[str, Field(pattern="^a_[a-z0-9_]+$")], Literal["number", "text"]] = Field(
+        default={}
+    )
 
 
 class Answer(NamedTuple):
@@ -80,7 +86,8 @@ class Source(Frozen):
         values: Contract field to a mapping of source values to contract values.
         margin_share: Margin as a share of revenue, where no column gives the margin.
         aggregate: Rows with the same key are lines of one thing: numbers are summed, the first time and
-            otherwise the last known value count. Without it they are duplicates, and the last one counts.
+            otherwise the last known value count, and it is known with its last line. Without it they are
+            duplicates, and the last one counts.
         time_format: How times are written where not ISO or epoch, as of `strptime` (`%d/%m/%Y %H:%M`); of
             several, the first that fits counts, and `iso` stands for ISO or epoch.
         known_after_hours: Hours after which a row is known, where no column is mapped to `known_at`; a
@@ -238,6 +245,7 @@ class QualityRules(Frozen):
         volume: Rows of the last whole day as a share of the usual; lower is worse.
         references: Share of touches that name a treatment or decision that is not known.
         nulls: Share of unknown values, by field, such as `"touches.treatment_id"`.
+        unfit: Values of an attribute that is a number and that are none, as a share of its values.
         consent: Share of customers, by channel; lower is worse.
     """
 
@@ -249,6 +257,7 @@ class QualityRules(Frozen):
     early: Bounds = Bounds(warn=0.001)
     volume: Bounds = Bounds(warn=0.3)
     references: Bounds = Bounds(warn=0.01)
+    unfit: Bounds = Bounds(warn=0.0)
     nulls: dict[str, Bounds] = Field(default={})
     consent: dict[str, Bounds] = Field(default={})
 

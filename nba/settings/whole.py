@@ -74,6 +74,15 @@ class Settings(Frozen):
             raise ValueError("; ".join(faults))
         return self
 
+    @model_validator(mode="after")
+    def _attributes_are_mapped(self) -> "Settings":
+        mapped = {name for source in self.sources for name in (*source.columns, *source.constants)}
+        unknown = sorted({*self.workspace.attributes} - mapped)
+        if unknown:
+            known = sorted(name for name in mapped if name.startswith("a_"))
+            raise ValueError(f"[workspace] attributes names {unknown}; sources map {known}")
+        return self
+
     @property
     def trial_share(self) -> float:
         """The part of all customers that trials can have: those of standing arms that run the champion."""

@@ -1,5 +1,7 @@
 """What happened: catalog, customers and their identities, orders, events, touches; how sound they are."""
 
+from collections.abc import Mapping
+
 from nba.tables import fields as f
 from nba.tables.fields import Table
 
@@ -156,6 +158,26 @@ TOUCHES = Table(
         f.KNOWN,
     ),
 )
+
+
+def _earlier(of: Table, rows: str) -> Table:
+    return Table(
+        f"{of.name}_earlier",
+        f"What was known of {rows} until it was corrected or grew: a look back sees what was known then.",
+        (of.key[0], "superseded_at"),
+        (*of.fields, f.time("superseded_at", "when the row that took its place became known")),
+    )
+
+
+ORDERS_EARLIER = _earlier(ORDERS, "an order")
+EVENTS_EARLIER = _earlier(EVENTS, "an event")
+TOUCHES_EARLIER = _earlier(TOUCHES, "a touch")
+# Table to the one of what was known before of its rows.
+EARLIER: Mapping[str, str] = {
+    "orders": ORDERS_EARLIER.name,
+    "events": EVENTS_EARLIER.name,
+    "touches": TOUCHES_EARLIER.name,
+}
 
 QUARANTINE = Table(
     "quarantine",
