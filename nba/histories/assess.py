@@ -212,7 +212,7 @@ def judge(quality: pa.Table, rules: QualityRules) -> pa.Table:
     for source, found in sorted(values.items()):
         if "rows_in" in found:
             n = max(found["rows_in"][0], 1.0)
-            for name in ("duplicates", "quarantined"):
+            for name in ("duplicates", "quarantined", *(["clashes"] if "clashes" in found else [])):
                 value, note = found.get(name, (0.0, ""))
                 out.append(_finding(name, source, value / n, getattr(rules, name), note))
             if "days_behind" in found and not found.get("records", (0.0, ""))[1].endswith("customers"):

@@ -34,6 +34,7 @@ class Counts:
         orphaned: Rows without an identifier of their own.
         records: Rows in the table: fewer than kept where lines were summed.
         duplicates: Rows whose key a later row has.
+        clashes: Those of them whose later row is another customer's, of another source: no correction.
         conflicts: Those of them that differ from the later row.
         latest: Time of the newest row kept.
         unfit: Attribute that is a number to its values that are none, and to all its values.
@@ -43,6 +44,7 @@ class Counts:
     orphaned: dict[int, int] = field(default_factory=dict)
     records: dict[int, int] = field(default_factory=dict)
     duplicates: dict[int, int] = field(default_factory=dict)
+    clashes: dict[int, int] = field(default_factory=dict)
     conflicts: dict[int, int] = field(default_factory=dict)
     latest: dict[int, datetime] = field(default_factory=dict)
     unfit: dict[str, tuple[int, int]] = field(default_factory=dict)
@@ -115,6 +117,7 @@ def grown(
             ("rows_kept", totals.kept, added.kept),
             ("records", totals.records, added.records),
             ("duplicates", totals.duplicates, added.duplicates),
+            ("clashes", totals.clashes, added.clashes),
             ("conflicts", totals.conflicts, added.conflicts),
         ):
             was[s] = int(value(past, name, measure)) + now.get(s, 0)
@@ -174,6 +177,8 @@ def _source_rows(one: StagedSource, number: int, counts: Counts, newest: datetim
     n_bad = one.n_bad + counts.orphaned.get(number, 0)
     why = "; ".join(f"{reason} ({n})" for reason, n in reasons(one)[:5])
     conflicts = counts.conflicts.get(number, 0)
+    clashes = counts.clashes.get(number, 0)
+    clash = "rows lost, whose key another source gives another customer" if clashes else ""
     rows: list[Row] = [
         (name, "files", len(one.files), ""),
         (name, "rows_in", one.n_rows + n_forgotten, ""),
@@ -181,6 +186,7 @@ def _source_rows(one: StagedSource, number: int, counts: Counts, newest: datetim
         (name, "rows_kept", counts.kept.get(number, 0), ""),
         (name, "quarantined", n_bad, why),
         (name, "duplicates", counts.duplicates.get(number, 0), "rows whose key a later row has"),
+        (name, "clashes", clashes, clash),
         (name, "conflicts", conflicts, "duplicates that differ from the later row" if conflicts else ""),
         (name, "records", counts.records.get(number, 0), f"rows of {one.source.table}"),
     ]

@@ -324,25 +324,29 @@ def _once(
     _run(
         connection,
         f"""create or replace temp table beaten as
-        select source, file, row_number, key, customer_no, n_rows, content <> best as differs from (
-            select *, first_value(content) over w as best, row_number() over w as place from (
+        select source, file, row_number, key, customer_no, n_rows, content <> best as differs,
+            source <> best_source and customer_no <> best_customer as clashes from (
+            select *, first_value(content) over w as best, row_number() over w as place,
+                first_value(source) over w as best_source,
+                first_value(customer_no) over w as best_customer from (
                 select *, md5(concat_ws('|', customer_id, {same})) as content
                 from contested join customer using (customer_no))
             window w as (partition by key order by source desc, file desc, row_number desc))
         where place > 1""",
     )
     lost = connection.execute(
-        "select source, sum(n_rows)::bigint, coalesce(sum(n_rows) filter (differs), 0)::bigint, count(*)"
-        " from beaten group by 1"
+        "select source, sum(n_rows)::bigint, coalesce(sum(n_rows) filter (differs), 0)::bigint, count(*),"
+        " coalesce(sum(n_rows) filter (clashes), 0)::bigint from beaten group by 1"
     ).fetchall()
-    for source, n, differing, records in lost:
+    for source, n, differing, records, clashing in lost:
         counts.duplicates[source] = n
+        counts.clashes[source] = clashing
         counts.conflicts[source] = differing
         counts.kept[source] = counts.kept.get(source, 0) - n
         counts.records[source] = counts.records.get(source, 0) - records
     for source in summed:
         n = connection.execute("select count(*) from single where source = $s", {"s": source}).fetchall()
-        counts.records[source] = n[0][0] - sum(records for s, *_, records in lost if s == source)
+        counts.records[source] = n[0][0] - sum(row[3] for row in lost if row[0] == source)
     but = "anti join beaten using (source, file, row_number, key, customer_no)" if lost else ""
     _run(connection, f"create or replace temp view once as select * from single {but}")
 

@@ -238,6 +238,7 @@ class QualityRules(Frozen):
 
     Attributes:
         quarantined, duplicates: Share of a source's rows.
+        clashes: Share of a source's rows that are lost: another source gives their key to another customer.
         behind: Days that a source's newest row is behind that of the freshest source.
         stale: Days since a table's newest row.
         future: Share of rows after the moment of the run.
@@ -251,6 +252,7 @@ class QualityRules(Frozen):
 
     quarantined: Bounds = Bounds(warn=0.05)
     duplicates: Bounds = Bounds(warn=0.2)
+    clashes: Bounds = Bounds(warn=0)
     behind: Bounds = Bounds(warn=14)
     stale: Bounds = Bounds(warn=8)
     future: Bounds = Bounds(warn=0.001)

@@ -7,6 +7,8 @@ import pytest
 
 from nba import tables
 from nba.histories import quality
+from nba.histories.assess import judge
+from nba.settings import QualityRules
 
 FILES = {
     "crm.csv": """id,mail,joined,ok
@@ -57,6 +59,21 @@ def test_rows_identities_consent_and_freshness(unified: Any) -> None:
     notes = {(r["source"], r["measure"]): r["note"] for r in table.to_pylist()}
     assert notes["crm", "quarantined"] == "joined_at: not a time (1)"
     assert notes["shop", "days_behind"] == "newest row is of 2026-01-12 00:00 UTC"
+
+
+def test_a_key_of_another_customer_from_another_source_is_a_clash(unified: Any) -> None:
+    till = {"name": "till", "path": "till.csv", "identifiers": {"email": "mail"}}
+    head = FILES["orders.csv"].splitlines()[0]
+    shop = head + "\n1,2026-01-05,100,ana@shop.es\n2,2026-01-05,5,ana@shop.es\n2,2026-01-06,6,ben@shop.es\n"
+    files = {"crm.csv": FILES["crm.csv"], "orders.csv": shop}
+    for mail, expected, status in (("ben@shop.es", 1, "warning"), ("ana@shop.es", 0, "ok")):
+        more = {**files, "till.csv": f"{head}\n1,2026-01-05,77,{mail}\n"}
+        table = unified(more, CRM, SHOP, till)["quality"]
+        n = found(table, "shop")
+        assert [n[k] for k in ("rows_in", "rows_kept", "duplicates", "clashes")] == [3, 1, 2, expected]
+        assert found(table, "till")["clashes"] == 0
+        judged = {(r["check"], r["subject"]): r["status"] for r in judge(table, QualityRules()).to_pylist()}
+        assert (judged["clashes", "shop"], judged["clashes", "till"]) == (status, "ok")
 
 
 def test_cut_identifiers_are_reported_as_hashes(unified: Any) -> None:
