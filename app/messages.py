@@ -91,8 +91,14 @@ def told(text: str) -> str:
     for pattern, translated in _sentences(language()):
         found = pattern.fullmatch(text)
         if found:
-            return translated.format(*(told(part) if part else "" for part in found.groups()))
+            return translated.format(*(_retold(part) for part in found.groups()))
     return phrase(text)
+
+
+def _retold(part: str | None) -> str:
+    if not part:
+        return ""
+    return _local(part) if re.fullmatch(_NUMBER, part) else told(part)
 
 
 @cache
@@ -128,13 +134,22 @@ def conditions(text: str) -> str:
     if not phrases(language()):
         return text
     parts = [part.partition(": ") for part in text.split(", ")]
-    return ", ".join(
-        f"{feature(name)}: {re.sub(_NUMBER, lambda n: _local(n[0]), told(rest))}" if rest else told(name)
-        for name, _, rest in parts
-    )
+    return ", ".join(f"{feature(name)}: {told(rest)}" if rest else told(name) for name, _, rest in parts)
 
 
-_NUMBER = r"-?\d[\d.,]*"
+def changes(text: str) -> str:
+    """Give the changes of a scenario in the session's language.
+
+    Example:
+        >>> changes("sms capacity 2000, loyalty stopped")
+        'sms capacity 2000, loyalty stopped'
+    """
+    if not phrases(language()):
+        return text
+    return ", ".join(told(f"change: {part}").removeprefix("change: ") for part in text.split(", "))
+
+
+_NUMBER = r"[+-]?\d+(?:[.,]\d+)*(?:e[+-]\d+)?"
 
 
 def plain(text: object) -> str:

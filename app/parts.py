@@ -19,6 +19,7 @@ from app import data
 from app.access import NOBODY, Role
 from app.data import Reader
 from app.messages import (
+    changes,
     conditions,
     day,
     feature,
@@ -41,7 +42,7 @@ LARGE = 1000  # from here on, thousands are set apart
 SCORES = ("auc", "log_loss", "log_loss_constant", "qini", "qini_lower", "qini_upper")
 MIXED = "as the"  # units that differ from row to row
 # Of metrics that are fractions, a difference is in points of a hundred.
-_DIFFERENCES = ("effect", "lower", "upper", "always_lower", "always_upper", "limit")
+DIFFERENCES = ("effect", "lower", "upper", "always_lower", "always_upper", "limit")
 P_VALUES = ("p_value", "p_corrected", "p_heterogeneity", "p_srm")
 _UNIT_FORMAT = {"fraction": "percent", "probability 0-1": "percent", "probability": "percent"}
 _UNIT_FORMAT |= dict.fromkeys(("days", "seconds"), "localized")
@@ -70,6 +71,13 @@ _TERM = {
     "roas": "roas",
     "p_alive": "alive",
     "clv": "clv",
+    "auc": "auc",
+    "ece": "calibration",
+    "qini": "qini",
+    "qini_lower": "interval",
+    "qini_upper": "interval",
+    "psi": "psi",
+    "relative_effect": "relative",
 }
 # Pixels of texts that fit badly by themselves: long ones that a figure above shows in full, and those that
 # the first rows lack, by which the browser judges.
@@ -89,14 +97,16 @@ _WORDED = {
     "step": "step",
     "stage": "stage",
     "standing": "standing",
+    "what": "promotion",
     "source": "rests",
 }
 _READ: Mapping[str, Callable[[str], str]] = {
     "feature": feature,
     "segment": conditions,
+    "changes": changes,
     "subject": lambda name: feature(name) if name.startswith("f_") else name,
 }
-_TOLD = ("reason", "note", "rule", "estimand", "warning", "unit", "check", "scenario")
+_TOLD = ("reason", "note", "rule", "estimand", "warning", "unit", "scenario")
 
 
 def page(name: str, draw: Callable[[Reader], None]) -> None:
@@ -455,7 +465,8 @@ def worded(shown: pa.Table) -> pa.Table:
             continue
         if name in _WORDED:
             section = _WORDED[name]
-            words = [None if v is None else label(section, v) for v in shown[i].to_pylist()]
+            # What is no word of the section may still be a sentence of ours, as checks of policies are.
+            words = [None if v is None else told(label(section, v)) for v in shown[i].to_pylist()]
         elif name in _READ:
             words = [None if v is None else _READ[name](v) for v in shown[i].to_pylist()]
         elif name in _TOLD and phrases(language()):
@@ -481,7 +492,7 @@ def _column(field: tables.Field, table: str, currency: str, names: str, large: b
     if field.kind == "number":
         unit = currency if field.unit == "money" else names if "metric" in field.unit else ""
         if unit == RATE:
-            title = f"{title} ({say('unit.points')})" if field.name in _DIFFERENCES else title
+            title = f"{title} ({say('unit.points')})" if field.name in DIFFERENCES else title
             return st.column_config.NumberColumn(title, help=meaning, format="percent")
         is_plain = large or language() != "en" or field.unit.startswith(MIXED) or field.name in SCORES
         plain_form = "localized" if is_plain else "%.2f" if unit else "%.4g"

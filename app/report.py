@@ -1,16 +1,23 @@
 """One experiment as a page of its own: a single HTML file that needs nothing else and no network."""
 
 import html
+from collections.abc import Sequence
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import streamlit as st
 
 from app import parts
 from app.data import Reader, where
-from app.messages import day, label, language, number, percent, say, told
+from app.messages import chance, conditions, day, label, language, number, percent, say, told
 from nba import plots
+from nba.experiments import guardrails
 from nba.plots import readings
+
+MONEY = ("margin", "revenue", "cost", "reward", "basket")
+RATES = ("unsubscribes", "opt_outs")
+SRM_ALERT = 0.001
 
 _STYLE = """
 body{font:16px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;color:#1d2433}
@@ -20,6 +27,11 @@ th,td{border-bottom:1px solid #d8dbe3;padding:.35rem .5rem;text-align:right}
 th:first-child,td:first-child,th.text,td.text{text-align:left}
 .note{color:#5b6270;font-size:.85rem}
 """
+
+
+def unit_of(metric: str, currency: str) -> str:
+    """Give the unit of a metric: money, a fraction, or nothing for a number of things."""
+    return currency if metric in MONEY else parts.RATE if metric in RATES else ""
 
 
 def offer(reader: Reader, experiment: str) -> None:
@@ -36,25 +48,19 @@ def offer(reader: Reader, experiment: str) -> None:
 
 
 def build(reader: Reader, experiment: str) -> str:
-    """Make the report: verdicts, then effects and looks of every metric, then how it was computed.
+    """Make the report: verdicts, effects, looks and segments of every metric, guardrails, sizes, how.
 
     Everything that comes from data is escaped.
     """
-    effects = where(reader.table("summary_effects"), experiment_id=experiment, segment="all")
-    has_looks = reader.has("looks")
-    looks = where(reader.table("looks"), experiment_id=experiment) if has_looks else None
+    every = where(reader.table("summary_effects"), experiment_id=experiment)
+    effects = where(every, segment="all")
     body = [f"<h1>{_safe(say('report.title', experiment=experiment))}</h1>", _verdicts(reader, experiment)]
     script = True
     for metric in dict.fromkeys(effects["metric"].to_pylist()):
-        unit = reader.currency if metric in ("margin", "revenue", "cost", "reward") else ""
-        rows = where(effects, metric=metric)
-        body.append(f"<h2>{_safe(label('metric', metric))}</h2>")
-        body.append(_figure(plots.effects(rows, unit), script=script))
+        body += _metric(reader, where(every, metric=metric), experiment, script=script)
         script = False
-        if looks is not None and where(looks, metric=metric).num_rows:
-            body.append(f"<p class=note>{_safe(say('experiments.sequence_note'))}</p>")
-            body.append(_figure(readings.sequence(where(looks, metric=metric), unit), script=False))
-        body.append(_table(rows))
+    body += _guardrails(reader, experiment)
+    body += _sizes(reader, experiment)
     body.append(f"<h2>{_safe(say('experiments.how'))}</h2>")
     how = dict.fromkeys(f"{told(r['estimand'])}. {told(r['method'])}." for r in effects.to_pylist())
     body += [f"<p>{_safe(text)}</p>" for text in how]
@@ -62,6 +68,60 @@ def build(reader: Reader, experiment: str) -> str:
     title = _safe(say("report.title", experiment=experiment))
     head = f"<meta charset=utf-8><title>{title}</title><style>{_STYLE}</style>"
     return f"<!doctype html><html lang={language()}><head>{head}</head><body>{''.join(body)}</body></html>"
+
+
+def _metric(reader: Reader, rows: pa.Table, experiment: str, *, script: bool) -> list[str]:
+    (metric,) = set(rows["metric"].to_pylist())
+    unit = unit_of(metric, reader.currency)
+    judged = reader.judged(where(rows, segment="all"), experiment)
+    out = [f"<h2>{_safe(label('metric', metric))}</h2>"]
+    out.append(_figure(plots.effects(judged.drop_columns("is_always"), unit), script=script))
+    if any(judged["is_always"].to_pylist()):
+        out.append(_note(say("experiments.open_note")))
+    is_open = all(judged["is_always"].to_pylist())
+    out.append(_table(judged.to_pylist(), _OPEN if is_open else _COLUMNS, "summary_effects", unit))
+    looks = reader.table("looks") if reader.has("looks") else None
+    if looks is not None:
+        looks = where(looks, experiment_id=experiment, metric=metric)
+        if looks.num_rows:
+            out.append(_note(say("experiments.sequence_note")))
+            out.append(_figure(readings.sequence(looks, unit), script=False))
+    parted = rows.filter(pc.not_equal(rows["segment"], "all"))
+    if parted.num_rows:
+        out += [f"<h3>{_safe(say('experiments.segments'))}</h3>", _note(say("experiments.segments_note"))]
+        out.append(_table(parted.to_pylist(), _SEGMENTS, "summary_effects", unit))
+    return out
+
+
+def _guardrails(reader: Reader, experiment: str) -> list[str]:
+    declared = reader.declared(experiment)
+    if declared is None or not reader.has("looks"):
+        return []
+    found = guardrails.standing(declared, reader.table("looks")).to_pylist()
+    if not found:
+        return []
+    out = [f"<h2>{_safe(say('experiments.guardrails'))}</h2>", _note(say("experiments.guardrails_note"))]
+    for metric in dict.fromkeys(row["metric"] for row in found):
+        rows = [
+            {**row, "metric": label("metric_short", metric), "standing": label("standing", row["standing"])}
+            for row in found
+            if row["metric"] == metric
+        ]
+        out.append(_table(rows, _GUARDS, "guardrails", unit_of(metric, reader.currency)))
+    return out
+
+
+def _sizes(reader: Reader, experiment: str) -> list[str]:
+    found = reader.rows("summary_arms", experiment_id=experiment) if reader.has("summary_arms") else []
+    if not found:
+        return []
+    p = found[0]["p_srm"]
+    key = "srm_unknown" if p is None else "srm_bad" if p < SRM_ALERT else "srm_ok"
+    said = say(f"experiments.{key}", **({} if p is None else {"p": chance(p)}))
+    return [
+        f"<h2>{_safe(say('experiments.srm'))}</h2><p>{_safe(said)}</p>",
+        _table(found, ("arm", "n", "n_expected"), "summary_arms", ""),
+    ]
 
 
 def _verdicts(reader: Reader, experiment: str) -> str:
@@ -75,23 +135,50 @@ def _verdicts(reader: Reader, experiment: str) -> str:
     return "".join(out)
 
 
-def _table(rows: pa.Table) -> str:
-    columns = ("arm", "control", "n", "n_control", "mean", "mean_control", "effect", "lower", "upper")
-    more = ("relative_effect", "p_value", "reason")
-    names = (*columns, *more)
-    head = "".join(f"<th>{_safe(parts.title_of(name, 'summary_effects'))}</th>" for name in names)
-    lines = [
-        f"<tr>{''.join(f'<td>{_safe(_cell(name, row[name]))}</td>' for name in names)}</tr>"
-        for row in rows.to_pylist()
-    ]
+def _note(text: str) -> str:
+    return f"<p class=note>{_safe(text)}</p>"
+
+
+_MEANS = ("arm", "control", "n", "n_control", "mean", "mean_control", "effect")
+_COLUMNS = (*_MEANS, "lower", "upper", "relative_effect", "p_value", "reason")
+# Without a planned end there is no p-value of a single reading.
+_OPEN = (*_MEANS, "always_lower", "always_upper", "relative_effect", "reason")
+_SEGMENTS = ("segment", *_MEANS, "lower", "upper", "p_corrected", "p_heterogeneity")
+_GUARDS = ("metric", "arm", "standing", "limit", "effect", "always_lower", "always_upper", "days")
+_MEASURED = ("mean", "mean_control", "effect", "lower", "upper", "always_lower", "always_upper", "limit")
+_TEXTS = ("arm", "control", "reason", "segment", "metric", "standing")
+
+
+def _table(rows: Sequence[dict[str, Any]], names: Sequence[str], table: str, unit: str) -> str:
+    shape = {name: " class=text" if name in _TEXTS else "" for name in names}
+    head = "".join(f"<th{shape[name]}>{_safe(_title(name, table, unit))}</th>" for name in names)
+    cells = (
+        [f"<td{shape[name]}>{_safe(_cell(name, row[name], unit))}</td>" for name in names] for row in rows
+    )
+    lines = [f"<tr>{''.join(line)}</tr>" for line in cells]
     return f"<table><tr>{head}</tr>{''.join(lines)}</table>"
 
 
-def _cell(name: str, value: Any) -> str:
+def _title(name: str, table: str, unit: str) -> str:
+    title = parts.title_of(name, table)
+    if name not in _MEASURED or not unit:
+        return title
+    if unit == parts.RATE:
+        return f"{title} ({say('unit.points')})" if name in parts.DIFFERENCES else title
+    return f"{title} ({unit})"
+
+
+def _cell(name: str, value: Any, unit: str) -> str:
     if isinstance(value, str):
-        return told(value)
+        return conditions(value) if name == "segment" else told(value)
+    if name in parts.P_VALUES:
+        return chance(value, 0.001)
     if name == "relative_effect":
         return percent(value, signed=True)
+    if name in _MEASURED and unit == parts.RATE:
+        return percent(value, digits=2)
+    if name in _MEASURED and unit:
+        return number(value, unit).removesuffix(f" {unit}")  # it stands in the title
     return number(value)
 
 

@@ -69,8 +69,11 @@ def _changes(reader: Reader, catalog: Catalog, stored: whatif.Stored) -> whatif.
             for action in catalog.actions
         }
         rules = sorted({str(r) for r in stored.reason[~stored.is_eligible].ravel() if r})
-        without = st.multiselect(say("scenario.without"), rules, format_func=told, key="without")
-        stopped = st.multiselect(say("scenario.stop"), [a.action_id for a in catalog.actions], key="stop")
+        without = st.multiselect(
+            say("scenario.without"), rules, format_func=told, key="without", placeholder=say("choose")
+        )
+        names = [action.action_id for action in catalog.actions]
+        stopped = st.multiselect(say("scenario.stop"), names, key="stop", placeholder=say("choose"))
     declared = {action.action_id: action.lever for action in catalog.actions}
     return whatif.Changes(
         {name: int(n) for name, n in capacity.items() if n != limits.capacity[name]},
@@ -105,7 +108,12 @@ def _answer(rows: list[dict[str, Any]], reader: Reader) -> None:
         [{**row, "changes": row["changes"] or ""} for row in rows if row["item"] != "total"]
     )
     columns = ["scenario", "item", "available", "used", "price"]
-    parts.table(shown, columns, contract, unit, "scenario", titles={"item": say("column.limit")})
+    parts.table(_worded(shown), columns, contract, unit, "scenario", titles={"item": say("column.limit")})
+
+
+def _worded(shown: pa.Table) -> pa.Table:
+    words = [label("limit", item) for item in shown["item"].to_pylist()]
+    return shown.set_column(shown.column_names.index("item"), "item", pa.array(words, pa.string()))
 
 
 def _command(reader: Reader, changes: whatif.Changes) -> str:
@@ -124,4 +132,5 @@ def _solved(reader: Reader) -> None:
     st.subheader(say("scenario.solved"))
     shown = reader.table("scenarios")
     columns = ["scenario", "batch_id", "item", "value", "contacts", "cost", "used", "price", "changes"]
-    parts.table(shown, columns, tables.SCENARIOS, reader.currency, "scenarios")
+    title = {"item": say("column.limit")}
+    parts.table(_worded(shown), columns, tables.SCENARIOS, reader.currency, "scenarios", titles=title)

@@ -47,7 +47,11 @@ def offer(reader: Reader, row: dict[str, Any], features: pa.Table, *, personal: 
         words = docs.get(name, "") if language() == "en" else ""
         shown = words or worded(name)
         key = "why.raises" if moves > 0 else "why.lowers"
-        st.markdown(say(key, feature=plain(shown), value=number(float(value)), moves=f"{moves:+.2f}"))
+        st.markdown(
+            say(
+                key, feature=plain(shown), value=number(float(value)), moves=number(float(moves), signed=True)
+            )
+        )
 
 
 def _champion(reader: Reader) -> Scorer | None:

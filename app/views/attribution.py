@@ -54,23 +54,49 @@ def _cause(reader: Reader) -> None:
     whole = reader.table("attribution")
     periods = [parts.ALL, *sorted(set(whole["period"].to_pylist()) - {parts.ALL}, reverse=True)]
     period = parts.choose(say("attribution.period"), periods, "period")
-    shown = where(whole, period=period)
+    shown = _named(where(whole, period=period), "channel")
     _disagreements(shown, reader)
     parts.figure(
         journeys.credited_against_caused(parts.worded(shown), reader.currency), "caused", say("alt.caused")
     )
     st.caption(say("attribution.caused_note"))
+    found = where(reader.table("incremental"), period=period) if reader.has("incremental") else None
+    _left_out(found)
     columns = ["method", "channel", "compared", "incremental", "lower", "upper", "ratio", "source", "reason"]
     parts.table(shown, columns, tables.ATTRIBUTION, reader.currency, "attribution")
     st.subheader(say("attribution.roas"), help=say("term.roas"))
-    if not parts.filled(reader, "incremental"):
+    if not parts.filled(reader, "incremental") or found is None:
         return
     level = parts.choose(say("attribution.by"), ["channel", "action"], "level", "attribution.level")
-    once = where(reader.table("incremental"), period=period, level=level)
-    columns = ["item", "cost", "margin", "margin_lower", "margin_upper", "roas", "roas_lower", "roas_upper"]
+    # What all contact caused stands below: what single channels or actions caused does not add up to it.
+    once = _named(pa.concat_tables([where(found, level=level), where(found, level=parts.ALL)]), "item")
+    st.caption(say("attribution.roas_note"))
+    columns = [
+        "item",
+        "spent",
+        "cost",
+        "margin",
+        "margin_lower",
+        "margin_upper",
+        "roas",
+        "roas_lower",
+        "roas_upper",
+    ]
     columns += ["conversions", "cost_per_conversion", "marginal_return", "source", "reason"]
     title = {"item": say(f"attribution.level.{level}")}
     parts.table(once, columns, tables.INCREMENTAL, reader.currency, "roas", titles=title)
+
+
+def _named(shown: pa.Table, column: str) -> pa.Table:
+    names = [say("all") if name == parts.ALL else name for name in shown[column].to_pylist()]
+    return shown.set_column(shown.column_names.index(column), column, pa.array(names, pa.string()))
+
+
+def _left_out(found: pa.Table | None) -> None:
+    rows = where(found, level="channel").to_pylist() if found else []
+    lines = [f"{plain(row['item'])}: {plain(told(row['reason']))}" for row in rows if row["reason"]]
+    if lines:
+        st.markdown("\n".join([say("attribution.left_out"), "", *(f"- {line}" for line in lines)]))
 
 
 def _disagreements(shown: pa.Table, reader: Reader) -> None:

@@ -9,6 +9,7 @@ import streamlit as st
 from app import parts, planner, report
 from app.data import Reader, where
 from app.messages import chance, day, knows, label, number, percent, plain, points, say, told
+from app.report import RATES, SRM_ALERT
 from nba import plots, tables
 from nba.experiments import guardrails
 from nba.experiments.decision import EARLY
@@ -16,8 +17,6 @@ from nba.experiments.readout import horizon_days
 from nba.plots import readings
 from nba.settings import Experiment
 
-MONEY = ("margin", "revenue", "cost", "reward", "basket")
-RATES = ("unsubscribes", "opt_outs")
 COLUMNS = [
     *("arm", "n", "n_control", "mean", "mean_control", "effect", "lower", "upper"),
     *("relative_effect", "p_value"),
@@ -25,7 +24,6 @@ COLUMNS = [
 # Without a planned end: the interval that the verdict goes by, and no p-value of a single reading.
 ALWAYS = ["always_lower", "always_upper"]
 OPEN = [*COLUMNS[: COLUMNS.index("lower")], *ALWAYS, "relative_effect"]
-SRM_ALERT = 0.001
 LIST, PLAN = "list", "plan"
 
 
@@ -128,7 +126,7 @@ def _metric(reader: Reader, shown: pa.Table, experiment: str, metric: str) -> No
 
 
 def _unit(metric: str, reader: Reader) -> str:
-    return reader.currency if metric in MONEY else parts.RATE if metric in RATES else ""
+    return report.unit_of(metric, reader.currency)
 
 
 def _in_order(shown: pa.Table, reader: Reader) -> pa.Table:

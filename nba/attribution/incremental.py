@@ -168,7 +168,8 @@ def decided(
         size = int(np.count_nonzero(np.bincount(customer, able)))
         contacts = float((ratio * p_none).sum()) if marginal else 1.0
         value[c], se[c] = score.sum() / contacts, np.sqrt(_cluster_variance(by_customer, size)) / contacts
-        reason.append(f"{int(lost.sum())} contacts had too little chance of none" if lost.any() else "")
+        left = f"{int(lost.sum()):,} of {int((channel == c).sum()):,} contacts had too little chance of none"
+        reason.append(left if lost.any() else "")
     return Caused(value, se, count, "randomised", tuple(reason))
 
 

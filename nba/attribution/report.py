@@ -196,7 +196,7 @@ def _spent(
     intent = {"intent": list(given.intent_channels)}
     for level, item, period, whole, spoken, n in connection.execute(_COSTS, intent).fetchall():
         is_part = bool(own) and (level != "channel" or item in own)
-        out[level, item, period] = Spent(spoken if is_part else whole, spoken / n if n else np.nan)
+        out[level, item, period] = Spent(spoken if is_part else whole, spoken / n if n else np.nan, whole)
     return out
 
 

@@ -20,10 +20,12 @@ class Spent(NamedTuple):
     Attributes:
         cost: Money, on the contacts that the estimate speaks of.
         per_contact: Money for one contact; NaN where there was none of a decision.
+        whole: Money, on all its contacts.
     """
 
     cost: float
     per_contact: float
+    whole: float = np.nan
 
 
 class Known(NamedTuple):
@@ -123,6 +125,7 @@ def _row(
         reason = "no decision is logged with its probability: the marginal return is unknown"
     return {
         "level": name, "item": item, "period": period, "n": int(money.n[place]), "cost": _or_none(cost.cost),
+        "spent": _or_none(cost.whole),
         "source": money.source if np.isfinite(money.value[place]) else "none", "reason": reason, **ends,
     }  # fmt: skip
 

@@ -144,7 +144,7 @@ def effects(table: pa.Table, currency: str = "", metric: str | None = None) -> g
 
     Args:
         table: Columns of the `effects` table; rows whose effect is unknown are left out.
-        currency: Unit of money metrics.
+        currency: Unit of money metrics; "%" for metrics that are fractions.
         metric: Draw this metric only; all rows if left out (they must share a unit then).
     """
     names = ("metric", "arm", "segment", "control", "n", "n_control", "effect", "lower", "upper", "level")
@@ -156,6 +156,7 @@ def effects(table: pa.Table, currency: str = "", metric: str | None = None) -> g
     if not keep.any():
         return style.empty(figure)
     whole = all(data["segment"][keep] == "all")
+    form = style.difference(currency)
     for i in np.flatnonzero(keep)[::-1]:
         name = data["arm"][i] if whole else f"{data['arm'][i]} · {data['segment'][i]}"
         middle, low, high = (data[part][i : i + 1] for part in ("effect", "lower", "upper"))
@@ -169,11 +170,12 @@ def effects(table: pa.Table, currency: str = "", metric: str | None = None) -> g
             customdata=[
                 [low[0], high[0], data["n"][i], data["n_control"][i], data["control"][i], data["level"][i]]
             ],
-            hovertemplate="%{x:+.4g} (%{customdata[0]:+.4g} to %{customdata[1]:+.4g} at %{customdata[5]:.0%})"
+            hovertemplate=f"%{{x:{form}}} (%{{customdata[0]:{form}}} to %{{customdata[1]:{form}}}"
+            " at %{customdata[5]:.0%})"
             "<br>n = %{customdata[2]:,} against %{customdata[3]:,} in %{customdata[4]}<extra>%{y}</extra>",
         )
     figure.update_layout(height=56 * int(keep.sum()) + 120, showlegend=False)
-    figure.update_xaxes(rangemode="tozero")
+    figure.update_xaxes(rangemode="tozero", tickformat=".1%" if currency == "%" else None)
     return style.zero_line(figure, "v")
 
 

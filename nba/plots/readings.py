@@ -14,8 +14,9 @@ def sequence(table: pa.Table, currency: str = "") -> go.Figure:
 
     Args:
         table: Columns arm, looked_at, effect, lower, upper of the `looks` table, of one metric.
-        currency: Unit of the metric where it is money.
+        currency: Unit of the metric where it is money; "%" where it is a fraction.
     """
+    form = style.difference(currency)
     data = style.columns(table, "looks", ("arm", "looked_at", "effect", "lower", "upper"))
     figure = style.figure("Look", style.unit("Effect per customer so far", currency))
     known = ~np.isnan(data["effect"])
@@ -46,10 +47,12 @@ def sequence(table: pa.Table, currency: str = "") -> go.Figure:
             legendgroup=arm,
             line={"color": colour[arm], "width": 2},
             customdata=np.column_stack([low, high]),
-            hovertemplate="%{x|%d %b %Y}: %{y:+.4g} (%{customdata[0]:+.4g} to %{customdata[1]:+.4g})"
+            hovertemplate=f"%{{x|%d %b %Y}}: %{{y:{form}}} (%{{customdata[0]:{form}}}"
+            f" to %{{customdata[1]:{form}}})"
             "<extra>%{fullData.name}</extra>",
         )
     moments = np.unique(data["looked_at"][known])
+    figure.update_yaxes(tickformat=".1%" if currency == "%" else None)
     return style.zero_line(style.time_axis(figure, moments), "h")
 
 

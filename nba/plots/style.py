@@ -103,8 +103,13 @@ def empty(figure: go.Figure) -> go.Figure:
 
 
 def unit(text: str, currency: str) -> str:
-    """Put the currency behind a title, where there is one."""
-    return f"{text} ({currency})" if currency else text
+    """Put the currency behind a title, where there is one; a percentage stands at the numbers."""
+    return f"{text} ({currency})" if currency and currency != "%" else text
+
+
+def difference(currency: str) -> str:
+    """Give the format of a difference in a tooltip."""
+    return "+.2%" if currency == "%" else "+.4g"
 
 
 def dashed() -> dict[str, Any]:

@@ -65,6 +65,7 @@ INCREMENTAL = Table(
         f.text("period", "`all`, or a month of the decisions as 2026-01"),
         f.count("n", "decisions or customers that the estimate rests on", low=0),
         f.money("cost", "spent on the contacts that the estimate speaks of", low=0.0, nullable=True),
+        f.money("spent", "spent on all its contacts, judged or not", low=0.0, nullable=True),
         *f.interval("margin", "margin caused, before cost", "money"),
         *f.interval("conversions", "orders caused", "orders"),
         *f.interval("roas", "margin caused per money spent", "times"),

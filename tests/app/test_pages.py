@@ -185,6 +185,9 @@ def test_guardrails_are_shown_on_the_days_of_their_limit(show, fresh) -> None:
     assert shown.loc["policy", ["effect", "always_lower", "always_upper"]].tolist() == [0.01, 0.005, 0.015]
     assert (shown["limit"] == 0.02).all()
     assert (shown["days"] == 28).all()
+    text = report.build(data.read(root), "policy")
+    assert "Effect in these days (points)" in text
+    assert "<td class=text>not yet shown</td>" in text
 
 
 def test_changing_the_metric_changes_sentence_and_table(show, workspace) -> None:
@@ -231,6 +234,9 @@ def test_the_report_of_an_experiment_needs_nothing_else(workspace) -> None:
     text = report.build(data.read(workspace), "policy")
     assert "Ship it" in text
     assert "2.50" in text
+    assert "Effect (EUR)" in text
+    assert "EUR)" not in text.split("<h2>Orders")[1].split("<h2>")[0].split("<table>")[1]
+    assert say("experiments.srm") in text
     assert "src=" not in text.split("<script")[0]
     assert 'src="http' not in text
 
@@ -493,6 +499,25 @@ def test_a_link_names_a_workspace_beside_the_first_and_no_other(show, workspace)
     elsewhere = show(workspace, workspace="../../etc")
     assert not elsewhere.exception
     assert elsewhere.selectbox(key="workspace").value == "shop"
+
+
+def test_attribution_says_which_contacts_it_cannot_judge(show, fresh) -> None:
+    root = fresh()
+    row = {"level": "channel", "item": "email", "period": "all", "n": 9, "source": "combined"}
+    left = "1,216 of 2,637 contacts had too little chance of none"
+    rows = [row | {"cost": 5.0, "spent": 12.5, "margin": 9.0, "roas": 1.8, "reason": left}]
+    rows.append(
+        row | {"level": "all", "item": "all", "cost": 40.0, "spent": 40.0, "margin": 99.0, "reason": ""}
+    )
+    History.read(root).commit(replace={"incremental": tables.INCREMENTAL.build(rows)})
+    app = show(root, "attribution", view="cause")
+    assert not app.exception
+    assert "email: 1,216 of 2,637 contacts" in words(app).replace("\\", "")
+    returns = next(f.value for f in app.dataframe if "spent" in f.value.columns).set_index("item")
+    assert returns.loc["email", ["spent", "cost"]].tolist() == [12.5, 5.0]
+    assert returns.loc["All", "margin"] == 99.0
+    spanish = words(show(root, "attribution", view="cause", lang="es")).replace("\\", "")
+    assert "email: 1.216 de 2.637 contactos tenían" in spanish
 
 
 def test_a_changed_workspace_says_that_the_page_is_old(show, fresh) -> None:

@@ -92,6 +92,29 @@ def test_reasons_of_verdicts_are_told_in_spanish(monkeypatch: pytest.MonkeyPatch
         assert not english & set(re.findall(r"[a-z]+", told.lower())), told
 
 
+def test_notes_and_changes_are_told_in_spanish_with_its_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(messages, "language", lambda: "es")
+    told = {
+        "the weights average 0.988, expected 1": "los pesos tienen media 0,988; se esperaba 1",
+        "1,216 of 2,637 contacts had too little chance of none": (
+            "1.216 de 2.637 contactos tenían muy poca probabilidad de no hacerse"
+        ),
+        "+0.0312 per decision, -0.0100 to +0.0700 at all looks together": (
+            "+0,0312 por decisión, de −0,0100 a +0,0700 en todas las lecturas a la vez"
+        ),
+        "effective sample size of the challenger": "tamaño efectivo de la muestra: aspirante",
+        "0 decisions without a logged probability are left out": (
+            "quedan fuera 0 decisiones sin probabilidad registrada"
+        ),
+    }
+    for english, spanish in told.items():
+        assert messages.told(english) == spanish
+    changes = "sms capacity 2000, lever of vip 1.5, without cooldown, budget 10, gold stopped"
+    assert messages.changes(changes) == (
+        "capacidad de sms: 2000, palanca de vip: 1,5, sin la regla «en pausa», presupuesto: 10, gold parado"
+    )
+
+
 def test_every_phrase_of_a_figure_is_in_every_language() -> None:
     folder = Path(plots.__file__).parent
     text = "\n".join(path.read_text(encoding="utf-8") for path in folder.glob("*.py"))
