@@ -29,6 +29,8 @@ from nba.errors import DataError, MissingError, SettingsError, listed
 from nba.settings import Settings
 
 CHAMPION, CHALLENGER = "champion", "challenger"
+# Tag of a version that has also read decisions whose window was still open when it was trained.
+HAS_OPEN = "has_open"
 CHECKOUT = Path(__file__).resolve().parent.parent
 
 _SQLITE = "sqlite:///"

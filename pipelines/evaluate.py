@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from nba import settings, tables
@@ -20,7 +19,7 @@ from nba.policy.explore import Estimate
 from nba.serving.decide import strategy
 from pipelines import replay
 from pipelines.progress import Progress, silent
-from pipelines.replay import Context, Model, Part, Player, Pooled
+from pipelines.replay import Context, Model, Part, Player, Pooled, Unseen
 
 Array = NDArray[np.float64]
 ALL = "all"
@@ -29,7 +28,7 @@ _REPEATS = 400
 FULL = "full policy"
 
 _CLOSED = """
-    select d.batch_id, coalesce(d.arm, 'policy') as arm, d.customer_id, o.reward, o.closed_at
+    select d.batch_id, coalesce(d.arm, 'policy') as arm, d.customer_id, d.policy_id, d.decided_at, o.reward
     from decisions d join ({settled}) o using (decision_id)
     order by d.batch_id, d.customer_id
 """
@@ -39,8 +38,9 @@ def evaluate(workspace: Path, at: datetime, *, progress: Progress | None = None)
     """Write `policy_values`, and beside it `diagnostics`, `ablations` and `value_finder`.
 
     Arms are judged on their own decisions. The champion is judged on decisions that were not in its training
-    (those whose window closed later; on others it would look better than it is), of the arms that could
-    have chosen whatever it would choose. A row's weight rests on the probability of its own arm.
+    (those whose window closed later, and made later where it has read open ones; on others it would look
+    better than it is), of the arms that could have chosen whatever it would choose. A row's weight rests on
+    the probability of its own arm.
 
     Args:
         workspace: Folder of the workspace.
@@ -61,7 +61,7 @@ def evaluate(workspace: Path, at: datetime, *, progress: Progress | None = None)
     closed = history.sql(_CLOSED.format(settled=context.settled), {"at": at})
     level = context.config.experiment.level
     champion = Model.find(context, "champion")
-    batches = replay.closed_after(context, champion.trained_at) if champion else []
+    batches = replay.closed_batches(context, Unseen.by(champion)) if champion else []
     step = progress.step("judging policies", total=len(batches) + 2)
     rows = _arm_values(closed, level)
     step(1)
@@ -72,7 +72,7 @@ def evaluate(workspace: Path, at: datetime, *, progress: Progress | None = None)
         parts: list[Part] = []
         played: dict[str, list[Array]] = {name: [] for name in players}
         for batch_id in batches:
-            if part := replay.read(context, batch_id, after=champion.trained_at):
+            if part := replay.read(context, batch_id, unseen=Unseen.by(champion)):
                 parts.append(part)
                 n_dropped += part.n_dropped
                 for name, player in players.items():
@@ -207,8 +207,8 @@ def _ablations(
 ) -> list[dict[str, Any]]:
     level = context.config.experiment.level
     out = [
-        _ablation(versus, "randomised arms", policy_id, level, value, "")
-        for versus, value in _by_arms(closed, context.config, level)
+        _ablation(versus, "randomised arms", named or policy_id, level, value, "")
+        for versus, named, value in _by_arms(closed, context.config, level)
     ]
     weighted = bool((context.catalog.lever != 1).any() or context.config.policy.levers)
     for versus in players:
@@ -231,30 +231,38 @@ def _paired(able: Pooled, versus: str, level: float) -> PolicyValue:
     return offpolicy.difference(able.log, able.target[FULL], able.target[versus], q, level)
 
 
-def _by_arms(closed: pa.Table, config: settings.Settings, level: float) -> list[tuple[str, PolicyValue]]:
-    # Arms of the standing experiment that run the champion, against those that run a named baseline.
+def _by_arms(closed: pa.Table, config: settings.Settings, level: float) -> list[tuple[str, str, PolicyValue]]:
+    # Arms of the standing experiment that run the champion, against those that run a named baseline, with
+    # the versions that ran. A batch counts where both arms ran what they are named for: not evenly, for want
+    # of a model, and not what an arm of that name ran under earlier settings.
     runs = {arm.policy: arm.name for arm in config.experiment.arms}
     if "champion" not in runs:
         return []
-    full = _arm(closed, runs["champion"], level)
+    frame = closed.to_pandas()
+    kind = frame["policy_id"].map(_kind)
+    is_full = frame["arm"] == runs["champion"]
     named = {"random": "random", "response_greedy": "response only"}
     out = []
     for policy, versus in named.items():
-        if policy in runs:
-            other = _arm(closed, runs[policy], level)
-            se = float(np.hypot(full.se, other.se))
-            half = (full.upper - full.lower) / 2 / full.se * se if full.se > 0 else np.nan
-            value = full.value - other.value
-            reason = full.reason or other.reason
-            n = full.n + other.n
-            out.append((versus, PolicyValue(value, se, value - half, value + half, n, n, 1.0, reason)))
+        if policy not in runs:
+            continue
+        of = frame[is_full | (frame["arm"] == runs[policy])]
+        fits = kind[of.index] == np.where(is_full[of.index], "champion", policy)
+        arms = of.groupby("batch_id")["arm"].transform("nunique")
+        of = of[fits.groupby(of["batch_id"]).transform("all") & (arms == 2)].sort_values("decided_at")
+        first = (of["arm"] == runs["champion"]).to_numpy(dtype=bool)
+        batch, unit = (of[name].factorize()[0].astype(np.int64) for name in ("batch_id", "customer_id"))
+        value = offpolicy.between_arms(of["reward"].to_numpy(), first, batch, unit, level)
+        versions = list(dict.fromkeys(of["policy_id"][first]))
+        out.append((versus, " to ".join(dict.fromkeys([*versions[:1], *versions[-1:]])), value))
     return out
 
 
-def _arm(closed: pa.Table, arm: str, level: float) -> PolicyValue:
-    rows = closed.filter(pc.equal(closed["arm"], arm))
-    unit = rows["customer_id"].combine_chunks().dictionary_encode().indices.to_numpy().astype(np.int64)
-    return offpolicy.on_policy(rows["reward"].to_numpy(), unit, level)
+def _kind(policy_id: str) -> str:
+    # What ran, by the name that it is logged under: a version of a model stands behind an @.
+    if "@" not in policy_id:
+        return policy_id
+    return "response_greedy" if policy_id.startswith("response_greedy@") else "champion"
 
 
 def _ablation(

@@ -95,7 +95,7 @@ def learn(workspace: Path, at: datetime, *, progress: Progress | None = None) ->
         more = open_examples(history, config, rows, at)
         n_open = more.num_rows
         rows = tables.EXAMPLES.conform(pa.concat_tables([rows, more], promote_options="permissive"))
-    trained = train.train(workspace, at, models=models, rows=rows, progress=progress)
+    trained = train.train(workspace, at, models=models, rows=rows, has_open=n_open > 0, progress=progress)
     return LearnReport(trained, closed.n_closed, closed.n_waiting, n_open, reason, tried)
 
 

@@ -144,28 +144,28 @@ def rollback(
 
 
 def evidence(context: Context, champion: Model, challenger: Model) -> list[Check]:
-    """Ask every condition, on decisions that closed after both were trained."""
+    """Ask every condition, on decisions that neither model has learnt from."""
     asked = Rules(**context.config.promotion.model_dump(exclude={"approver"}))
     health = [
         *promotion.health(challenger.scorer.report.metrics, asked),
         *_fresh(context),
         *_gone_back_on(context, challenger.version),
     ]
-    after = max(champion.trained_at, challenger.trained_at)
+    unseen = replay.Unseen.by(champion, challenger)
     players = {
         name: replay.champion_player(context, model)
         for name, model in (("champion", champion), ("challenger", challenger))
     }
     parts: list[replay.Part] = []
     played: dict[str, list[np.ndarray]] = {name: [] for name in players}
-    for batch_id in replay.closed_after(context, after):
-        if part := replay.read(context, batch_id, after=after):
+    for batch_id in replay.closed_batches(context, unseen):
+        if part := replay.read(context, batch_id, unseen=unseen):
             parts.append(part)
             for name, player in players.items():
                 played[name].append(player.play(part).final)
     name = "decisions that neither has learnt from"
     if not parts:
-        note = "none has closed since the challenger was trained: ask again once a window has"
+        note = "none of them has closed yet: ask again once a window has"
         return [Check(name, promotion.UNKNOWN, 0.0, 1.0, note), *health]
     able = replay.supported(replay.pool(parts, played), list(players))
     if not len(able.arm):

@@ -6,7 +6,7 @@ features, candidates and logged probabilities, and a player that gives its own p
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -32,6 +32,7 @@ Array = NDArray[np.float64]
 Whole = NDArray[np.int64]
 # Customers of a batch that policies are replayed on, at random by hash; limits shrink with them.
 MAX_CUSTOMERS = 10_000
+_EVER = datetime(1970, 1, 1, tzinfo=UTC)
 
 _LOGGED = """
     select d.customer_id, d.decision_id, coalesce(d.arm, 'policy') as arm, d.treatment_id, d.p_action,
@@ -130,11 +131,13 @@ class Model:
 
     Attributes:
         trained_at: Outcomes closed by then were in its training.
+        has_open: Whether decisions made by then that were still open were in its training too.
     """
 
     scorer: Scorer
     version: int
     trained_at: datetime
+    has_open: bool = False
 
     @classmethod
     def find(cls, context: Context, alias: str) -> "Model | None":
@@ -146,7 +149,20 @@ class Model:
             return None
         folder, _ = tracking.load_policy(name, alias)
         trained_at = datetime.fromisoformat(tags["at"]) if "at" in tags else context.at
-        return cls(Scorer.load(folder), registered.version, trained_at)
+        return cls(Scorer.load(folder), registered.version, trained_at, tracking.HAS_OPEN in tags)
+
+
+class Unseen(NamedTuple):
+    """What models have not learnt from: decisions made since one moment that closed after another."""
+
+    made_since: datetime
+    closed_after: datetime
+
+    @classmethod
+    def by(cls, *models: Model) -> "Unseen":
+        """Say what none of some models has learnt from."""
+        opened = [model.trained_at for model in models if model.has_open]
+        return cls(max(opened, default=_EVER), max(model.trained_at for model in models))
 
 
 class Player(NamedTuple):
@@ -247,21 +263,23 @@ def random_player(context: Context) -> Player:
     return Player("random", play)
 
 
-def closed_after(context: Context, moment: datetime | None) -> list[str]:
-    """Name the batches with outcomes that closed after a moment, in the order of their decisions."""
+def closed_batches(context: Context, unseen: Unseen | None = None) -> list[str]:
+    """Name the batches with closed outcomes, or with unseen ones, in the order of their decisions."""
     query = (
         f"select batch_id, min(decided_at) as decided_at from decisions d join ({context.settled}) o"
-        " using (decision_id) where o.closed_at > $after group by 1 order by 2, 1"
+        " using (decision_id) where o.closed_at > $after and d.decided_at >= $since"
+        " group by 1 order by 2, 1"
     )
-    after = moment or datetime.fromisoformat("1970-01-01T00:00+00:00")
-    return context.history.sql(query, {"at": context.at, "after": after})["batch_id"].to_pylist()
+    since, after = unseen or Unseen(_EVER, _EVER)
+    asked = {"at": context.at, "after": after, "since": since}
+    return context.history.sql(query, asked)["batch_id"].to_pylist()
 
 
 def read(
     context: Context,
     batch_id: str,
     *,
-    after: datetime | None = None,
+    unseen: Unseen | None = None,
     closed: bool = True,
     most: int = MAX_CUSTOMERS,
 ) -> Part | None:
@@ -270,7 +288,7 @@ def read(
     Args:
         context: The workspace.
         batch_id: The batch.
-        after: Only outcomes that closed later.
+        unseen: Only these.
         closed: Only rows whose outcome has closed; else all.
         most: Customers; limits shrink with them.
 
@@ -279,8 +297,9 @@ def read(
     """
     asked: dict[str, Any] = {"batch": batch_id, "at": context.at}
     which = "o.decision_id is not null" if closed else "true"
-    if after is not None:
-        which, asked["after"] = f"{which} and o.closed_at > $after", after
+    if unseen is not None:
+        which += " and d.decided_at >= $since and o.closed_at > $after"
+        asked["since"], asked["after"] = unseen
     history = context.history
     logged = history.sql(_LOGGED.format(settled=context.settled, which=which), asked)
     n_all = logged.num_rows

@@ -90,6 +90,7 @@ def train(
     alias: str | None = None,
     models: Models | None = None,
     rows: pa.Table | None = None,
+    has_open: bool = False,
     compared: bool = False,
     progress: Progress | None = None,
 ) -> TrainReport:
@@ -105,6 +106,8 @@ def train(
         alias: Give the version this alias and no other.
         models: How to fit, instead of the workspace's settings.
         rows: Examples to fit on, instead of those that had closed.
+        has_open: Whether `rows` hold decisions that were still open: then the version is later judged only on
+            decisions made since.
         compared: Whether to hold the model against the stack of learners and write what came of it into the
             model card; takes some ten times as long as the model itself.
         progress: Where to report.
@@ -142,7 +145,9 @@ def train(
     step(1)
     trials = tuning.trials(rows, catalog, asked, seed, _study(workspace))
     first = _registered(tracking.policy_name(config), tracking.CHAMPION) is None
-    logged = _Logged(scorer, rows, config.model_copy(update={"models": chosen}), tuned, trials, comparison)
+    logged = _Logged(
+        scorer, rows, config.model_copy(update={"models": chosen}), tuned, trials, comparison, has_open
+    )
     registered = _log(logged, at)
     named = alias or (tracking.CHAMPION if first else tracking.CHALLENGER)
     tracking.promote(registered, named)
@@ -316,6 +321,7 @@ class _Logged:
     tuned: Mapping[str, float]
     trials: list[dict[str, Any]]
     comparison: compare.Comparison | None
+    has_open: bool
 
 
 def _told(progress: Progress, asked: Models, what: str) -> Callable[[float], None] | None:
@@ -339,6 +345,7 @@ def _log(logged: _Logged, at: datetime) -> tracking.Registered:
         "treatments": len(scorer.coding.treatment_ids),
     }
     tags = {"model_id": scorer.model_id, "config_hash": config.config_hash, "at": at.isoformat()}
+    tags |= {tracking.HAS_OPEN: "true"} if logged.has_open else {}
     found = {f"{k}.html": draw(scorer.report.tables[k]) for k, draw in _FIGURES.items()}
     more: dict[str, pa.Table] = {}
     stability = {f"reasons_{k}": v for k, v in (comparison.stability if comparison else {}).items()}

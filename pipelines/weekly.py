@@ -6,7 +6,7 @@ from pathlib import Path
 from nba import settings
 from nba.errors import MissingError
 from nba.history import History
-from pipelines import evaluate, feedback, promote, runs, train
+from pipelines import evaluate, feedback, learn, promote, runs
 from pipelines.progress import Progress
 from pipelines.runs import Counts, Step, Write
 
@@ -52,8 +52,14 @@ def _train(workspace: Path, at: datetime, progress: Progress) -> Counts:
         raise MissingError(
             "no outcome has closed yet", "Run this week's command once a reward window has closed."
         )
-    report = train.train(workspace, at, progress=progress)
-    return {"policy": report.policy_id, "alias": report.alias, "is_new": int(report.is_new)}
+    found = learn.learn(workspace, at, progress=progress)
+    report = found.trained
+    return {
+        "policy": report.policy_id,
+        "alias": report.alias,
+        "is_new": int(report.is_new),
+        "settings": found.reason,
+    }
 
 
 def _evaluate(workspace: Path, at: datetime, progress: Progress) -> Counts:

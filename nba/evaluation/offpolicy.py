@@ -232,6 +232,42 @@ def difference(log: Log, p_target: Array, p_base: Array, q: Array, level: float 
     return _unknown(record, reason) if reason else record
 
 
+def between_arms(
+    reward: Array,
+    is_first: NDArray[np.bool_],
+    batch: NDArray[np.int64],
+    unit: NDArray[np.int64],
+    level: float = 0.95,
+) -> PolicyValue:
+    """Give how much more one randomised arm earned than another, compared within batches.
+
+    Differences are weighed by the decisions of both arms in the batch, so that arms whose shares or worlds
+    change from batch to batch are still compared like with like.
+
+    Args:
+        reward: Of decisions of the two arms, shape (n,).
+        is_first: Whether a decision is the first arm's, shape (n,).
+        batch: Number of its batch, shape (n,); each batch holds both arms.
+        unit: Number of its customer, shape (n,).
+        level: Confidence level.
+
+    Example:
+        >>> first, batch = np.array([True, True, False, False] * 2), np.repeat([0, 1], 4)
+        >>> between_arms(np.array([3.0, 1, 1, 1, 6, 6, 4, 2]), first, batch, np.arange(8)).value
+        2.0
+    """
+    n = len(reward)
+    if n < 2:
+        return PolicyValue.unknown("no closed batch in which both arms ran these policies", n)
+    cell = 2 * batch + is_first
+    size = np.bincount(cell, minlength=2 * int(batch.max()) + 2)
+    mean = np.bincount(cell, reward, minlength=len(size)) / np.maximum(size, 1)
+    both = size[::2] + size[1::2]
+    value = float(both @ (mean[1::2] - mean[::2]) / n)
+    influence = np.where(is_first, 1, -1) * (reward - mean[cell]) * both[batch] / size[cell]
+    return _record(value, influence, np.ones(n), unit, level)
+
+
 def influences(log: Log, p_target: Array, q: Array) -> tuple[float, Array]:
     """Give the value of `sndr` and the influence of each row, shape (n,), mean 0."""
     return _normalised(log, p_target, q)

@@ -1,8 +1,9 @@
 """How much capacity, how long a memory: chosen on the latest decisions by models that have not seen them.
 
-The latest batches stand for tomorrow: a candidate is fitted on what came before and judged by its squared
-error of the effect on contacted customers of the latest batches, response − baseline being a noisy score of
-it. The default stays unless another is better by more than a standard error, so that noise does not choose.
+The latest batches stand for tomorrow: a candidate is fitted on what came before, as the refit would fit it,
+and judged by its squared error of the effect on contacted customers of the latest batches, response −
+baseline being a noisy score of it. The default stays unless another is better by more standard errors,
+clustered by customer, than the best of so many would be by chance one time in twenty (Bonferroni's bound).
 """
 
 from typing import Any, NamedTuple
@@ -10,9 +11,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
+from scipy.stats import norm as normal
 
 from nba.catalog import Catalog
-from nba.models import inputs, uplift
+from nba.models import inputs
 from nba.models.inputs import Coding
 from nba.models.scorer import Scorer
 from nba.settings import Models
@@ -23,6 +25,7 @@ HALF_LIVES: tuple[float | None, ...] = (None, 120.0, 45.0)
 _LATEST = 0.2  # part of the examples that is judged on
 _LEAST_CONTACTS, _LEAST_BATCHES = 300, 3
 _MOST_ROWS = 60_000
+_BY_CHANCE = 0.05
 
 
 class Candidate(NamedTuple):
@@ -30,7 +33,7 @@ class Candidate(NamedTuple):
 
     Attributes:
         loss: Mean squared error of the effect on the latest contacts.
-        gain_se: How much better than the default, in paired standard errors.
+        gain_se: How much better than the default, in paired standard errors clustered by customer.
         n: Contacts judged on.
     """
 
@@ -55,7 +58,7 @@ def choose(examples: pa.Table, catalog: Catalog, settings: Models, seed: int) ->
     Args:
         examples: The `examples`, in the order of their moments.
         catalog: Its treatments.
-        settings: The default, which stays unless another is better by more than a standard error.
+        settings: The default, which stays unless another is clearly better.
         seed: Of samples, folds and trees.
     """
     early, late = split(examples)
@@ -67,15 +70,16 @@ def choose(examples: pa.Table, catalog: Catalog, settings: Models, seed: int) ->
     errors: dict[tuple[str, float | None], Array] = {}
     half_lives = dict.fromkeys((settings.half_life_days, *HALF_LIVES))
     for half_life in half_lives:
-        tried = settings.model_copy(update={"half_life_days": half_life, "capacity": "blend"})
-        scorer = Scorer.fit(early, catalog, tried, seed)
-        for capacity, error in _errors(scorer, late, catalog).items():
-            errors[capacity, half_life] = error
+        tried = settings.model_copy(update={"half_life_days": half_life})
+        for capacity, scorer in Scorer.by_capacity(early, catalog, tried, seed).items():
+            errors[capacity, half_life], unit = _errors(scorer, late, catalog)
     default = errors[settings.capacity, settings.half_life_days]
-    candidates = tuple(_candidate(key, error, default) for key, error in errors.items())
-    better = [candidate for candidate in candidates if candidate.gain_se > 1]
+    candidates = tuple(_candidate(key, error, default, unit) for key, error in errors.items())
+    bar = float(normal.ppf(1 - _BY_CHANCE / (len(candidates) - 1)))
+    better = [candidate for candidate in candidates if candidate.gain_se > bar]
     if not better:
-        return Choice(settings, candidates, "no candidate is better by a standard error: the settings stand")
+        reason = f"no candidate is better by {bar:.1f} standard errors: the settings stand"
+        return Choice(settings, candidates, reason)
     best = min(better, key=lambda candidate: candidate.loss)
     found = {"capacity": best.capacity, "half_life_days": best.half_life_days}
     return Choice(
@@ -96,8 +100,8 @@ def split(examples: pa.Table) -> tuple[pa.Table, pa.Table | None]:
     return examples.filter(pa.array(~rows)), late if contacts >= _LEAST_CONTACTS else None
 
 
-def _errors(scorer: Scorer, late: pa.Table, catalog: Catalog) -> dict[str, Array]:
-    # Squared errors of the effect by capacity, one per contact of the latest batches.
+def _errors(scorer: Scorer, late: pa.Table, catalog: Catalog) -> tuple[Array, NDArray[np.int64]]:
+    # Squared errors of the effect, one per contact of the latest batches, and the number of its customer.
     column = Coding.of(catalog).columns(late["treatment_id"].to_pylist())
     contacts = np.flatnonzero(column > 0)
     rows = late.take(pa.array(contacts))
@@ -107,16 +111,17 @@ def _errors(scorer: Scorer, late: pa.Table, catalog: Catalog) -> dict[str, Array
     coding = Coding.of(catalog)
     p_response = scorer.response.predict(X, scorer.coding.codes(coding))
     baseline = scorer.effect.baseline(X, p_response[:, 0])
-    out = {}
-    for capacity in uplift.CAPACITIES:
-        mean, _ = scorer.effect.only(capacity).predict(X, p_response, coding)
-        out[capacity] = (y - baseline - mean[every, given - 1]) ** 2
-    return out
+    mean, _ = scorer.effect.predict(X, p_response, coding)
+    unit = np.unique(rows["customer_id"].to_pylist(), return_inverse=True)[1]
+    return (y - baseline - mean[every, given - 1]) ** 2, unit
 
 
-def _candidate(key: tuple[str, float | None], error: Array, default: Array) -> Candidate:
+def _candidate(
+    key: tuple[str, float | None], error: Array, default: Array, unit: NDArray[np.int64]
+) -> Candidate:
     gap = default - error
-    se = float(gap.std() / np.sqrt(len(gap)))
+    sums = np.bincount(unit, gap - gap.mean())
+    se = float(np.sqrt((sums**2).sum()) / len(gap))
     gain = float(gap.mean() / se) if se > 0 else 0.0
     return Candidate(*key, float(error.mean()), gain, len(error))
 

@@ -125,10 +125,34 @@ class Scorer:
         """
         # Threads of the linear algebra would wait for each other, and their sums would differ by machine.
         with threadpool_limits(limits=1, user_api="blas"):
-            return cls._fit(examples, catalog, settings, seed)
+            return cls._fit(examples, catalog, settings, seed)[0]
 
     @classmethod
-    def _fit(cls, examples: pa.Table, catalog: Catalog, settings: Models, seed: int) -> "Scorer":
+    def by_capacity(
+        cls, examples: pa.Table, catalog: Catalog, settings: Models, seed: int
+    ) -> dict[str, "Scorer"]:
+        """Give what `fit` would give with each capacity of effects, without reports, for the work of one fit.
+
+        Args:
+            examples: As of `fit`.
+            catalog: As of `fit`.
+            settings: As of `fit`; their own capacity does not matter.
+            seed: As of `fit`.
+
+        Raises:
+            DataError: when there are too few examples or responses to learn from.
+        """
+        with threadpool_limits(limits=1, user_api="blas"):
+            one, learnt = cls._fit(examples, catalog, settings, seed)
+        return {
+            capacity: replace(one, effect=replace(one.effect, weights=weights), report=Report())
+            for capacity, weights in learnt.weights.items()
+        }
+
+    @classmethod
+    def _fit(
+        cls, examples: pa.Table, catalog: Catalog, settings: Models, seed: int
+    ) -> tuple["Scorer", Learnt]:
         coding = Coding.of(catalog)
         column = coding.columns(examples["treatment_id"].to_pylist())
         kept = thin(column, np.random.default_rng(seed))
@@ -157,7 +181,7 @@ class Scorer:
         crossed = response.with_rates(crossed, column, y, weight, fold, coding)
         scorer = cls(names, coding, crossed.model, learnt.model, margin)
         report = judge(scorer, column, y, weight, crossed, learnt, seed)
-        return cls(names, coding, crossed.model, learnt.model, margin, report)
+        return cls(names, coding, crossed.model, learnt.model, margin, report), learnt
 
     def scores(self, features: pa.Table, catalog: Catalog | None = None) -> Scores:
         """Score all treatments of customers.

@@ -147,14 +147,6 @@ class Uplift:
         """Give the chance of a response without contact as mended by the `none` rows, shape (n,)."""
         return np.asarray(expit(_log_odds(p_none) + self.linear.nuisance(self.scaling.apply(X, p_none))))
 
-    def only(self, capacity: str) -> "Uplift":
-        """Keep what a capacity may use; a single candidate then counts in full."""
-        names = CAPACITIES[capacity]
-        if names == CANDIDATES:
-            return self
-        alone = {"linear": "hierarchy", "trees": "trees"}.get(capacity)
-        return replace(self, weights=np.array([float(name == alone) for name in CANDIDATES]))
-
     def _grown(self, X: Array, p_none: Array, treatments: Coding) -> Array:
         out = np.zeros((len(X), len(treatments.treatment_ids)))
         if self.trees is not None and self.weights[2] > 0:
@@ -178,12 +170,14 @@ class Learnt:
             bias, of the effect of the row's own treatment.
         effect: Predicted effect of the treatment that the row got or, for `none`, was paired with, (n,).
         losses: Weighted loss of treated rows by candidate, of `constant` and of the `blend`.
+        weights: Of the blend by capacity: a fit of another capacity is the same model with its weights.
     """
 
     model: Uplift
     residual: Array
     effect: Array
     losses: Mapping[str, float]
+    weights: Mapping[str, Array]
 
 
 @dataclass(frozen=True)
@@ -246,10 +240,14 @@ def fit(rows: Rows, crossed: "response.CrossFitted", coding: Coding, settings: M
         ]
     )
     treated = rows.column > 0
-    used = np.array([name in CAPACITIES[settings.capacity] for name in CANDIDATES])
-    weights, losses = blend(parts[treated] * used, left[treated], precision[treated])
+    blends = {
+        capacity: blend(parts[treated] * np.isin(CANDIDATES, used), left[treated], precision[treated])
+        for capacity, used in CAPACITIES.items()
+    }
+    weights, losses = blends[settings.capacity]
     model = Uplift(coding, scaling, constant.model, odds.model, linear.model, trees, weights, response_mean)
-    return Learnt(model, residual, base + parts @ weights, losses)
+    by_capacity = {capacity: found for capacity, (found, _) in blends.items()}
+    return Learnt(model, residual, base + parts @ weights, losses, by_capacity)
 
 
 def blend(parts: Array, target: Array, weight: Array) -> tuple[Array, dict[str, float]]:

@@ -63,6 +63,22 @@ def test_errors_are_clustered_by_customer():
     assert together.se == pytest.approx(apart.se * np.sqrt(5), rel=0.01)
 
 
+def test_arms_are_compared_within_batches():
+    # The first arm has its larger share in the poorer batch: pooled, the better arm would look worse.
+    rng = np.random.default_rng(1)
+    batch = np.repeat([0, 1], 1000)
+    first = np.arange(2000) % 1000 < np.where(batch == 0, 900, 100)
+    reward = 10.0 * batch + 2.0 * first + rng.normal(size=2000)
+    found = offpolicy.between_arms(reward, first, batch, np.arange(2000))
+    mean = [[reward[(batch == b) & (first == f)].mean() for f in (True, False)] for b in (0, 1)]
+    assert found.value == pytest.approx(np.mean([one - other for one, other in mean]))
+    assert reward[first].mean() < reward[~first].mean()
+    # Two means of 900 and of 100 rows of variance 1 in each batch, half the weight each.
+    assert found.se == pytest.approx(np.sqrt(2 * 0.25 * (1 / 900 + 1 / 100)), rel=0.1)
+    assert found.lower < 2.0 < found.upper
+    assert "no closed batch" in offpolicy.between_arms(reward[:0], first[:0], batch[:0], batch[:0]).reason
+
+
 def test_a_log_that_cannot_tell_is_refused_with_a_reason():
     log, p_target, _X, _ = play(2000, 0)
     few = Log(*(part[:50] for part in log))

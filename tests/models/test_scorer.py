@@ -51,6 +51,21 @@ def test_margin_of_a_response_is_learnt_from_rewards(scorer, varied):
     assert scorer.scores(varied.examples.slice(0, 3)).margin_per_response == pytest.approx(30, rel=0.02)
 
 
+def test_capacities_of_one_fit_are_those_of_their_own_fits(varied, catalog, quick):
+    early, new = varied.examples.slice(0, 6000), varied.examples.slice(6000, 200)
+    asked = quick.model_copy(update={"trees": 5, "folds": 2})
+    every = Scorer.by_capacity(early, catalog, asked, 0)
+    assert set(every) == {"constant", "linear", "trees", "blend"}
+    for capacity in ("linear", "trees"):
+        own = Scorer.fit(early, catalog, asked.model_copy(update={"capacity": capacity}), 0)
+        found, expected = every[capacity].scores(new, catalog), own.scores(new, catalog)
+        np.testing.assert_array_equal(found.uplift, expected.uplift)
+        np.testing.assert_array_equal(found.uplift_se, expected.uplift_se)
+        assert not (found.uplift == every["blend"].scores(new, catalog).uplift).all()
+    # The weights come from the data, shrunk to a prior: a single candidate does not count in full.
+    assert 0 < every["trees"].effect.weights[2] != 1
+
+
 # laws
 
 

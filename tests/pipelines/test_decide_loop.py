@@ -158,9 +158,18 @@ def test_policies_are_judged_from_the_log(workspace):
     ablated = {(row["versus"], row["method"]): row for row in written.table("ablations").to_pylist()}
     assert ablated["no levers", "off-policy"]["value"] == 0.0
     assert ablated["no levers", "off-policy"]["reason"] == "all levers are 1"
-    arms = frame["value"].xs("all", level="batch_id")
+    # The three batches before there was a model, in which all arms drew evenly, say nothing of the champion.
+    arms = frame["value"].xs("20260323T060000", level="batch_id")
+    measured = ablated["random", "randomised arms"]
     by_arms = arms["arm:policy", "on_policy"] - arms["arm:random", "on_policy"]
-    assert ablated["random", "randomised arms"]["value"] == pytest.approx(by_arms)
+    assert measured["value"] == pytest.approx(by_arms)
+    assert measured["n"] == sum(
+        frame["n"].xs("20260323T060000", level="batch_id")[["arm:policy", "arm:random"]]
+    )
+    assert measured["policy_id"] == "softmax-t0.3-f0.2@believer"
+    assert ablated["response only", "randomised arms"]["value"] == pytest.approx(
+        arms["arm:policy", "on_policy"] - arms["arm:response", "on_policy"]
+    )
     assert {versus for versus, method in ablated if method == "off-policy"} == {
         "random", "response only", "no levers", "eligibility only", "random scores"
     }  # fmt: skip

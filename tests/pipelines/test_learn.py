@@ -1,6 +1,7 @@
 """Learn, shadow, promote, roll back and ask what if, on a copy of the small world."""
 
 import shutil
+from dataclasses import replace
 from datetime import timedelta
 
 import numpy as np
@@ -11,7 +12,7 @@ from nba import settings, tables, tracking
 from nba.errors import DataError, MissingError
 from nba.history import History
 from nba.models import belief
-from pipelines import evaluate, learn, promote, scenario, shadow, train
+from pipelines import evaluate, learn, promote, replay, scenario, shadow, train
 
 pytestmark = pytest.mark.xdist_group("mlflow")
 
@@ -26,7 +27,7 @@ def workspace(small_demo, tmp_path_factory, end):
     """A champion of the first closed batch, and a challenger that read two."""
     folder = tmp_path_factory.mktemp("learnt") / "copy"
     shutil.copytree(small_demo, folder, ignore=shutil.ignore_patterns(".tracking-id"))
-    train.train(folder, end - timedelta(days=15))
+    train.train(folder, end - timedelta(days=15), has_open=True)  # as if it had read open windows
     learn.learn(folder, end - timedelta(days=8))
     return folder
 
@@ -193,10 +194,8 @@ def test_evaluation_writes_what_pages_show(workspace, end):
 
 
 def test_a_log_without_probabilities_is_left_out(workspace, end):
-    from pipelines import replay
-
     context = replay.Context.read(workspace, end)
-    batch_id = replay.closed_after(context, None)[0]
+    batch_id = replay.closed_batches(context)[0]
     decisions = context.history.table("decisions")
     old = pc.equal(decisions["batch_id"], batch_id)
     unknown = pc.if_else(old, 0.0, decisions["p_action"])
@@ -207,6 +206,36 @@ def test_a_log_without_probabilities_is_left_out(workspace, end):
     other = replay.Context.read(copy, end)
     assert replay.read(other, batch_id) is None
     assert replay.read(context, batch_id).n_dropped == 0
+
+
+def test_a_version_that_read_open_decisions_is_not_judged_on_them(workspace, end, monkeypatch):
+    copy = workspace.with_name("open-windows")
+    shutil.copytree(workspace, copy, ignore=shutil.ignore_patterns(".tracking-id"))
+    text = (copy / "nba.toml").read_text()
+    opened = text.replace("[models]\n", "[models]\nuse_open = true\nvalidate_days = 0\n", 1)
+    assert opened != text
+    (copy / "nba.toml").write_text(opened)
+    trained = {}
+    monkeypatch.setattr(learn.train, "train", lambda *_, **asked: trained.update(asked))
+    at = end - timedelta(days=15)  # of three batches one has closed, one is open, and one is of this moment
+    assert learn.learn(copy, at).n_open > 0
+    assert trained["has_open"]
+    learnt = {name.removesuffix("+") for name in trained["rows"]["decision_id"].to_pylist()}
+    model = replay.Model.find(replay.Context.read(workspace, end), "champion")
+    assert (model.trained_at, model.has_open) == (at, True)  # as it was registered
+    context = replay.Context.read(copy, end)
+    ids = context.history.sql("select batch_id, customer_id, decision_id from decisions").to_pylist()
+    number = {(row["batch_id"], row["customer_id"]): row["decision_id"] for row in ids}
+
+    def judged_on(unseen):
+        parts = [replay.read(context, b, unseen=unseen) for b in replay.closed_batches(context, unseen)]
+        return {number[part.batch_id, name] for part in parts for name in part.ids}
+
+    assert judged_on(replay.Unseen.by(model))
+    assert not judged_on(replay.Unseen.by(model)) & learnt
+    assert judged_on(replay.Unseen.by(replace(model, has_open=False))) & learnt  # closing later is not enough
+    older = replace(model, has_open=False, trained_at=end - timedelta(days=20))
+    assert judged_on(replay.Unseen.by(older, model)) == judged_on(replay.Unseen.by(model))
 
 
 # recovery

@@ -6,9 +6,11 @@ from hypothesis import given
 from hypothesis import settings as effort
 from hypothesis import strategies as st
 
-from nba import settings, tables
+from nba import draws, settings, tables
 from nba.errors import DataError
+from nba.history import History
 from nba.serving.decide import Limited, decide, limits_of, scaled, strategy
+from tests.serving.conftest import arm, make_shop
 
 
 def rows(table: pa.Table, **where) -> pa.Table:
@@ -144,6 +146,57 @@ def test_what_happens_later_changes_nothing(batch, shop, history):
     with after.as_of(shop.at) as snapshot:
         again = decide(snapshot, shop.features, shop.catalog, shop.config, {"champion": shop.model}, "b1")
     assert again.decisions.equals(batch.decisions)
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    """The shop and its history, which no example changes."""
+    shop = make_shop()
+    history = History.read(tmp_path_factory.mktemp("law") / "shop").commit(
+        append={"customers": shop.customers}
+    )
+    with history.as_of(shop.at) as snapshot:
+        yield shop, snapshot
+
+
+@effort(deadline=None, max_examples=12)
+@given(
+    share=st.floats(0.01, 0.9),
+    chosen=st.sampled_from(["softmax", "epsilon_greedy", "greedy", "uniform", "thompson", "squarecb"]),
+    mail=st.integers(0, 400),
+    least=st.integers(1, 60),
+    budget=st.floats(0, 100),
+    is_learnt=st.booleans(),
+    name=st.integers(0, 99),
+)
+def test_a_holdout_customer_never_gets_anything(world, share, chosen, mail, least, budget, is_learnt, name):
+    shop, snapshot = world
+    rest = [arm(x, (1 - share) * part, x) for x, part in (("random", 0.5), ("champion", 0.5))]
+    pushed = settings.Volume(name="at least these", channels=("sms",), least=least)
+    config = shop.config.model_copy(
+        update={
+            "limits": settings.Limits(capacity={"email": mail}, volumes=(pushed,), budget=budget),
+            "policy": settings.PolicySettings(strategy=chosen),
+            "experiment": settings.Experiment(arms=(arm("holdout", share, "none"), *rest)),
+        }
+    )
+    models = {"champion": shop.model} if is_learnt else {}
+    batch = decide(snapshot, shop.features, shop.catalog, config, models, f"b{name}")
+    held = set(rows(batch.decisions, arm="holdout")["customer_id"].to_pylist())
+    # Who is held out hangs on the customer alone: not on the batch, the policy or what there is to give.
+    usual = (
+        draws.uniform(shop.features["customer_id"].to_pylist(), f"arm|{config.experiment.experiment_id}")
+        < share
+    )
+    assert held == {x for x, is_held in zip(shop.features["customer_id"].to_pylist(), usual) if is_held}
+    mine = pc.is_in(batch.decisions["customer_id"], pa.array(sorted(held), pa.string()))
+    decided = batch.decisions.filter(mine)
+    assert set(decided["treatment_id"].to_pylist()) <= {"none"}
+    assert set(decided["p_action"].to_pylist()) <= {1.0}
+    offered = batch.choices.filter(
+        pc.is_in(batch.choices["decision_id"], decided["decision_id"].combine_chunks())
+    )
+    assert all(row["p_action"] == (row["treatment_id"] == "none") for row in offered.to_pylist())
 
 
 @effort(deadline=None)
