@@ -52,7 +52,7 @@ def test_margin_of_a_response_is_learnt_from_rewards(scorer, varied):
 
 
 def test_capacities_of_one_fit_are_those_of_their_own_fits(varied, catalog, quick):
-    early, new = varied.examples.slice(0, 6000), varied.examples.slice(6000, 200)
+    early, new = varied.examples.slice(0, 14000), varied.examples.slice(14000, 200)
     asked = quick.model_copy(update={"trees": 5, "folds": 2})
     every = Scorer.by_capacity(early, catalog, asked, 0)
     assert set(every) == {"constant", "linear", "trees", "blend"}

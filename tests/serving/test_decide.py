@@ -159,7 +159,7 @@ def world(tmp_path_factory):
         yield shop, snapshot
 
 
-@effort(deadline=None, max_examples=12)
+@effort(deadline=None, max_examples=6)
 @given(
     share=st.floats(0.01, 0.9),
     chosen=st.sampled_from(["softmax", "epsilon_greedy", "greedy", "uniform", "thompson", "squarecb"]),
