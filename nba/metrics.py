@@ -8,11 +8,12 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 from scipy.stats import rankdata
-from scipy.stats import t as student
 
+from nba import stats
 from nba.stats import Interval
 
 Array = NDArray[np.float64]
+Whole = NDArray[np.int64]
 
 
 def auc(y: Array, score: Array) -> float:
@@ -28,6 +29,35 @@ def auc(y: Array, score: Array) -> float:
         return float("nan")
     ranks = rankdata(score)
     return float((ranks[positive].sum() - n1 * (n1 + 1) / 2) / (n1 * n0))
+
+
+def auc_interval(y: Array, score: Array, customer: Whole | None = None, level: float = 0.95) -> Interval:
+    """Estimate the AUC with an interval from the placements of single rows, summed by customer.
+
+    A positive's placement is the share of negatives below it, a negative's the share of positives above it
+    (DeLong et al. 1988); those of one customer are summed (Obuchowski 1997).
+
+    Args:
+        y: 0 or 1, shape (n,).
+        score: Shape (n,).
+        customer: Code of each row's customer, from 0, shape (n,); None where every row is another's.
+        level: Confidence level.
+    """
+    positive = y > 0.5
+    n1, n0 = int(positive.sum()), int((~positive).sum())
+    if not n1 or not n0:
+        return Interval.unknown("one of the classes is empty", len(y))
+    value = auc(y, score)
+    ranks = rankdata(score)
+    inside = np.empty(len(y))
+    inside[positive], inside[~positive] = rankdata(score[positive]), rankdata(score[~positive])
+    placement = np.where(positive, (ranks - inside) / n0, 1 - (ranks - inside) / n1)
+    # As one mean over rows: each class counts by the inverse of its share.
+    influence = (placement - value) * np.where(positive, len(y) / n1, len(y) / n0)
+    around = stats.mean(influence, level, customer)
+    return around._replace(
+        value=value, lower=max(value + around.lower, 0.0), upper=min(value + around.upper, 1.0)
+    )
 
 
 def gini(y: Array, score: Array) -> float:
@@ -231,10 +261,11 @@ def qini_interval(
     rng: np.random.Generator,
     weight: Array | None = None,
     *,
+    customer: Whole | None = None,
     repeats: int = 100,
     level: float = 0.95,
 ) -> Interval:
-    """Estimate the Qini coefficient with a Poisson bootstrap of the rows (the model is held fixed).
+    """Estimate the Qini coefficient with a Poisson bootstrap over customers (the model is held fixed).
 
     Args:
         y: As in `qini_curve`, like the others.
@@ -242,6 +273,8 @@ def qini_interval(
         treated: Shape (n,).
         rng: Source of the resampling.
         weight: Shape (n,).
+        customer: Code of each row's customer, from 0, shape (n,), whose rows are drawn together; None where
+            every row is another's.
         repeats: Bootstrap samples.
         level: Confidence level.
     """
@@ -253,7 +286,9 @@ def qini_interval(
     # Sorted once: a resample only changes weights.
     order = np.argsort(-uplift, kind="stable")
     parts = y[order], uplift[order], np.asarray(treated)[order], base[order]
-    draws = np.array([qini(*parts[:3], parts[3] * rng.poisson(1.0, n)) for _ in range(repeats)])
+    whose = np.arange(n) if customer is None else customer[order]
+    units = int(whose.max()) + 1
+    draws = np.array([qini(*parts[:3], parts[3] * rng.poisson(1.0, units)[whose]) for _ in range(repeats)])
     draws = draws[np.isfinite(draws)]
     if len(draws) < repeats / 2:
         return Interval.unknown("most resamples have no response in a group", n)
@@ -302,7 +337,13 @@ def uplift_at(y: Array, uplift: Array, treated: Array, share: float, weight: Arr
     return float(w1 @ y / w1.sum() - w0 @ y / w0.sum())
 
 
-def by_decile(predicted: Array, observed: Array, level: float = 0.95, bins: int = 10) -> pa.Table:
+def by_decile(
+    predicted: Array,
+    observed: Array,
+    level: float = 0.95,
+    bins: int = 10,
+    customer: Whole | None = None,
+) -> pa.Table:
     """Compare predicted effects with unbiased scores of them, by rank of the prediction.
 
     Args:
@@ -310,21 +351,21 @@ def by_decile(predicted: Array, observed: Array, level: float = 0.95, bins: int 
         observed: A noisy unbiased score of the effect of each row, shape (n,).
         level: Confidence level of the intervals of the means.
         bins: Number of bins.
+        customer: Code of each row's customer, from 0, shape (n,); None where every row is another's.
 
     Returns:
         Columns decile (1 is the highest), n, predicted, observed, lower, upper; bins of fewer than 2
-        rows are left out.
+        rows or customers are left out.
     """
     number = bins - 1 - _by_rank(predicted, bins)
     rows = []
     for decile in range(bins):
         at = number == decile
         n = int(at.sum())
-        if n < 2:
+        found = stats.mean(observed[at], level, None if customer is None else customer[at])
+        if found.n < 2:
             continue
-        mean = float(observed[at].mean())
-        half = float(student.ppf((1 + level) / 2, n - 1) * observed[at].std(ddof=1) / np.sqrt(n))
-        rows.append((decile + 1, n, float(predicted[at].mean()), mean, mean - half, mean + half))
+        rows.append((decile + 1, n, float(predicted[at].mean()), found.value, found.lower, found.upper))
     names = ("decile", "n", "predicted", "observed", "lower", "upper")
     types = (pa.int64(), pa.int64(), *(pa.float64(),) * 4)
     columns = list(zip(*rows)) if rows else [()] * len(names)

@@ -33,24 +33,57 @@ class Interval(NamedTuple):
         return cls(np.nan, np.nan, np.nan, np.nan, n, reason)
 
 
-def mean(values: Array, level: float = 0.95) -> Interval:
+def mean(values: Array, level: float = 0.95, unit: NDArray[np.int64] | None = None) -> Interval:
     """Estimate a mean with Student's interval.
 
     Args:
-        values: Shape (n,), one per independent unit.
+        values: Shape (n,), one per independent unit, or several where `unit` says whose they are.
         level: Confidence level.
+        unit: Code of the independent unit (customer) of each value, from 0, shape (n,): what a unit's values
+            differ from the mean by is summed before it is squared (Liang, Zeger 1986).
 
     Example:
         >>> mean(np.array([1.0, 2.0, 3.0])).value
         2.0
+        >>> twice = mean(np.array([1.0, 2.0, 3.0, 1.0, 2.0, 3.0]), unit=np.array([0, 1, 2, 0, 1, 2]))
+        >>> twice.n, bool(np.isclose(twice.se, mean(np.array([1.0, 2.0, 3.0])).se))
+        (3, True)
     """
     n = len(values)
+    if unit is not None and n:
+        value = float(np.mean(values))
+        apart, found = sums(values - value, unit)
+        if found < 2:
+            return Interval.unknown(f"{found} independent units; an interval needs 2 or more", found)
+        se = float(np.sqrt(apart @ apart * found / (found - 1)) / n)
+        half = float(special.stdtrit(found - 1, (1 + level) / 2)) * se
+        return Interval(value, se, value - half, value + half, found)
     if n < 2:
         return Interval.unknown(f"{n} values; an interval needs 2 or more", n)
     se = float(np.std(values, ddof=1) / np.sqrt(n))
     value = float(np.mean(values))
     half = float(special.stdtrit(n - 1, (1 + level) / 2)) * se
     return Interval(value, se, value - half, value + half, n)
+
+
+def sums(values: Array, unit: NDArray[np.int64]) -> tuple[Array, int]:
+    """Sum values by unit.
+
+    Args:
+        values: Shape (n,) or (n, m).
+        unit: Code of each row's unit, from 0; codes may have gaps, shape (n,).
+
+    Returns:
+        Sums, shape (units, ...), zero where a code is not there, and the number of different units.
+
+    Example:
+        >>> found, n = sums(np.array([1.0, 2.0, 3.0]), np.array([0, 2, 0]))
+        >>> found.tolist(), n
+        ([4.0, 0.0, 2.0], 2)
+    """
+    many = values.reshape(len(values), -1)
+    found = np.column_stack([np.bincount(unit, part) for part in many.T])
+    return found.reshape(-1, *values.shape[1:]), int(np.count_nonzero(np.bincount(unit)))
 
 
 def difference(treated: Array, control: Array, level: float = 0.95) -> Interval:

@@ -63,6 +63,33 @@ def test_by_decile_puts_the_highest_first():
     assert metrics.by_decile(np.empty(0), np.empty(0)).num_rows == 0
 
 
+def test_auc_interval_by_hand():
+    y, score = np.array([0.0, 0.0, 1.0, 1.0]), np.array([0.1, 0.5, 0.5, 0.9])
+    found = metrics.auc_interval(y, score)
+    # Placements are 0.75 and 1 on both sides, each 1/8 from 0.875 and counting twice: 4 (4/64) over 3 and 4.
+    assert found.value == 0.875
+    assert found.se == pytest.approx(np.sqrt(4 * 4 / 64 / 3 / 4))
+    assert (found.lower, found.upper) == (pytest.approx(0.875 - 3.1824 * found.se, abs=1e-4), 1.0)
+    assert metrics.auc_interval(np.ones(3), score[:3]).reason
+
+
+def test_rows_of_one_customer_count_once():
+    y, uplift, treated = case(0)
+    twice, customer = (lambda x: np.repeat(x, 3)), np.repeat(np.arange(len(y)), 3)
+    once = metrics.auc_interval(y, uplift)
+    assert metrics.auc_interval(twice(y), twice(uplift), customer).se == pytest.approx(once.se)
+    assert metrics.auc_interval(twice(y), twice(uplift)).se < 0.6 * once.se
+    whole = metrics.by_decile(uplift, y, bins=2).to_pydict()
+    again = metrics.by_decile(twice(uplift), twice(y), bins=2, customer=customer).to_pydict()
+    assert again == {**{k: pytest.approx(v) for k, v in whole.items()}, "n": [3 * n for n in whole["n"]]}
+    found = metrics.qini_interval(y, uplift, treated, np.random.default_rng(0))
+    rows = [twice(x) for x in (y, uplift, treated)]
+    clustered = metrics.qini_interval(*rows, np.random.default_rng(0), customer=customer)
+    assert clustered.value == pytest.approx(found.value)
+    assert clustered.se == pytest.approx(found.se, rel=0.3)
+    assert metrics.qini_interval(*rows, np.random.default_rng(0)).se < 0.75 * found.se
+
+
 # laws
 
 

@@ -103,16 +103,18 @@ def _measures(measured: Mapping[str, float]) -> list[str]:
 
 
 def auc_interval(measured: Mapping[str, float]) -> tuple[float, float] | None:
-    """Give the 95% interval of an AUC from its value and the two classes' sizes (Hanley, McNeil 1982).
+    """Give the 95% interval of an AUC, over customers where it was measured so, else by Hanley, McNeil 1982.
 
     Args:
-        measured: auc, n and base_rate; None comes back where one is missing.
+        measured: auc_lower and auc_upper, or auc, n and base_rate; None comes back without both.
 
     Example:
         >>> low, high = auc_interval({"auc": 0.8, "n": 1000, "base_rate": 0.1})
         >>> round(low, 3), round(high, 3)
         (0.747, 0.853)
     """
+    if {"auc_lower", "auc_upper"} <= set(measured):
+        return measured["auc_lower"], measured["auc_upper"]
     if not {"auc", "n", "base_rate"} <= set(measured) or not 0 < measured["base_rate"] < 1:
         return None
     a = measured["auc"]
@@ -148,7 +150,7 @@ def _compared(found: Comparison) -> list[str]:
     return [
         *lines,
         "## Does personalising pay?",
-        f"- {found.gate.reason} (Worth is in responses per customer, before costs.)",
+        f"- {found.gate.reason} (Worth is money per decision: the margin of a response, less contact costs.)",
         f"- The served model's effects correlate with the stack's by {found.agreement:.2f} and lie"
         f" {found.distance:.4f} apart (root mean square, in chance of a response).",
         "",

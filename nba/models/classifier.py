@@ -6,6 +6,7 @@ least log loss on rows that neither has seen: later ones if times are given, oth
 """
 
 import json
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Self
@@ -23,8 +24,8 @@ from sklearn.utils.multiclass import check_classification_targets, type_of_targe
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from nba import metrics
-from nba.errors import DataError, MissingError
-from nba.models import response
+from nba.errors import DataError, MissingError, listed
+from nba.models import response, trial
 
 Array = NDArray[np.float64]
 Whole = NDArray[np.int64]
@@ -97,13 +98,15 @@ class ResponseClassifier(ClassifierMixin, BaseEstimator):
             at: Moment of each row, shape (n,): models are then judged on later rows only.
 
         Raises:
-            DataError: when there is one class only, or a class with fewer than 2 rows.
+            DataError: when there is one class only, a class with fewer than 2 rows, or infinite values.
         """
         self._coding = Columns.of(X)
         values, target = validate_data(
             self, X if self._coding.is_plain else self._coding.numbers(X), y, dtype=np.float64,
-            ensure_all_finite="allow-nan", ensure_min_samples=2,
+            ensure_all_finite=False, ensure_min_samples=2,
         )  # fmt: skip
+        names = self._names(X)
+        self._check(np.asarray(values), names)
         if not self._coding.is_plain:
             self.feature_names_in_ = np.asarray(X.columns, dtype=object)
         check_classification_targets(target)
@@ -113,8 +116,19 @@ class ResponseClassifier(ClassifierMixin, BaseEstimator):
             raise ValueError(f"Only binary classification is supported. The type of the target is {kind}.")
         if len(self.classes_) < 2:
             raise DataError(f"y: one class only, {self.classes_[0]!r}; nothing can be learnt from it")
-        self._fit(np.asarray(values), (target == self.classes_[1]).astype(np.float64), at)
+        positive = (target == self.classes_[1]).astype(np.float64)
+        for j in trial.leaks(np.asarray(values), positive):
+            said = f"feature {j if names is None else names[j]} tells the outcome almost exactly: is it known"
+            warnings.warn(f"{said} before?", trial.LeakWarning, stacklevel=2)
+        self._fit(np.asarray(values), positive, at)
         return self
+
+    def _names(self, X: Any) -> list[str] | None:
+        return [str(name) for name in X.columns] if isinstance(X, pd.DataFrame) else None
+
+    def _check(self, values: Array, names: list[str] | None) -> None:
+        if faults := trial.faults_of_features(values, names):
+            raise listed(faults, "responses cannot be told from these rows", "Leave what is unknown empty.")
 
     def _fit(self, X: Array, y: Array, at: ArrayLike | None) -> None:
         if min(y.sum(), len(y) - y.sum()) < 2:
@@ -183,10 +197,12 @@ class ResponseClassifier(ClassifierMixin, BaseEstimator):
         check_is_fitted(self, "classes_")
         if self._coding.is_plain:
             values = np.asarray(
-                validate_data(self, X, dtype=np.float64, ensure_all_finite="allow-nan", reset=False)
+                validate_data(self, X, dtype=np.float64, ensure_all_finite=False, reset=False)
             )
+            self._check(values, self._names(X))
         else:
             values = self._coding.numbers(X)
+            self._check(values, self._coding.names)
         trees = np.mean([response.raw(booster, values) for booster in self._boosters], axis=0)
         score = self.blend_ * trees + (1 - self.blend_) * self._linear(values)
         return np.asarray(self._calibrators[self.calibration_](score))

@@ -34,7 +34,7 @@ class Comparison:
         averages: Table treatment, n, effect, se, lower, upper (95%), in chance of a response.
         deciles: Table decile, n, predicted, observed, lower, upper of the stack's out-of-fold effects,
             observed ones from doubly robust scores.
-        gate: What to do, in words; None where nothing could be compared.
+        gate: What to do, in words, worth in money net of contact costs; None where nothing could be compared.
         agreement: Correlation of the served model's effects with the stack's, over customers, mean over
             treatments.
         distance: Root mean square difference of both, in chance of a response.
@@ -103,7 +103,8 @@ def compare(
         return _nothing([*found, "Every response is the same."])
     names = np.array([NONE, *coding.treatment_ids], dtype=object)
     parts = {t: (a, c) for t, a, c in zip(coding.treatment_ids, coding.action_ids, coding.channels)}
-    model = UpliftEnsemble(parts=parts, random_state=seed)
+    value, cost = worth(scorer, kept, catalog)
+    model = UpliftEnsemble(parts=parts, value=value, cost=cost, random_state=seed)
     p = kept["p_action"].to_numpy()
     found += checks(scorer.names, X, y, p)
     given = names[column[rows]], p
@@ -126,6 +127,15 @@ def compare(
         float(np.sqrt(np.mean((served - model.oof_) ** 2))),
         found,
         tuned,
+    )
+
+
+def worth(scorer: Scorer, examples: pa.Table, catalog: Catalog) -> tuple[dict[str, float], dict[str, float]]:
+    """Give money per response, the mean over the examples' customers, and per contact, by treatment."""
+    margin = scorer.scores(examples, catalog).margin_per_response.mean(axis=0)
+    return (
+        dict(zip(catalog.treatment_ids[1:], margin[1:].tolist())),
+        dict(zip(catalog.treatment_ids[1:], catalog.cost[1:].tolist())),
     )
 
 
@@ -152,7 +162,9 @@ def _deciles(model: UpliftEnsemble) -> pa.Table:
     from nba import metrics
 
     effects = model.scores_[:, 1:] - model.scores_[:, :1]
-    return metrics.by_decile(model.oof_.ravel(), effects.ravel())
+    # A row has an effect of every treatment, a customer several rows: neither is news twice.
+    customer = np.repeat(model.customer_, effects.shape[1])
+    return metrics.by_decile(model.oof_.ravel(), effects.ravel(), customer=customer)
 
 
 def _nothing(findings: list[str]) -> Comparison:

@@ -86,7 +86,7 @@ class UpliftEnsemble(_Learner):
     Args:
         outcome: Regressor, or classifier of 0/1 outcomes; LightGBM if None.
         names: Candidates, of `candidates.NAMES`.
-        value: Money per unit of the outcome.
+        value: Money per unit of the outcome; by treatment where it differs.
         cost: Money per customer by treatment; 0 if absent.
         parts: By treatment, its action and channel: the hierarchy then shares strength over both.
         monotone: By feature, the sign of the effect's slope, 0 if free; for the trees of effects.
@@ -103,6 +103,8 @@ class UpliftEnsemble(_Learner):
             the constant effect's, 95%), rate, rate_lower, rate_upper (Qini-weighted RATE).
         gate_: What to do.
         oof_: Effects of the training rows by models that have not seen them, shape (n, T).
+        customer_: Code of the customer of each training row, shape (n,); all different without `groups`.
+            Intervals rest on customers: what a customer's rows share counts once.
         loss_: Doubly robust loss of `oof_`, over the scores' variance.
         scores_: Doubly robust scores of each arm's outcome, shape (n, 1 + T).
 
@@ -120,7 +122,7 @@ class UpliftEnsemble(_Learner):
         outcome: Any = None,
         *,
         names: Sequence[str] = NAMES,
-        value: float = 1.0,
+        value: float | Mapping[Any, float] = 1.0,
         cost: Mapping[Any, float] | None = None,
         parts: Mapping[Any, tuple[str, str]] | None = None,
         monotone: Sequence[int] | None = None,
@@ -155,11 +157,13 @@ class UpliftEnsemble(_Learner):
         self._center = np.einsum("i,itc->tc", w, deviations)
         deviations -= self._center
         average = w @ effects
-        noise = np.sqrt(np.maximum((w**2) @ (effects - average) ** 2, 1e-300))
+        apart = w[:, None] * (effects - average)
+        noise = np.sqrt(np.maximum((by_customer(apart, data.customer) ** 2).sum(axis=0), 1e-300))
         self._average = shrink(average, noise)
         prior = candidates.prior(self.names, len(data.y) / len(data.arms))
         # What is left of a score beside its model's prediction is noise: of the row's own arm alone.
-        arm_noise = w @ (self.scores_ - mu) ** 2
+        left = self.scores_ - mu
+        arm_noise = w @ left**2 * repetition(w[:, None] * left, data.customer)
         self._weights = stack(deviations, effects - average, data.weight, prior, arm_noise)
         self.oof_ = self._average + deviations @ self._weights
         self.loss_ = float(((effects - self.oof_) ** 2 / _or_one(effects.var(axis=0))).mean())
@@ -219,6 +223,8 @@ class UpliftEnsemble(_Learner):
     def _report(self, data: Trial, effects: Array, deviations: Array, average: Array, noise: Array) -> None:
         n = np.bincount(data.arm, minlength=len(data.arms))[1:]
         half = norm.ppf(0.975) * noise
+        customer = data.customer
+        self.customer_ = np.arange(len(data.y)) if customer is None else customer
         self.average_ = pa.table(
             {
                 "treatment": [str(name) for name in self.treatments_], "n": n, "effect": average, "se": noise,
@@ -229,10 +235,16 @@ class UpliftEnsemble(_Learner):
         constant = np.broadcast_to(average, effects.shape)
         parts = {"none": 0 * effects, "constant": constant, **parts, "stack": self.oof_}
         weights = dict(zip(self.names, self._weights))
-        rows = [judge(name, part, effects, average, weights.get(name)) for name, part in parts.items()]
+        rows = [
+            judge(name, part, effects, average, weights.get(name), customer) for name, part in parts.items()
+        ]
         self.candidates_ = pa.Table.from_pylist(rows)
-        cost = np.array([float((self.cost or {}).get(name, 0.0)) for name in self.treatments_])
-        self.gate_ = gate(self.value * self.oof_ - cost, self.value * effects - cost, data.arms, data.weight)
+        self.gate_ = gate(self._worth(self.oof_), self._worth(effects), data.arms, data.weight, customer)
+
+    def _worth(self, effect: Array) -> Array:
+        value, cost, of = self.value, self.cost or {}, self.treatments_
+        per_unit = [float(value[name]) for name in of] if isinstance(value, Mapping) else float(value)
+        return effect * per_unit - [float(cost.get(name, 0.0)) for name in of]
 
     def _effect(self, X: Array) -> Array:
         return self._predict(X)[0]
@@ -266,8 +278,7 @@ class UpliftEnsemble(_Learner):
         arms = np.array([self.control, *self.treatments_], dtype=object)
         if self.gate_.rule != "personalise":
             return np.full(len(effect), self.gate_.rule, dtype=object)
-        cost = np.array([float((self.cost or {}).get(name, 0.0)) for name in self.treatments_])
-        worth = np.column_stack([np.zeros(len(effect)), self.value * effect - cost])
+        worth = np.column_stack([np.zeros(len(effect)), self._worth(effect)])
         return arms[worth.argmax(axis=1)]
 
     def group_effects(self, group: ArrayLike, level: float = 0.9) -> pa.Table:
@@ -287,13 +298,32 @@ class UpliftEnsemble(_Learner):
         for name in np.unique(given):
             at = given == name
             for t, treatment in enumerate(self.treatments_):
-                found = stats.mean(effects[at, t], level)
+                found = stats.mean(effects[at, t], level, self.customer_[at])
                 predicted = float(self.oof_[at, t].mean())
                 rows.append(
                     (name, treatment, found.n, predicted, found.value, found.se, found.lower, found.upper)
                 )
         names = ("group", "treatment", "n", "predicted", "effect", "se", "lower", "upper")
         return pa.table({n: [str(v) if n in names[:2] else v for v in c] for n, c in zip(names, zip(*rows))})
+
+
+def by_customer(values: Array, customer: Whole | None) -> Array:
+    """Sum the rows of each customer, shape (customers, ...); as they are where every row is another's."""
+    return values if customer is None else stats.sums(values, customer)[0]
+
+
+def repetition(values: Array, customer: Whole | None) -> Array:
+    """Say how much more the sum of values varies than with independent rows (the design effect, Kish 1965).
+
+    Args:
+        values: Without a mean, shape (n, m).
+        customer: Code of each row's customer, shape (n,); None where every row is another's.
+
+    Returns:
+        Shape (m,), at least 1.
+    """
+    rows = np.maximum((values**2).sum(axis=0), 1e-300)
+    return np.maximum((by_customer(values, customer) ** 2).sum(axis=0) / rows, 1.0)
 
 
 def shrink(average: Array, se: Array) -> Array:
@@ -359,12 +389,19 @@ def _or_one(variance: Array) -> Array:
     return np.where(variance > 1e-12 * max(float(variance.max()), 1e-12), variance, 1.0)
 
 
-def judge(name: str, part: Array, effects: Array, average: Array, weight: float | None) -> dict[str, Any]:
+def judge(
+    name: str,
+    part: Array,
+    effects: Array,
+    average: Array,
+    weight: float | None,
+    customer: Whole | None = None,
+) -> dict[str, Any]:
     """Judge one candidate's out-of-fold effects by doubly robust loss and RATE."""
     scale = _or_one(effects.var(axis=0))
     gain = (((effects - average) ** 2 - (effects - part) ** 2) / scale).mean(axis=1)
-    found = stats.mean(gain)
-    ranked = ranking(part, effects)
+    found = stats.mean(gain, unit=customer)
+    ranked = ranking(part, effects, customer=customer)
     return {
         "candidate": name, "weight": weight, "gain": found.value, "gain_lower": found.lower,
         "gain_upper": found.upper, "rate": ranked.value, "rate_lower": ranked.lower,
@@ -372,21 +409,23 @@ def judge(name: str, part: Array, effects: Array, average: Array, weight: float 
     }  # fmt: skip
 
 
-def ranking(part: Array, effects: Array, level: float = 0.95) -> Interval:
+def ranking(part: Array, effects: Array, level: float = 0.95, customer: Whole | None = None) -> Interval:
     """Qini-weighted RATE averaged over treatments: covariance of the score with the rank by prediction.
 
     Ties share their mean rank, so that a constant is worth exactly 0. The interval is normal, from the
-    influence of single rows with ranks held fixed (Yadlowsky et al. 2025).
+    influence of single customers with ranks held fixed (Yadlowsky et al. 2025).
     """
     from scipy.stats import rankdata
 
     n = len(part)
     rank = (rankdata(part, axis=0) - 0.5) / n - 0.5
     influence = ((effects - effects.mean(axis=0)) * rank).mean(axis=1)
-    return stats.mean(influence, level)
+    return stats.mean(influence, level, customer)
 
 
-def gate(believed: Array, scores: Array, arms: Sequence[Any], weight: Array) -> Gate:
+def gate(
+    believed: Array, scores: Array, arms: Sequence[Any], weight: Array, customer: Whole | None = None
+) -> Gate:
     """Decide whether personalising pays.
 
     Args:
@@ -394,6 +433,7 @@ def gate(believed: Array, scores: Array, arms: Sequence[Any], weight: Array) -> 
         scores: Unbiased scores of the same, shape (n, T).
         arms: Names, the control first.
         weight: Shape (n,).
+        customer: Code of each row's customer, shape (n,); None where every row is another's.
     """
     n, w = len(scores), weight / weight.mean()
     zero = np.zeros((n, 1))
@@ -401,10 +441,10 @@ def gate(believed: Array, scores: Array, arms: Sequence[Any], weight: Array) -> 
     chosen = np.hstack([zero, believed]).argmax(axis=1)
     means = (w[:, None] * value).mean(axis=0)
     best = int(means.argmax())
-    gain = stats.mean(w * (value[np.arange(n), chosen] - value[:, best]))
-    single = stats.mean(w * value[:, best]) if best else Interval(0.0, 0.0, 0.0, 0.0, n)
+    gain = stats.mean(w * (value[np.arange(n), chosen] - value[:, best]), unit=customer)
+    single = stats.mean(w * value[:, best], unit=customer) if best else Interval(0.0, 0.0, 0.0, 0.0, n)
     top = best or 1
-    rate = ranking(believed[:, [top - 1]], scores[:, [top - 1]])
+    rate = ranking(believed[:, [top - 1]], scores[:, [top - 1]], customer=customer)
     ranks = f"The ranking is {'better than' if rate.lower > 0 else 'no better than'} chance."
     if gain.lower > 0:
         reason = (

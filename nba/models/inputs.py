@@ -103,3 +103,10 @@ class Coding:
         """Give the row of `codes()` of each treatment id; -1 where unknown."""
         number = {NONE: 0, **{name: i for i, name in enumerate(self.treatment_ids, start=1)}}
         return np.array([number.get(name, -1) for name in treatment_ids], dtype=np.int64)
+
+
+def customers(rows: pa.Table) -> Whole:
+    """Give the code of each row's customer, from 0, shape (n,)."""
+    ids = rows["customer_id"]
+    ids = ids.combine_chunks() if isinstance(ids, pa.ChunkedArray) else ids
+    return np.asarray(ids.dictionary_encode().indices, dtype=np.int64)

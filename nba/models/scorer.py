@@ -17,10 +17,10 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
-from nba import metrics
-from nba.catalog import Catalog
+from nba import metrics, stats
+from nba.catalog import NONE, Catalog
 from nba.errors import DataError, MissingError, listed
-from nba.models import crossfit, inputs, response, uplift
+from nba.models import crossfit, inputs, response, trial, uplift
 from nba.models.hierarchy import Hierarchy, Layout
 from nba.models.inputs import Coding
 from nba.models.response import Response
@@ -121,7 +121,7 @@ class Scorer:
             seed: Of folds and trees.
 
         Raises:
-            DataError: when there are too few examples or responses to learn from.
+            DataError: when there are too few examples, responses, or decisions without contact to learn from.
         """
         # Threads of the linear algebra would wait for each other, and their sums would differ by machine.
         with threadpool_limits(limits=1, user_api="blas"):
@@ -159,7 +159,7 @@ class Scorer:
         rows = examples.take(pa.array(kept.rows))
         column = column[kept.rows]
         y = rows["is_response"].to_numpy().astype(float)
-        if faults := response.check_responses(y):
+        if faults := [*response.check_responses(y), *check_contacts(column)]:
             raise listed(faults, "the examples do not suffice to learn from", "Close more decisions first.")
         names = inputs.feature_names(rows)
         check_size(len(names), coding)
@@ -180,7 +180,8 @@ class Scorer:
         margin = replace(margin, by_action=margin_by_action(catalog, column))
         crossed = response.with_rates(crossed, column, y, weight, fold, coding)
         scorer = cls(names, coding, crossed.model, learnt.model, margin)
-        report = judge(scorer, column, y, weight, crossed, learnt, seed)
+        customer = inputs.customers(rows)
+        report = judge(scorer, column, y, weight, crossed, learnt, seed, customer)
         return cls(names, coding, crossed.model, learnt.model, margin, report), learnt
 
     def scores(self, features: pa.Table, catalog: Catalog | None = None) -> Scores:
@@ -260,6 +261,21 @@ class Scorer:
                 f"{path} has format {meta.get('format')}; expected {_FORMAT}", "Train the model again."
             )
         return _read(Path(folder), meta)
+
+
+def check_contacts(column: Whole) -> list[str]:
+    """Name what is missing to tell what contact changes: decisions without it.
+
+    Args:
+        column: Treatment of each row, 0 is `none`, shape (n,).
+    """
+    n = int((column == 0).sum())
+    if n >= trial.LEAST_PER_ARM:
+        return []
+    return [
+        f"{n} of {len(column)} examples are without contact (treatment {NONE!r}); expected"
+        f" {trial.LEAST_PER_ARM} or more: what contact changes shows only beside them, so hold some out"
+    ]
 
 
 def check_size(n_features: int, coding: Coding) -> None:
@@ -404,34 +420,41 @@ def judge(
     crossed: response.CrossFitted,
     learnt: Learnt,
     seed: int,
+    customer: Whole,
 ) -> Report:
     """Measure the model on out-of-fold predictions.
 
     Qini ranks (customer, treatment) pairs, treated against not; rows are weighted for sampling and age
     only. Where a policy chose whom to treat, the groups differ beyond the ranking: the number then
-    describes, and the off-policy estimate judges.
+    describes, and the off-policy estimate judges. Intervals rest on customers, of whom `customer` gives the
+    code by row, shape (n,): a customer's rows are no news to each other.
     """
     treated = column > 0
     served = crossed.p_own if crossed.p_served is None else crossed.p_served
     found = metrics.classification(y, served)
+    ranked = metrics.auc_interval(y, served, customer)
+    found |= {"auc_lower": ranked.lower, "auc_upper": ranked.upper}
     tables = {"calibration": metrics.calibration(y, served)}
     found |= {f"loss_{name}": value for name, value in learnt.losses.items()}
     found |= {f"weight_{n}": float(w) for n, w in zip(uplift.CANDIDATES, scorer.effect.weights)}
     spread = float(learnt.effect[treated].std()) if treated.any() else np.nan
     found |= {"uplift_spread": spread, "margin_factor": scorer.margin.factor}
     interval = metrics.qini_interval(
-        y, learnt.effect, treated.astype(float), np.random.default_rng(seed), weight, repeats=50
-    )
+        y, learnt.effect, treated.astype(float), np.random.default_rng(seed), weight,
+        customer=customer, repeats=50,
+    )  # fmt: skip
     found |= {"qini": interval.value, "qini_lower": interval.lower, "qini_upper": interval.upper}
     tables["qini"] = metrics.qini_table(y, learnt.effect, treated.astype(float), weight)
-    tables["uplift_deciles"] = metrics.by_decile(learnt.effect[treated], learnt.residual[treated])
-    tables["effects"] = effects(scorer.coding, column, learnt)
+    tables["uplift_deciles"] = metrics.by_decile(
+        learnt.effect[treated], learnt.residual[treated], customer=customer[treated]
+    )
+    tables["effects"] = effects(scorer.coding, column, learnt, customer)
     tables["importance"] = importance(scorer)
     return Report({name: float(value) for name, value in found.items()}, tables)
 
 
-def effects(coding: Coding, column: Whole, learnt: Learnt) -> pa.Table:
-    """Average effect of each treatment on the customers who got it.
+def effects(coding: Coding, column: Whole, learnt: Learnt, customer: Whole) -> pa.Table:
+    """Average effect of each treatment on the customers who got it, whose rows count as one unit.
 
     Returns:
         Columns treatment_id, n, effect, se, lower, upper (95%), predicted. No naive rate of responses: a
@@ -444,10 +467,9 @@ def effects(coding: Coding, column: Whole, learnt: Learnt) -> pa.Table:
         if n < 2:
             rows.append((name, n, *(np.nan,) * 5))
             continue
-        effect = float(learnt.residual[at].mean())
-        se = float(learnt.residual[at].std(ddof=1) / np.sqrt(n))
-        bounds = effect - 1.96 * se, effect + 1.96 * se
-        rows.append((name, n, effect, se, *bounds, float(learnt.effect[at].mean())))
+        found = stats.mean(learnt.residual[at], unit=customer[at])
+        estimate = found.value, found.se, found.lower, found.upper
+        rows.append((name, n, *estimate, float(learnt.effect[at].mean())))
     names = ("treatment_id", "n", "effect", "se", "lower", "upper", "predicted")
     columns = list(zip(*rows)) if rows else [()] * len(names)
     return pa.table(dict(zip(names, columns)))

@@ -7,6 +7,7 @@ from sklearn.utils.estimator_checks import check_estimator
 from nba import metrics
 from nba.errors import DataError, MissingError
 from nba.models.classifier import ResponseClassifier
+from nba.models.trial import LeakWarning
 
 
 def table(seed, n=3000, base=-2.0):
@@ -97,6 +98,21 @@ def test_scikit_learns_own_checks():
     failed = {r["check_name"]: str(r["exception"])[-300:] for r in results if r["status"] == "failed"}
     assert failed == {}
     assert len(results) > 40
+
+
+def test_infinite_values_and_the_answer_as_a_feature_are_named():
+    X, y, _ = table(0, 400)
+    wrong = X.copy()
+    wrong.loc[3, "recency"] = np.inf
+    plain = X.columns[X.dtypes == float].tolist()
+    for columns in (list(X.columns), plain):
+        with pytest.raises(DataError, match=r"infinite values in columns \['recency'\]"):
+            ResponseClassifier(trees=20, seeds=1).fit(wrong[columns], y)
+        model = ResponseClassifier(trees=20, seeds=1).fit(X[columns], y)
+        with pytest.raises(DataError, match=r"infinite values in columns \['recency'\]"):
+            model.predict_proba(wrong[columns])
+    with pytest.warns(LeakWarning, match="feature bought tells the outcome"):
+        ResponseClassifier(trees=20, seeds=1).fit(X.assign(bought=y), y)
 
 
 # recovery

@@ -46,9 +46,16 @@ def test_card_has_every_section_and_treatment(found, scorer, varied, catalog):
         assert heading in text
     assert all(f"|\u00a0{name}\u00a0|" in text for name in catalog.treatment_ids[1:])
     assert "Not for minors." in text
+    assert "less contact costs" in text
     assert "nan" not in text
     assert "response rate" not in {cell.strip() for cell in text.split("|")}  # naive where a policy chose
     assert "response_rate" not in scorer.report.tables["effects"].column_names
+
+
+def test_personalising_is_judged_net_of_costs(scorer, varied, catalog):
+    value, cost = compare.worth(scorer, varied.examples, catalog)
+    assert cost == {"sale_email": 0.02, "sale_sms": 0.1, "advice_email": 0.02, "advice_call": 2.0}
+    np.testing.assert_allclose(list(value.values()), scorer.margin.predict(varied.examples).mean())
 
 
 # recovery

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 from scipy.special import expit
+from sklearn.linear_model import LinearRegression
 
 from nba.errors import DataError
 from nba.models import ensemble
@@ -39,9 +40,41 @@ def test_gate_by_hand():
     blind = ensemble.gate(np.ones((100, 1)), scores, ("none", "mail"), np.ones(100))
     assert blind.rule == "none"
     assert "nothing to find" in blind.reason
+    two = (scores[:, 0] < 0).astype(int)
+    few = ensemble.gate(np.sign(scores), scores, ("none", "mail"), np.ones(100), two)
+    assert (few.rule, few.gain.value) == ("none", knowing.gain.value)
     everyone = ensemble.gate(np.ones((100, 1)), scores + 2, ("none", "mail"), np.ones(100))
     assert everyone.rule == "mail"
     assert "does not beat it" in everyone.reason
+
+
+def test_value_may_differ_by_treatment():
+    X, y, arm, _ = trial(0, 900)
+    model = UpliftEnsemble(control=0, folds=2, names=("dr_ridge",), value={1: 1.0, 2: 0.0}, cost={2: 0.1})
+    model.fit(X, y, arm, KNOWN)
+    average = model.average_["effect"].to_pylist()
+    assert model.gate_.single == 1
+    assert model.gate_.single_gain.value == pytest.approx(average[0])
+    dear = model.set_params(value={1: 0.0, 2: 50.0 * np.sign(average[1])}).fit(X, y, arm, KNOWN)
+    assert dear.gate_.single == 2
+    assert dear.gate_.single_gain.value == pytest.approx(50 * abs(average[1]) - 0.1)
+
+
+def test_a_customers_rows_count_once():
+    rng = np.random.default_rng(0)
+    values, code = rng.normal(size=(60, 2)), np.arange(60)
+    values -= values.mean(axis=0)
+    assert ensemble.repetition(values, None).tolist() == [1.0, 1.0]
+    assert ensemble.repetition(values, code).tolist() == [1.0, 1.0]
+    np.testing.assert_allclose(ensemble.repetition(np.repeat(values, 4, axis=0), np.repeat(code, 4)), 4)
+    part, effects = rng.normal(size=(2, 60, 1))
+    once = ensemble.judge("x", part, effects, effects.mean(axis=0), None)
+    again = [np.repeat(x, 4, axis=0) for x in (part, effects)]
+    judged = ensemble.judge("x", *again, effects.mean(axis=0), None, np.repeat(code, 4))
+    assert judged["rate_upper"] - judged["rate_lower"] == pytest.approx(
+        once["rate_upper"] - once["rate_lower"]
+    )
+    assert judged["gain_lower"] == pytest.approx(once["gain_lower"])
 
 
 def test_ranking_by_hand():
@@ -181,3 +214,21 @@ def test_money_outcomes():
     y = 100 + 20 * X[:, 1] + arm * effect + rng.normal(size=4000) * 20
     found = UpliftEnsemble(control=0, folds=3).fit(X, y, arm, {0: 0.5, 1: 0.5}).predict(X)
     assert np.sqrt(np.mean((found - effect) ** 2)) < 0.35 * effect.std()
+
+
+def test_rows_of_the_same_customers_are_no_news_to_each_other():
+    held, said = [], []
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        customer = np.repeat(np.arange(120), 10)
+        own = rng.normal(size=(2, 120))[:, customer]
+        arm = rng.integers(0, 2, 120)[customer]
+        y = own[0] + rng.normal(size=1200)
+        model = UpliftEnsemble(LinearRegression(), control=0, folds=2, names=("dr_ridge",))
+        model.fit(own[1][:, None], y, arm, {0: 0.5, 1: 0.5}, groups=customer)
+        average = model.average_.to_pylist()[0]
+        held.append(average["lower"] <= 0 <= average["upper"])
+        said.append(model.gate_.rule == 0)
+    # Counted as rows, the interval holds 0 in about half of them.
+    assert sum(held) >= 17
+    assert sum(said) >= 17

@@ -143,6 +143,13 @@ def test_too_little_to_learn_from_is_one_clear_error(varied, catalog, quick):
         )
 
 
+def test_without_a_control_effects_are_not_made_up(varied, catalog, quick):
+    treated = varied.examples.filter(pc.not_equal(varied.examples["treatment_id"], "none"))
+    n = treated.num_rows
+    with pytest.raises(DataError, match=rf"0 of {n} examples are without contact \(treatment 'none'\)"):
+        Scorer.fit(treated, catalog, quick, 0)
+
+
 @pytest.fixture(scope="module")
 def odd(varied, catalog, quick):
     """Fitted without any e-mail of the sale, with columns that say nothing, and one sign given."""
