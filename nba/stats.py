@@ -82,7 +82,7 @@ def sums(values: Array, unit: NDArray[np.int64]) -> tuple[Array, int]:
         ([4.0, 0.0, 2.0], 2)
     """
     many = values.reshape(len(values), -1)
-    found = np.column_stack([np.bincount(unit, part) for part in many.T])
+    found = np.column_stack([np.bincount(unit, part) for part in many.T]).astype(np.float64)
     return found.reshape(-1, *values.shape[1:]), int(np.count_nonzero(np.bincount(unit)))
 
 
