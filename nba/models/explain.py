@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from nba.models import inputs
+from nba.models import inputs, parts
 from nba.models.scorer import Scorer
 
 if TYPE_CHECKING:
@@ -22,16 +22,18 @@ _TOLERANCE = 1e-6
 
 @dataclass(frozen=True)
 class Explanation:
-    """How much each input moves the predictions of n rows, on the log-odds.
+    """How much each input moves the predictions of n rows.
 
     Attributes:
         names: Inputs of the response trees: m features and codes.
         values: Inputs, shape (n, m).
-        response: SHAP values of the response, shape (n, m).
-        effect_names: Inputs of the effects' hierarchy: features and the baseline's log-odds.
-        effect: Contributions to the mean effect over treatments, shape (n, q - 1).
-        effect_values: Inputs of the effects, shape (n, q - 1).
-        gap: Largest |sum of SHAP values + base − prediction| of the response.
+        response: SHAP values of the response, in log-odds, shape (n, m).
+        effect_names: Inputs of the effects: p features and the log-odds without contact.
+        effect: Contributions to the served effect, in chance of a response, less their mean over the rows,
+            shape (n, p + 1).
+        effect_values: Inputs of the effects, shape (n, p + 1).
+        gap: Largest |sum of SHAP values + base − prediction| of the response, in log-odds.
+        effect_gap: The same of the served effect, in chance of a response.
     """
 
     names: tuple[str, ...]
@@ -41,13 +43,14 @@ class Explanation:
     effect: Array
     effect_values: Array
     gap: float
+    effect_gap: float
 
     def table(self) -> pa.Table:
         """Give mean absolute contributions; columns model (response, uplift), feature, importance."""
-        parts = (("response", self.names, self.response), ("uplift", self.effect_names, self.effect))
+        told = (("response", self.names, self.response), ("uplift", self.effect_names, self.effect))
         rows = [
             (model, name, float(size))
-            for model, names, values in parts
+            for model, names, values in told
             for name, size in zip(names, np.abs(values).mean(axis=0))
         ]
         rows.sort(key=lambda row: (row[0], -row[2], row[1]))
@@ -55,17 +58,18 @@ class Explanation:
 
 
 def explain(scorer: Scorer, examples: pa.Table) -> Explanation:
-    """Explain the response under each row's own treatment, and the mean effect over treatments.
+    """Explain the response under each row's own treatment, and the served effect of it.
 
-    The response's trees are explained by TreeSHAP (Lundberg et al. 2020). The effects' hierarchy is linear
-    in the log-odds, so that its SHAP values are the coefficients times the distance from the mean.
+    The response's trees are explained by TreeSHAP (Lundberg et al. 2020), the effect as served, all that it
+    blends with its weights, by `nba.models.parts`. Rows of `none` show the effects of the treatments in
+    turn.
 
     Args:
         scorer: The served model.
         examples: At most `MAX_ROWS` rows with treatment_id and f_*.
 
     Raises:
-        ArithmeticError: when the SHAP values do not add up to the predictions.
+        ArithmeticError: when contributions do not add up to the predictions.
     """
     with warnings.catch_warnings():
         # Raised by matplotlib where shap makes its colour maps.
@@ -86,14 +90,14 @@ def explain(scorer: Scorer, examples: pa.Table) -> Explanation:
     gap = float(np.abs(total - booster.predict(full, raw_score=True)).max())
     if gap > _TOLERANCE:
         raise ArithmeticError(f"SHAP values miss the predictions by {gap}; expected {_TOLERANCE} or less")
-    p_none = scorer.response.predict(X, codes[:1])[:, 0]
-    x = scorer.effect.scaling.apply(X, p_none)[:, 1:]
-    slope = scorer.effect.linear.coefficients(scorer.coding).mean(axis=0)[1:]
-    effect = (x - x.mean(axis=0)) * slope
+    in_turn = 1 + np.arange(len(X)) % (len(codes) - 1)
+    found = parts.split(scorer, X, np.where(column > 0, column, in_turn))
+    effect = np.column_stack([found.features, found.baseline])
+    effect -= effect.mean(axis=0)
     names = (*scorer.names, *scorer.coding.names)
     effect_names = (*scorer.names, "log-odds without contact")
-    shown = np.hstack([X, x[:, -1:]])
-    return Explanation(names, full, values, effect_names, effect, shown, gap)
+    shown = np.column_stack([X, found.log_odds])
+    return Explanation(names, full, values, effect_names, effect, shown, gap, found.gap)
 
 
 def beeswarm(explanation: Explanation, model: str = "response", top: int = 15) -> "Figure":
@@ -105,7 +109,7 @@ def beeswarm(explanation: Explanation, model: str = "response", top: int = 15) -
         "response": (explanation.response, explanation.values, explanation.names, "log-odds of a response"),
         "uplift": (
             explanation.effect, explanation.effect_values, explanation.effect_names,
-            "effect of contact, in log-odds",
+            "effect of contact, in chance of a response",
         ),
     }  # fmt: skip
     contribution, shown, labels, unit = inputs_of[model]
@@ -134,7 +138,8 @@ def beeswarm(explanation: Explanation, model: str = "response", top: int = 15) -
 def dependence(explanation: Explanation, top: int = 6) -> "Figure":
     """Draw how contributions depend on values: response and effect of the strongest features.
 
-    One panel per feature, known values only; dark points are the response's, light ones the effect's.
+    One panel per feature, known values only; dark points are the response's (left scale, log-odds), light
+    ones the effect's (right scale, percentage points); both scales have their zero in the middle.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -146,13 +151,21 @@ def dependence(explanation: Explanation, top: int = 6) -> "Figure":
     figure = Figure(figsize=(9, height))
     FigureCanvasAgg(figure)
     figure.subplots_adjust(
-        left=0.06, right=0.98, bottom=0.3 / height, top=1 - 0.3 / height, wspace=0.2, hspace=0.3
+        left=0.06, right=0.94, bottom=0.3 / height, top=1 - 0.3 / height, wspace=0.45, hspace=0.3
     )
     for place, j in enumerate(order, start=1):
         axes = figure.add_subplot((len(order) + 2) // 3, 3, place)
         known = np.isfinite(explanation.values[:, j])
         value = explanation.values[known, j]
-        axes.scatter(value, explanation.effect[known, j], s=4, color="#9ecae1", linewidths=0)
+        right = axes.twinx()
+        effect = 100 * explanation.effect[known, j]
+        right.scatter(value, effect, s=4, color="#9ecae1", linewidths=0)
+        for side, points in ((axes, explanation.response[known, j]), (right, effect)):
+            most = 1.1 * max(float(np.abs(points).max(initial=0.0)), 1e-9)
+            side.set_ylim(-most, most)
+        right.tick_params(labelsize=7, labelcolor="#6baed6")
+        axes.set_zorder(1)
+        axes.patch.set_visible(False)
         axes.scatter(value, explanation.response[known, j], s=4, color="#08519c", linewidths=0)
         axes.axhline(0, color="0.6", linewidth=0.8)
         axes.set_title(explanation.names[j].removeprefix("f_"), fontsize=8)

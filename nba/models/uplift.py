@@ -123,7 +123,7 @@ class Uplift:
         base, _ = self.constant.effect(ones, treatments)
         odds, _ = self.odds.effect(ones, treatments)
         linear, linear_se = self.linear.effect(x, treatments)
-        offset = (_log_odds(p_response[:, 0]) + self.linear.nuisance(x))[:, None]
+        offset = (log_odds(p_response[:, 0]) + self.linear.nuisance(x))[:, None]
         p_none = expit(offset)
         known = self.coding.columns(treatments.treatment_ids) - 1
         mean = np.where(known >= 0, self.response_mean[known], self.response_mean.mean())
@@ -145,7 +145,7 @@ class Uplift:
 
     def baseline(self, X: Array, p_none: Array) -> Array:
         """Give the chance of a response without contact as mended by the `none` rows, shape (n,)."""
-        return np.asarray(expit(_log_odds(p_none) + self.linear.nuisance(self.scaling.apply(X, p_none))))
+        return np.asarray(expit(log_odds(p_none) + self.linear.nuisance(self.scaling.apply(X, p_none))))
 
     def _grown(self, X: Array, p_none: Array, treatments: Coding) -> Array:
         out = np.zeros((len(X), len(treatments.treatment_ids)))
@@ -216,7 +216,7 @@ def fit(rows: Rows, crossed: "response.CrossFitted", coding: Coding, settings: M
     split = rows.column, rows.paired, rows.fold, coding
     scaling = Scaling.of(rows.X, crossed.p_none)
     x = scaling.apply(rows.X, crossed.p_none)
-    offset = _log_odds(crossed.p_none)
+    offset = log_odds(crossed.p_none)
     linear = hierarchy.cross_fit_logit(x, rows.y, offset, rows.weight, *split, _ODDS_SCALE)
     offset = offset + linear.nuisance
     ones = np.ones((len(x), 1))
@@ -323,9 +323,10 @@ def _mean_by(values: Array, number: Whole, weight: Array, size: int) -> Array:
     return np.bincount(number, weight * values, minlength=size) / np.maximum(total, 1e-12)
 
 
-def _log_odds(p: Array) -> Array:
+def log_odds(p: Array) -> Array:
+    """Give log-odds of chances, within ±9.2; any shape."""
     return np.asarray(logit(np.clip(p, 1e-4, 1 - 1e-4)))
 
 
 def _signed_log(X: Array, p_none: Array) -> Array:
-    return np.column_stack([np.sign(X) * np.log1p(np.abs(X)), _log_odds(p_none)])
+    return np.column_stack([np.sign(X) * np.log1p(np.abs(X)), log_odds(p_none)])

@@ -1,8 +1,9 @@
 """Reasons in words: what about a customer moves the chance of a response, and the effect of contact.
 
 A reason is a feature's value in the words of its documentation with the direction in which it moves the
-prediction. Contributions are exact: TreeSHAP for the response, the linear model's own for the effect. How far
-reasons would change had other customers been drawn is measured by `stability`.
+prediction. Contributions sum to the prediction: TreeSHAP for the response before its calibration,
+`nba.models.parts` for the effect as served. How far reasons would change had other customers been drawn is
+measured by `stability`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 
 from nba.catalog import Catalog
 from nba.errors import DataError
-from nba.models import inputs
+from nba.models import inputs, parts
 from nba.models.scorer import Scorer
 from nba.settings import Models
 
@@ -82,8 +83,9 @@ class Contributions:
         response: Contributions to the log-odds of a response, shape (n, p); the treatment's and the base's
             are in `response_rest`.
         response_rest: Shape (n,): with the sum of `response`, exactly the prediction before calibration.
-        effect: Contributions to the log-odds ratio of the effect's linear model, shape (n, p).
-        effect_rest: Shape (n,): the average customer's effect and the part of the baseline.
+        effect: Contributions to the served effect, in chance of a response, shape (n, p).
+        effect_rest: Shape (n,): the mean customer's effect and the part of the chance without contact; with
+            the sum of `effect`, the served effect.
         gap: Largest difference of a sum from its prediction.
     """
 
@@ -115,25 +117,12 @@ def contributions(scorer: Scorer, features: pa.Table, treatment_ids: Sequence[st
     p = X.shape[1]
     response, rest = found[:, :p], found[:, p:].sum(axis=1)
     raw = np.asarray(scorer.response.booster.predict(full, raw_score=True))
-    none = scorer.response.predict(X, codes[:1])[:, 0]
-    x = scorer.effect.scaling.apply(X, none)
-    by_treatment = np.vstack([np.zeros(x.shape[1]), scorer.effect.linear.coefficients(scorer.coding)])
-    effect = x * by_treatment[column]
-    direct, _ = scorer.effect.linear.effect(x, scorer.coding)
-    direct = np.hstack([np.zeros((len(x), 1)), direct])[np.arange(len(x)), column]
-    gap = float(
-        max(np.abs(response.sum(axis=1) + rest - raw).max(), np.abs(effect.sum(axis=1) - direct).max())
-    )
+    gap = float(np.abs(response.sum(axis=1) + rest - raw).max(initial=0.0))
     if gap > 1e-6:
         raise ArithmeticError(f"contributions miss the predictions by {gap}; expected 1e-6 or less")
+    effect = parts.split(scorer, X, column)
     return Contributions(
-        scorer.names,
-        X,
-        response,
-        rest,
-        effect[:, 1 : 1 + p],
-        effect[:, 0] + effect[:, 1 + p :].sum(axis=1),
-        gap,
+        scorer.names, X, response, rest, effect.features, effect.baseline + effect.rest, max(gap, effect.gap)
     )
 
 

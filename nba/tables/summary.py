@@ -526,7 +526,7 @@ SUMMARY_IMPORTANCE = Table(
     (
         f.text("model", "response or uplift"),
         f.text("feature", "the feature"),
-        f.number("importance", "mean absolute contribution", "log-odds", low=0.0),
+        f.number("importance", "mean absolute contribution", "log-odds; uplift: probability", low=0.0),
     ),
 )
 
