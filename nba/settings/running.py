@@ -76,7 +76,7 @@ class Models(Frozen):
         validate_days: `nba learn` chooses half-life and capacity anew on the latest decisions after so many
             days; 0 takes both as they stand.
         use_open: Whether `nba learn` also reads decisions whose window is still open, completed by how soon
-            responses come.
+            responses come; the version is then judged only on decisions made after its training.
         clv_horizon_days: Horizon of customer lifetime value.
         annual_discount: Yearly discount rate of customer lifetime value.
         clv_strata: Covariate by which models of counts are also fitted, drawn to all customers: a column of

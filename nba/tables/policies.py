@@ -45,7 +45,7 @@ ABLATIONS = Table(
             "versus", "without the part: random, response only, no levers, eligibility only, random scores"
         ),
         f.code("method", "how the two were compared", values=("randomised arms", "off-policy")),
-        f.identifier("policy_id", "the full policy"),
+        f.identifier("policy_id", "the full policy; of arms, the first and the last version that ran"),
         f.money("value", "reward per decision of the full policy less that of the other", nullable=True),
         f.money("lower", "lower end of the interval", nullable=True),
         f.money("upper", "upper end of the interval", nullable=True),
@@ -173,7 +173,9 @@ LEARNING = Table(
             "half_life_days", "age at which an example weighs half; 0 weighs all alike", "days", low=0.0
         ),
         f.number("loss", "mean squared error of the effect on the latest decisions", "squared deviations"),
-        f.number("gain_se", "how much better than the default, in standard errors", "standard errors"),
+        f.number(
+            "gain_se", "how much better than the default, in errors clustered by customer", "standard errors"
+        ),
         f.flag("is_chosen", "whether the model was fitted so"),
         f.count("n", "decisions validated on", low=0),
     ),
