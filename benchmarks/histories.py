@@ -113,7 +113,7 @@ def identity_components() -> list[Row]:
         edges = folder / "edges.parquet"
         graph = _fresh(_EDGES, folder, edges)
         ours = [_fresh(_COMPONENTS, edges, graph["n"]) for _ in range(REPEATS)]
-        seconds = float(np.median([one["seconds"] for one in ours]))
+        seconds, settled = (float(np.median([one[k] for one in ours])) for k in ("seconds", "settled"))
         rows = []
         for name, target, repeats in (("splink", 3, 2), ("networkx", 20, 1)):
             found = [_peer("splink", "components.py", name, edges, graph["n"]) for _ in range(repeats)]
@@ -122,7 +122,10 @@ def identity_components() -> list[Row]:
                 raise RuntimeError(
                     f"{name} finds {found[0]['components']} components, we {ours[0]['components']}"
                 )
-            told = f"{graph['edges']:,} edges; {seconds:.2f} s against {best:.1f} s; same components"
+            told = (
+                f"{graph['edges']:,} edges; {seconds:.2f} s against {best:.1f} s; same components; with the"
+                f" guards of ingestion, as `nba ingest` runs it, {settled:.2f} s"
+            )
             rows.append(
                 row(f"identity.components_vs_{name}", best / seconds, "times faster", target, ">=",
                     peer=f"{name} {found[0].get('version', '')}", n=N, conditions=told)

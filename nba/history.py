@@ -21,8 +21,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from nba import tables
-from nba.errors import DataError, MissingError, listed
+from nba import settings, tables
+from nba.errors import DataError, MissingError, NbaError, listed
 
 FOLDER = "tables"
 INDEX = "history.json"
@@ -249,14 +249,21 @@ class History:
 
         Args:
             at: The moment.
-            memory_gb: Memory that DuckDB may use; beyond it, it spills to disk.
+            memory_gb: Memory that DuckDB may use; beyond it, it spills to disk. The workspace's own if None.
 
         Raises:
             DataError: when `at` has no time zone.
         """
         if at.tzinfo is None:
             raise DataError(f"{at} has no time zone; expected one, such as {at}Z", "Add the offset or Z.")
-        return Snapshot(self, at, memory_gb)
+        return Snapshot(self, at, self._memory_gb() if memory_gb is None else memory_gb)
+
+    def _memory_gb(self) -> float | None:
+        # Faults of the settings are for those to tell who need the rest of them.
+        try:
+            return settings.read(self.root).workspace.memory_gb
+        except NbaError:
+            return None
 
     def connection(self) -> duckdb.DuckDBPyConnection:
         """Open DuckDB with one view per table, whole: for readers of what happened, not for features."""
@@ -308,7 +315,10 @@ class Snapshot:
     def __init__(self, history: History, at: datetime, memory_gb: float | None = None) -> None:
         self.history = history
         self.at = at.astimezone(UTC)
-        spill = history.root / FOLDER / ".spill" if memory_gb is not None else None
+        # Each looks back with a folder of its own, made when it is needed and removed when it is closed.
+        name = f".spill-{uuid.uuid4().hex[:8]}"
+        is_written = (history.root / FOLDER).is_dir()
+        spill = history.root / FOLDER / name if memory_gb is not None and is_written else None
         self.connection = connect(memory_gb=memory_gb, spill=spill)
         moment = f"timestamptz '{self.at:%Y-%m-%d %H:%M:%S.%f}+00'"
         follows = history.has("aliases")

@@ -65,6 +65,29 @@ def test_what_does_not_fit_into_memory_is_spilled_into_a_folder_not_yet_there(tm
     assert used > 0
 
 
+def test_as_of_keeps_to_the_memory_of_its_workspace(tmp_path: Path) -> None:
+    history = History.read(tmp_path).commit(append={"orders": _orders(-1)})
+    limit = "select current_setting('memory_limit') as m, current_setting('temp_directory') as d"
+    (tmp_path / "nba.toml").write_text('[workspace]\nname = "test"\nmemory_gb = 0.5\n')
+    told = []
+    for given in (None, 1.0, None):
+        with history.as_of(NOW, given) as snapshot:
+            told += snapshot.sql(limit).to_pylist()
+            query = "create temp table x as select hash(i) as h, i from range(2_500_000) t(i) order by h"
+            if given:
+                continue
+            snapshot.connection.execute("set memory_limit = '40MB'").fetchall()
+            snapshot.connection.execute(query).fetchall()
+            used = snapshot.sql("select count(*) as n from duckdb_temporary_files()")["n"][0].as_py()
+            assert used > 0
+    assert [row["m"] for row in told] == ["476.8 MiB", "953.6 MiB", "476.8 MiB"]
+    assert len({row["d"] for row in told}) == 3
+    assert not list((tmp_path / "tables").glob(".spill*"))
+    (tmp_path / "nba.toml").write_text("[workspace]\nmemory_gb = 'much'\n")
+    with history.as_of(NOW) as snapshot:  # the settings' own readers tell what is wrong with them
+        assert snapshot.table("orders").num_rows == 1
+
+
 def test_as_of_needs_a_time_zone(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no time zone"):
         History.read(tmp_path).as_of(datetime(2026, 1, 1))

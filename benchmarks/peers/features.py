@@ -9,6 +9,7 @@ import resource
 import sys
 import time
 from datetime import datetime, timezone
+from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
 
@@ -172,6 +173,7 @@ def by_polars() -> int:
     return int(frame.height)
 
 
+import_module(name)
 begun = time.perf_counter()
 found = by_duckdb() if name == "duckdb" else by_polars()
 seconds = time.perf_counter() - begun

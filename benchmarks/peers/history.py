@@ -10,10 +10,10 @@ from pathlib import Path
 name, ready, target = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3])
 target.mkdir(exist_ok=True)
 TABLES = {"orders": "ordered_at", "events": "occurred_at", "touches": "touched_at"}
-begun = time.perf_counter()
 if name == "pandas":
     import pandas as pd
 
+    begun = time.perf_counter()
     people = pd.read_parquet(ready / "people.parquet")
     for table, at in TABLES.items():
         rows = pd.read_parquet(ready / f"{table}.parquet")
@@ -24,6 +24,7 @@ if name == "pandas":
 else:
     import polars as pl
 
+    begun = time.perf_counter()
     people = pl.scan_parquet(ready / "people.parquet")
     for table, at in TABLES.items():
         rows = pl.scan_parquet(ready / f"{table}.parquet").join(people, on="combo").drop("combo")

@@ -17,7 +17,8 @@ class Workspace(Frozen):
         timezone: IANA zone of source times that carry none.
         seed: Seed of all randomness that is not hashed by key.
         tracking: MLflow tracking URI; absent, `mlruns/` of the checkout. MLflow's own variables win.
-        memory_gb: Memory that reading sources may take; what does not fit is spilled to disk.
+        memory_gb: Memory that DuckDB may take to read sources and to look back; what does not fit is spilled
+            to disk. The process takes more: 2 GB in all for a source of 5 GB need 1 here.
         attributes: Attribute of customers (`a_age`) to `number` or `text`. One that is not named here is a
             number if all its values were when it was first ingested, and stays what it was; what is no number
             then is left blank and counted.
