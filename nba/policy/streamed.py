@@ -163,16 +163,21 @@ def after_trimming(totals: Totals, use: Array, available: Array) -> Array:
     """Give the share of each treatment's draws that trimming leaves on average, shape (k,).
 
     The chance that an amount u still fits is that of the others' sum U before it, in an order independent of
-    everything, U normal: E min(1, (a - u + c) / (U + c)), c the mean amount met.
+    everything, U normal: E min(1, (a - u + c) / (U + c)), c the mean amount met. A limit meets what those
+    before it left.
     """
     out = np.ones(len(use))
     for j, limit in enumerate(available):
-        mean = float((totals.p / _ONE) @ use[:, j])
-        spread = float(np.sqrt(max(totals.variance[j] / _ONE, 0.0)))
-        if mean == 0 or mean + 8 * spread + use[:, j].max() <= limit:
+        all_of_it = float((totals.p / _ONE) @ use[:, j])
+        left = totals.p / _ONE * out
+        mean, square = float(left @ use[:, j]), float(left @ use[:, j] ** 2)
+        if mean == 0:
             continue
-        met = totals.square[j] / _ONE / mean
-        own = totals.own[j] / _ONE / mean
+        own = totals.own[j] / _ONE * (mean / all_of_it) ** 2
+        spread = float(np.sqrt(max(square - own, 0.0)))
+        if mean + 8 * spread + use[:, j].max() <= limit:
+            continue
+        met, own = square / mean, own / mean
         others = np.maximum(mean - own + spread * _NORMAL, 0.0)
         uses = use[:, j] > 0
         fits = (limit - use[uses, j][:, None] + met) / (others + met)
