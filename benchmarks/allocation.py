@@ -10,6 +10,7 @@ from scipy.optimize import linprog
 from benchmarks.record import Row, row
 from nba import draws
 from nba.policy import allocate as allocating
+from nba.policy import streamed
 from nba.policy.allocate import allocate, trim
 from nba.policy.explore import (
     EpsilonGreedy,
@@ -22,6 +23,8 @@ from nba.policy.explore import (
     Uniform,
     choose,
 )
+from nba.policy.streamed import Cut
+from nba.serving.engines import ROWS
 
 K = 21  # twenty treatments and none
 CHANNEL = np.r_[-1, np.arange(K - 1) % 4]
@@ -177,9 +180,34 @@ def choice() -> list[Row]:
         assert is_eligible[np.arange(n), column].all()
         assert (p > 0).all()
         target = 1_000_000 if name == "choose.customers_per_s" else None
-        text = f"{policy.policy_id}, 20 treatments; draws given; best of 3, CPU"
+        text = (
+            f"{policy.policy_id}, 20 treatments; draws given; best of 3, CPU; one pass that no pipeline uses"
+        )
         out.append(row(name, n / min(times), "customers/s", target, ">=", n=n, conditions=text))
-    return out
+    return [*out, _batch_choice(estimate, is_eligible, use, draw)]
+
+
+def _batch_choice(estimate: Estimate, is_eligible: np.ndarray, use: np.ndarray, draw: np.ndarray) -> Row:
+    # As a batch does it: probabilities at the prices, cuts, the draw, and what trimming leaves for the log.
+    n, policy = len(draw), Softmax(0.05, 0.03)
+    cut = Cut.none(K, use.shape[1])._replace(
+        price=np.array([1.0, 2.0, 2.0, 0.0, 0.5]), after=np.full(K, 0.99)
+    )
+    times = []
+    for _ in range(3):
+        begun = time.process_time()
+        for start in range(0, n, ROWS):
+            rows = slice(start, start + ROWS)
+            own = Estimate(estimate.mean[rows], estimate.se[rows])
+            p = streamed.probabilities(policy, own, is_eligible[rows], use, cut)
+            column = draws.pick(p, draw[rows])
+            logged = streamed.thinned(p, cut.after)
+        times.append(time.process_time() - begun)
+    assert (logged[np.arange(len(column)), column] > 0).all()
+    text = f"{policy.policy_id}, 20 treatments; as batches do it, in parts; best of 3, CPU"
+    return row(
+        "choose.batch_customers_per_s", n / min(times), "customers/s", None, ">=", n=n, conditions=text
+    )
 
 
 SALTS, REPLAY_CUSTOMERS = 20_000, 20
