@@ -9,6 +9,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from nba.catalog import NONE, Catalog
+from nba.errors import listed
 
 Array = NDArray[np.float64]
 Whole = NDArray[np.int64]
@@ -29,15 +30,26 @@ def matrix(table: pa.Table, names: Sequence[str]) -> Array:
     Returns:
         Shape (n, p), C order.
 
+    Raises:
+        DataError: when features are not numbers, all of them named.
+
     Example:
         >>> matrix(pa.table({"f_a": [1.0, None]}), ["f_a", "f_b"]).tolist()
         [[1.0, nan], [nan, nan]]
     """
     out = np.full((table.num_rows, len(names)), np.nan)
+    faults = []
     for j, name in enumerate(names):
         if name in table.column_names:
-            values = table[name].cast(pa.float64()).to_numpy()
+            try:
+                values = table[name].cast(pa.float64()).to_numpy()
+            except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
+                faults.append(f"{name} holds {table.schema.field(name).type}; expected numbers")
+                continue
             out[:, j] = np.where(np.isinf(values), np.nan, values) if np.isinf(values).any() else values
+    if faults:
+        hint = "Make a 0/1 feature of each category, or leave them out."
+        raise listed(faults, "features are not numbers", hint)
     return out
 
 

@@ -1,6 +1,8 @@
 import numpy as np
 import pyarrow as pa
+import pytest
 
+from nba.errors import DataError
 from nba.models.inputs import Coding, feature_names, matrix
 
 # by hand
@@ -39,3 +41,11 @@ def test_matrix_by_name():
     )
     endless = pa.table({"f_a": [np.inf, 1.0, -np.inf]})
     np.testing.assert_array_equal(matrix(endless, ["f_a"]), [[np.nan], [1], [np.nan]])
+
+
+def test_features_that_are_no_numbers_are_all_named():
+    table = pa.table({"f_a": ["x", "y"], "f_b": [1, 2], "f_c": [[1], [2]], "f_d": [True, False]})
+    with pytest.raises(DataError, match=r"f_a holds string(.|\n)*f_c holds list") as error:
+        matrix(table, ["f_a", "f_b", "f_c", "f_d"])
+    assert "f_b" not in str(error.value)
+    assert matrix(table, ["f_d"]).tolist() == [[1], [0]]
