@@ -160,7 +160,7 @@ def _offers(snapshot: Snapshot) -> list[Feature]:
             slug = re.sub(r"\W+", "_", name.lower()).strip("_")
             slug = slug if slug not in taken else f"{slug}_{len(taken)}"
             taken.add(slug)
-            quoted = ", ".join("'" + one.replace("'", "''") + "'" for one in members[name])
+            quoted = ", ".join(map(_literal, members[name]))
             given = f"treatment_id in ({quoted})"
             if level == "action":
                 doc, sql = f"since the last decision for {name}", f"min(age) filter ({given})"
@@ -214,7 +214,7 @@ def _parts(snapshot: Snapshot, wanted: str) -> list[str]:
     )["customer_id"].to_pylist()
     n_parts = math.ceil(n / PART)
     first = sorted({some[len(some) * k // n_parts] for k in range(1, n_parts)}) if some else []
-    ends = ["'" + name.replace("'", "''") + "'" for name in first]
+    ends = [_literal(name) for name in first]
     above = ["", *(f" and customer_id >= {end}" for end in ends)]
     below = [*(f" and customer_id < {end}" for end in ends), ""]
     return [wanted + low + high for low, high in zip(above, below)]
@@ -255,6 +255,10 @@ def _settled(feature: Feature) -> str:
     return value if called <= _EXACT else f"round({value}, 6)"
 
 
+def _literal(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"
+
+
 def _with_age(rows: str) -> str:
     return re.sub(r"\{age:(\w+)\}", r"(epoch_us($at) - epoch_us(\1)) / 86400e6", rows)
 
@@ -291,7 +295,6 @@ def _text_attribute(snapshot: Snapshot, name: str, column: str) -> list[Feature]
         slug = re.sub(r"\W+", "_", value.lower()).strip("_") or "blank"
         slug = slug if slug not in taken else f"{slug}_{len(taken)}"
         taken.add(slug)
-        quoted = value.replace("'", "''")
-        flag = f"coalesce({column}::varchar = '{quoted}', false)"
+        flag = f"coalesce({column}::varchar = {_literal(value)}, false)"
         out.append(Feature(f"f_{name}_{slug}", "flag", f"is {value}", "customers", flag))
     return out
