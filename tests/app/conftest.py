@@ -10,11 +10,13 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
+from streamlit.testing.v1 import AppTest
 
 from nba import tables
 from nba.history import History
 from pipelines import overview
 
+HOME = Path(__file__).parents[2] / "app" / "Home.py"
 START = datetime(2026, 3, 2, 6, tzinfo=UTC)
 TOML = """
 [workspace]
@@ -469,3 +471,30 @@ def fresh(workspace: Path, tmp_path: Path) -> Callable[..., Path]:
         return shutil.copytree(workspace if filled else workspace.parent / "bare", tmp_path / "fresh")
 
     return copied
+
+
+@pytest.fixture
+def show(monkeypatch: pytest.MonkeyPatch) -> Callable[..., AppTest]:
+    """Open a page of the app on a workspace."""
+
+    def opened(root: Path, page: str = "overview", **query: str) -> AppTest:
+        monkeypatch.setenv("NBA_WORKSPACE", str(root))
+        app = AppTest.from_file(str(HOME), default_timeout=30)
+        for name, value in query.items():
+            app.query_params[name] = value
+        app.run()
+        return app if page == "overview" else app.switch_page(f"views/{page}.py").run()
+
+    return opened
+
+
+@pytest.fixture(scope="session")
+def words() -> Callable[[AppTest], str]:
+    """Gather all that a page says."""
+
+    def said(app: AppTest) -> str:
+        kinds = (app.title, app.subheader, app.markdown, app.caption, app.info, app.warning, app.error)
+        texts = [element.value for kind in kinds for element in kind]
+        return "\n".join([*texts, *(f"{m.label}: {m.value}" for m in app.metric)])
+
+    return said

@@ -1,15 +1,12 @@
 """Every page: shows its content, on an empty workspace, on a broken one, and after a change of a filter."""
 
-import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
-import pyarrow as pa
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from app import access, data, parts, report
+from app import access, data, report
 from app.data import STEP
 from app.messages import say
 from app.messages import words as catalogue
@@ -32,7 +29,6 @@ role = "guardrail"
 is_good = false
 margin = 0.02
 """
-HOME = Path(__file__).parents[2] / "app" / "Home.py"
 PAGES = {
     "overview": ("summary_batches", "Incremental value of policy"),
     "experiments": ("summary_effects", "Each arm against holdout"),
@@ -46,35 +42,13 @@ PAGES = {
 }
 
 
-@pytest.fixture
-def show(monkeypatch: pytest.MonkeyPatch) -> Callable[..., AppTest]:
-    """Open a page of the app on a workspace."""
-
-    def opened(root: Path, page: str = "overview", **query: str) -> AppTest:
-        monkeypatch.setenv("NBA_WORKSPACE", str(root))
-        app = AppTest.from_file(str(HOME), default_timeout=30)
-        for name, value in query.items():
-            app.query_params[name] = value
-        app.run()
-        return app if page == "overview" else app.switch_page(f"views/{page}.py").run()
-
-    return opened
-
-
-def words(app: AppTest) -> str:
-    """All that a page says."""
-    kinds = (app.title, app.subheader, app.markdown, app.caption, app.info, app.warning, app.error)
-    texts = [element.value for kind in kinds for element in kind]
-    return "\n".join([*texts, *(f"{m.label}: {m.value}" for m in app.metric)])
-
-
 def figures(app: AppTest) -> int:
     """How many figures a page shows."""
     return len(app.get("plotly_chart"))
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_page_shows_its_content(show, workspace, page) -> None:
+def test_page_shows_its_content(show, workspace, page, words) -> None:
     app = show(workspace, page)
     assert not app.exception
     assert not app.error
@@ -84,7 +58,7 @@ def test_page_shows_its_content(show, workspace, page) -> None:
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_page_on_an_empty_workspace_names_the_command(show, fresh, page) -> None:
+def test_page_on_an_empty_workspace_names_the_command(show, fresh, page, words) -> None:
     root = fresh(filled=False)
     app = show(root, page)
     assert not app.exception
@@ -95,7 +69,7 @@ def test_page_on_an_empty_workspace_names_the_command(show, fresh, page) -> None
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_page_survives_a_broken_table(show, fresh, page) -> None:
+def test_page_survives_a_broken_table(show, fresh, page, words) -> None:
     root = fresh()
     for path in History.read(root).paths(PAGES[page][0]):
         Path(path).write_bytes(b"not parquet")
@@ -119,13 +93,13 @@ def test_page_survives_a_broken_list_of_tables_and_broken_settings(show, fresh) 
     assert "unknown key" in app.error[0].value
 
 
-def test_no_workspace_says_how_to_make_one(show, tmp_path) -> None:
+def test_no_workspace_says_how_to_make_one(show, tmp_path, words) -> None:
     app = show(tmp_path / "nowhere")
     assert not app.exception
     assert "nba demo" in words(app)
 
 
-def test_overview_tells_the_tables_numbers(show, workspace) -> None:
+def test_overview_tells_the_tables_numbers(show, workspace, words) -> None:
     app = show(workspace)
     history = History.read(workspace)
     (row,) = history.sql(
@@ -148,7 +122,7 @@ def test_overview_tells_the_tables_numbers(show, workspace) -> None:
     assert "1 of 4 batches still have open reward windows" in text
 
 
-def test_experiment_says_what_is_known_and_its_verdict(show, workspace) -> None:
+def test_experiment_says_what_is_known_and_its_verdict(show, workspace, words) -> None:
     text = words(show(workspace, "experiments"))
     assert "**policy**: 8\\.50 EUR against" not in text  # our own numbers are not escaped
     assert "**policy**: 8.50 EUR against 6.00 EUR in holdout: a difference of **+2.50 EUR**" in text
@@ -158,7 +132,7 @@ def test_experiment_says_what_is_known_and_its_verdict(show, workspace) -> None:
     assert "**random** against holdout: **Keep running**" in text
 
 
-def test_with_a_planned_end_effects_have_the_interval_of_one_reading(show, fresh) -> None:
+def test_with_a_planned_end_effects_have_the_interval_of_one_reading(show, fresh, words) -> None:
     root = fresh()
     history = History.read(root)
     rows = [row | {"ends_at": row["matured_at"]} for row in history.table("readouts").to_pylist()]
@@ -168,7 +142,7 @@ def test_with_a_planned_end_effects_have_the_interval_of_one_reading(show, fresh
     assert any("p_value" in frame.value.columns for frame in app.dataframe)
 
 
-def test_guardrails_are_shown_on_the_days_of_their_limit(show, fresh) -> None:
+def test_guardrails_are_shown_on_the_days_of_their_limit(show, fresh, words) -> None:
     root = fresh()
     with (root / "nba.toml").open("a", encoding="utf-8") as file:
         file.write(GUARD)
@@ -190,7 +164,7 @@ def test_guardrails_are_shown_on_the_days_of_their_limit(show, fresh) -> None:
     assert "<td class=text>not yet shown</td>" in text
 
 
-def test_changing_the_metric_changes_sentence_and_table(show, workspace) -> None:
+def test_changing_the_metric_changes_sentence_and_table(show, workspace, words) -> None:
     app = show(workspace, "experiments")
     app.segmented_control(key="metric").set_value("orders").run()
     assert not app.exception
@@ -250,7 +224,7 @@ def test_changing_channel_to_action_and_arm(show, workspace) -> None:
     assert len(set(app.dataframe[0].value["arm"])) == 3
 
 
-def test_policy_tells_the_tables_numbers(show, workspace) -> None:
+def test_policy_tells_the_tables_numbers(show, workspace, words) -> None:
     history = History.read(workspace)
     app = show(workspace, "policy", view="arbitration")
     shown = app.dataframe[0].value.set_index("treatment_id")
@@ -265,7 +239,7 @@ def test_policy_tells_the_tables_numbers(show, workspace) -> None:
     assert app.dataframe[0].value["value"].tolist() == [3.1, 3.1, 2.2, 2.2]
 
 
-def test_the_scenario_planner_tells_what_the_library_says(show, workspace) -> None:
+def test_the_scenario_planner_tells_what_the_library_says(show, workspace, words) -> None:
     app = show(workspace, "policy", view="scenario")
     assert not app.error
     shown = {m.label: m.value for m in app.metric}
@@ -292,7 +266,7 @@ def test_the_scenario_planner_tells_what_the_library_says(show, workspace) -> No
         assert row == pytest.approx(of_whole)
 
 
-def test_a_sample_that_does_not_say_for_whom_it_stands_asks_for_a_new_one(show, fresh) -> None:
+def test_a_sample_that_does_not_say_for_whom_it_stands_asks_for_a_new_one(show, fresh, words) -> None:
     root = fresh()
     history = History.read(root)
     old = history.table("summary_candidates").drop_columns(["stands_for", "spent_today"])
@@ -302,7 +276,7 @@ def test_a_sample_that_does_not_say_for_whom_it_stands_asks_for_a_new_one(show, 
     assert "nba overview" in words(app)
 
 
-def test_a_decision_tells_the_tables_numbers(show, workspace) -> None:
+def test_a_decision_tells_the_tables_numbers(show, workspace, words) -> None:
     history = History.read(workspace)
     (row,) = history.sql(
         "from decisions where arm = 'policy' and batch_id = 'b2' and treatment_id <> 'none' limit 1"
@@ -322,14 +296,14 @@ def test_a_decision_tells_the_tables_numbers(show, workspace) -> None:
     assert "No decision was made for nobody" in words(app)
 
 
-def test_without_the_model_that_decided_the_reasons_say_so(show, workspace) -> None:
+def test_without_the_model_that_decided_the_reasons_say_so(show, workspace, words) -> None:
     app = show(workspace, "decision", customer="c1")
     app.button(key="why").click().run()
     assert not app.exception
     assert say("why.gone") in words(app)
 
 
-def test_personal_data_are_shown_only_to_the_role(show, fresh) -> None:
+def test_personal_data_are_shown_only_to_the_role(show, fresh, words) -> None:
     root = fresh()
     hidden = show(root, "decision", customer="c1")
     features = hidden.dataframe[-1].value
@@ -342,7 +316,7 @@ def test_personal_data_are_shown_only_to_the_role(show, fresh) -> None:
     assert "acquisition store" in shown.dataframe[-1].value["feature"].tolist()
 
 
-def test_who_must_sign_in_sees_nothing_before(show, fresh) -> None:
+def test_who_must_sign_in_sees_nothing_before(show, fresh, words) -> None:
     root = fresh()
     with (root / "nba.toml").open("a", encoding="utf-8") as file:
         file.write("\n[app]\nsign_in = true\n")
@@ -370,7 +344,7 @@ def test_who_must_sign_in_sees_nothing_before(show, fresh) -> None:
     ],
 )
 def test_whoever_signs_in_has_the_role_of_the_address(
-    show, fresh, monkeypatch, user, said, is_in, sees
+    show, fresh, monkeypatch, user, said, is_in, sees, words
 ) -> None:
     root = fresh()
     with (root / "nba.toml").open("a", encoding="utf-8") as file:
@@ -408,7 +382,7 @@ def test_data_health_tells_the_tables_numbers(show, workspace) -> None:
     assert reach["share"]["sms"] == 0.5
 
 
-def test_nights_and_their_checks_are_shown_and_a_failed_one_is_urgent(show, fresh, recorded) -> None:
+def test_nights_and_their_checks_are_shown_and_a_failed_one_is_urgent(show, fresh, recorded, words) -> None:
     root = fresh()
     app = show(root, "health", view="runs")
     assert "**1** of 2 checks need a look" in words(app)
@@ -437,7 +411,7 @@ def test_a_model_card_is_shown_and_nothing_in_it_acts(show, workspace) -> None:
     assert "0.0777" not in card
 
 
-def test_models_tell_the_tables_numbers(show, workspace) -> None:
+def test_models_tell_the_tables_numbers(show, workspace, words) -> None:
     app = show(workspace, "models")
     shown = {m.label: m.value for m in app.metric}
     assert shown["Sorting responders (AUC)"] == "0.710"
@@ -477,7 +451,7 @@ def test_changing_the_method_and_the_part_filters_credits(show, workspace) -> No
     assert app.dataframe[-1].value["credit"].sum() == pytest.approx(whole / 2)
 
 
-def test_where_credit_and_cause_disagree_the_page_says_so(show, workspace) -> None:
+def test_where_credit_and_cause_disagree_the_page_says_so(show, workspace, words) -> None:
     app = show(workspace, "attribution", view="cause")
     assert "1 credits disagree" in app.warning[0].value
     assert "credits email with 300.00 EUR; contact caused 120.00 EUR" in words(app)
@@ -485,7 +459,7 @@ def test_where_credit_and_cause_disagree_the_page_says_so(show, workspace) -> No
     assert caused["incremental"].tolist() == [120.0, 120.0]  # of the whole period only
 
 
-def test_switching_the_workspace_and_back(show, workspace) -> None:
+def test_switching_the_workspace_and_back(show, workspace, words) -> None:
     app = show(workspace)
     app.selectbox(key="workspace").set_value("bare").run()
     assert not app.exception
@@ -494,14 +468,14 @@ def test_switching_the_workspace_and_back(show, workspace) -> None:
     assert "Incremental value of policy" in words(app)
 
 
-def test_a_link_names_a_workspace_beside_the_first_and_no_other(show, workspace) -> None:
+def test_a_link_names_a_workspace_beside_the_first_and_no_other(show, workspace, words) -> None:
     assert say("empty.title") in words(show(workspace, workspace="bare"))
     elsewhere = show(workspace, workspace="../../etc")
     assert not elsewhere.exception
     assert elsewhere.selectbox(key="workspace").value == "shop"
 
 
-def test_attribution_says_which_contacts_it_cannot_judge(show, fresh) -> None:
+def test_attribution_says_which_contacts_it_cannot_judge(show, fresh, words) -> None:
     root = fresh()
     row = {"level": "channel", "item": "email", "period": "all", "n": 9, "source": "combined"}
     left = "1,216 of 2,637 contacts had too little chance of none"
@@ -520,7 +494,7 @@ def test_attribution_says_which_contacts_it_cannot_judge(show, fresh) -> None:
     assert "email: 1.216 de 2.637 contactos tenían" in spanish
 
 
-def test_a_changed_workspace_says_that_the_page_is_old(show, fresh) -> None:
+def test_a_changed_workspace_says_that_the_page_is_old(show, fresh, words) -> None:
     root = fresh()
     assert "has changed since" not in words(show(root))
     history = History.read(root)
@@ -531,7 +505,7 @@ def test_a_changed_workspace_says_that_the_page_is_old(show, fresh) -> None:
     assert words(show(root, "models")).count("has changed since") == 1
 
 
-def test_uneven_arms_raise_an_alert(show, fresh) -> None:
+def test_uneven_arms_raise_an_alert(show, fresh, words) -> None:
     root = fresh()
     history = History.read(root)
     rows = history.table("summary_arms").to_pylist()
@@ -558,7 +532,7 @@ def test_several_experiments_are_chosen_one_at_a_time(show, fresh) -> None:
     assert len(effects) == 2
 
 
-def test_what_comes_from_data_is_not_markup(show, fresh) -> None:
+def test_what_comes_from_data_is_not_markup(show, fresh, words) -> None:
     root = fresh()
     history = History.read(root)
     rows = history.table("summary_effects").to_pylist()
@@ -570,99 +544,11 @@ def test_what_comes_from_data_is_not_markup(show, fresh) -> None:
     assert "](javascript" not in words(app)
 
 
-@pytest.fixture(scope="module")
-def hostile(workspace: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The workspace with names in its data that are formulas, HTML and Markdown."""
-    root = shutil.copytree(workspace, tmp_path_factory.mktemp("hostile") / "shop")
-    history = History.read(root)
-    made = {}
-    for name, columns in HOSTILE.items():
-        rows = history.table(name).to_pylist()
-        changed = [
-            row | {c: f"{NASTY}{row[c]}" for c in columns if row[c] not in KEPT}
-            if row.get("measure", "path") == "path"
-            else row
-            for row in rows
-        ]
-        made[name] = tables.BY_NAME[name].build(changed)
-    history.commit(replace=made)
-    return root
-
-
-NASTY = "=1+1<b>[x](javascript:alert(1))"
-KEPT = ("all", "none", None)
-HOSTILE = {
-    "summary_segments": ("segment", "action_id"),
-    "summary_mix": ("treatment_id", "action_id"),
-    "summary_arbitration": ("treatment_id",),
-    "summary_removed": ("treatment_id", "reason"),
-    "summary_credit_parts": ("treatment_id", "audience", "campaign"),
-    "path_statistics": ("item",),
-    "clv_groups": ("item",),
-    "value_finder": ("segment",),
-    "summary_sources": ("source",),
-    "summary_quarantine": ("source", "reason"),
-    "summary_importance": ("feature",),
-    "summary_checks": ("subject",),
-    "summary_alerts": ("subject",),
-    "summary_examples": ("treatment_id",),
-    "choices": ("treatment_id",),
-    "decisions": ("treatment_id", "policy_id"),
-    "looks": ("arm",),
-    "readouts": ("reason",),
-}
-
-
-def strings(spec: object, name: str = "") -> list[str]:
-    """All texts of a figure but the templates of its hover boxes."""
-    if isinstance(spec, str):
-        return [] if name in ("hovertemplate", "texttemplate") else [spec]
-    pairs = spec.items() if isinstance(spec, dict) else [(name, x) for x in spec or ()] \
-        if isinstance(spec, list) else []  # fmt: skip
-    return [text for key, part in pairs for text in strings(part, key)]
-
-
-VIEWED = [(page, "") for page in PAGES] + [("clv", "groups"), ("models", "why"), ("attribution", "paths")]
-
-
-@pytest.mark.parametrize(("page", "view"), VIEWED)
-def test_names_in_data_never_act(show, hostile, page, view) -> None:
-    app = show(hostile, page, **({"view": view} if view else {}))
-    assert not app.exception
-    assert not app.error
-    assert "[x](" not in words(app)
-    for chart in app.get("plotly_chart"):
-        assert not [text for text in strings(json.loads(chart.proto.spec)) if "<b>" in text]
-
-
-def test_a_download_holds_no_formula_and_numbers_as_they_are() -> None:
-    given = pa.table({"name": ["=1+1", "@x", "-2", "plain", None], "n": [-1.0, 2.0, 3.0, 4.0, 5.0]})
-    lines = parts._csv(given).decode().splitlines()
-    assert lines[1:4] == ['"\'=1+1",-1', '"\'@x",2', '"\'-2",3']
-    assert lines[4] == '"plain",4'
-
-
-def test_the_report_of_an_experiment_holds_data_as_text(show, workspace, monkeypatch) -> None:
-    bad = "</script><img src=x onerror=alert(1)>"
-    reader = data.read(workspace)
-    rows, looks = (
-        [row | {"arm": bad} if row["arm"] == "policy" else row for row in reader.rows(name)]
-        for name in ("summary_effects", "looks")
-    )
-    found = {"summary_effects": tables.SUMMARY_EFFECTS.build(rows), "looks": tables.LOOKS.build(looks)}
-    monkeypatch.setattr(data.Reader, "table", lambda _, name: found.get(name, tables.READOUTS.empty()))
-    monkeypatch.setattr(data.Reader, "moment", lambda *_: None)
-    text = report.build(reader, "policy")
-    assert "onerror" in text
-    assert bad not in text
-    assert "<img" not in text
-
-
 # laws
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_page_speaks_spanish_only(show, workspace, page) -> None:
+def test_page_speaks_spanish_only(show, workspace, page, words) -> None:
     app = show(workspace, page, lang="es")
     assert not app.exception
     assert not app.error
