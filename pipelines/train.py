@@ -2,7 +2,7 @@
 
 import tempfile
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from nba.errors import DataError, MissingError
 from nba.features import examples as snapshot_examples
 from nba.features import table as features
 from nba.history import History
-from nba.models import card, compare, explain, snapshots, tuning, wording
+from nba.models import card, compare, explain, latest, snapshots, tuning, wording
 from nba.models.scorer import Report, Scorer
 from nba.settings import Models, Settings
 from pipelines.progress import Progress, silent
@@ -136,6 +136,8 @@ def train(
         if known is not None and known[1].get("model_id") == scorer.model_id:
             step(2)
             return _report(scorer, known[0], name, is_new=False)
+    later = latest.judge(rows, catalog, chosen, seed, config.reward.window_days)
+    scorer = replace(scorer, report=replace(scorer.report, metrics=scorer.report.metrics | later))
     comparison = None
     if compared:
         heard = _told(progress, asked, "effects")
@@ -410,12 +412,16 @@ def _report(
         "log_loss": "log loss",
         "log_loss_constant": "log loss of the base rate",
         "ece": "calibration error (ECE)",
+        "latest_log_loss": "log loss of the latest decisions, by a model of earlier ones",
+        "latest_ece": "calibration error of the same",
         "qini": "Qini coefficient",
         "qini_lower": "Qini, lower 95%",
         "qini_upper": "Qini, upper 95%",
         "uplift_spread": "spread of the uplift (standard deviation)",
     }
-    rows = [{"measure": text, "value": scorer.report.metrics.get(name)} for name, text in wanted.items()]
+    known = scorer.report.metrics
+    wanted = {k: text for k, text in wanted.items() if k in known or not k.startswith("latest_")}
+    rows: list[dict[str, Any]] = [{"measure": text, "value": known.get(k)} for k, text in wanted.items()]
     rows.append({"measure": "alias", "value": alias})
     policy_id = f"{registered.name}@{registered.version}"
     return TrainReport(policy_id, scorer.model_id, alias, is_new, rows, scorer.report, comparison)

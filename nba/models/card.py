@@ -52,6 +52,7 @@ def card(
         *(_effect(row) for row in scorer.report.tables["effects"].to_pylist()),
         "## Measures, on customers that the model had not seen",
         *_measures(measured),
+        *_latest(measured),
         f"- Qini coefficient (scikit-uplift's definition): {qini[0]:.4f}, 95% {qini[1]:.4f} to {qini[2]:.4f}",
         *(
             _compared(comparison)
@@ -99,6 +100,20 @@ def _measures(measured: Mapping[str, float]) -> list[str]:
         f"- {text}: {measured[name]:.4f}{more.get(name, '')}"
         for name, text in _MEASURES.items()
         if name in measured
+    ]
+
+
+def _latest(measured: Mapping[str, float]) -> list[str]:
+    if "latest_log_loss" not in measured:
+        return ["- Later decisions: unknown; too few to fit a model that ends before the latest of them."]
+    loss, constant, ece, noise, slope, n = (
+        measured.get(f"latest_{name}", float("nan"))
+        for name in ("log_loss", "log_loss_constant", "ece", "ece_of_noise", "calibration_slope", "n")
+    )
+    return [
+        f"- The latest {n:,.0f} decisions, by a model of those that had closed before: log loss {loss:.4f}"
+        f" (base rate {constant:.4f}), ECE {ece:.4f} (by chance {noise:.4f}), calibration slope"
+        f" {_number(slope)}"
     ]
 
 

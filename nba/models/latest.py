@@ -1,0 +1,103 @@
+"""How the response model does on what comes later: the latest decisions, by a model of the earlier ones.
+
+The scorer's own measures are of customers that it had not seen, at times that it had. A response model also
+meets times that it has not seen; this judges that, with one more fit.
+"""
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
+
+from nba import metrics
+from nba.catalog import Catalog
+from nba.models import crossfit, inputs, response, scorer
+from nba.models.inputs import Coding
+from nba.models.response import CrossFitted, Response
+from nba.settings import Models
+
+Array = NDArray[np.float64]
+Whole = NDArray[np.int64]
+
+SHARE = 0.2  # of the decisions, the latest
+_FOLDS = 5  # of customers; one calibrates
+_MOST = 50_000  # late decisions that are judged; a sample of more
+_TOLD = ("log_loss", "log_loss_constant", "ece", "ece_of_noise", "calibration_slope", "n")
+
+
+def judge(
+    examples: pa.Table, catalog: Catalog, settings: Models, seed: int, window_days: float
+) -> dict[str, float]:
+    """Measure chances of a response in the latest fifth of the decisions by a model that ends before them.
+
+    The model is the served one's kind and capacity, fitted to decisions whose outcome had closed before the
+    first of the latest was made, four fifths of the customers; the others calibrate it and give the rates of
+    treatments.
+
+    Args:
+        examples: The `examples` table.
+        catalog: Fixes the treatments.
+        settings: Capacity and the half-life of examples.
+        seed: Of folds and trees.
+        window_days: Days until an outcome closes.
+
+    Returns:
+        `latest_log_loss`, `latest_log_loss_constant` (of the latest's own base rate), `latest_ece`,
+        `latest_ece_of_noise`, `latest_calibration_slope`, `latest_n`, without what is unknown; empty where
+        either part has too few decisions or responses.
+    """
+    coding = Coding.of(catalog)
+    column = coding.columns(examples["treatment_id"].to_pylist())
+    usable = column >= 0
+    if "weight" in examples.column_names:  # outcomes that are only partly known count for less than 1
+        usable &= examples["weight"].fill_null(1.0).to_numpy() == 1.0
+    rows, column = examples.filter(pa.array(usable)), column[usable]
+    if not rows.num_rows:
+        return {}
+    day = rows["as_of"].cast(pa.int64()).to_numpy() / 86400e6
+    start = np.sort(day)[int((1 - SHARE) * len(day))]
+    early = np.flatnonzero((day < start) & (day + window_days <= start))
+    late = np.flatnonzero(day >= start)
+    y = rows["is_response"].to_numpy().astype(float)
+    if response.check_responses(y[early]) or response.check_responses(y[late]):
+        return {}
+    rng = np.random.default_rng(seed)
+    if len(late) > _MOST:
+        late = np.sort(rng.choice(late, _MOST, replace=False))
+    kept = scorer.thin(column[early], rng)
+    early = early[kept.rows]
+    with threadpool_limits(limits=1, user_api="blas"):
+        p = _fit_predict(rows, column, (early, kept.weight), late, coding, settings, seed)
+    found = metrics.classification(y[late], p)
+    return {f"latest_{name}": found[name] for name in _TOLD if np.isfinite(found[name])}
+
+
+def _fit_predict(
+    rows: pa.Table,
+    column: Whole,
+    known: tuple[Whole, Array],
+    late: Whole,
+    coding: Coding,
+    settings: Models,
+    seed: int,
+) -> Array:
+    early, weight = known
+    past = rows.take(pa.array(early))
+    names, codes, got = inputs.feature_names(rows), coding.codes(), column[early]
+    X, y = inputs.matrix(past, names), past["is_response"].to_numpy().astype(float)
+    weight = weight * scorer.age_weight(past, settings.half_life_days)
+    params = response.parameters(settings, seed)
+    if settings.monotone:
+        params["monotone_constraints"] = response.signs((*names, *coding.names), settings)
+    held = crossfit.folds(past["customer_id"], _FOLDS, seed) == 0
+    full = np.hstack([X, codes[got]])
+    booster = response.Plan(full, y, weight, params, settings.trees).grow(np.flatnonzero(~held))
+    score = response.raw(booster, full[held])
+    model = Response(booster, X.shape[1], *response.calibrate(score, y[held], weight[held]))
+    p = model.calibrated(score)
+    one_fold = np.zeros(len(p), dtype=np.int64)
+    rated = response.with_rates(
+        CrossFitted(model, p, p, p), got[held], y[held], weight[held], one_fold, coding
+    )
+    chances = model.predict(inputs.matrix(rows.take(pa.array(late)), names), codes)
+    return np.asarray(rated.model.at_rates(chances, coding)[np.arange(len(late)), column[late]])
