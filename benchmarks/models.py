@@ -19,16 +19,21 @@ from typing import Any
 import lightgbm as lgb
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 from scipy.special import expit
 from sklearn.model_selection import StratifiedKFold
 
 from benchmarks.record import Row, peer_python, row
 from nba import metrics, targeting
+from nba.catalog import Action, Catalog, Treatment
 from nba.models.ensemble import UpliftEnsemble
+from nba.models.scorer import Scorer
+from nba.settings import Models
 
 DATA = Path(os.environ.get("NBA_DATA", Path(__file__).parents[2] / "shared" / "data"))
 CACHE = Path(os.environ.get("NBA_BENCH_CACHE", tempfile.gettempdir())) / "nba-peers"
 PEER_SEEDS = int(os.environ.get("NBA_PEER_SEEDS", "10"))
+SERVED_WORLDS = int(os.environ.get("NBA_SERVED_WORLDS", "20"))
 BASE: dict[str, Any] = {
     "n_estimators": 100, "learning_rate": 0.05, "num_leaves": 15, "min_child_samples": 200, "n_jobs": 1,
     "verbosity": -1,
@@ -323,6 +328,44 @@ def coverage() -> list[Row]:
     ]  # fmt: skip
 
 
+def served() -> list[Row]:
+    """How often the served model's 90% intervals of single customers' effects hold the truth."""
+    channels = ("email", "sms", "push")
+    actions = (Action("offer", "sales", "all", "Offer", margin=10.0),)
+    catalog = Catalog(actions, tuple(Treatment(f"offer_{c}", "offer", c, 0.1) for c in channels))
+    within: list[float] = []
+    for seed in range(SERVED_WORLDS):
+        drawn, new = world(2000 + seed, 12_000, strength=2.0), world(3000 + seed, 2_000, strength=2.0)
+        scorer = Scorer.fit(_examples(drawn, catalog), catalog, Models(), seed)
+        found = scorer.scores(_examples(new, catalog))
+        within.append(
+            float(
+                (np.abs(found.uplift - (new.chance - new.chance[:, :1])) <= 1.645 * found.uplift_se)[
+                    :, 1:
+                ].mean()
+            )
+        )
+    said = (
+        "uplift of a new customer within 1.645 uplift_se of the truth, three treatments, trials of 12,000;"
+        f" by world from {min(within):.2f} to {max(within):.2f}"
+    )
+    more = {"n": 2_000, "seeds": SERVED_WORLDS, "conditions": said}
+    return [row("uplift.coverage90_served", np.mean(within), "", None, "in", **more)]
+
+
+def _examples(drawn: World, catalog: Catalog) -> pa.Table:
+    # A trial as the table that a scorer is fitted on: one decision per customer.
+    n = len(drawn.y)
+    data = {
+        "customer_id": [f"c{i}" for i in range(n)],
+        "as_of": pa.array(np.full(n, np.datetime64("2026-01-05", "us")), pa.timestamp("us", tz="UTC")),
+        "treatment_id": [catalog.treatment_ids[k] for k in drawn.arm],
+        "is_response": drawn.y > 0,
+        "reward": drawn.y * 10.0 - catalog.cost[drawn.arm],
+    }
+    return pa.table(data | {f"f_x{j}": column for j, column in enumerate(drawn.X.T)})
+
+
 def cpu() -> list[Row]:
     """CPU time of the default pipeline, fit and predict, against a LightGBM T-learner and CausalForestDML."""
     X, frame = hillstrom_arrays()
@@ -397,6 +440,7 @@ BENCHMARKS: dict[str, Any] = {
     "uplift.synthetic": synthetic,
     "uplift.permuted": permuted,
     "uplift.coverage": coverage,
+    "uplift.served": served,
     "uplift.cpu": cpu,
     "uplift.big": big,
 }
