@@ -4,6 +4,8 @@ The scorer's own measures are of customers that it had not seen, at times that i
 meets times that it has not seen; this judges that, with one more fit.
 """
 
+from typing import NamedTuple
+
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
@@ -23,6 +25,20 @@ SHARE = 0.2  # of the decisions, the latest
 _FOLDS = 5  # of customers; one calibrates
 _MOST = 50_000  # late decisions that are judged; a sample of more
 _TOLD = ("log_loss", "log_loss_constant", "ece", "ece_of_noise", "calibration_slope", "n")
+
+
+class Early(NamedTuple):
+    """What the judging model knows.
+
+    Attributes:
+        rows: Numbers of the rows, sorted, shape (m,).
+        held: Those of customers that calibrate instead of growing trees, shape (m,).
+        weight: Shape (m,).
+    """
+
+    rows: Whole
+    held: NDArray[np.bool_]
+    weight: Array
 
 
 def judge(
@@ -66,8 +82,11 @@ def judge(
         late = np.sort(rng.choice(late, _MOST, replace=False))
     kept = scorer.thin(column[early], rng)
     early = early[kept.rows]
+    held = crossfit.folds(rows["customer_id"].take(pa.array(early)), _FOLDS, seed) == 0
+    if not held.any() or response.check_responses(y[early[~held]]):
+        return {}
     with threadpool_limits(limits=1, user_api="blas"):
-        p = _fit_predict(rows, column, (early, kept.weight), late, coding, settings, seed)
+        p = _fit_predict(rows, column, Early(early, held, kept.weight), late, coding, settings, seed)
     found = metrics.classification(y[late], p)
     return {f"latest_{name}": found[name] for name in _TOLD if np.isfinite(found[name])}
 
@@ -75,21 +94,19 @@ def judge(
 def _fit_predict(
     rows: pa.Table,
     column: Whole,
-    known: tuple[Whole, Array],
+    early: Early,
     late: Whole,
     coding: Coding,
     settings: Models,
     seed: int,
 ) -> Array:
-    early, weight = known
-    past = rows.take(pa.array(early))
-    names, codes, got = inputs.feature_names(rows), coding.codes(), column[early]
+    past, held = rows.take(pa.array(early.rows)), early.held
+    names, codes, got = inputs.feature_names(rows), coding.codes(), column[early.rows]
     X, y = inputs.matrix(past, names), past["is_response"].to_numpy().astype(float)
-    weight = weight * scorer.age_weight(past, settings.half_life_days)
+    weight = early.weight * scorer.age_weight(past, settings.half_life_days)
     params = response.parameters(settings, seed)
     if settings.monotone:
         params["monotone_constraints"] = response.signs((*names, *coding.names), settings)
-    held = crossfit.folds(past["customer_id"], _FOLDS, seed) == 0
     full = np.hstack([X, codes[got]])
     booster = response.Plan(full, y, weight, params, settings.trees).grow(np.flatnonzero(~held))
     score = response.raw(booster, full[held])

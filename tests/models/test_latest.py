@@ -26,6 +26,14 @@ def test_nothing_is_said_where_nothing_came_before(varied, catalog, quick):
     assert latest.judge(some.slice(0, 0), catalog, quick, 0, window_days=7.0) == {}
 
 
+def test_nothing_is_said_where_no_customer_is_left_to_calibrate_on(varied, catalog, quick):
+    some = varied.examples.slice(0, 3000)
+    for customer in ("c0", "c1", "c4"):  # of one fold, whichever it is
+        at = some.schema.get_field_index("customer_id")
+        one = some.set_column(at, "customer_id", pa.array([customer] * some.num_rows))
+        assert latest.judge(one, catalog, quick, 0, window_days=7.0) == {}
+
+
 # recovery
 
 
