@@ -15,7 +15,7 @@ from hypothesis import settings as hypothesis
 from hypothesis import strategies as st
 
 import pipelines
-from nba import settings
+from nba import settings, tables
 from nba.errors import MissingError, NbaError, SettingsError
 from nba.histories import staging, unify
 from nba.histories.simulated import World
@@ -97,9 +97,9 @@ def files(workspace: Path) -> dict[str, bytes]:
 def test_all_tables_come_in_one_commit(workspace: Path) -> None:
     report = ingest.ingest(workspace)
     assert (report.version, report.is_changed) == (1, True)
-    tables = content(workspace)
-    assert set(tables) == {*unify.NAMES, "ingested"}
-    assert [len(tables[name]) for name in unify.NAMES] == [
+    found = content(workspace)
+    assert set(found) == {*unify.NAMES, "ingested"}
+    assert [len(found[name]) for name in unify.NAMES] == [
         *(3, 0, 6, 2, 2, 0, 1, len(report.quality), 0, 0, 0, 0)
     ]
     assert report.rows[1] | {"days_behind": 0} == {
@@ -111,11 +111,11 @@ def test_all_tables_come_in_one_commit(workspace: Path) -> None:
 
 def test_again_changes_nothing(workspace: Path) -> None:
     ingest.ingest(workspace)
-    before, tables = files(workspace), content(workspace)
+    before, found = files(workspace), content(workspace)
     report = ingest.ingest(workspace)
     assert (report.version, report.is_changed) == (1, False)
     assert files(workspace) == before
-    assert all(table.equals(tables[name]) for name, table in content(workspace).items())
+    assert all(table.equals(found[name]) for name, table in content(workspace).items())
 
 
 def alike(one: History, other: History) -> None:
@@ -217,6 +217,48 @@ def test_what_is_told_of_a_customer_outlives_its_merge(workspace: Path) -> None:
     alike(after, rebuilt(workspace, index))
     ana = next(row for row in after.table("customers").to_pylist() if row["external_id"] == "C1")
     assert (ana["can_email"], ana["can_sms"], ana["a_wish"]) == (True, True, "tea")
+
+
+@pytest.mark.parametrize(("since", "goes_on"), [("2024-06-01", "visitor"), ("2025-06-01", "ana")])
+def test_decisions_and_arm_survive_whichever_of_two_customers_is_the_older(
+    workspace: Path, since: str, goes_on: str
+) -> None:
+    visit = {"cookie": "ck-0009", "ts": since, "type": "view", "mail": None}
+    (workspace / "sources" / "web_1.jsonl").write_text(json.dumps(visit) + "\n")
+    ingest.ingest(workspace)
+    history, at = History.read(workspace), datetime(2026, 2, 1, tzinfo=UTC)
+    people = {
+        "ana": "select customer_id as who from customers where external_id = 'C1'",
+        "visitor": "select customer_id as who from events where occurred_at < date '2026-01-01'",
+    }
+    ids = {name: history.sql(query)["who"][0].as_py() for name, query in people.items()}
+    decided = {
+        "decision_id": "d1", "batch_id": "b1", "customer_id": ids["ana"], "treatment_id": "sale_email",
+        "channel": "email", "decided_at": at, "p_action": 0.5, "policy_id": "p", "reason": "",
+        "config_hash": "x", "valid_until": at, "experiment_id": "policy", "arm": "holdout",
+    }  # fmt: skip
+    assigned = {"experiment_id": "policy", "customer_id": ids["ana"], "arm": "holdout", "p_arm": 0.5}
+    history.commit(
+        append={
+            "decisions": tables.DECISIONS.build([decided]),
+            "assignments": tables.ASSIGNMENTS.build([{**assigned, "assigned_at": at}]),
+        }
+    )
+    login = {"cookie": "ck-0009", "ts": "2026-02-09", "type": "view", "mail": "ana@shop.es"}
+    (workspace / "sources" / "web_2.jsonl").write_text(json.dumps(login) + "\n")
+    index = (workspace / "tables" / "history.json").read_text()
+    ingest.ingest(workspace)
+    for after in (History.read(workspace), rebuilt(workspace, index)):
+        kept = ids[goes_on]
+        told = [(r["alias_id"], r["customer_id"]) for r in after.table("aliases").to_pylist()]
+        assert told == [(who, kept) for name, who in ids.items() if name != goes_on]
+        with after.as_of(datetime(2026, 3, 1, tzinfo=UTC)) as snapshot:
+            assert snapshot.sql(
+                "select external_id as e from customers where customer_id = $id", {"id": kept}
+            )["e"].to_pylist() == ["C1"]
+            for name in ("decisions", "assignments"):
+                rows = snapshot.table(name).to_pylist()
+                assert [(row["customer_id"], row["arm"]) for row in rows] == [(kept, "holdout")]
 
 
 def test_corrected_rows_and_changed_files_rebuild(workspace: Path) -> None:
