@@ -15,6 +15,7 @@ import streamlit as st
 
 from nba import monitoring, settings, tables
 from nba.errors import DataError, MissingError
+from nba.experiments import judged as judging
 from nba.history import FOLDER, INDEX, History
 
 VARIABLE = "NBA_WORKSPACE"
@@ -123,32 +124,23 @@ class Reader:
         known = (self.config.experiment, *self.config.experiments)
         return next((one for one in known if one.experiment_id == experiment_id), None)
 
-    def is_open(self, experiment_id: str) -> bool:
-        """Say whether an experiment has no planned end, so that only what holds at every look may judge."""
-        found = self.rows("readouts", experiment_id=experiment_id) if self.has("readouts") else []
-        return bool(found) and found[0]["ends_at"] is None
-
     def judged(self, effects: pa.Table, experiment_id: str) -> pa.Table:
-        """Give effects with the interval that the verdict goes by, and whether it is valid at every look.
-
-        Where no end is planned, that interval takes the place of the one for a single reading.
+        """Give effects over all customers with the interval that the verdict goes by.
 
         Args:
             effects: Rows of `summary_effects` of one experiment.
             experiment_id: The experiment.
 
         Returns:
-            The same columns and `is_always`.
+            The `judged` table.
         """
-        known = pc.and_(pc.is_valid(effects["always_lower"]), pc.is_valid(effects["always_upper"]))
-        always = pc.and_(known, self.is_open(experiment_id))
-        for name in ("lower", "upper", "total_lower", "total_upper", "relative_lower", "relative_upper"):
-            place = effects.column_names.index(name)
-            other = f"always_{name}"
-            kind = effects.schema.field(place).type
-            there = effects[other] if other in effects.column_names else pa.scalar(None, kind)
-            effects = effects.set_column(place, name, pc.if_else(always, there, effects[name]))
-        return effects.append_column("is_always", always)
+        declared = self.declared(experiment_id)
+        guards = [m.name for m in declared.metrics if m.role == "guardrail"] if declared else []
+        looks, readouts = (
+            self.table(name) if self.has(name) else tables.BY_NAME[name].empty()
+            for name in ("looks", "readouts")
+        )
+        return judging.judged(effects, looks, readouts, guards)
 
     def runs(self) -> pa.Table:
         """Read the records of the newest nights and weeks."""
@@ -158,6 +150,22 @@ class Reader:
         """Give the command that fills a table."""
         name = "summary" if table.startswith("summary") else table
         return f"nba {STEP[name]} {self.root}"
+
+
+def leading(judged: pa.Table) -> pa.Table:
+    """Put what the verdict goes by in the place of what one reading gives, for figures and sentences.
+
+    A relative interval and a total are of one reading, or of another moment than an older look: unknown then.
+    """
+    out = []
+    for row in judged.to_pylist():
+        changed = {"effect": row["judged_effect"]}
+        for end in ("lower", "upper"):
+            changed |= {end: row[f"judged_{end}"], f"total_{end}": row[f"judged_total_{end}"]}
+            if row["basis"] != judging.READING:
+                changed[f"relative_{end}"] = None
+        out.append(row | changed)
+    return tables.JUDGED.build(out)
 
 
 def where(table: pa.Table, **equal: object) -> pa.Table:

@@ -120,7 +120,7 @@ def feature(name: str) -> str:
     for pattern, text in _features(language()):
         found = pattern.fullmatch(stem)
         if found:
-            return text.format(*found.groups())
+            return text.format(*(label("channel", part).replace("_", " ") for part in found.groups()))
     return re.sub(r"^(.+) (\d+)$", r"\1 in \2 days", stem.replace("_", " "))
 
 
@@ -220,11 +220,11 @@ def chance(value: float | None, least: float = 0.0) -> str:
 
     Example:
         >>> chance(0.0123), chance(2e-7), chance(2e-7, 0.001)
-        ('0.012', '2e−07', '<0.001')
+        ('0.012', '2e−07', '< 0.001')
     """
     if value is None or value != value:
         return say("unknown")
-    return _local(f"<{least:g}" if value < least else f"{value:.2g}")
+    return _local(f"< {least:g}" if value < least else f"{value:.2g}")
 
 
 def _local(text: str) -> str:

@@ -19,6 +19,7 @@ from app import data
 from app.access import NOBODY, Role
 from app.data import Reader
 from app.messages import (
+    chance,
     changes,
     conditions,
     day,
@@ -39,10 +40,15 @@ from nba.policy import eligibility
 READER, ROLE = "reader", "role"
 ALL, RATE, LINK = "all", "%", "link"
 LARGE = 1000  # from here on, thousands are set apart
+LEAST = 0.001  # below it a p-value is told as smaller than it
 SCORES = ("auc", "log_loss", "log_loss_constant", "qini", "qini_lower", "qini_upper")
 MIXED = "as the"  # units that differ from row to row
 # Of metrics that are fractions, a difference is in points of a hundred.
-DIFFERENCES = ("effect", "lower", "upper", "always_lower", "always_upper", "limit")
+DIFFERENCES = (
+    *("effect", "lower", "upper", "always_lower", "always_upper", "limit"),
+    *("judged_effect", "judged_lower", "judged_upper"),
+)
+RATIOS = ("roas", "roas_lower", "roas_upper", "marginal_return", "ratio", "weight", "lever")
 P_VALUES = ("p_value", "p_corrected", "p_heterogeneity", "p_srm")
 _UNIT_FORMAT = {"fraction": "percent", "probability 0-1": "percent", "probability": "percent"}
 _UNIT_FORMAT |= dict.fromkeys(("days", "seconds"), "localized")
@@ -55,7 +61,13 @@ _TERM = {
     "always_upper": "sequence",
     "always_total_lower": "sequence",
     "always_total_upper": "sequence",
+    "judged_lower": "judged",
+    "judged_upper": "judged",
+    "judged_total_lower": "judged",
+    "judged_total_upper": "judged",
     "p_value": "p_value",
+    "estimator": "estimator",
+    "p_heterogeneity": "heterogeneity",
     "p_corrected": "corrected",
     "price": "price",
     "is_matured": "matured",
@@ -69,6 +81,10 @@ _TERM = {
     "priority": "priority",
     "lever": "lever",
     "roas": "roas",
+    "roas_lower": "interval",
+    "roas_upper": "interval",
+    "margin_lower": "interval",
+    "margin_upper": "interval",
     "p_alive": "alive",
     "clv": "clv",
     "auc": "auc",
@@ -81,9 +97,11 @@ _TERM = {
 }
 # Pixels of texts that fit badly by themselves: long ones that a figure above shows in full, and those that
 # the first rows lack, by which the browser judges.
-_WIDTHS = {("value_finder", "segment"): 270, ("choices", "stage"): 100, ("choices", "reason"): 170}
+_WIDTHS = {("value_finder", "segment"): 270, ("choices", "stage"): 130, ("choices", "reason"): 170}
 # Columns whose values are our own words: column to the section of the catalogue that words them.
 _WORDED = {
+    "channel": "channel",
+    "estimator": "estimator",
     "verdict": "verdict",
     "metric": "metric_short",
     "method": "method",
@@ -101,12 +119,33 @@ _WORDED = {
     "source": "rests",
 }
 _READ: Mapping[str, Callable[[str], str]] = {
+    "alias": lambda names: ", ".join(label("alias", name) for name in names.split(", ")),
+    "item": lambda name: named(name),
+    "treatment_id": lambda name: told(name) if name in OURS else name,
+    "action_id": lambda name: told(name) if name in OURS else name,
     "feature": feature,
     "segment": conditions,
     "changes": changes,
-    "subject": lambda name: feature(name) if name.startswith("f_") else name,
+    "subject": lambda name: feature(name) if name.startswith("f_") else _subject(name),
 }
 _TOLD = ("reason", "note", "rule", "estimand", "warning", "unit", "scenario")
+
+
+# Names in data that are our own words, not the company's.
+OURS = ("none", "unknown", "order", "no order")
+
+
+def named(text: str) -> str:
+    """Give a channel, or a path over channels, as people read it; other names stay as they are."""
+    return " > ".join(told(part) if part in OURS else label("channel", part) for part in text.split(" > "))
+
+
+def _subject(name: str) -> str:
+    # A table, an arm and its limit, or whatever else a check looked at.
+    if knows(f"table.{name}"):
+        return label("table", name)
+    arm, _, limit = name.rpartition(" ")
+    return f"{arm} · {label('limit', limit)}" if arm and knows(f"limit.{limit}") else name
 
 
 def page(name: str, draw: Callable[[Reader], None]) -> None:
@@ -117,15 +156,26 @@ def page(name: str, draw: Callable[[Reader], None]) -> None:
     try:
         draw(data.read(st.session_state[READER]))
     except MissingError as error:
-        st.info(f"{say('empty.title')} {literal(error.message)}", icon=":material/hourglass_empty:")
-        st.markdown(say("page.hint", hint=error.hint))
+        st.info(f"{say('empty.title')} {_fault(error.message)}", icon=":material/hourglass_empty:")
+        _mend(error.hint)
     except NbaError as error:
-        st.error(literal(error.message), icon=":material/error:")
-        if error.hint:
-            st.markdown(say("page.hint", hint=error.hint))
+        st.error(_fault(error.message), icon=":material/error:")
+        _mend(error.hint)
     except Exception:
         logging.getLogger(__name__).exception("page %s failed", name)
         st.error(say("page.failed"), icon=":material/error:")
+
+
+def _fault(message: str) -> str:
+    # A message that this language does not know is quoted, as the log has it.
+    own = told(message)
+    is_known = own != message or not phrases(language())
+    return literal(own) if is_known else say("page.quoted", message=literal(message))
+
+
+def _mend(hint: str) -> None:
+    if hint:
+        st.markdown(say("page.hint", hint=told(hint)))
 
 
 def role() -> Role:
@@ -215,6 +265,9 @@ SEGMENTS = 7  # more options than these go into a list
 
 
 def _option(prefix: str, name: str) -> str:
+    if re.fullmatch(r"\w+=.+", name):  # an attribute and its value
+        attribute, _, value = name.partition("=")
+        return f"{label('attribute', attribute.removeprefix('a_'))}: {value}"
     own = label(prefix, name) if prefix else name
     return say("all") if name == ALL and own == ALL else own
 
@@ -247,7 +300,7 @@ def table(
     for name, title in (titles or {}).items():
         config[name]["label"] = title
     st.dataframe(
-        worded(_rounded(_without_zone(shown.select(list(columns))), fields)).to_pandas(),
+        worded(_rounded(_without_zone(shown.select(list(columns))), fields, names or "")).to_pandas(),
         hide_index=True,
         column_config=config,
         key=f"table_{key}",
@@ -301,11 +354,47 @@ def _disarmed(shown: pa.Table) -> pa.Table:
 def figure(drawn: go.Figure, key: str, alt: str) -> None:
     """Show a figure in the app's theme and language."""
     st.plotly_chart(
-        unmarked(localised(drawn, own=key in OWN)),
+        unmarked(localised(_named(drawn, key), own=key in OWN)),
         key=f"figure_{key}",
         alt=alt,
         config={"displaylogo": False},
     )
+
+
+def _named(drawn: go.Figure, key: str) -> go.Figure:
+    # Channels, limits and our own categories have a word each; what the company named keeps its name.
+    def word(text: str) -> str:
+        own = label("limit", text) if key in LIMITS else named(text)
+        return told(own) if key in SPANS else own
+
+    for trace in drawn.data:
+        if trace.name:
+            trace.name = word(trace.name)
+        for part, names in ((trace, ("x", "y")), *((trace[n], ("label",)) for n in ("node",) if n in trace)):
+            for name in names:
+                if name in part and part[name] is not None:
+                    part[name] = _each(part[name], word)
+    for axis in (*drawn.select_xaxes(), *drawn.select_yaxes()):
+        for name in ("categoryarray", "ticktext"):
+            if axis[name] is not None:
+                axis[name] = _each(axis[name], word)
+    return drawn
+
+
+# Figures of limits, and those whose categories are spans of numbers.
+LIMITS = ("prices",)
+SPANS = ("clv",)
+
+
+def _each(found: Any, change: Callable[[str], str]) -> Any:
+    if isinstance(found, str):
+        return change(found)
+    if isinstance(found, np.ndarray):
+        if found.dtype.kind not in "OUT":
+            return found
+        changed = [change(x) if isinstance(x, str) else x for x in found.ravel()]
+        return np.array(changed, dtype=object).reshape(found.shape)
+    return tuple(_each(x, change) for x in found) if isinstance(found, list | tuple) else found
 
 
 def unmarked(drawn: go.Figure) -> go.Figure:
@@ -342,7 +431,7 @@ def _texts(found: Any) -> Any:
 # Figures whose legend holds our own words; in all others it holds the company's names.
 OWN = (
     *("calibration", "qini", "uplift", "nothing", "ranking", "detectable", "removed", "caused"),
-    *("deciles", "drift", "versions"),
+    *("deciles", "drift", "versions", "power"),
 )
 
 
@@ -448,13 +537,20 @@ def _without_zone(shown: pa.Table) -> pa.Table:
     return shown
 
 
-def _rounded(shown: pa.Table, fields: Mapping[str, tables.Field]) -> pa.Table:
+def _rounded(shown: pa.Table, fields: Mapping[str, tables.Field], names: str) -> pa.Table:
     # Large numbers are read without decimals, times with one; the download keeps them.
     for i, field in enumerate(shown.schema):
         unit = fields[field.name].unit
         is_time = pa.types.is_floating(field.type) and unit in ("days", "seconds")
-        if is_time or (_is_large(shown[i]) and not unit.startswith(MIXED)):
+        is_money = field.name in RATIOS or unit == "money" or ("metric" in unit and names not in ("", RATE))
+        if field.name in P_VALUES:
+            told_p = [None if p is None else chance(p, LEAST) for p in shown[i].to_pylist()]
+            shown = shown.set_column(i, field.name, pa.array(told_p, pa.string()))
+        elif is_time or (_is_large(shown[i]) and not unit.startswith(MIXED)):
             shown = shown.set_column(i, field.name, pc.round(shown[i], 1 if is_time else 0))
+        elif is_money and pa.types.is_floating(field.type) and language() != "en":
+            # The browser would write three decimals, which read like thousands.
+            shown = shown.set_column(i, field.name, pc.round(shown[i], 2))
     return shown
 
 
@@ -495,11 +591,12 @@ def _column(field: tables.Field, table: str, currency: str, names: str, large: b
             title = f"{title} ({say('unit.points')})" if field.name in DIFFERENCES else title
             return st.column_config.NumberColumn(title, help=meaning, format="percent")
         is_plain = large or language() != "en" or field.unit.startswith(MIXED) or field.name in SCORES
-        plain_form = "localized" if is_plain else "%.2f" if unit else "%.4g"
+        plain_form = "localized" if is_plain else "%.2f" if unit or field.name in RATIOS else "%.4g"
         known = plain_form if field.name in SCORES else _UNIT_FORMAT.get(field.unit, plain_form)
-        shown = "%.3f" if field.name in P_VALUES else known
+        if field.name in P_VALUES:
+            return st.column_config.TextColumn(title, help=meaning, alignment="right")
         return st.column_config.NumberColumn(
-            f"{title} ({unit})" if unit else title, help=meaning, format=shown
+            f"{title} ({unit})" if unit else title, help=meaning, format=known
         )
     if field.name == LINK:
         return st.column_config.LinkColumn(title, help=meaning, display_text=say("open"))

@@ -1,7 +1,7 @@
 """One experiment as a page of its own: a single HTML file that needs nothing else and no network."""
 
 import html
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -9,15 +9,18 @@ import pyarrow.compute as pc
 import streamlit as st
 
 from app import parts
-from app.data import Reader, where
+from app.data import Reader, leading, where
 from app.messages import chance, conditions, day, label, language, number, percent, say, told
 from nba import plots
 from nba.experiments import guardrails
+from nba.experiments.judged import EVERY, PLANNED, READING
 from nba.plots import readings
 
 MONEY = ("margin", "revenue", "cost", "reward", "basket")
 RATES = ("unsubscribes", "opt_outs")
 SRM_ALERT = 0.001
+# What an interval is valid for, to the term that explains it.
+BASIS = {READING: "interval", EVERY: "sequence", PLANNED: "planned"}
 
 _STYLE = """
 body{font:16px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;color:#1d2433}
@@ -32,6 +35,40 @@ th:first-child,td:first-child,th.text,td.text{text-align:left}
 def unit_of(metric: str, currency: str) -> str:
     """Give the unit of a metric: money, a fraction, or nothing for a number of things."""
     return currency if metric in MONEY else parts.RATE if metric in RATES else ""
+
+
+def valid(row: Mapping[str, Any]) -> str:
+    """Say for which looks the interval of an effect is valid; nothing where it is for one reading."""
+    basis = BASIS[row["basis"]]
+    return "" if basis == "interval" else say(f"experiments.valid.{basis}", at=day(row["judged_at"]))
+
+
+def bases(judged: pa.Table, reader: Reader, experiment: str) -> list[str]:
+    """Say by which intervals the verdict goes, and of which moment they are."""
+    found = set(judged["basis"].to_pylist())
+    out = []
+    if EVERY in found:
+        key = "running_note" if is_planned(reader, experiment) else "open_note"
+        out.append(say(f"experiments.{key}"))
+    if PLANNED in found:
+        looked = max((at for at in judged["judged_at"].to_pylist() if at), default=None)
+        until = reader.rows("readouts", experiment_id=experiment)[0]["matured_at"]
+        if looked:
+            out.append(say("experiments.planned_note", at=day(looked)))
+        if looked and until and looked != until:
+            out.append(say("experiments.between_note", until=day(until)))
+    return out
+
+
+def is_planned(reader: Reader, experiment: str, metric: str = "") -> bool:
+    """Say whether an experiment has a planned end, and a metric is the one that it was planned for."""
+    found = reader.rows("readouts", experiment_id=experiment) if reader.has("readouts") else []
+    return bool(found) and found[0]["ends_at"] is not None and metric in ("", found[0]["metric"])
+
+
+def band_note(reader: Reader, experiment: str, metric: str) -> str:
+    """Say for which looks the bands over time are valid."""
+    return say(f"experiments.sequence_{'planned_' if is_planned(reader, experiment, metric) else ''}note")
 
 
 def offer(reader: Reader, experiment: str) -> None:
@@ -75,16 +112,15 @@ def _metric(reader: Reader, rows: pa.Table, experiment: str, *, script: bool) ->
     unit = unit_of(metric, reader.currency)
     judged = reader.judged(where(rows, segment="all"), experiment)
     out = [f"<h2>{_safe(label('metric', metric))}</h2>"]
-    out.append(_figure(plots.effects(judged.drop_columns("is_always"), unit), script=script))
-    if any(judged["is_always"].to_pylist()):
-        out.append(_note(say("experiments.open_note")))
-    is_open = all(judged["is_always"].to_pylist())
-    out.append(_table(judged.to_pylist(), _OPEN if is_open else _COLUMNS, "summary_effects", unit))
+    out.append(_figure(plots.effects(leading(judged), unit), script=script))
+    out += [_note(text) for text in bases(judged, reader, experiment)]
+    is_single = set(judged["basis"].to_pylist()) == {READING}
+    out.append(_table(judged.to_pylist(), _COLUMNS if is_single else _JUDGED, "judged", unit))
     looks = reader.table("looks") if reader.has("looks") else None
     if looks is not None:
         looks = where(looks, experiment_id=experiment, metric=metric)
         if looks.num_rows:
-            out.append(_note(say("experiments.sequence_note")))
+            out.append(_note(band_note(reader, experiment, metric)))
             out.append(_figure(readings.sequence(looks, unit), script=False))
     parted = rows.filter(pc.not_equal(rows["segment"], "all"))
     if parted.num_rows:
@@ -141,11 +177,14 @@ def _note(text: str) -> str:
 
 _MEANS = ("arm", "control", "n", "n_control", "mean", "mean_control", "effect")
 _COLUMNS = (*_MEANS, "lower", "upper", "relative_effect", "p_value", "reason")
-# Without a planned end there is no p-value of a single reading.
-_OPEN = (*_MEANS, "always_lower", "always_upper", "relative_effect", "reason")
+# What the verdict goes by has no p-value of a single reading.
+_JUDGED = (*_MEANS[:-1], "judged_effect", "judged_lower", "judged_upper", "relative_effect", "reason")
 _SEGMENTS = ("segment", *_MEANS, "lower", "upper", "p_corrected", "p_heterogeneity")
 _GUARDS = ("metric", "arm", "standing", "limit", "effect", "always_lower", "always_upper", "days")
-_MEASURED = ("mean", "mean_control", "effect", "lower", "upper", "always_lower", "always_upper", "limit")
+_MEASURED = (
+    *("mean", "mean_control", "effect", "lower", "upper", "always_lower", "always_upper", "limit"),
+    *("judged_effect", "judged_lower", "judged_upper"),
+)
 _TEXTS = ("arm", "control", "reason", "segment", "metric", "standing")
 
 

@@ -66,7 +66,7 @@ def _touches(reader: Reader, customer: str) -> list[dict[str, Any]]:
             "contact",
             label("kind", row["kind"]),
             row["channel"],
-            f"{row['channel']}: {row['treatment_id'] or say('story.not_ours')}",
+            f"{label('channel', row['channel'])}: {row['treatment_id'] or say('story.not_ours')}",
         )
         for row in found
     ]

@@ -28,12 +28,13 @@ _AT_RISK = """
     with {latest}
     select customer_id, clv_at_risk, clv, clv_lower, clv_upper, p_alive, n_repeat, quiet_days,
         treatment_id, reason
-    from latest left join given using (customer_id) order by clv_at_risk desc, customer_id limit {n}
+    from latest left join given using (customer_id) order by clv_at_risk desc, clv desc, customer_id limit {n}
 """
 _RETAINED = """
     with {latest},
     banded as (
-        select ntile({bands}) over (order by clv_at_risk desc, customer_id) as band, channel, clv_at_risk
+        select ntile({bands}) over (order by clv_at_risk desc, clv desc, customer_id) as band, channel,
+            clv_at_risk
         from latest join given using (customer_id)
     ),
     counted as (

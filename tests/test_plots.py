@@ -197,7 +197,7 @@ def test_policy_values_stay_where_they_are_beside_each_other() -> None:
     table = tables.POLICY_VALUES.build([row | {"estimator": "ips"}, row | {"estimator": "dr"}])
     figure = plots.policy_values(table)
     assert [trace.x[0] for trace in figure.data] == [2.0, 2.0]
-    assert [trace.y[0] for trace in figure.data] == ["p · ips", "p · dr"]
+    assert [trace.y[0] for trace in figure.data] == ["p<br>ips", "p<br>dr"]
     assert figure.layout.scattermode is None  # grouping would shift the values themselves
 
 

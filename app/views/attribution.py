@@ -5,7 +5,7 @@ import streamlit as st
 
 from app import parts
 from app.data import Reader, where
-from app.messages import number, plain, say, told
+from app.messages import label, number, plain, say, told
 from nba import plots, tables
 from nba.plots import journeys
 
@@ -94,7 +94,9 @@ def _named(shown: pa.Table, column: str) -> pa.Table:
 
 def _left_out(found: pa.Table | None) -> None:
     rows = where(found, level="channel").to_pylist() if found else []
-    lines = [f"{plain(row['item'])}: {plain(told(row['reason']))}" for row in rows if row["reason"]]
+    lines = [
+        f"{plain(parts.named(row['item']))}: {plain(told(row['reason']))}" for row in rows if row["reason"]
+    ]
     if lines:
         st.markdown("\n".join([say("attribution.left_out"), "", *(f"- {line}" for line in lines)]))
 
@@ -113,7 +115,12 @@ def _disagreements(shown: pa.Table, reader: Reader) -> None:
             }
             way = "too_much" if (row["compared"] or 0) > (row["incremental"] or 0) else "too_little"
             st.markdown(
-                say(f"attribution.{way}", method=plain(row["method"]), channel=plain(row["channel"]), **words)
+                say(
+                    f"attribution.{way}",
+                    method=plain(label("method", row["method"])),
+                    channel=plain(parts.named(row["channel"])),
+                    **words,
+                )
             )
 
 

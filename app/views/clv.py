@@ -94,9 +94,12 @@ def _risk(reader: Reader) -> None:
         "reason",
     ]
     risky = reader.table("summary_at_risk")
+    is_any = any((value or 0) > 0 for value in risky["clv_at_risk"].to_pylist())
+    if not is_any:
+        st.info(say("clv.nobody_at_risk"), icon=":material/info:")
     columns = [name for name in columns if name in risky.column_names]  # an earlier version had no interval
     parts.table(risky, columns, tables.SUMMARY_AT_RISK, reader.currency, "customers_at_risk")
-    if reader.has("summary_retained"):
+    if is_any and reader.has("summary_retained"):
         st.subheader(say("clv.retained"))
         shown = reader.table("summary_retained")
         named = [say("clv.band", n=number(band)) for band in shown["band"].to_pylist()]

@@ -78,7 +78,7 @@ def _customer(reader: Reader) -> str:
 
 
 def _named(row: dict[str, Any]) -> str:
-    return f"{row['customer_id']} · {row['treatment_id']} · {row['arm']}"
+    return f"{row['customer_id']} · {parts.named(row['treatment_id'])} · {row['arm']}"
 
 
 def _decision(rows: dict[str, dict[str, Any]]) -> str:
@@ -89,7 +89,9 @@ def _decision(rows: dict[str, dict[str, Any]]) -> str:
         say("decision.which"),
         names,
         place,
-        format_func=lambda name: f"{clock(rows[name]['decided_at'])} · {rows[name]['treatment_id']}",
+        format_func=lambda name: (
+            f"{clock(rows[name]['decided_at'])} · {parts.named(rows[name]['treatment_id'])}"
+        ),
     )
     st.query_params[DECISION] = str(chosen)
     return str(chosen)
@@ -104,7 +106,7 @@ def _verdict(row: dict[str, Any], reader: Reader) -> None:
                 customer=plain(row["customer_id"]),
                 at=clock(row["decided_at"]),
                 treatment=plain(row["treatment_id"]),
-                channel=plain(row["channel"]),
+                channel=plain(label("channel", row["channel"])),
                 reason=plain(told(row["reason"])),
                 p=percent(row["p_action"]),
             )
@@ -113,7 +115,8 @@ def _verdict(row: dict[str, Any], reader: Reader) -> None:
             (say("decision.p"), percent(row["p_action"]), say("term.p_action"), ""),
             (say("decision.value"), number(row["expected_value"], reader.currency, signed=True),
              say("term.expected"), ""),
-            (say("arm"), plain(row["arm"] or "–"), say("arm_help"), percent(row["p_arm"], digits=0)),
+            (say("arm"), plain(row["arm"] or "–"), say("arm_help"),
+             say("decision.share", share=percent(row["p_arm"], digits=0))),
         )  # fmt: skip
         facts = {
             "decision.policy": row["policy_id"],

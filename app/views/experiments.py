@@ -1,5 +1,6 @@
 """Experiments: which run and what they say, one in full, and the planner of the next."""
 
+from dataclasses import replace
 from typing import Any
 
 import pyarrow as pa
@@ -7,23 +8,22 @@ import pyarrow.compute as pc
 import streamlit as st
 
 from app import parts, planner, report
-from app.data import Reader, where
+from app.data import Reader, leading, where
 from app.messages import chance, day, knows, label, number, percent, plain, points, say, told
-from app.report import RATES, SRM_ALERT
+from app.report import BASIS, RATES, SRM_ALERT, band_note, bases, valid
 from nba import plots, tables
 from nba.experiments import guardrails
 from nba.experiments.decision import EARLY
+from nba.experiments.judged import READING
 from nba.experiments.readout import horizon_days
 from nba.plots import readings
 from nba.settings import Experiment
 
-COLUMNS = [
-    *("arm", "n", "n_control", "mean", "mean_control", "effect", "lower", "upper"),
-    *("relative_effect", "p_value"),
-]
-# Without a planned end: the interval that the verdict goes by, and no p-value of a single reading.
+MEANS = ["arm", "n", "n_control", "mean", "mean_control"]
+COLUMNS = [*MEANS, "effect", "lower", "upper", "relative_effect", "p_value"]
+# The interval that the verdict goes by, of which there is no p-value of a single reading.
+JUDGED = ["judged_effect", "judged_lower", "judged_upper"]
 ALWAYS = ["always_lower", "always_upper"]
-OPEN = [*COLUMNS[: COLUMNS.index("lower")], *ALWAYS, "relative_effect"]
 LIST, PLAN = "list", "plan"
 
 
@@ -65,12 +65,33 @@ def _listed(reader: Reader) -> None:
         "control",
         "verdict",
         "metric",
+        *JUDGED,
         "n_looks",
         "matured_at",
         "ends_at",
         "days_left",
     ]
-    parts.table(shown, columns, tables.READOUTS, reader.currency, "readouts")
+    shown, contract = _with_effects(shown, reader)
+    units = {_unit(metric, reader) for metric in shown["metric"].to_pylist()}
+    unit = units.pop() if len(units) == 1 else ""
+    parts.table(shown, columns, contract, reader.currency, "readouts", unit)
+
+
+def _with_effects(shown: pa.Table, reader: Reader) -> tuple[pa.Table, tables.Table]:
+    # The effect and the interval that each verdict goes by.
+    found = {}
+    for experiment in dict.fromkeys(shown["experiment_id"].to_pylist()):
+        whole = where(reader.table("summary_effects"), experiment_id=experiment, segment="all")
+        found |= {
+            (experiment, row["metric"], row["arm"]): row
+            for row in reader.judged(whole, experiment).to_pylist()
+        }
+    keys = [(row["experiment_id"], row["metric"], row["arm"]) for row in shown.to_pylist()]
+    for name in JUDGED:
+        values = [found[key][name] if key in found else None for key in keys]
+        shown = shown.append_column(name, pa.array(values, pa.float64()))
+    fields = tuple(field for field in tables.JUDGED.fields if field.name in JUDGED)
+    return shown, replace(tables.READOUTS, fields=(*tables.READOUTS.fields, *fields))
 
 
 def _verdicts(reader: Reader, experiment: str) -> None:
@@ -103,24 +124,25 @@ def _metric(reader: Reader, shown: pa.Table, experiment: str, metric: str) -> No
     controls = sorted(set(whole["control"].to_pylist()))
     st.subheader(say("experiments.effects", control=plain(", ".join(controls))), help=say("term.holdout"))
     judged = reader.judged(whole, experiment)
-    is_open = pc.all(judged["is_always"]).as_py()
-    for row in judged.to_pylist():
-        meaning = say("term.sequence" if row["is_always"] else "term.interval")
-        st.markdown(sentence(row, unit), help=meaning)
-    parts.figure(plots.effects(judged.drop_columns("is_always"), unit), "effects", say("alt.effects"))
-    if is_open:
-        st.caption(say("experiments.open_note"))
+    told_first = leading(judged)
+    for row in told_first.to_pylist():
+        st.markdown(sentence(row, unit), help=say(f"term.{BASIS[row['basis']]}"))
+    parts.figure(plots.effects(told_first, unit), "effects", say("alt.effects"))
+    for text in bases(judged, reader, experiment):
+        st.caption(text)
     if any("CUPED" in row["method"] for row in whole.to_pylist()):
         st.caption(say("experiments.adjusted"))
-    ends = ["always_total_lower", "always_total_upper"] if is_open else ["total_lower", "total_upper"]
-    columns = OPEN if is_open else COLUMNS
-    columns = [*columns, "total", *ends] if unit == reader.currency else columns
-    parts.table(whole, columns, tables.SUMMARY_EFFECTS, reader.currency, f"effects_{metric}", unit)
+    is_single = set(judged["basis"].to_pylist()) == {READING}
+    columns = COLUMNS if is_single else [*MEANS, *JUDGED, "relative_effect"]
+    if unit == reader.currency:
+        prefix = "" if is_single else "judged_"
+        columns = [*columns, "total", f"{prefix}total_lower", f"{prefix}total_upper"]
+    parts.table(judged, columns, tables.JUDGED, reader.currency, f"effects_{metric}", unit)
     if reader.has("looks"):
         looks = where(reader.table("looks"), experiment_id=experiment, metric=metric)
         if looks.num_rows:
             st.subheader(say("experiments.sequence"), help=say("term.sequence"))
-            st.caption(say("experiments.sequence_note"))
+            st.caption(band_note(reader, experiment, metric))
             parts.figure(readings.sequence(looks, unit), "sequence", say("alt.sequence"))
     _segments(where(shown, metric=metric), reader, metric, unit)
 
@@ -162,7 +184,7 @@ def sentence(row: dict[str, Any], unit: str) -> str:
         mean=write("mean", signed=False),
         mean_control=write("mean_control", signed=False),
         level=percent(row["level"], digits=0),
-        valid=say("experiments.valid") if row.get("is_always") else "",
+        valid=valid(row),
         relative=relative,
         **{name: write(name) for name in ("effect", "lower", "upper")},
     )

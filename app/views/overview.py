@@ -6,8 +6,9 @@ import pyarrow.compute as pc
 import streamlit as st
 
 from app import parts
-from app.data import Reader, where
+from app.data import Reader, leading, where
 from app.messages import chance, day, feature, label, number, percent, plain, say, told
+from app.report import BASIS, valid
 from nba import plots, tables
 from nba.plots import policies
 
@@ -65,7 +66,8 @@ def _headline(reader: Reader) -> None:
         text = say("overview.unknown", arm=plain(arm), reason=plain(reason))
         st.info(text, icon=":material/hourglass_empty:")
         return
-    (row,), unit = reader.judged(tables.SUMMARY_EFFECTS.build(found), experiment).to_pylist(), reader.currency
+    judged = reader.judged(tables.SUMMARY_EFFECTS.build(found), experiment)
+    (row,), unit = leading(judged).to_pylist(), reader.currency
     with st.container(border=True):
         st.metric(
             say("overview.headline", arm=plain(arm)),
@@ -74,8 +76,7 @@ def _headline(reader: Reader) -> None:
         )
         words = _words(row, arm, unit)
         if row["total_lower"] is not None:  # summaries of earlier versions lack that of every look
-            meaning = say("term.sequence" if row["is_always"] else "term.interval")
-            st.markdown(say("overview.interval", **words), help=meaning)
+            st.markdown(say("overview.interval", **words), help=say(f"term.{BASIS[row['basis']]}"))
         key = "overview.sentence" if row["control"] == "holdout" else "overview.plain"
         st.markdown(say(key, **words))
         if row["lower"] is not None and row["lower"] <= 0 <= row["upper"]:
@@ -91,7 +92,7 @@ def _words(row: dict[str, Any], arm: str, unit: str) -> dict[str, str]:
         "effect": number(abs(row["effect"]), unit),
         "way": say("more" if row["effect"] >= 0 else "less"),
         "level": percent(row["level"], digits=0),
-        "valid": say("experiments.valid") if row["is_always"] else "",
+        "valid": valid(row),
         "n": number(row["n"]),
     }
 

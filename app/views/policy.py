@@ -1,5 +1,7 @@
 """Policy: what it sends to whom, how candidates rank, what limits are worth, and what others would earn."""
 
+import re
+
 import pyarrow as pa
 import pyarrow.compute as pc
 import streamlit as st
@@ -121,7 +123,9 @@ def _values(reader: Reader) -> None:
         return
     st.caption(say("policy.values_note"))
     shown = where(reader.table("policy_values"), batch_id="all")
-    parts.figure(plots.policy_values(shown, reader.currency), "values", say("alt.policy_values"))
+    parts.figure(
+        plots.policy_values(_of_whole_log(shown), reader.currency), "values", say("alt.policy_values")
+    )
     columns = ["policy_id", "estimator", "value", "lower", "upper", "ess", "n", "max_weight", "reason"]
     parts.table(shown, columns, tables.POLICY_VALUES, reader.currency, "values")
     if reader.has("diagnostics"):
@@ -143,6 +147,18 @@ def _values(reader: Reader) -> None:
         st.subheader(say("policy.promotions"))
         columns = ["promoted_at", "what", "from_version", "to_version", "approver", "is_passed", "note"]
         parts.table(reader.table("promotions"), columns, tables.PROMOTIONS, reader.currency, "promotions")
+
+
+def _of_whole_log(shown: pa.Table) -> pa.Table:
+    # Estimates from one arm's decisions alone are in the table; names are as short as tells them apart.
+    rows = [row for row in shown.to_pylist() if "@" not in row["estimator"]]
+    short = {name: name.partition("@")[0] for name in {row["policy_id"] for row in rows}}
+    if len(set(short.values())) < len(short):
+        short = {name: name for name in short}
+    for row in rows:
+        row["policy_id"] = re.sub("^arm:", f"{say('arm')} ", short[row["policy_id"]])
+        row["estimator"] = label("estimator", row["estimator"])
+    return tables.POLICY_VALUES.build(rows)
 
 
 def _who() -> str:

@@ -452,7 +452,8 @@ def policy_values(table: pa.Table, currency: str = "") -> go.Figure:
     keep = ~np.isnan(data["value"])
     if not keep.any():
         return style.empty(figure)
-    labels = np.array([f"{p} · {e}" for p, e in zip(data["policy_id"], data["estimator"])], dtype=object)
+    # On two lines, so that long names leave room for what is drawn.
+    labels = np.array([f"{p}<br>{e}" for p, e in zip(data["policy_id"], data["estimator"])], dtype=object)
     order = list(dict.fromkeys(labels[keep]))[::-1]
     for i, estimator in enumerate(dict.fromkeys(data["estimator"][keep])):
         rows = np.flatnonzero(keep & (data["estimator"] == estimator))
@@ -471,5 +472,5 @@ def policy_values(table: pa.Table, currency: str = "") -> go.Figure:
             hovertemplate="%{x:,.4g}<br>effective %{customdata[0]:,.0f} of %{customdata[1]:,.0f} decisions"
             "<extra>%{y}</extra>",
         )
-    figure.update_layout(height=32 * len(order) + 130, showlegend=False)
+    figure.update_layout(height=40 * len(order) + 130, showlegend=False)
     return figure.update_yaxes(categoryorder="array", categoryarray=order)

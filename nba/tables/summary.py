@@ -99,6 +99,22 @@ SUMMARY_EFFECTS = Table(
     ),
 )
 
+JUDGED = Table(
+    "judged",
+    "Effects with the interval by which the verdict goes; made on reading, never stored.",
+    ("experiment_id", "metric", "arm", "segment"),
+    (
+        *SUMMARY_EFFECTS.fields,
+        f.text("basis", "what the interval is valid for: one reading, every look or the planned looks"),
+        f.time("judged_at", "the planned look that the effect judged is of", nullable=True),
+        f.number("judged_effect", "difference of the means, by the verdict", "the metric's", nullable=True),
+        f.number("judged_lower", "lower end of the verdict's interval", "the metric's", nullable=True),
+        f.number("judged_upper", "upper end of the verdict's interval", "the metric's", nullable=True),
+        f.number("judged_total_lower", "lower end, all customers", "unit of the metric", nullable=True),
+        f.number("judged_total_upper", "upper end, all customers", "unit of the metric", nullable=True),
+    ),
+)
+
 SUMMARY_ARMS = Table(
     "summary_arms",
     "Customers by arm against what the shares promise, for pages.",

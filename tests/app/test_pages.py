@@ -1,6 +1,7 @@
 """Every page: shows its content, on an empty workspace, on a broken one, and after a change of a filter."""
 
 import shutil
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -132,14 +133,60 @@ def test_experiment_says_what_is_known_and_its_verdict(show, workspace, words) -
     assert "**random** against holdout: **Keep running**" in text
 
 
-def test_with_a_planned_end_effects_have_the_interval_of_one_reading(show, fresh, words) -> None:
-    root = fresh()
+def planned(root: Path, days: int) -> None:
+    """Give the experiment a planned end so many days after its newest look."""
     history = History.read(root)
-    rows = [row | {"ends_at": row["matured_at"]} for row in history.table("readouts").to_pylist()]
+    rows = [
+        row | {"ends_at": row["matured_at"] + timedelta(days=days)}
+        for row in history.table("readouts").to_pylist()
+    ]
     history.commit(replace={"readouts": tables.READOUTS.build(rows)})
+
+
+@pytest.mark.parametrize("left", [0, 14])
+def test_with_a_planned_end_page_list_and_report_have_the_interval_of_the_look(
+    show, fresh, words, left
+) -> None:
+    root = fresh()
+    planned(root, left)
     app = show(root, "experiments")
-    assert "(95% interval +1.50 EUR to +3.50 EUR), that is +41.7% (+25.0% to +58.3%)" in words(app)
-    assert any("p_value" in frame.value.columns for frame in app.dataframe)
+    text = "(95% interval valid at the planned looks +1.10 EUR to +3.90 EUR), that is +41.7%;"
+    assert text in words(app)
+    assert "These intervals hold at the planned looks together" in words(app)
+    assert "at which a band leaves zero, never between looks" in words(app)
+    assert not any("p_value" in frame.value.columns for frame in app.dataframe)
+    listed = app.dataframe[0].value.set_index("arm")
+    assert listed.loc["policy", ["judged_lower", "judged_upper"]].tolist() == pytest.approx([1.1, 3.9])
+    made = report.build(data.read(root), "policy").split("<h2>")[1]
+    assert "<td>1.10</td><td>3.90</td>" in made
+    assert "never between looks" in made
+    # What the verdict does not go by has the interval of one reading once the end is reached.
+    app.segmented_control(key="metric").set_value("orders").run()
+    assert any("p_value" in frame.value.columns for frame in app.dataframe) == (left == 0)
+
+
+def test_between_planned_looks_the_page_says_of_when_the_effect_is(show, fresh, words) -> None:
+    root = fresh()
+    planned(root, 14)
+    history = History.read(root)
+    looks = [
+        row | {"looked_at": row["looked_at"] - timedelta(days=3)}
+        for row in history.table("looks").to_pylist()
+    ]
+    history.commit(replace={"looks": tables.LOOKS.build(looks)})
+    assert "Difference and interval are those of that look" in words(show(root, "experiments"))
+
+
+def test_small_p_values_are_told_as_smaller(show, fresh) -> None:
+    root = fresh()
+    planned(root, 0)
+    history = History.read(root)
+    rows = [row | {"p_value": 1e-9} for row in history.table("summary_effects").to_pylist()]
+    history.commit(replace={"summary_effects": tables.SUMMARY_EFFECTS.build(rows)})
+    app = show(root, "experiments", metric="orders")
+    told = next(frame.value for frame in app.dataframe if "p_value" in frame.value.columns)
+    assert set(told["p_value"]) == {"< 0.001"}
+    assert "&lt; 0.001" in report.build(data.read(root), "policy")
 
 
 def test_guardrails_are_shown_on_the_days_of_their_limit(show, fresh, words) -> None:
@@ -378,8 +425,8 @@ def test_data_health_tells_the_tables_numbers(show, workspace) -> None:
     )  # fmt: skip
     assert kind["note"] == "ab12 (9), cd34 (5)"
     reach = next(frame for frame in frames if "n_reachable" in frame.columns).set_index("channel")
-    assert reach["n_reachable"].to_dict() == {"email": 400, "sms": 200, "push": 100, "call": 0}
-    assert reach["share"]["sms"] == 0.5
+    assert reach["n_reachable"].to_dict() == {"E-mail": 400, "SMS": 200, "Push": 100, "Call": 0}
+    assert reach["share"]["SMS"] == 0.5
 
 
 def test_nights_and_their_checks_are_shown_and_a_failed_one_is_urgent(show, fresh, recorded, words) -> None:
@@ -454,7 +501,7 @@ def test_changing_the_method_and_the_part_filters_credits(show, workspace) -> No
 def test_where_credit_and_cause_disagree_the_page_says_so(show, workspace, words) -> None:
     app = show(workspace, "attribution", view="cause")
     assert "1 credits disagree" in app.warning[0].value
-    assert "credits email with 300.00 EUR; contact caused 120.00 EUR" in words(app)
+    assert "credits E\\-mail with 300.00 EUR; contact caused 120.00 EUR" in words(app)
     caused = next(frame.value for frame in app.dataframe if "ratio" in frame.value.columns)
     assert caused["incremental"].tolist() == [120.0, 120.0]  # of the whole period only
 
@@ -486,12 +533,12 @@ def test_attribution_says_which_contacts_it_cannot_judge(show, fresh, words) -> 
     History.read(root).commit(replace={"incremental": tables.INCREMENTAL.build(rows)})
     app = show(root, "attribution", view="cause")
     assert not app.exception
-    assert "email: 1,216 of 2,637 contacts" in words(app).replace("\\", "")
+    assert "E-mail: 1,216 of 2,637 contacts" in words(app).replace("\\", "")
     returns = next(f.value for f in app.dataframe if "spent" in f.value.columns).set_index("item")
-    assert returns.loc["email", ["spent", "cost"]].tolist() == [12.5, 5.0]
+    assert returns.loc["E-mail", ["spent", "cost"]].tolist() == [12.5, 5.0]
     assert returns.loc["All", "margin"] == 99.0
     spanish = words(show(root, "attribution", view="cause", lang="es")).replace("\\", "")
-    assert "email: 1.216 de 2.637 contactos tenían" in spanish
+    assert "Correo: 1.216 de 2.637 contactos tenían" in spanish
 
 
 def test_a_changed_workspace_says_that_the_page_is_old(show, fresh, words) -> None:

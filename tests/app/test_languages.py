@@ -1,0 +1,84 @@
+"""No mixed languages: every page and view in Spanish, read word by word against the English catalogue."""
+
+import json
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from streamlit.testing.v1 import AppTest
+
+from app.messages import words as catalogue
+
+VIEWS = [
+    ("overview", ""),
+    *(("experiments", view) for view in ("list", "plan")),
+    *(("attribution", view) for view in ("credit", "cause", "paths")),
+    *(("clv", view) for view in ("worth", "groups", "alive", "risk", "check")),
+    *(("policy", view) for view in ("mix", "arbitration", "prices", "values", "ablations", "scenario")),
+    ("decision", ""),
+    ("value", ""),
+    *(("models", view) for view in ("board", "quality", "why", "drift")),
+    *(("health", view) for view in ("data", "people", "runs")),
+]
+# Nouns of the code that a figure or a note could let through.
+CODE = {"logged", "events", "touches", "orders", "customers", "decisions", "outcomes", "features", "margin"}
+# What the small workspace calls its own things, and words that are the same in both languages.
+NAMES = {
+    *("policy", "holdout", "random", "coffee", "repair", "offer", "free", "check", "store", "search"),
+    *("shop", "nba", "toml", "csv", "bare", "trial", "champion", "new", "control", "crm", "cookie"),
+    *("last", "touch", "doubly", "robust"),
+    *("email", "mlflow", "nightly", "overview", "evaluate", "analyze", "scenario", "orders", "revenue"),
+}
+# What shows as it is; the values of other widgets are our own names, told by their options.
+TEXTS = ("title", "subheader", "markdown", "caption", "metric", "alert", "info", "warning", "error")
+DRAWN = ("text", "name", "title", "ticktext", "categoryarray", "label", "hovertemplate", "x", "y")
+
+
+def _drawn(part: Any, key: str = "") -> Iterator[str]:
+    if isinstance(part, str):
+        if key in DRAWN:
+            yield re.sub(r"%?\{[^}]*\}|<[^>]*>", " ", part)
+    elif isinstance(part, dict):
+        for name, inner in part.items():
+            if name != "template":
+                yield from _drawn(inner, name)
+    elif isinstance(part, list):
+        for inner in part:
+            yield from _drawn(inner, key)
+
+
+def _said(app: AppTest) -> Iterator[str]:
+    for one in app:
+        found = [
+            getattr(one, name, "") for name in ("label", "help", *(("value",) if one.type in TEXTS else ()))
+        ]
+        yield from (text for text in [*found, *getattr(one, "options", ())] if isinstance(text, str))
+    for frame in app.dataframe:
+        columns = json.loads(frame.proto.columns or "{}")
+        yield from (str(c.get(name) or "") for c in columns.values() for name in ("label", "help"))
+        for name in frame.value.select_dtypes(["object", "string"]):
+            yield from (str(value) for value in frame.value[name])
+    for figure in app.get("plotly_chart"):
+        yield from _drawn(json.loads(figure.proto.spec))
+
+
+def _tokens(text: str) -> set[str]:
+    return set(re.findall(r"[a-záéíóúñü]+", re.sub(r"`[^`]*`|\b\w*[_@/.]\w+\b", " ", text).lower()))
+
+
+# laws
+
+
+@pytest.fixture(scope="module")
+def english() -> set[str]:
+    known = {code: set().union(*map(_tokens, catalogue(code).values())) for code in ("en", "es")}
+    return (known["en"] - known["es"] | CODE) - NAMES
+
+
+@pytest.mark.parametrize(("page", "view"), VIEWS)
+def test_a_spanish_page_has_no_english_word(show, workspace, page, view, english) -> None:
+    app = show(workspace, page, lang="es", **({"view": view} if view else {}))
+    assert not app.exception
+    mixed = {text: found for text in _said(app) if (found := _tokens(text) & english)}
+    assert not mixed
