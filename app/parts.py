@@ -118,6 +118,8 @@ _WORDED = {
     "what": "promotion",
     "source": "rests",
 }
+# Names in data that are our own words, not the company's.
+OURS = ("none", "unknown", "order", "no order")
 _READ: Mapping[str, Callable[[str], str]] = {
     "alias": lambda names: ", ".join(label("alias", name) for name in names.split(", ")),
     "item": lambda name: named(name),
@@ -129,10 +131,6 @@ _READ: Mapping[str, Callable[[str], str]] = {
     "subject": lambda name: feature(name) if name.startswith("f_") else _subject(name),
 }
 _TOLD = ("reason", "note", "rule", "estimand", "warning", "unit", "scenario")
-
-
-# Names in data that are our own words, not the company's.
-OURS = ("none", "unknown", "order", "no order")
 
 
 def named(text: str) -> str:

@@ -79,7 +79,7 @@ def _listed(reader: Reader) -> None:
 
 def _with_effects(shown: pa.Table, reader: Reader) -> tuple[pa.Table, tables.Table]:
     # The effect and the interval that each verdict goes by.
-    found = {}
+    found: dict[tuple[str, str, str], dict[str, Any]] = {}
     for experiment in dict.fromkeys(shown["experiment_id"].to_pylist()):
         whole = where(reader.table("summary_effects"), experiment_id=experiment, segment="all")
         found |= {
