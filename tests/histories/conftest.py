@@ -37,6 +37,28 @@ def read(tmp_path: Path) -> Callable[..., tuple[list[staging.StagedSource], dict
 
 
 @pytest.fixture
+def rows() -> Callable[[staging.StagedSource], list[dict[str, Any]]]:
+    """Give the usable rows of a source, in order."""
+
+    def give(staged: staging.StagedSource) -> list[dict[str, Any]]:
+        tables = [file.rows for file in staged.files]
+        return list(pa.concat_tables(tables).sort_by("row_number").to_pylist())
+
+    return give
+
+
+@pytest.fixture
+def bad() -> Callable[[staging.StagedSource], dict[int, str]]:
+    """Give the rows of a source in quarantine: row number to reason."""
+
+    def give(staged: staging.StagedSource) -> dict[int, str]:
+        found = [row for file in staged.files for row in file.quarantine.to_pylist()]
+        return {row["row_number"]: row["reason"] for row in found}
+
+    return give
+
+
+@pytest.fixture
 def unified(tmp_path: Path) -> Callable[..., dict[str, pa.Table]]:
     """Write files, and unify the sources that map them."""
 
