@@ -23,6 +23,7 @@ SALT = "a salt of the benchmarks, long enough"
 NAN = float("nan")
 N = int(float(os.environ.get("NBA_BENCH_EVENTS", "1e7")))
 LARGE = int(float(os.environ.get("NBA_BENCH_LARGE", "5e7")))
+SMALL = int(float(os.environ.get("NBA_BENCH_SMALL", "1e6")))
 REPEATS = 3
 
 
@@ -107,9 +108,9 @@ out = {"seconds": plain, "settled": time.perf_counter() - begun, "components": i
 """
 
 
-def identity_components() -> list[Row]:
+def identity_components(n: int = N) -> list[Row]:
     """Connected components of the identifiers of 10M events against splink 5 and networkx."""
-    with _company(N) as folder:
+    with _company(n) as folder:
         edges = folder / "edges.parquet"
         graph = _fresh(_EDGES, folder, edges)
         ours = [_fresh(_COMPONENTS, edges, graph["n"]) for _ in range(REPEATS)]
@@ -128,7 +129,7 @@ def identity_components() -> list[Row]:
             )
             rows.append(
                 row(f"identity.components_vs_{name}", best / seconds, "times faster", target, ">=",
-                    peer=f"{name} {found[0].get('version', '')}", n=N, conditions=told)
+                    peer=f"{name} {found[0].get('version', '')}", n=n, conditions=told)
             )  # fmt: skip
         return rows
 
@@ -240,9 +241,9 @@ out = {}
 """
 
 
-def history_speed() -> list[Row]:
+def history_speed(n: int = N) -> list[Row]:
     """Map, sort and write the history of 10M events from ready identities, against pandas and Polars."""
-    with _company(N) as folder:
+    with _company(n) as folder:
         _fresh(_READY, folder, SALT, "plain")
         # In turn, and the best of each: what else runs on the machine then hits all alike.
         ours: list[dict[str, Any]] = []
@@ -258,7 +259,7 @@ def history_speed() -> list[Row]:
             told = f"{seconds:.1f} s, {ours[0]['peak_gb']:.1f} GB against {best:.1f} s, {found[0].get('peak_gb', NAN):.1f} GB; same columns, zstd"
             rows.append(
                 row(f"history.vs_{name}", best / seconds, "times faster", target, ">=",
-                    peer=f"{name} {found[0].get('version', '')}", n=N, conditions=told)
+                    peer=f"{name} {found[0].get('version', '')}", n=n, conditions=told)
             )  # fmt: skip
         return rows
 
@@ -274,9 +275,9 @@ out = {"seconds": time.perf_counter() - begun, "version": report.version, **repo
 """
 
 
-def ingest_speed() -> list[Row]:
+def ingest_speed(n: int = N) -> list[Row]:
     """The whole ingest of 10M events from Parquet against the history alone; one day added against a rebuild."""
-    with _company(N) as folder:
+    with _company(n) as folder:
         whole = []
         for _ in range(2):
             shutil.rmtree(folder / "tables", ignore_errors=True)
@@ -284,13 +285,13 @@ def ingest_speed() -> list[Row]:
         seconds = min(one["seconds"] for one in whole)
         _fresh(_READY, folder, SALT, "no")
         alone = min(_fresh(_HISTORY, folder, 4, SALT)["seconds"] for _ in range(2))
-        extra = events.write_day(folder, N)
+        extra = events.write_day(folder, n)
         day = _fresh(_INGEST, folder, SALT)
     told = f"{seconds:.1f} s, {whole[0]['peak_gb']:.1f} GB against {alone:.1f} s; Parquet sources, so no CSV is parsed"
     of_day = f"{extra:,} events in {day['seconds']:.1f} s against a rebuild in {seconds:.1f} s"
     return [
-        row("ingest.vs_history", seconds / alone, "ratio", 2, "<=", n=N, conditions=told),
-        row("ingest.day_vs_rebuild", day["seconds"] / seconds, "ratio", 0.1, "<=", n=N, conditions=of_day),
+        row("ingest.vs_history", seconds / alone, "ratio", 2, "<=", n=n, conditions=told),
+        row("ingest.day_vs_rebuild", day["seconds"] / seconds, "ratio", 0.1, "<=", n=n, conditions=of_day),
     ]
 
 
@@ -311,9 +312,9 @@ out = {"seconds": time.perf_counter() - begun, "rows": rows, "columns": len(tabl
 """
 
 
-def features_speed() -> list[Row]:
+def features_speed(n: int = N) -> list[Row]:
     """All default features at one cut-off over 10M events against SQL and Polars by hand, and at four."""
-    with _company(N) as folder:
+    with _company(n) as folder:
         _fresh(_INGEST, folder, SALT)
         # In turn: what else runs on the machine then hits all alike.
         one, told = [], {"duckdb": [], "polars": []}
@@ -332,9 +333,9 @@ def features_speed() -> list[Row]:
     conditions = f"{columns} features, {seconds:.1f} s, {peak:.1f} GB; by hand {by}"
     return [
         row("features.vs_best_by_hand", seconds / by_hand, "ratio of time", 1.1, "<=",
-            peer=f"{best} {peers.get(best, {}).get('version', '')}", n=N, conditions=conditions),
-        row("features.cutoffs_time", time_ratio, "ratio", 1.05, "<=", n=N, conditions="4 cut-offs against 4 times one"),
-        row("features.cutoffs_memory", max(each["peak_gb"] for each in four) / peak, "ratio", 1.2, "<=", n=N,
+            peer=f"{best} {peers.get(best, {}).get('version', '')}", n=n, conditions=conditions),
+        row("features.cutoffs_time", time_ratio, "ratio", 1.05, "<=", n=n, conditions="4 cut-offs against 4 times one"),
+        row("features.cutoffs_memory", max(each["peak_gb"] for each in four) / peak, "ratio", 1.2, "<=", n=n,
             conditions="4 cut-offs in a loop against one"),
     ]  # fmt: skip
 
@@ -374,11 +375,18 @@ def large() -> list[Row]:
     ]  # fmt: skip
 
 
+def small() -> list[Row]:
+    """The same speeds with 1M events, where what does not grow with them weighs most: told, without targets."""
+    found = [*identity_components(SMALL), *history_speed(SMALL), *ingest_speed(SMALL), *features_speed(SMALL)]
+    return [{**each, "id": f"{each['id']}_1m", "target": None} for each in found]
+
+
 BENCHMARKS = {
     "identity.components": identity_components,
     "identity.accuracy": identity_accuracy,
     "history.speed": history_speed,
     "ingest.speed": ingest_speed,
     "features.speed": features_speed,
+    "events.small": small,
     "events.large": large,
 }
