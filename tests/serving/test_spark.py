@@ -95,8 +95,11 @@ def test_a_worker_and_an_executor_that_are_lost_change_nothing(java, tmp_path):
 _FEATURES = """
 import sys
 from pathlib import Path
+from datetime import timedelta
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
+from nba import tables
 from nba.features import table
 from nba.histories.simulated import World
 from nba.history import History
@@ -107,8 +110,23 @@ folder = Path(sys.argv[1]) / "shop"
 simulate.simulate(folder, 300, 5, 2)
 ingest.ingest(folder)
 at = World.load(folder / simulate.FOLDER).start
-with History.read(folder).as_of(at) as snapshot:
+history = History.read(folder)
+with history.as_of(at) as snapshot:
+    plain = table.build(snapshot)
+# Half of the orders are corrected the day after: until then they were worth twice as much.
+orders = history.table("orders")
+corrected, n = at + timedelta(days=1), orders.num_rows
+when = pa.array([corrected if i % 2 else None for i in range(n)], tables.TIME)
+now = orders.set_column(orders.column_names.index("known_at"), "known_at", when)
+before = orders.filter(pc.is_valid(when))
+place = before.column_names.index("revenue")
+before = before.set_column(place, "revenue", pc.multiply(before["revenue"], 2.0))
+before = before.append_column("superseded_at", pa.repeat(pa.scalar(corrected, tables.TIME), before.num_rows))
+history = history.commit(replace={"orders": now, "orders_earlier": before})
+with history.as_of(at) as snapshot:
     own = table.build(snapshot)
+    assert own["f_revenue_365"].to_pylist() != plain["f_revenue_365"].to_pylist()
+    assert own["f_orders_365"].equals(plain["f_orders_365"])
     session = spark.session(sys.argv[2])
     there = spark.features(session, snapshot).toArrow().sort_by("customer_id")
 assert there.column_names == own.column_names
