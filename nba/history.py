@@ -23,6 +23,7 @@ import pyarrow.parquet as pq
 
 from nba import settings, tables
 from nba.errors import DataError, MissingError, NbaError, listed
+from nba.spill import Spill
 
 FOLDER = "tables"
 INDEX = "history.json"
@@ -315,11 +316,10 @@ class Snapshot:
     def __init__(self, history: History, at: datetime, memory_gb: float | None = None) -> None:
         self.history = history
         self.at = at.astimezone(UTC)
-        # Each looks back with a folder of its own, made when it is needed and removed when it is closed.
-        name = f".spill-{uuid.uuid4().hex[:8]}"
-        is_written = (history.root / FOLDER).is_dir()
-        spill = history.root / FOLDER / name if memory_gb is not None and is_written else None
-        self.connection = connect(memory_gb=memory_gb, spill=spill)
+        # Each looks back with a folder of its own.
+        folder = history.root / FOLDER
+        self._spill = Spill(folder) if memory_gb is not None and folder.is_dir() else None
+        self.connection = connect(memory_gb=memory_gb, spill=self._spill and self._spill.path)
         moment = f"timestamptz '{self.at:%Y-%m-%d %H:%M:%S.%f}+00'"
         follows = history.has("aliases")
         if follows:
@@ -351,8 +351,10 @@ class Snapshot:
         return self.sql(f"from {name}")
 
     def close(self) -> None:
-        """Free the connection."""
+        """Free the connection, and what it spilled."""
         self.connection.close()
+        if self._spill is not None:
+            self._spill.close()
 
     def __enter__(self) -> "Snapshot":
         return self

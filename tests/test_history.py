@@ -1,4 +1,7 @@
 import json
+import signal
+import subprocess
+import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -86,6 +89,36 @@ def test_as_of_keeps_to_the_memory_of_its_workspace(tmp_path: Path) -> None:
     (tmp_path / "nba.toml").write_text("[workspace]\nmemory_gb = 'much'\n")
     with history.as_of(NOW) as snapshot:  # the settings' own readers tell what is wrong with them
         assert snapshot.table("orders").num_rows == 1
+
+
+_KILLED = """
+import os, signal, sys
+from datetime import UTC, datetime
+from pathlib import Path
+from nba.history import History
+snapshot = History.read(Path(sys.argv[1])).as_of(datetime(2026, 1, 1, tzinfo=UTC), 0.5)
+query = "create temp table x as select hash(i) as h, i from range(2_500_000) t(i) order by h"
+snapshot.connection.execute("set memory_limit = '40MB'").fetchall()
+snapshot.connection.execute(query).fetchall()
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_what_a_killed_run_spilled_is_swept_and_what_another_uses_stays(tmp_path: Path) -> None:
+    history = History.read(tmp_path).commit(append={"orders": _orders(-1)})
+    folder = tmp_path / "tables"
+    with history.as_of(NOW, 0.5) as held:
+        own = Path(held.sql("select current_setting('temp_directory') as d")["d"][0].as_py())
+        own.mkdir()
+        killed = subprocess.run([sys.executable, "-c", _KILLED, str(tmp_path)], check=False)
+        assert killed.returncode == -signal.SIGKILL
+        left = [path for path in folder.glob(".spill-*") if path.is_dir() and path != own]
+        assert len(left) == 1
+        assert list(left[0].iterdir())
+        with history.as_of(NOW, 0.5):
+            assert not left[0].exists()
+            assert own.is_dir()
+    assert not list(folder.glob(".spill*"))
 
 
 def test_as_of_needs_a_time_zone(tmp_path: Path) -> None:
