@@ -319,7 +319,7 @@ class Snapshot:
         # Each looks back with a folder of its own.
         folder = history.root / FOLDER
         self._spill = Spill(folder) if memory_gb is not None and folder.is_dir() else None
-        self.connection = connect(memory_gb=memory_gb, spill=self._spill and self._spill.path)
+        self.connection = connect(memory_gb=memory_gb, spill=self._spill.path if self._spill else None)
         moment = f"timestamptz '{self.at:%Y-%m-%d %H:%M:%S.%f}+00'"
         follows = history.has("aliases")
         if follows:
