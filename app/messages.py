@@ -202,6 +202,16 @@ def percent(value: float | None, *, signed: bool = False, digits: int = 1) -> st
     return _local(f"{value:{'+' if signed else ''}.{digits}%}")
 
 
+def difference(value: float | None) -> str:
+    """Write a difference of fractions in points of a hundred, without their name.
+
+    Example:
+        >>> difference(-0.0026)
+        '−0.26'
+    """
+    return say("unknown") if value is None or value != value else _local(f"{value * 100:.2f}")
+
+
 def points(value: float | None, *, signed: bool = False) -> str:
     """Write a difference of fractions in points of a hundred.
 

@@ -10,7 +10,7 @@ import streamlit as st
 
 from app import parts
 from app.data import Reader, leading, where
-from app.messages import chance, conditions, day, label, language, number, percent, say, told
+from app.messages import chance, conditions, day, difference, label, language, number, percent, say, told
 from nba import plots
 from nba.experiments import guardrails
 from nba.experiments.judged import EVERY, PLANNED, READING
@@ -22,11 +22,13 @@ SRM_ALERT = 0.001
 # What an interval is valid for, to the term that explains it.
 BASIS = {READING: "interval", EVERY: "sequence", PLANNED: "planned"}
 
+_META = "<meta charset=utf-8><meta name=viewport content='width=device-width'>"
 _STYLE = """
 body{font:16px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;color:#1d2433}
 h1{font-size:1.6rem}h2{font-size:1.2rem;margin-top:2rem}
 table{border-collapse:collapse;width:100%;font-size:.85rem}
 th,td{border-bottom:1px solid #d8dbe3;padding:.35rem .5rem;text-align:right}
+td{white-space:nowrap}td.text{white-space:normal}
 th:first-child,td:first-child,th.text,td.text{text-align:left}
 .note{color:#5b6270;font-size:.85rem}
 """
@@ -99,11 +101,14 @@ def build(reader: Reader, experiment: str) -> str:
     body += _guardrails(reader, experiment)
     body += _sizes(reader, experiment)
     body.append(f"<h2>{_safe(say('experiments.how'))}</h2>")
-    how = dict.fromkeys(f"{told(r['estimand'])}. {told(r['method'])}." for r in effects.to_pylist())
+    how = dict.fromkeys(
+        f"{sentence_case(told(r['estimand']))}. {sentence_case(told(r['method']))}."
+        for r in effects.to_pylist()
+    )
     body += [f"<p>{_safe(text)}</p>" for text in how]
     body.append(f"<p class=note>{_safe(say('report.made', at=day(reader.moment('summarised'))))}</p>")
     title = _safe(say("report.title", experiment=experiment))
-    head = f"<meta charset=utf-8><title>{title}</title><style>{_STYLE}</style>"
+    head = f"{_META}<title>{title}</title><style>{_STYLE}</style>"
     return f"<!doctype html><html lang={language()}><head>{head}</head><body>{''.join(body)}</body></html>"
 
 
@@ -167,8 +172,25 @@ def _verdicts(reader: Reader, experiment: str) -> str:
     for row in reader.rows("readouts", experiment_id=experiment):
         verdict = _safe(label("verdict", row["verdict"]))
         arms = _safe(say("report.arms", arm=row["arm"], control=row["control"]))
-        out.append(f"<p><b>{verdict}</b> · {arms}<br>{_safe(told(row['reason']))}</p>")
+        out.append(f"<p><b>{verdict}</b> · {arms}<br>{_safe(sentence_case(told(row['reason'])))}</p>")
+    out.append(_note(standing(reader, experiment)))
     return "".join(out)
+
+
+def standing(reader: Reader, experiment: str) -> str:
+    """Say until when an experiment counts, how often it was looked at, and when it ends."""
+    rows = reader.rows("readouts", experiment_id=experiment)
+    if not rows:
+        return ""
+    ends = rows[0]["ends_at"]
+    text = say("experiments.ends", at=day(ends)) if ends else say("experiments.open")
+    looks = number(rows[0]["n_looks"])
+    return f"{say('experiments.state', at=day(rows[0]['matured_at']), looks=looks)} {text}"
+
+
+def sentence_case(text: str) -> str:
+    """Begin a sentence with a capital."""
+    return text[:1].upper() + text[1:]
 
 
 def _note(text: str) -> str:
@@ -189,6 +211,7 @@ _TEXTS = ("arm", "control", "reason", "segment", "metric", "standing")
 
 
 def _table(rows: Sequence[dict[str, Any]], names: Sequence[str], table: str, unit: str) -> str:
+    names = [name for name in names if name != "reason" or any(row[name] for row in rows)]
     shape = {name: " class=text" if name in _TEXTS else "" for name in names}
     head = "".join(f"<th{shape[name]}>{_safe(_title(name, table, unit))}</th>" for name in names)
     cells = (
@@ -214,6 +237,8 @@ def _cell(name: str, value: Any, unit: str) -> str:
         return chance(value, 0.001)
     if name == "relative_effect":
         return percent(value, signed=True)
+    if name in parts.DIFFERENCES and unit == parts.RATE:
+        return difference(value)  # "points" stands in the title
     if name in _MEASURED and unit == parts.RATE:
         return percent(value, digits=2)
     if name in _MEASURED and unit:

@@ -9,8 +9,8 @@ import streamlit as st
 
 from app import parts, planner, report
 from app.data import Reader, leading, where
-from app.messages import chance, day, knows, label, number, percent, plain, points, say, told
-from app.report import BASIS, RATES, SRM_ALERT, band_note, bases, valid
+from app.messages import chance, knows, label, number, percent, plain, points, say, told
+from app.report import BASIS, RATES, SRM_ALERT, band_note, bases, sentence_case, standing, valid
 from nba import plots, tables
 from nba.experiments import guardrails
 from nba.experiments.decision import EARLY
@@ -49,7 +49,8 @@ def draw(reader: Reader) -> None:
     _sizes(reader, experiment)
     with st.expander(say("experiments.how")):
         for text in dict.fromkeys(
-            f"{told(row['estimand'])}. {told(row['method'])}." for row in shown.to_pylist()
+            f"{sentence_case(told(row['estimand']))}. {sentence_case(told(row['method']))}."
+            for row in shown.to_pylist()
         ):
             st.markdown(plain(text))
     report.offer(reader, experiment)
@@ -103,19 +104,12 @@ def _verdicts(reader: Reader, experiment: str) -> None:
             "arm": plain(row["arm"]),
             "control": plain(row["control"]),
             "verdict": label("verdict", row["verdict"]),
-            "reason": plain(_sentence_case(told(row["reason"]))),
+            "reason": plain(sentence_case(told(row["reason"]))),
         }
         early = f" {say('experiments.early')}" if row["is_early"] and EARLY not in row["reason"] else ""
         st.markdown(f"{say('experiments.verdict', **words)}{early}", help=say("term.verdict"))
     if rows:
-        ends = rows[0]["ends_at"]
-        text = say("experiments.ends", at=day(ends)) if ends else say("experiments.open")
-        looks = number(rows[0]["n_looks"])
-        st.caption(f"{say('experiments.state', at=day(rows[0]['matured_at']), looks=looks)} {text}")
-
-
-def _sentence_case(text: str) -> str:
-    return text[:1].upper() + text[1:]
+        st.caption(standing(reader, experiment))
 
 
 def _metric(reader: Reader, shown: pa.Table, experiment: str, metric: str) -> None:

@@ -1,5 +1,6 @@
 """No mixed languages: every page and view in Spanish, read word by word against the English catalogue."""
 
+import html
 import json
 import re
 from collections.abc import Iterator
@@ -8,6 +9,7 @@ from typing import Any
 import pytest
 from streamlit.testing.v1 import AppTest
 
+from app import data, messages, parts, report
 from app.messages import words as catalogue
 
 VIEWS = [
@@ -64,7 +66,8 @@ def _said(app: AppTest) -> Iterator[str]:
 
 
 def _tokens(text: str) -> set[str]:
-    return set(re.findall(r"[a-záéíóúñü]+", re.sub(r"`[^`]*`|\b\w*[_@/.]\w+\b", " ", text).lower()))
+    plain = re.sub(r"`[^`]*`|{\w+}|\b\w*[_@/.]\w+\b", " ", text)
+    return set(re.findall(r"[a-záéíóúñü]+", plain.lower()))
 
 
 # laws
@@ -81,4 +84,16 @@ def test_a_spanish_page_has_no_english_word(show, workspace, page, view, english
     app = show(workspace, page, lang="es", **({"view": view} if view else {}))
     assert not app.exception
     mixed = {text: found for text in _said(app) if (found := _tokens(text) & english)}
+    assert not mixed
+
+
+def test_a_spanish_report_has_no_english_word(workspace, english, monkeypatch) -> None:
+    for module in (messages, parts, report):
+        monkeypatch.setattr(module, "language", lambda: "es")
+    made = report.build(data.read(workspace), "policy")
+    text = html.unescape(
+        re.sub(r"<script.*?</script>|<style>.*?</style>|<[^>]*>", "\n", made, flags=re.DOTALL)
+    )
+    mixed = {line: found for line in text.splitlines() if (found := _tokens(line) & english)}
+    assert "Efecto" in text
     assert not mixed
