@@ -362,7 +362,9 @@ def figure(drawn: go.Figure, key: str, alt: str) -> None:
 def _named(drawn: go.Figure, key: str) -> go.Figure:
     # Channels, limits and our own categories have a word each; what the company named keeps its name.
     def word(text: str) -> str:
+        # After the figure has its colours: each belongs to a name in data, in every language.
         own = label("limit", text) if key in LIMITS else named(text)
+        own = label("method", own) if key in METHODS else own
         return told(own) if key in SPANS else own
 
     for trace in drawn.data:
@@ -379,8 +381,9 @@ def _named(drawn: go.Figure, key: str) -> go.Figure:
     return drawn
 
 
-# Figures of limits, and those whose categories are spans of numbers.
+# Figures of limits, of methods of attribution, and those whose categories are spans of numbers.
 LIMITS = ("prices",)
+METHODS = ("credits", "caused")
 SPANS = ("clv",)
 
 

@@ -36,7 +36,7 @@ def _credit(reader: Reader) -> None:
         audience = parts.choose(say("attribution.audience"), audiences, "audience", where=right)
         found = where(found, period=period, audience=audience)
     st.subheader(say("attribution.credits"), help=say("term.credit"))
-    parts.figure(plots.credits(parts.worded(found), reader.currency, by), "credits", say("alt.credits"))
+    parts.figure(plots.credits(found, reader.currency, by), "credits", say("alt.credits"))
     methods = list(dict.fromkeys(found["method"].to_pylist()))
     if not methods:
         return
@@ -56,9 +56,7 @@ def _cause(reader: Reader) -> None:
     period = parts.choose(say("attribution.period"), periods, "period")
     shown = _named(where(whole, period=period), "channel")
     _disagreements(shown, reader)
-    parts.figure(
-        journeys.credited_against_caused(parts.worded(shown), reader.currency), "caused", say("alt.caused")
-    )
+    parts.figure(journeys.credited_against_caused(shown, reader.currency), "caused", say("alt.caused"))
     st.caption(say("attribution.caused_note"))
     found = where(reader.table("incremental"), period=period) if reader.has("incremental") else None
     _left_out(found)

@@ -97,6 +97,7 @@ def _risk(reader: Reader) -> None:
     is_any = any((value or 0) > 0 for value in risky["clv_at_risk"].to_pylist())
     if not is_any:
         st.info(say("clv.nobody_at_risk"), icon=":material/info:")
+        risky = risky.sort_by([("clv", "descending")])
     columns = [name for name in columns if name in risky.column_names]  # an earlier version had no interval
     parts.table(risky, columns, tables.SUMMARY_AT_RISK, reader.currency, "customers_at_risk")
     if is_any and reader.has("summary_retained"):

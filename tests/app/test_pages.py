@@ -1,5 +1,6 @@
 """Every page: shows its content, on an empty workspace, on a broken one, and after a change of a filter."""
 
+import json
 import shutil
 from datetime import timedelta
 from pathlib import Path
@@ -16,6 +17,7 @@ from nba.experiments import planning
 from nba.history import History
 from nba.serving import whatif
 from pipelines import scenario
+from tests.app.conftest import START
 
 GUARD = """
 [[experiment.metrics]]
@@ -404,6 +406,37 @@ def test_whoever_signs_in_has_the_role_of_the_address(
     assert ("CRM\\-1" in words(app)) == sees
     if said:
         assert say(said, who="X").split("X")[-1] in words(app)
+
+
+def test_only_an_approver_is_told_how_to_approve(show, fresh, words) -> None:
+    root = fresh()
+    row = {"check": "not rolled back before", "status": "pass", "note": "", "asked_at": START}
+    evidence = tables.PROMOTION_EVIDENCE.build([row | {"champion": 1, "challenger": 2}])
+    History.read(root).commit(replace={"promotion_evidence": evidence})
+    assert "You may approve it" not in words(show(root, "policy", view="values"))
+    with (root / "nba.toml").open("a", encoding="utf-8") as file:
+        file.write('\n[app]\nopen_role = "approver"\n')
+    assert "You may approve it" in words(show(root, "policy", view="values"))
+
+
+def test_a_channel_has_one_colour_in_every_language(show, workspace) -> None:
+    colours = []
+    for code in ("en", "es"):
+        (drawn,) = show(workspace, "attribution", lang=code).get("plotly_chart")
+        colours.append([bar["marker"]["color"] for bar in json.loads(drawn.proto.spec)["data"]])
+    assert colours[0] == colours[1]
+
+
+def test_nobody_at_risk_is_said(show, fresh, words) -> None:
+    root = fresh()
+    history = History.read(root)
+    row = {"clv_at_risk": 0.0, "p_alive": 1.0, "n_repeat": 1, "quiet_days": 9.0}
+    rows = [row | {"customer_id": f"c{i}", "clv": 10.0 + i} for i in range(3)]
+    history.commit(replace={"summary_at_risk": tables.SUMMARY_AT_RISK.build(rows)})
+    app = show(root, "clv", view="risk")
+    assert say("clv.nobody_at_risk") in [info.value for info in app.info]
+    assert app.dataframe[0].value["customer_id"].tolist() == ["c2", "c1", "c0"]  # the most valuable first
+    assert say("clv.nobody_at_risk") not in words(show(root, "clv", view="worth"))
 
 
 def test_data_health_tells_the_tables_numbers(show, workspace) -> None:
