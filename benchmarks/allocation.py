@@ -191,7 +191,7 @@ def _batch_choice(estimate: Estimate, is_eligible: np.ndarray, use: np.ndarray, 
     # As a batch does it: probabilities at the prices, cuts, the draw, and what trimming leaves for the log.
     n, policy = len(draw), Softmax(0.05, 0.03)
     cut = Cut.none(K, use.shape[1])._replace(
-        price=np.array([1.0, 2.0, 2.0, 0.0, 0.5]), after=np.full(K, 0.99)
+        price=np.array([1.0, 2.0, 2.0, 0.0, 0.5]), amounts=np.full(K, 0.99)
     )
     times = []
     for _ in range(3):
@@ -201,7 +201,7 @@ def _batch_choice(estimate: Estimate, is_eligible: np.ndarray, use: np.ndarray, 
             own = Estimate(estimate.mean[rows], estimate.se[rows])
             p = streamed.probabilities(policy, own, is_eligible[rows], use, cut)
             column = draws.pick(p, draw[rows])
-            logged = streamed.thinned(p, cut.after)
+            logged = streamed.logged(p, use, cut)
         times.append(time.process_time() - begun)
     assert (logged[np.arange(len(column)), column] > 0).all()
     text = f"{policy.policy_id}, 20 treatments; as batches do it, in parts; best of 3, CPU"

@@ -17,7 +17,7 @@ from scipy.optimize import minimize
 from scipy.special import ndtri
 
 from nba import draws
-from nba.policy import explore, prices
+from nba.policy import explore, kernels, prices
 from nba.policy.explore import Estimate, Policy, Thompson, even
 
 Array = NDArray[np.float64]
@@ -32,6 +32,8 @@ FLOOR_SHARE = 0.5
 _CHUNK = 16_384
 # Midpoints of 200 equal parts of the standard normal.
 _NORMAL = ndtri((np.arange(200) + 0.5) / 200)
+# Frequencies of a Poisson binomial beyond which its characteristic function is below e**-100.
+_FREQUENCIES = 64
 
 
 class Allocation(NamedTuple):
@@ -204,42 +206,49 @@ def _kept_of_counted(q: Array, limit: int) -> Array:
     if limit == 0:
         return np.zeros(len(q))
     # Customers of like chance are taken together.
-    bins = np.minimum((q * 256).astype(np.int64), 255)
-    n = np.bincount(bins, minlength=256)
-    chance = np.bincount(bins, weights=q, minlength=256) / np.maximum(n, 1)
-    low, mass = _poisson_binomial(chance, n)
-    fits = np.minimum(1.0, limit / (1.0 + low + np.arange(len(mass))))
-    return np.clip(fits @ _without_one(mass, chance), 0.0, 1.0)[bins]
+    bins = np.minimum((q * kernels.BINS).astype(np.int64), kernels.BINS - 1)
+    n = np.bincount(bins, minlength=kernels.BINS)
+    total = np.asarray(np.bincount(bins, weights=q, minlength=kernels.BINS), dtype=np.float64)
+    return kept_by_chance(total, n, limit)[bins]
 
 
-def _poisson_binomial(chance: Array, n: NDArray[np.int64]) -> tuple[int, Array]:
-    # Mass of the sum of n draws of each chance, from `low` on, by its characteristic function.
+def kept_by_chance(total: Array, n: NDArray[np.int64], limit: int) -> Array:
+    """Give the chance that a draw is kept within a number of contacts, by the chance of being drawn.
+
+    Args:
+        total: Sum of the chances of the customers of each bin, shape (b,).
+        n: Customers of each bin, shape (b,).
+        limit: How many are kept.
+
+    Returns:
+        E[min(1, limit / (1 + U))], U the number of others drawn, shape (b,).
+
+    Example:
+        >>> kept_by_chance(np.array([1.0]), np.array([2]), 1).tolist()  # the other is drawn half the time
+        [0.75]
+    """
+    chance = np.clip(total / np.maximum(n, 1), 0.0, 1.0)
     mean, spread = float(n @ chance), float(np.sqrt(n @ (chance * (1 - chance))))
+    if mean + 8 * spread + 1 < limit or n.sum() <= limit:
+        return np.ones(len(n))
+    if limit == 0:
+        return np.zeros(len(n))
+    low, mass = _poisson_binomial(chance, n, mean, spread)
+    fits = np.minimum(1.0, limit / (1.0 + low + np.arange(len(mass))))
+    return np.asarray(np.clip(kernels.fits_without_one(mass, chance, fits), 0.0, 1.0))
+
+
+def _poisson_binomial(chance: Array, n: NDArray[np.int64], mean: float, spread: float) -> tuple[int, Array]:
+    # Mass of the sum of n draws of each chance, from `low` on, by its characteristic function.
     low = max(int(mean - 10 * spread) - 8, 0)
     size = int(20 * spread) + 32
-    step = np.exp(2j * np.pi * np.arange(size) / size)
-    log_cf = np.zeros(size, dtype=np.complex128)
+    step = np.exp(-2j * np.pi * np.arange(min(size // 2 + 1, _FREQUENCIES)) / size)
+    log_cf = np.zeros(len(step), dtype=np.complex128)
     with np.errstate(divide="ignore"):
         for share, many in zip(chance[n > 0], n[n > 0], strict=True):
             log_cf += many * np.log(1 + share * (step - 1))
-    mass = np.fft.fft(np.exp(log_cf)).real / size
+    mass = np.fft.irfft(np.exp(log_cf), size)
     return low, np.clip(np.roll(mass, -(low % size)), 0.0, None)
-
-
-def _without_one(mass: Array, chance: Array) -> Array:
-    # Mass without one draw of each chance, shape (len(mass), b): the convolution undone, from the end at
-    # which errors shrink.
-    forward, size = chance <= 0.5, len(mass)
-    up, down = chance[forward], chance[~forward]
-    out = np.zeros((size, len(chance)))
-    left, right = np.zeros(len(up)), np.zeros(len(down))
-    for i in range(size):
-        left = (mass[i] - up * left) / (1 - up)
-        out[i, forward] = left
-        last = size - 1 - i
-        right = ((mass[last + 1] if i else 0.0) - (1 - down) * right) / down
-        out[last, ~forward] = right
-    return out
 
 
 def _kept_of_sum(p: Array, use: Array, limit: float) -> Array:

@@ -15,6 +15,8 @@ Array = NDArray[np.float64]
 Flags = NDArray[np.bool_]
 Whole = NDArray[np.int64]
 
+# Customers whose chance of using a limit on contacts lies in the same part of [0, 1] are taken together.
+BINS = 256
 _TINY = 1e-300
 _compiled = numba.njit(cache=True, nogil=True, error_model="numpy")
 
@@ -435,26 +437,24 @@ def cut_rows(p: Array, eligible: Flags, floor: float, floor_kept: Array, kept: A
 
 
 @_compiled
-def whole_sums(p: Array, use: Array, one: float) -> tuple[Whole, Whole, Whole, Whole]:
+def whole_sums(p: Array, use: Array, counted: Flags, one: float) -> tuple[Whole, Whole, Whole, Whole, Whole]:
     """Sum rows as whole numbers of 1 / one, so that parts add up in any order.
 
     Args:
         p: Probabilities, shape (n, k).
         use: What one choice uses of each limit, shape (k, m).
+        counted: Limits on contacts, whose customers are told apart by chance, shape (m,).
         one: Units of the sums.
 
     Returns:
-        Probabilities, shape (k,); by limit the variance of use, the mean of its square, and the square of
-        its mean, each shape (m,).
+        Probabilities, shape (k,); by limit the variance of use and the square of its mean, each shape (m,);
+        of limits on contacts the customers and the sum of their chances, by bin of chance, shape (m, BINS).
     """
     n, k = p.shape
     m = use.shape[1]
     chosen = np.zeros(k, dtype=np.int64)
-    variance, square, own = (
-        np.zeros(m, dtype=np.int64),
-        np.zeros(m, dtype=np.int64),
-        np.zeros(m, dtype=np.int64),
-    )
+    variance, own = np.zeros(m, dtype=np.int64), np.zeros(m, dtype=np.int64)
+    customers, chances = np.zeros((m, BINS), dtype=np.int64), np.zeros((m, BINS), dtype=np.int64)
     mean, second = np.empty(m), np.empty(m)
     for i in range(n):
         mean[:] = 0.0
@@ -468,6 +468,83 @@ def whole_sums(p: Array, use: Array, one: float) -> tuple[Whole, Whole, Whole, W
         for limit in range(m):
             squared = mean[limit] * mean[limit]
             variance[limit] += np.int64(np.rint((second[limit] - squared) * one))
-            square[limit] += np.int64(np.rint(second[limit] * one))
             own[limit] += np.int64(np.rint(squared * one))
-    return chosen, variance, square, own
+            if counted[limit]:
+                q = _chance(p[i], use, limit)
+                at = _bin(q)
+                customers[limit, at] += 1
+                chances[limit, at] += np.int64(np.rint(q * one))
+    return chosen, variance, own, customers, chances
+
+
+@_compiled
+def _chance(p: Array, use: Array, limit: int) -> float:
+    q = 0.0
+    for j in range(len(p)):
+        if use[j, limit] > 0:
+            q += p[j]
+    return q
+
+
+@_compiled
+def _bin(q: float) -> int:
+    return min(int(q * BINS), BINS - 1)
+
+
+@_compiled
+def trimmed_rows(p: Array, use: Array, amounts: Array, counts: Array) -> Array:
+    """Keep of each row what trimming leaves on average; the rest goes to `none`.
+
+    Args:
+        p: Probabilities drawn from, shape (n, k).
+        use: What one choice uses of each limit, shape (k, m).
+        amounts: Share of each column that limits on amounts leave, shape (k,).
+        counts: Share that each limit on contacts leaves, by bin of the chance of using it, shape (m, BINS).
+    """
+    n, k = p.shape
+    m = use.shape[1]
+    out, share = np.empty((n, k)), np.empty(k)
+    takes = np.zeros(m, dtype=np.bool_)
+    for limit in range(m):
+        takes[limit] = counts[limit].min() < 1.0
+    for i in range(n):
+        share[:] = amounts
+        for limit in range(m):
+            if takes[limit]:
+                left = counts[limit, _bin(_chance(p[i], use, limit))]
+                for j in range(k):
+                    if use[j, limit] > 0:
+                        share[j] *= left
+        given = 0.0
+        for j in range(k):
+            out[i, j] = p[i, j] * share[j]
+            given += p[i, j] - out[i, j]
+        out[i, 0] = max(out[i, 0] + given, 0.0)
+    return out
+
+
+@_compiled
+def fits_without_one(mass: Array, chance: Array, fits: Array) -> Array:
+    """Give what is expected of `fits` over a sum of draws without one draw of each chance, shape (b,).
+
+    The convolution is undone from the end at which errors shrink.
+
+    Args:
+        mass: Of the sum of all draws, shape (s,).
+        chance: Of the draw that is left out, shape (b,).
+        fits: By the sum, shape (s,).
+    """
+    size = len(mass)
+    out = np.zeros(len(chance))
+    for b in range(len(chance)):
+        q, left, total = chance[b], 0.0, 0.0
+        if q <= 0.5:
+            for i in range(size):
+                left = (mass[i] - q * left) / (1 - q)
+                total += left * fits[i]
+        else:
+            for i in range(size - 1, -1, -1):
+                left = ((mass[i + 1] if i + 1 < size else 0.0) - (1 - q) * left) / q
+                total += left * fits[i]
+        out[b] = total
+    return out

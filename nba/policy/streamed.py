@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from scipy.special import ndtri
 
 from nba.policy import kernels
-from nba.policy.allocate import MARGIN_SD, MARGIN_SHARE, allocate
+from nba.policy.allocate import MARGIN_SD, MARGIN_SHARE, allocate, kept_by_chance
 from nba.policy.explore import Estimate, Policy
 
 Array = NDArray[np.float64]
@@ -35,6 +35,9 @@ class Cut(NamedTuple):
         floor_kept: Share of the even floor that each treatment kept, shape (k,).
         kept: Share of the remaining probability that each treatment kept, shape (k,).
         after: Share of draws of each treatment that trimming leaves on average, shape (k,).
+        amounts: The part of it that limits on amounts take alike from all customers, shape (k,).
+        counts: Share that each limit on contacts leaves to a customer, by bin of the customer's chance of
+            using it, shape (m, 256).
         last: First trimming number that is dropped, by limit, shape (m,); 2**20 where nothing is.
         possible: Whether one choice of the treatment fits all limits, shape (k,).
     """
@@ -43,14 +46,17 @@ class Cut(NamedTuple):
     floor_kept: Array
     kept: Array
     after: Array
+    amounts: Array
+    counts: Array
     last: Whole
     possible: Flags
 
     @classmethod
     def none(cls, k: int, m: int) -> "Cut":
         """Cut nothing."""
-        ones = np.ones(k)
-        return cls(np.zeros(m), ones, ones, ones, np.full(m, 1 << TRIM_BITS), np.ones(k, dtype=bool))
+        ones, counts = np.ones(k), np.ones((m, kernels.BINS))
+        last = np.full(m, 1 << TRIM_BITS)
+        return cls(np.zeros(m), ones, ones, ones, ones, counts, last, np.ones(k, dtype=bool))
 
 
 class Totals(NamedTuple):
@@ -59,19 +65,22 @@ class Totals(NamedTuple):
     Attributes:
         p: Probability of each treatment, shape (k,).
         variance: Variance of the use of each limit, shape (m,).
-        square: Sum of p times use squared, shape (m,).
         own: Sum of the squares of each customer's expected use, shape (m,).
+        customers: Of limits on contacts, customers by bin of their chance of using it, shape (m, 256).
+        chances: Sum of these chances, shape (m, 256).
     """
 
     p: Whole
     variance: Whole
-    square: Whole
     own: Whole
+    customers: Whole
+    chances: Whole
 
     @classmethod
     def of(cls, p: Array, use: Array) -> "Totals":
         """Sum the customers of a part; p has shape (n, k), use (k, m)."""
-        return cls(*kernels.whole_sums(p, np.ascontiguousarray(use, dtype=np.float64), _ONE))
+        use = np.ascontiguousarray(use, dtype=np.float64)
+        return cls(*kernels.whole_sums(p, use, counts_contacts(use), _ONE))
 
     def __add__(self, other: "Totals") -> "Totals":  # type: ignore[override]
         return Totals(*(a + b for a, b in zip(self, other)))
@@ -93,11 +102,10 @@ def probabilities(policy: Policy, estimate: Estimate, is_eligible: Flags, use: A
     return kernels.cut_rows(p, is_eligible, float(policy.floor), cut.floor_kept, cut.kept)
 
 
-def thinned(p: Array, kept: Array) -> Array:
-    """Keep a share of each treatment's probability; the rest goes to `none`."""
-    out = p * kept
-    out[:, 0] = np.maximum(out[:, 0] + (p - out).sum(axis=1), 0.0)
-    return out
+def logged(p: Array, use: Array, cut: Cut) -> Array:
+    """Give the probabilities that trimming leaves of those drawn from, which are logged, shape (n, k)."""
+    use = np.ascontiguousarray(use, dtype=np.float64)
+    return kernels.trimmed_rows(np.ascontiguousarray(p), use, cut.amounts, cut.counts)
 
 
 def first_cut(
@@ -159,31 +167,56 @@ def fitted(cut: Cut, totals: Totals, use: Array, available: Array) -> Cut:
     return cut._replace(kept=cut.kept * factor)
 
 
-def after_trimming(totals: Totals, use: Array, available: Array) -> Array:
-    """Give the share of each treatment's draws that trimming leaves on average, shape (k,).
+def trimmed(cut: Cut, totals: Totals, use: Array, available: Array) -> Cut:
+    """Find what trimming leaves of the draws on average, limit by limit; each meets what those before left.
 
-    The chance that an amount u still fits is that of the others' sum U before it, in an order independent of
-    everything, U normal: E min(1, (a - u + c) / (U + c)), c the mean amount met. A limit meets what those
-    before it left.
+    Of limits on contacts the share is that of `nba.policy.allocate`, a Poisson binomial. Where amounts
+    differ, the chance that an amount u still fits is that of the others' sum U before it, in an order
+    independent of everything, U normal: E min(1, (a - u + c) / (U + c)), c the mean amount met.
+
+    Args:
+        cut: What probabilities are drawn from.
+        totals: Sums over all customers at that cut.
+        use: Shape (k, m).
+        available: Limits of all customers, shape (m,).
     """
-    out = np.ones(len(use))
+    after, amounts, counts = np.ones(len(use)), np.ones(len(use)), np.ones((len(available), kernels.BINS))
+    contacts = counts_contacts(use)
     for j, limit in enumerate(available):
-        all_of_it = float((totals.p / _ONE) @ use[:, j])
-        left = totals.p / _ONE * out
-        mean, square = float(left @ use[:, j]), float(left @ use[:, j] ** 2)
-        if mean == 0:
-            continue
-        own = totals.own[j] / _ONE * (mean / all_of_it) ** 2
-        spread = float(np.sqrt(max(square - own, 0.0)))
-        if mean + 8 * spread + use[:, j].max() <= limit:
-            continue
-        met, own = square / mean, own / mean
-        others = np.maximum(mean - own + spread * _NORMAL, 0.0)
         uses = use[:, j] > 0
-        fits = (limit - use[uses, j][:, None] + met) / (others + met)
-        kept = np.clip(fits, 0.0, 1.0).mean(axis=1)
-        out[uses] *= np.where(use[uses, j] > limit, 0.0, kept)
-    return out
+        before = float(totals.p[uses].sum())
+        if before == 0 or np.isinf(limit):
+            continue
+        if contacts[j]:
+            still = float(totals.p[uses] @ after[uses]) / before
+            chances = totals.chances[j] / _ONE * still
+            most = int(limit / use[:, j].max() * (1 + 1e-12))
+            counts[j] = kept_by_chance(chances, totals.customers[j], most)
+            kept = np.full(int(uses.sum()), float(chances @ counts[j]) / float(chances.sum() or 1.0))
+        else:
+            kept = _kept_of_sum(totals, after, use, j, limit)
+            amounts[uses] *= kept
+        after[uses] *= kept
+    return cut._replace(after=after, amounts=amounts, counts=counts)
+
+
+def _kept_of_sum(totals: Totals, after: Array, use: Array, j: int, limit: float) -> Array:
+    left, uses = totals.p / _ONE * after, use[:, j] > 0
+    mean, square = float(left @ use[:, j]), float(left @ use[:, j] ** 2)
+    own = totals.own[j] / _ONE * (mean / float((totals.p / _ONE) @ use[:, j])) ** 2
+    spread = float(np.sqrt(max(square - own, 0.0)))
+    if mean == 0 or mean + 8 * spread + use[:, j].max() <= limit:
+        return np.ones(int(uses.sum()))
+    met, own = square / mean, own / mean
+    others = np.maximum(mean - own + spread * _NORMAL, 0.0)
+    fits = (limit - use[uses, j][:, None] + met) / (others + met)
+    return np.where(use[uses, j] > limit, 0.0, np.clip(fits, 0.0, 1.0).mean(axis=1))
+
+
+def counts_contacts(use: Array) -> Flags:
+    """Say of which limits every choice that uses them uses as much, shape (m,)."""
+    most = use.max(axis=0, initial=0.0)
+    return np.asarray(((use == 0) | np.isclose(use, most, rtol=1e-9, atol=0.0)).all(axis=0) & (most > 0))
 
 
 def micro(use: Array) -> Whole:

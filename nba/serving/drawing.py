@@ -34,8 +34,7 @@ def draw_all(job: Job, engine: Engine, drawn: Drawn, tell: Callable[[str, int], 
         tell("drawing", 0)
     assert sums is not None
     cuts = [
-        cut._replace(after=streamed.after_trimming(sums[i], limited.use, drawn.available[i]))
-        for i, cut in enumerate(drawn.cuts)
+        streamed.trimmed(cut, sums[i], limited.use, drawn.available[i]) for i, cut in enumerate(drawn.cuts)
     ]
     for j in range(len(limited.names)):
         for i in range(arms):

@@ -105,6 +105,15 @@ def probabilities_of(job: Job, part: Scored, cuts: Sequence[Cut]) -> Array:
     return out
 
 
+def logged_of(job: Job, part: Scored, p: Array, cuts: Sequence[Cut]) -> Array:
+    """Give what trimming leaves of the probabilities drawn from, by the cut of its arm, shape (n, k)."""
+    out = np.zeros(p.shape)
+    for i, cut in enumerate(cuts):
+        rows = np.flatnonzero(part.arm == i)
+        out[rows] = streamed.logged(p[rows], job.limited.use, cut)
+    return out
+
+
 def in_order(parts: Sequence[Scored]) -> Scored:
     """Join parts and sort them by customer, so that their number and order change nothing."""
     ids = pa.concat_arrays([part.ids for part in parts])

@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 from nba.catalog import Catalog
 from nba.errors import DataError, SettingsError
 from nba.experiments import design
-from nba.policy import arbitrate, levers
+from nba.policy import arbitrate, kernels, levers
 from nba.policy.explore import Estimate
 from nba.policy.streamed import Cut
 from nba.serving.decide import Worth, believed
@@ -64,8 +64,9 @@ class Served:
             plan["batch_id"], at, catalog, Settings.model_validate(plan["settings"]), models,
             np.array(plan["nuisance"]), at,
         )  # fmt: skip
-        cuts = tuple(Cut(*(np.array(cut[name]) for name in Cut._fields)) for cut in plan["cuts"])
         m = len(job.limited.names)
+        read = (Cut(*(np.array(cut[name]) for name in Cut._fields)) for cut in plan["cuts"])
+        cuts = tuple(cut._replace(counts=cut.counts.reshape(m, kernels.BINS)) for cut in read)  # m may be 0
         drawn = Drawn(
             cuts, np.zeros((len(cuts), m), np.int64), np.zeros(len(cuts), np.int64), np.zeros((len(cuts), m))
         )

@@ -22,7 +22,7 @@ from nba.serving.decide import START, cut_words, send_spans
 from nba.serving.drawing import draw_of, dropped_of
 from nba.serving.engines import Engine, attributes_of
 from nba.serving.jobs import Array, Drawn, Job, Scored, Whole
-from nba.serving.pricing import probabilities_of
+from nba.serving.pricing import logged_of, probabilities_of
 
 _CERTAIN = 1.0
 _ASSIGNED_ROWS = 250_000
@@ -76,8 +76,7 @@ def finish_part(job: Job, part: Scored, drawn: Drawn, *, log: bool) -> Rows:
     every = np.arange(n)
     p = probabilities_of(job, part, drawn.cuts)
     column = draw_of(job, part, p)
-    after = np.stack([cut.after for cut in drawn.cuts])[part.arm]
-    final_p = streamed.thinned(p, after)
+    final_p = logged_of(job, part, p, drawn.cuts)
     dropped = dropped_of(job, part, column, drawn.cuts)
     final = np.where(dropped >= 0, 0, column)
     price = np.stack([job.limited.use @ cut.price for cut in drawn.cuts])[part.arm]
