@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,13 +27,19 @@ from benchmarks.record import Row, peer_python, row
 from nba import metrics, targeting
 from nba.catalog import Action, Catalog, Treatment
 from nba.models.ensemble import UpliftEnsemble
-from nba.models.scorer import Scorer
+from nba.models.inputs import Coding
+from nba.models.scorer import Scorer, deciles, effects
 from nba.settings import Models
 
 DATA = Path(os.environ.get("NBA_DATA", Path(__file__).parents[2] / "shared" / "data"))
 CACHE = Path(os.environ.get("NBA_BENCH_CACHE", tempfile.gettempdir())) / "nba-peers"
 PEER_SEEDS = int(os.environ.get("NBA_PEER_SEEDS", "10"))
 SERVED_WORLDS = int(os.environ.get("NBA_SERVED_WORLDS", "20"))
+SERVED_N, SERVED_ROWS = 12_000, (1, 4, 12)
+SERVED = Catalog(
+    (Action("offer", "sales", "all", "Offer", margin=10.0),),
+    tuple(Treatment(f"offer_{channel}", "offer", channel, 0.1) for channel in ("email", "sms", "push")),
+)
 BASE: dict[str, Any] = {
     "n_estimators": 100, "learning_rate": 0.05, "num_leaves": 15, "min_child_samples": 200, "n_jobs": 1,
     "verbosity": -1,
@@ -329,39 +335,87 @@ def coverage() -> list[Row]:
 
 
 def served() -> list[Row]:
-    """How often the served model's 90% intervals of single customers' effects hold the truth."""
-    channels = ("email", "sms", "push")
-    actions = (Action("offer", "sales", "all", "Offer", margin=10.0),)
-    catalog = Catalog(actions, tuple(Treatment(f"offer_{c}", "offer", c, 0.1) for c in channels))
-    within: list[float] = []
+    """How often 90% intervals of the served model hold known effects: of groups, and of single customers."""
+    groups: list[bool] = []
+    single: dict[str, list[float]] = {}
     for seed in range(SERVED_WORLDS):
-        drawn, new = world(2000 + seed, 12_000, strength=2.0), world(3000 + seed, 2_000, strength=2.0)
-        scorer = Scorer.fit(_examples(drawn, catalog), catalog, Models(), seed)
-        found = scorer.scores(_examples(new, catalog))
-        within.append(
-            float(
-                (np.abs(found.uplift - (new.chance - new.chance[:, :1])) <= 1.645 * found.uplift_se)[
-                    :, 1:
-                ].mean()
-            )
-        )
-    said = (
-        "uplift of a new customer within 1.645 uplift_se of the truth, three treatments, trials of 12,000;"
-        f" by world from {min(within):.2f} to {max(within):.2f}"
-    )
-    more = {"n": 2_000, "seeds": SERVED_WORLDS, "conditions": said}
-    return [row("uplift.coverage90_served", np.mean(within), "", None, "in", **more)]
+        for n_rows in SERVED_ROWS:
+            drawn = repeated(2000 + seed, SERVED_N, n_rows)
+            examples = _examples(drawn.trial, drawn.customer)
+            # Everything of the fit, out of fold too, which `fit` keeps to itself.
+            scorer, learnt = Scorer._fit(examples, SERVED, Models(), seed)
+            groups += _groups_held(learnt, drawn)
+            new = repeated(3000 + seed, 2_000 * n_rows, n_rows).trial.part(slice(None, None, n_rows))
+            found = scorer.scores(_examples(new, np.arange(len(new.y))))
+            held = np.abs(found.uplift[:, 1:] - new.effect) <= 1.645 * found.uplift_se[:, 1:]
+            single.setdefault(f"{n_rows} rows a customer", []).append(float(held.mean()))
+    said = f"trials of {SERVED_N:,} rows, {' or '.join(map(str, SERVED_ROWS))} a customer, three treatments"
+    parts = "; ".join(f"{k} {np.mean(v):.3f}, {min(v):.2f} to {max(v):.2f}" for k, v in single.items())
+    more = {"seeds": SERVED_WORLDS * len(SERVED_ROWS)}
+    return [
+        row("uplift.coverage90_served", np.mean(groups), "", (0.87, 0.93), "in", n=len(groups), **more,
+            conditions=f"intervals of deciles of predicted effect and of treatments; {said}"),
+        row("uplift.coverage90_served_customer", np.mean(list(single.values())), "", None, "in", n=2_000,
+            **more, conditions=f"uplift of a new customer within 1.645 uplift_se of the truth; {said}; by"
+            f" design, and from the least of the worlds to the most: {parts}"),
+    ]  # fmt: skip
 
 
-def _examples(drawn: World, catalog: Catalog) -> pa.Table:
-    # A trial as the table that a scorer is fitted on: one decision per customer.
+def _groups_held(learnt: Any, drawn: "Repeated") -> list[bool]:
+    # Whether intervals of deciles and of treatments hold the mean true effect on the rows that they speak of.
+    arm, customer = drawn.trial.arm, drawn.customer
+    own = np.where(arm > 0, drawn.trial.chance[np.arange(len(arm)), arm] - drawn.trial.chance[:, 0], 0.0)
+    coding = Coding.of(SERVED)
+    out = []
+    for make in (lambda x: deciles(arm, x, customer, 0.9), lambda x: effects(coding, arm, x, customer, 0.9)):
+        truth = make(replace(learnt, residual=own)).to_pandas()
+        told = make(learnt).to_pandas()
+        true = truth["observed" if "observed" in truth else "effect"]
+        out += ((told.lower <= true) & (true <= told.upper)).tolist()
+    return out
+
+
+@dataclass(frozen=True)
+class Repeated:
+    """A trial of several rows a customer, shape (n,); chances are averages over what no feature tells."""
+
+    trial: World
+    customer: np.ndarray
+
+
+def repeated(seed: int, n: int, n_rows: int) -> Repeated:
+    """Draw customers once, with features that stay, and each `n_rows` times an arm and an outcome.
+
+    Where there are several rows, customers also differ in their level (standard deviation 1 of the log-odds)
+    and in their answer to any contact (0.5), which no feature tells: their rows are then alike.
+    """
+    rng = np.random.default_rng([seed, n_rows])
+    drawn = world(seed, n // n_rows, strength=2.0)
+    odds = np.log(drawn.chance / (1 - drawn.chance))
+    level, answer = (1.0, 0.5) if n_rows > 1 else (0.0, 0.0)
+    spread = np.array([level, *(np.hypot(level, answer),) * 3])
+    nodes, share = np.polynomial.hermite_e.hermegauss(31)
+    mean = np.tensordot(share / share.sum(), expit(odds + nodes[:, None, None] * spread), axes=1)
+    customer = np.repeat(np.arange(len(odds)), n_rows)
+    own = rng.normal(0, level, len(odds)), rng.normal(0, answer, len(odds))
+    every = odds + own[0][:, None] + np.column_stack([np.zeros(len(odds)), *(own[1],) * 3])
+    p = drawn.p[customer]
+    arm = (rng.random(len(p))[:, None] > np.cumsum(p, axis=1)).sum(axis=1)
+    y = (rng.random(len(p)) < expit(every)[customer, arm]).astype(float)
+    return Repeated(World(drawn.X[customer], y, arm, p, mean[customer]), customer)
+
+
+def _examples(drawn: World, customer: np.ndarray) -> pa.Table:
+    # A trial as the table that a scorer is fitted on, a week between two rows of a customer.
     n = len(drawn.y)
+    week = np.arange(n) - np.searchsorted(customer, customer)
+    at = np.datetime64("2026-01-05", "us") + week * np.timedelta64(7, "D")
     data = {
-        "customer_id": [f"c{i}" for i in range(n)],
-        "as_of": pa.array(np.full(n, np.datetime64("2026-01-05", "us")), pa.timestamp("us", tz="UTC")),
-        "treatment_id": [catalog.treatment_ids[k] for k in drawn.arm],
+        "customer_id": [f"c{i}" for i in customer],
+        "as_of": pa.array(at.astype("datetime64[us]"), pa.timestamp("us", tz="UTC")),
+        "treatment_id": [SERVED.treatment_ids[k] for k in drawn.arm],
         "is_response": drawn.y > 0,
-        "reward": drawn.y * 10.0 - catalog.cost[drawn.arm],
+        "reward": drawn.y * 10.0 - SERVED.cost[drawn.arm],
     }
     return pa.table(data | {f"f_x{j}": column for j, column in enumerate(drawn.X.T)})
 

@@ -343,6 +343,7 @@ def by_decile(
     level: float = 0.95,
     bins: int = 10,
     customer: Whole | None = None,
+    control: NDArray[np.bool_] | None = None,
 ) -> pa.Table:
     """Compare predicted effects with unbiased scores of them, by rank of the prediction.
 
@@ -352,20 +353,26 @@ def by_decile(
         level: Confidence level of the intervals of the means.
         bins: Number of bins.
         customer: Code of each row's customer, from 0, shape (n,); None where every row is another's.
+        control: Rows without contact, shape (n,), whose mean score in the bin is subtracted: what a baseline
+            has missed there is no effect. None where scores need no control.
 
     Returns:
-        Columns decile (1 is the highest), n, predicted, observed, lower, upper; bins of fewer than 2
-        rows or customers are left out.
+        Columns decile (1 is the highest), n (rows that are no control), predicted, observed, lower, upper;
+        bins of fewer than 2 rows or customers, on either side, are left out.
     """
     number = bins - 1 - _by_rank(predicted, bins)
     rows = []
     for decile in range(bins):
         at = number == decile
-        n = int(at.sum())
-        found = stats.mean(observed[at], level, None if customer is None else customer[at])
-        if found.n < 2:
+        unit = None if customer is None else customer[at]
+        if control is None:
+            found, shown = stats.mean(observed[at], level, unit), at
+        else:
+            found, shown = stats.contrast(observed[at], control[at], level, unit), at & ~control
+        if found.n < 2 or np.isnan(found.value):
             continue
-        rows.append((decile + 1, n, float(predicted[at].mean()), found.value, found.lower, found.upper))
+        estimate = found.value, found.lower, found.upper
+        rows.append((decile + 1, int(shown.sum()), float(predicted[shown].mean()), *estimate))
     names = ("decile", "n", "predicted", "observed", "lower", "upper")
     types = (pa.int64(), pa.int64(), *(pa.float64(),) * 4)
     columns = list(zip(*rows)) if rows else [()] * len(names)

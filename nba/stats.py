@@ -113,6 +113,45 @@ def difference(treated: Array, control: Array, level: float = 0.95) -> Interval:
     return Interval(value, se, value - half, value + half, n)
 
 
+def contrast(
+    values: Array, is_control: NDArray[np.bool_], level: float = 0.95, unit: NDArray[np.int64] | None = None
+) -> Interval:
+    """Estimate a mean less that of a control whose rows may be of the same units.
+
+    Args:
+        values: Shape (n,).
+        is_control: Whose mean is subtracted, shape (n,).
+        level: Confidence level.
+        unit: Code of the independent unit (customer) of each value, from 0, shape (n,): what its values on
+            both sides add to the difference is summed before it is squared (Liang, Zeger 1986). None where
+            every value is another unit's (Welch).
+
+    Returns:
+        The estimate; its n counts independent units.
+
+    Example:
+        >>> values, is_control = np.array([2.0, 4.0, 1.0, 3.0]), np.array([False, False, True, True])
+        >>> contrast(values, is_control).value
+        1.0
+        >>> same = contrast(values, is_control, unit=np.array([0, 1, 0, 1]))
+        >>> same.value, same.se  # the units differ from each other as much on both sides
+        (1.0, 0.0)
+    """
+    if unit is None:
+        return difference(values[~is_control], values[is_control], level)
+    units = np.unique(unit[~is_control]), np.unique(unit[is_control])
+    if min(len(side) for side in units) < 2:
+        found = " and ".join(f"{len(side)} {name}" for side, name in zip(units, ("treated", "control")))
+        return Interval.unknown(f"{found} units; an interval needs 2 of each", len(np.union1d(*units)))
+    means = np.array([values[~is_control].mean(), values[is_control].mean()])
+    sizes = np.array([np.count_nonzero(~is_control), np.count_nonzero(is_control)])
+    side = is_control.astype(int)
+    apart, n = sums((1 - 2 * side) * (values - means[side]) / sizes[side], unit)
+    se = float(np.sqrt(apart @ apart * n / (n - 1)))
+    value, half = float(means[0] - means[1]), float(special.stdtrit(n - 1, (1 + level) / 2)) * se
+    return Interval(value, se, value - half, value + half, n)
+
+
 def wilson(successes: float, n: int, level: float = 0.95) -> Interval:
     """Estimate a share with Wilson's interval (Wilson 1927).
 

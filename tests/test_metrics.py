@@ -63,6 +63,22 @@ def test_by_decile_puts_the_highest_first():
     assert metrics.by_decile(np.empty(0), np.empty(0)).num_rows == 0
 
 
+def test_by_decile_subtracts_what_the_control_has_too():
+    predicted, control = np.repeat([0.1, 0.3], 4), np.tile([False, True], 4)
+    observed = np.array([0.3, 0.1, 0.1, -0.1, 0.6, 0.2, 0.4, 0.0])
+    table = metrics.by_decile(predicted, observed, bins=2, control=control)
+    assert table["n"].to_pylist() == [2, 2]
+    assert table["predicted"].to_pylist() == pytest.approx([0.3, 0.1])
+    assert table["observed"].to_pylist() == pytest.approx([0.5 - 0.1, 0.2 - 0.0])
+    # Each side's variance is 0.02 over 2 rows; Welch's degrees of freedom are 2.
+    assert table["upper"].to_pylist()[0] == pytest.approx(0.4 + 4.3027 * np.sqrt(0.02), abs=1e-4)
+    # A customer on both sides: what is his own cancels.
+    both = metrics.by_decile(predicted, observed, bins=2, customer=np.arange(8) // 2, control=control)
+    assert both["upper"].to_pylist() == pytest.approx(both["observed"].to_pylist())
+    one = metrics.by_decile(predicted, observed, bins=2, customer=np.zeros(8, dtype=int), control=control)
+    assert one.num_rows == 0
+
+
 def test_auc_interval_by_hand():
     y, score = np.array([0.0, 0.0, 1.0, 1.0]), np.array([0.1, 0.5, 0.5, 0.9])
     found = metrics.auc_interval(y, score)

@@ -445,19 +445,31 @@ def judge(
     )  # fmt: skip
     found |= {"qini": interval.value, "qini_lower": interval.lower, "qini_upper": interval.upper}
     tables["qini"] = metrics.qini_table(y, learnt.effect, treated.astype(float), weight)
-    tables["uplift_deciles"] = metrics.by_decile(
-        learnt.effect[treated], learnt.residual[treated], customer=customer[treated]
-    )
+    tables["uplift_deciles"] = deciles(column, learnt, customer)
     tables["effects"] = effects(scorer.coding, column, learnt, customer)
     tables["importance"] = importance(scorer)
     return Report({name: float(value) for name, value in found.items()}, tables)
 
 
-def effects(coding: Coding, column: Whole, learnt: Learnt, customer: Whole) -> pa.Table:
-    """Average effect of each treatment on the customers who got it, whose rows count as one unit.
+def deciles(column: Whole, learnt: Learnt, customer: Whole, level: float = 0.95) -> pa.Table:
+    """Compare predicted effects with what contact changed in each tenth of the rows by prediction.
+
+    Rows without contact are ranked by the effect of the treatment that they are paired with; their mean
+    residual is what the baseline missed in that tenth.
 
     Returns:
-        Columns treatment_id, n, effect, se, lower, upper (95%), predicted. No naive rate of responses: a
+        As `metrics.by_decile`.
+    """
+    return metrics.by_decile(learnt.effect, learnt.residual, level, customer=customer, control=column == 0)
+
+
+def effects(coding: Coding, column: Whole, learnt: Learnt, customer: Whole, level: float = 0.95) -> pa.Table:
+    """Average effect of each treatment on the customers who got it, whose rows count as one unit.
+
+    What the baseline missed on average is told by the rows without contact, whose noise counts too.
+
+    Returns:
+        Columns treatment_id, n, effect, se, lower, upper, predicted. No naive rate of responses: a
         policy chose whom to treat, so rates of treatments do not compare.
     """
     rows = []
@@ -467,7 +479,8 @@ def effects(coding: Coding, column: Whole, learnt: Learnt, customer: Whole) -> p
         if n < 2:
             rows.append((name, n, *(np.nan,) * 5))
             continue
-        found = stats.mean(learnt.residual[at], unit=customer[at])
+        both = at | (column == 0)
+        found = stats.contrast(learnt.residual[both], column[both] == 0, level, customer[both])
         estimate = found.value, found.se, found.lower, found.upper
         rows.append((name, n, *estimate, float(learnt.effect[at].mean())))
     names = ("treatment_id", "n", "effect", "se", "lower", "upper", "predicted")

@@ -15,8 +15,9 @@ How it is learnt (rows are decisions; `none` rows tell the baseline, treated row
    out-of-fold residuals. The weights have a normal prior, so that few data neither ignore what the
    candidates have found nor take it at its word, and data without heterogeneity drive them to zero.
 
-The standard error is the hierarchy's posterior, widened by how far the blended candidates disagree: it is
-in closed form, and large for treatments that were rarely or never tried on such customers.
+The standard error is the hierarchy's posterior, widened by a jackknife over customers
+(`nba.models.jackknife`) and by how far the blended candidates disagree: it is in closed form, and large for
+treatments that were rarely or never tried on such customers.
 """
 
 from collections.abc import Mapping
@@ -30,7 +31,7 @@ from numpy.typing import NDArray
 from scipy.optimize import nnls
 from scipy.special import expit, logit
 
-from nba.models import crossfit, hierarchy, response, traverse
+from nba.models import crossfit, hierarchy, jackknife, response, traverse
 from nba.models.hierarchy import Hierarchy
 from nba.models.inputs import Coding
 from nba.models.traverse import Forest
@@ -92,7 +93,7 @@ class Uplift:
         scaling: Of the linear model's inputs.
         constant: Effects in points that do not depend on x.
         odds: Effects in log-odds that do not depend on x.
-        linear: Effects in log-odds that depend on x.
+        linear: Effects in log-odds that depend on x; their covariance is the posterior's, widened.
         trees: LightGBM on what the constants leave; None where there was too little to learn from.
         weights: Of the candidates' deviations from the constants, in the order of `CANDIDATES`.
         response_mean: Mean of the response model's difference by treatment, shape (T,).
@@ -218,6 +219,7 @@ def fit(rows: Rows, crossed: "response.CrossFitted", coding: Coding, settings: M
     x = scaling.apply(rows.X, crossed.p_none)
     offset = log_odds(crossed.p_none)
     linear = hierarchy.cross_fit_logit(x, rows.y, offset, rows.weight, *split, _ODDS_SCALE)
+    wider = 1 + jackknife.excess(linear, x, rows.column, rows.fold)
     offset = offset + linear.nuisance
     ones = np.ones((len(x), 1))
     odds = hierarchy.cross_fit_logit(ones, rows.y, offset, rows.weight, *split, _ODDS_SCALE)
@@ -245,7 +247,8 @@ def fit(rows: Rows, crossed: "response.CrossFitted", coding: Coding, settings: M
         for capacity, used in CAPACITIES.items()
     }
     weights, losses = blends[settings.capacity]
-    model = Uplift(coding, scaling, constant.model, odds.model, linear.model, trees, weights, response_mean)
+    served = replace(linear.model, covariance=linear.model.covariance * wider)
+    model = Uplift(coding, scaling, constant.model, odds.model, served, trees, weights, response_mean)
     by_capacity = {capacity: found for capacity, (found, _) in blends.items()}
     return Learnt(model, residual, base + parts @ weights, losses, by_capacity)
 

@@ -1,4 +1,5 @@
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
@@ -9,6 +10,7 @@ from nba import metrics
 from nba.catalog import Action, Catalog, Treatment
 from nba.errors import DataError, MissingError
 from nba.models import scorer as module
+from nba.models.inputs import Coding
 from nba.models.scorer import Scorer
 
 # by hand
@@ -211,6 +213,21 @@ def test_report_tables_have_the_columns_of_the_figures(scorer):
         "uplift_deciles": ["decile", "n", "predicted", "observed", "lower", "upper"],
     }
     assert {name: scorer.report.tables[name].column_names for name in expected} == expected
+
+
+def test_what_the_baseline_misses_is_no_effect():
+    rng = np.random.default_rng(0)
+    column, predicted = rng.integers(0, 3, 600), np.repeat([0.1, 0.3], 300)
+    # The baseline is 0.2 too low for those of little effect, and right for the others.
+    residual = np.where(column > 0, predicted, 0.0) + np.repeat([0.2, 0.0], 300) + rng.normal(0, 0.01, 600)
+    learnt = SimpleNamespace(effect=predicted, residual=residual)
+    customer = np.arange(600) // 2
+    told = module.deciles(column, learnt, customer).to_pandas()
+    np.testing.assert_allclose(told["observed"], told["predicted"], atol=0.02)
+    assert ((told["lower"] < told["predicted"] + 0.01) & (told["predicted"] - 0.01 < told["upper"])).all()
+    coding = Coding(("a_e", "a_s"), ("a", "a"), ("e", "s"))
+    found = module.effects(coding, column, learnt, customer).to_pandas()
+    np.testing.assert_allclose(found["effect"], found["predicted"], atol=0.05)
 
 
 # recovery
