@@ -28,7 +28,8 @@ from nba import metrics, targeting
 from nba.catalog import Action, Catalog, Treatment
 from nba.models.ensemble import UpliftEnsemble
 from nba.models.inputs import Coding
-from nba.models.scorer import Scorer, deciles, effects
+from nba.models.report import deciles, effects
+from nba.models.scorer import Scorer
 from nba.settings import Models
 
 DATA = Path(os.environ.get("NBA_DATA", Path(__file__).parents[2] / "shared" / "data"))

@@ -16,7 +16,8 @@ from nba.features import examples as snapshot_examples
 from nba.features import table as features
 from nba.history import History
 from nba.models import card, compare, explain, latest, snapshots, tuning, wording
-from nba.models.scorer import Report, Scorer
+from nba.models.report import Report
+from nba.models.scorer import Scorer
 from nba.settings import Models, Settings
 from pipelines.progress import Progress, silent
 

@@ -6,7 +6,6 @@ fitted on examples, saved as text and arrays (no pickle), and named by the hash 
 
 import hashlib
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -17,12 +16,13 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
-from nba import metrics, stats
 from nba.catalog import NONE, Catalog
 from nba.errors import DataError, MissingError, listed
 from nba.models import crossfit, inputs, response, trial, uplift
 from nba.models.hierarchy import Hierarchy, Layout
 from nba.models.inputs import Coding
+from nba.models.margin import Margin, fit_margin, margin_by_action
+from nba.models.report import Report, judge
 from nba.models.response import Response
 from nba.models.uplift import Learnt, Rows, Scaling, Uplift
 from nba.settings import Models
@@ -32,7 +32,6 @@ Whole = NDArray[np.int64]
 
 _CAP = 240_000  # examples that training reads; of more, a sample is taken and weighted
 _MOST_COEFFICIENTS = 12_000  # of the effects; their covariance takes 1.2 GB then
-_MARGIN_WEIGHT = 3.0  # orders that the population's margin counts for in a customer's
 _FORMAT = 1
 
 
@@ -52,45 +51,6 @@ class Scores:
     uplift: Array
     uplift_se: Array
     margin_per_response: Array
-
-
-@dataclass(frozen=True)
-class Report:
-    """How good the model is, on customers that it had not seen.
-
-    Attributes:
-        metrics: Numbers by name.
-        tables: Small tables for figures: calibration, qini, uplift_deciles, importance, effects.
-    """
-
-    metrics: dict[str, float] = field(default_factory=dict)
-    tables: dict[str, pa.Table] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Margin:
-    """Expected margin of a response: a customer's mean margin per order, shrunk to the population's.
-
-    Attributes:
-        population: Mean margin per order, money.
-        factor: Margin of a response within the window over the margin of an order (a response may hold
-            several orders).
-        by_action: What a response to an action earns over the usual one, by the catalog's margins; an action
-            that is not named earns the usual.
-    """
-
-    population: float
-    factor: float
-    by_action: Mapping[str, float] = field(default_factory=dict)
-
-    def predict(self, features: pa.Table) -> Array:
-        """Give the expected margin of a response, money, shape (n,), at least 0."""
-        return np.maximum(self.factor * shrunk(features, self.population), 0.0)
-
-    def of(self, features: pa.Table, treatments: Coding) -> Array:
-        """Give it for `none` and each of T treatments, money, shape (n, 1 + T)."""
-        ratio = [1.0, *(self.by_action.get(action, 1.0) for action in treatments.action_ids)]
-        return np.outer(self.predict(features), ratio)
 
 
 @dataclass(frozen=True)
@@ -174,14 +134,14 @@ class Scorer:
         if settings.monotone:
             params["monotone_constraints"] = response.signs((*names, *coding.names), settings)
         crossed = response.fit(X, codes[column], codes[paired], y, weight, fold, params, settings.trees)
-        learnt = uplift.fit(Rows(X, column, paired, y, weight, fold), crossed, coding, settings, seed)
+        arrays = Rows(X, column, paired, y, weight, fold)
+        learnt = uplift.fit(arrays, crossed, coding, settings, seed)
         whole = _whole(rows)
         margin = fit_margin(rows.filter(pa.array(whole)), catalog.cost[column[whole]])
         margin = replace(margin, by_action=margin_by_action(catalog, column))
         crossed = response.with_rates(crossed, column, y, weight, fold, coding)
-        scorer = cls(names, coding, crossed.model, learnt.model, margin)
-        customer = inputs.customers(rows)
-        report = judge(scorer, column, y, weight, crossed, learnt, seed, customer)
+        report = judge(arrays, crossed, learnt, names, inputs.customers(rows), seed)
+        report.metrics["margin_factor"] = float(margin.factor)
         return cls(names, coding, crossed.model, learnt.model, margin, report), learnt
 
     def scores(self, features: pa.Table, catalog: Catalog | None = None) -> Scores:
@@ -355,145 +315,6 @@ def age_weight(examples: pa.Table, half_life_days: float | None) -> Array:
         return np.ones(examples.num_rows)
     at = examples["as_of"].cast(pa.int64()).to_numpy() / 86400e6
     return np.asarray(0.5 ** ((at.max() - at) / half_life_days))
-
-
-def shrunk(features: pa.Table, population: float) -> Array:
-    """Shrink customers' mean margin per order to the population's, by the number of their orders."""
-    mean, n = inputs.matrix(features, ("f_margin_per_order", "f_orders_total")).T
-    n = np.where(np.isfinite(mean), np.nan_to_num(n), 0.0)
-    total = n * np.nan_to_num(mean) + _MARGIN_WEIGHT * population
-    return np.asarray(total / (n + _MARGIN_WEIGHT))
-
-
-def margin_by_action(catalog: Catalog, column: Whole) -> dict[str, float]:
-    """Give the catalog's margin of each action over the mean of what was given.
-
-    Args:
-        catalog: An action without a margin is not named.
-        column: Treatment of each row, 0 is `none`, shape (n,).
-
-    Example:
-        >>> from nba.catalog import Action, Treatment
-        >>> actions = Action("sale", "s", "s", "Sale", 10.0), Action("club", "s", "s", "Club", 30.0)
-        >>> treatments = Treatment("a", "sale", "email", 0.0), Treatment("b", "club", "email", 0.0)
-        >>> shop = Catalog(actions, treatments)
-        >>> margin_by_action(shop, np.array([0, 1, 2]))
-        {'sale': 0.5, 'club': 1.5}
-    """
-    given = catalog.margin[column[column > 0]]
-    given = given[given > 0]
-    if not len(given):
-        return {}
-    usual = float(given.mean())
-    names = zip(catalog.action[1:].tolist(), catalog.margin[1:].tolist())
-    return {str(action): margin / usual for action, margin in names if margin > 0}
-
-
-def fit_margin(examples: pa.Table, cost: Array) -> Margin:
-    """Learn the population's margin per order, and what a response is worth in orders.
-
-    Args:
-        examples: The `examples` table, n rows.
-        cost: Cost of each row's treatment, which its reward is net of; money, shape (n,).
-    """
-    mean, n = inputs.matrix(examples, ("f_margin_per_order", "f_orders_total")).T
-    known = np.isfinite(mean) & (n > 0)
-    responded = examples["is_response"].to_numpy()
-    gross = examples["reward"].to_numpy() + cost
-    if not known.any():
-        return Margin(float(gross[responded].mean()) if responded.any() else 0.0, 1.0)
-    population = float(np.average(mean[known], weights=n[known]))
-    expected = shrunk(examples.filter(pa.array(responded)), population)
-    if expected.sum() <= 0:
-        return Margin(max(population, 0.0), 1.0)
-    # As if 20 responses had been worth exactly one order each: a guard while responses are few.
-    usual = 20 * max(population, 0.0)
-    factor = (gross[responded].sum() + usual) / (expected.sum() + usual)
-    return Margin(population, float(np.clip(factor, 0.25, 4.0)))
-
-
-def judge(
-    scorer: Scorer,
-    column: Whole,
-    y: Array,
-    weight: Array,
-    crossed: response.CrossFitted,
-    learnt: Learnt,
-    seed: int,
-    customer: Whole,
-) -> Report:
-    """Measure the model on out-of-fold predictions.
-
-    Qini ranks (customer, treatment) pairs, treated against not; rows are weighted for sampling and age
-    only. Where a policy chose whom to treat, the groups differ beyond the ranking: the number then
-    describes, and the off-policy estimate judges. Intervals rest on customers, of whom `customer` gives the
-    code by row, shape (n,): a customer's rows are no news to each other.
-    """
-    treated = column > 0
-    served = crossed.p_own if crossed.p_served is None else crossed.p_served
-    found = metrics.classification(y, served)
-    ranked = metrics.auc_interval(y, served, customer)
-    found |= {"auc_lower": ranked.lower, "auc_upper": ranked.upper}
-    tables = {"calibration": metrics.calibration(y, served)}
-    found |= {f"loss_{name}": value for name, value in learnt.losses.items()}
-    found |= {f"weight_{n}": float(w) for n, w in zip(uplift.CANDIDATES, scorer.effect.weights)}
-    spread = float(learnt.effect[treated].std()) if treated.any() else np.nan
-    found |= {"uplift_spread": spread, "margin_factor": scorer.margin.factor}
-    interval = metrics.qini_interval(
-        y, learnt.effect, treated.astype(float), np.random.default_rng(seed), weight,
-        customer=customer, repeats=50,
-    )  # fmt: skip
-    found |= {"qini": interval.value, "qini_lower": interval.lower, "qini_upper": interval.upper}
-    tables["qini"] = metrics.qini_table(y, learnt.effect, treated.astype(float), weight)
-    tables["uplift_deciles"] = deciles(column, learnt, customer)
-    tables["effects"] = effects(scorer.coding, column, learnt, customer)
-    tables["importance"] = importance(scorer)
-    return Report({name: float(value) for name, value in found.items()}, tables)
-
-
-def deciles(column: Whole, learnt: Learnt, customer: Whole, level: float = 0.95) -> pa.Table:
-    """Compare predicted effects with what contact changed in each tenth of the rows by prediction.
-
-    Rows without contact are ranked by the effect of the treatment that they are paired with; their mean
-    residual is what the baseline missed in that tenth.
-
-    Returns:
-        As `metrics.by_decile`.
-    """
-    return metrics.by_decile(learnt.effect, learnt.residual, level, customer=customer, control=column == 0)
-
-
-def effects(coding: Coding, column: Whole, learnt: Learnt, customer: Whole, level: float = 0.95) -> pa.Table:
-    """Average effect of each treatment on the customers who got it, whose rows count as one unit.
-
-    What the baseline missed on average is told by the rows without contact, whose noise counts too.
-
-    Returns:
-        Columns treatment_id, n, effect, se, lower, upper, predicted. No naive rate of responses: a
-        policy chose whom to treat, so rates of treatments do not compare.
-    """
-    rows = []
-    for t, name in enumerate(coding.treatment_ids, start=1):
-        at = column == t
-        n = int(at.sum())
-        if n < 2:
-            rows.append((name, n, *(np.nan,) * 5))
-            continue
-        both = at | (column == 0)
-        found = stats.contrast(learnt.residual[both], column[both] == 0, level, customer[both])
-        estimate = found.value, found.se, found.lower, found.upper
-        rows.append((name, n, *estimate, float(learnt.effect[at].mean())))
-    names = ("treatment_id", "n", "effect", "se", "lower", "upper", "predicted")
-    columns = list(zip(*rows)) if rows else [()] * len(names)
-    return pa.table(dict(zip(names, columns)))
-
-
-def importance(scorer: Scorer, top: int = 25) -> pa.Table:
-    """Share of the response trees' gain by feature; columns feature, importance, highest first."""
-    gain = scorer.response.booster.feature_importance("gain")
-    names = np.array([*scorer.names, *scorer.coding.names])
-    order = np.argsort(-gain, kind="stable")[:top]
-    return pa.table({"feature": names[order].tolist(), "importance": gain[order] / max(gain.sum(), 1e-12)})
 
 
 def _meta(scorer: Scorer) -> dict[str, Any]:

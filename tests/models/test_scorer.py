@@ -9,6 +9,7 @@ import pytest
 from nba import metrics
 from nba.catalog import Action, Catalog, Treatment
 from nba.errors import DataError, MissingError
+from nba.models import margin, report
 from nba.models import scorer as module
 from nba.models.inputs import Coding
 from nba.models.scorer import Scorer
@@ -44,7 +45,7 @@ def test_half_life_halves(varied):
 
 def test_margin_is_shrunk_by_the_number_of_orders():
     rows = pa.table({"f_margin_per_order": [10.0, np.nan, 40.0], "f_orders_total": [3.0, 0.0, 97.0]})
-    np.testing.assert_allclose(module.shrunk(rows, 20.0), [15.0, 20.0, (97 * 40 + 60) / 100])
+    np.testing.assert_allclose(margin.shrunk(rows, 20.0), [15.0, 20.0, (97 * 40 + 60) / 100])
 
 
 def test_margin_of_a_response_is_learnt_from_rewards(scorer, varied):
@@ -222,11 +223,11 @@ def test_what_the_baseline_misses_is_no_effect():
     residual = np.where(column > 0, predicted, 0.0) + np.repeat([0.2, 0.0], 300) + rng.normal(0, 0.01, 600)
     learnt = SimpleNamespace(effect=predicted, residual=residual)
     customer = np.arange(600) // 2
-    told = module.deciles(column, learnt, customer).to_pandas()
+    told = report.deciles(column, learnt, customer).to_pandas()
     np.testing.assert_allclose(told["observed"], told["predicted"], atol=0.02)
     assert ((told["lower"] < told["predicted"] + 0.01) & (told["predicted"] - 0.01 < told["upper"])).all()
     coding = Coding(("a_e", "a_s"), ("a", "a"), ("e", "s"))
-    found = module.effects(coding, column, learnt, customer).to_pandas()
+    found = report.effects(coding, column, learnt, customer).to_pandas()
     np.testing.assert_allclose(found["effect"], found["predicted"], atol=0.05)
 
 
