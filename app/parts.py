@@ -97,7 +97,12 @@ _TERM = {
 }
 # Pixels of texts that fit badly by themselves: long ones that a figure above shows in full, and those that
 # the first rows lack, by which the browser judges.
-_WIDTHS = {("value_finder", "segment"): 270, ("choices", "stage"): 130, ("choices", "reason"): 170}
+_WIDTHS = {
+    ("value_finder", "segment"): 270,
+    ("summary_models", "alias"): 150,
+    ("choices", "stage"): 130,
+    ("choices", "reason"): 170,
+}
 # Columns whose values are our own words: column to the section of the catalogue that words them.
 _WORDED = {
     "channel": "channel",

@@ -35,6 +35,8 @@ def _credit(reader: Reader) -> None:
         audiences = [parts.ALL, *sorted(set(found["audience"].to_pylist()) - {parts.ALL})]
         audience = parts.choose(say("attribution.audience"), audiences, "audience", where=right)
         found = where(found, period=period, audience=audience)
+        if audience == parts.ALL:
+            _headline(reader, period)
     st.subheader(say("attribution.credits"), help=say("term.credit"))
     parts.figure(plots.credits(found, reader.currency, by), "credits", say("alt.credits"))
     methods = list(dict.fromkeys(found["method"].to_pylist()))
@@ -45,6 +47,23 @@ def _credit(reader: Reader) -> None:
     columns = ["method", "channel", "treatment_id", "n_orders", "credit", "share"]
     listed = where(found, method=method).sort_by([("credit", "descending")])
     parts.table(listed, columns, contract, reader.currency, f"credits_{method}")
+
+
+def _headline(reader: Reader, period: str) -> None:
+    # What all contact caused stands above what methods credit, and is read before a figure is drawn.
+    if not reader.has("incremental"):
+        return
+    rows = reader.rows("incremental", level=parts.ALL, period=period)
+    if not rows or rows[0]["margin"] is None:
+        return
+    (row,), unit = rows, reader.currency
+    ends = {end: number(row[f"margin_{end}"], unit) for end in ("lower", "upper")}
+    returned = {end: number(row[f"roas_{end}"]) for end in ("lower", "upper")}
+    parts.numbers(
+        (say("attribution.all_caused"), number(row["margin"], unit), say("term.incremental"),
+         say("attribution.span", **ends)),
+        (say("column.roas"), number(row["roas"]), say("term.roas"), say("attribution.span", **returned)),
+    )  # fmt: skip
 
 
 def _cause(reader: Reader) -> None:

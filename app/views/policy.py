@@ -39,6 +39,7 @@ def _mix(reader: Reader, arm: str) -> None:
     by = parts.choose(say("policy.by"), ["channel", "action_id"], "by", "policy.by")
     if arm != parts.ALL:
         shown, batches = where(shown, arm=arm), where(batches, arm=arm)
+        _newest(batches, reader)
     st.subheader(say("policy.mix"))
     order = sorted(set(reader.table("summary_mix")[by].to_pylist()))
     parts.figure(plots.mix(shown, by, order), "mix", say("alt.mix", by=label("policy.by", by)))
@@ -51,6 +52,18 @@ def _mix(reader: Reader, arm: str) -> None:
     st.subheader(say("policy.treatments"))
     columns = ["batch_id", "arm", "action_id", "channel", "n", "n_delivered", "cost", "expected_value"]
     parts.table(shown, columns, tables.SUMMARY_MIX, reader.currency, "treatments")
+
+
+def _newest(batches: pa.Table, reader: Reader) -> None:
+    # Read before a figure is drawn.
+    rows = sorted(batches.to_pylist(), key=lambda row: row["decided_at"])
+    if rows:
+        (row,) = rows[-1:]
+        parts.numbers(
+            (say("policy.newest"), number(row["n_contacts"]), "",
+             say("policy.of_customers", n=number(row["n"]), at=day(row["decided_at"]))),
+            (say("policy.newest_cost"), number(row["cost"], reader.currency), "", ""),
+        )  # fmt: skip
 
 
 def _segments(reader: Reader, arm: str, by: str) -> None:

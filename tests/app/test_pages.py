@@ -574,6 +574,22 @@ def test_attribution_says_which_contacts_it_cannot_judge(show, fresh, words) -> 
     assert "Correo: 1.216 de 2.637 contactos tenían" in spanish
 
 
+def test_policy_and_attribution_lead_with_numbers(show, fresh, words) -> None:
+    root = fresh()
+    row = {"level": "all", "item": "all", "n": 9, "source": "combined", "roas": 2.5, "margin": 99.0}
+    rows = [row | {"period": "all", "margin_lower": 50.0, "margin_upper": 148.0, "reason": ""}]
+    history = History.read(root).commit(replace={"incremental": tables.INCREMENTAL.build(rows)})
+    app = show(root, "attribution")
+    assert {m.label: m.value for m in app.metric}["Margin all contact caused"] == "99.00 EUR"
+    assert {m.label: m.value for m in app.metric}["Return on cost"] == "2.50"
+    assert "50.00 EUR to 148.00 EUR" in words(app)
+    app.selectbox(key="audience").set_value("acquisition=store").run()
+    assert not app.metric  # what contact caused is known of all customers only
+    (newest,) = history.sql("from summary_batches where arm = 'policy' and batch_id = 'b3'").to_pylist()
+    shown = {m.label: m.value for m in show(root, "policy").metric}
+    assert shown["Contacts of the last batch"] == str(newest["n_contacts"])
+
+
 def test_a_changed_workspace_says_that_the_page_is_old(show, fresh, words) -> None:
     root = fresh()
     assert "has changed since" not in words(show(root))
