@@ -211,8 +211,8 @@ with connect(memory_gb=memory, spill=workspace / "spill") as connection:
         f" as customer_no, customer_id from (select distinct customer_id from '{workspace}/ready/people.parquet')").fetchall()
     begun = time.perf_counter()
     # From ready identities: combination of identifiers to customer.
-    connection.execute("create temp table owner as select combo, customer_no from"
-        f" '{workspace}/ready/people.parquet' join customer using (customer_id)").fetchall()
+    connection.execute("create temp table owner as select combo, customer_no, reached_at from"
+        f" '{workspace}/ready/owners.parquet' join customer using (customer_id)").fetchall()
     for table in ("orders", "events", "touches"):
         unify.write_table(connection, table, staged, workspace / "written" / f"{table}.parquet", quality.Counts())
     out = {"seconds": time.perf_counter() - begun}
@@ -232,8 +232,9 @@ with connect(memory_gb=config.workspace.memory_gb, spill=workspace / "spill") as
     unify.look(connection, staged, kinds)
     identity.resolve(connection, kinds, unify.names_of(staged), identity.Rules(config.identity))
     (workspace / "ready").mkdir(exist_ok=True)
-    unify.copy(connection, "select combo, customer_id from owner join customer using (customer_no)",
-        workspace / "ready" / "people.parquet", "snappy")
+    for name, more in (("people", ""), ("owners", ", reached_at")):
+        unify.copy(connection, f"select combo, customer_id{more} from owner join customer using (customer_no)",
+            workspace / "ready" / f"{name}.parquet", "snappy")
     for table in ("orders", "events", "touches") if plain else ():
         unify.copy(connection, f"select * exclude (source, file, row_number) from all_{table}",
             workspace / "ready" / f"{table}.parquet", "snappy")

@@ -28,21 +28,25 @@ from nba.spill import Spill
 FOLDER = "tables"
 INDEX = "history.json"
 
-# What was known at a moment: rows that had happened and arrived before it, as they stood then; outcomes that
-# had closed by then.
-_ARRIVED = "(known_at is null or known_at < $at)"
+# What was known at a moment: rows that had happened and arrived before it, as they stood then; identifiers
+# that were known to be the customer's; outcomes that had closed by then.
 _ARRIVING = ("orders", "events", "touches")
+_ARRIVED = {
+    "identities": ("joined_at", "joined_at < $at"),
+    **dict.fromkeys(_ARRIVING, ("known_at", "(known_at is null or known_at < $at)")),
+}
 # Tables of ingestion, whose rows follow a customer that went into another.
 _MOVED = ("identities", *_ARRIVING, *tables.EARLIER.values())
-# What was decided for a customer that went into another since: decisions count for the other; of two
-# assignments to one experiment the surviving id's stands, by which it is also decided.
+_TIMES = {"orders": "ordered_at", "events": "occurred_at", "touches": "touched_at"}
+# What was decided for a customer that went into another since: decisions count for the other, from when it is
+# the other; of two assignments to one experiment the surviving id's stands, by which it is also decided.
 _FOLLOWING = {
     "decisions": """select d.* replace (coalesce(a.customer_id, d.customer_id) as customer_id)
-        from decisions_raw d left join aliases_all a on a.alias_id = d.customer_id""",
+        from decisions_raw d left join aliases_then a on a.alias_id = d.customer_id""",
     "assignments": """select * exclude (is_moved) from (
             select s.* replace (coalesce(a.customer_id, s.customer_id) as customer_id),
                 a.alias_id is not null as is_moved
-            from assignments_raw s left join aliases_all a on a.alias_id = s.customer_id)
+            from assignments_raw s left join aliases_then a on a.alias_id = s.customer_id)
         qualify row_number() over (
             partition by experiment_id, customer_id order by is_moved, assigned_at, arm) = 1""",
 }
@@ -324,6 +328,8 @@ class Snapshot:
         follows = history.has("aliases")
         if follows:
             _view(self.connection, "aliases_all", history, "aliases")
+            then = f" where joined_at is null or joined_at < {moment}" if _is_dated(history) else ""
+            self.connection.execute(f"create view aliases_then as from aliases_all{then}").fetchall()
         for name, visible in _VISIBLE.items():
             if history.has(name) and follows and name in _FOLLOWING:
                 _view(self.connection, f"{name}_raw", history, name)
@@ -334,7 +340,7 @@ class Snapshot:
                 _view(self.connection, f"{name}_all", history, name)
             else:
                 self.connection.register(f"{name}_all", tables.BY_NAME[name].empty())
-            if name in _ARRIVING:
+            if name in _ARRIVED:
                 visible = _with_arrival(self.connection, name, visible)
             condition = visible.replace("$at", moment)
             view = f"from {name}_all where {condition}"
@@ -405,7 +411,8 @@ def _with_earlier(
 def _with_arrival(connection: duckdb.DuckDBPyConnection, name: str, visible: str) -> str:
     # Tables of earlier versions have no such column.
     columns = connection.sql(f"select * from {name}_all limit 0").columns
-    return f"{visible} and {_ARRIVED}" if "known_at" in columns else visible
+    column, arrived = _ARRIVED[name]
+    return f"{visible} and {arrived}" if column in columns else visible
 
 
 def check_file(contract: tables.Table, path: Path) -> None:
@@ -482,14 +489,30 @@ def _scan(history: History, name: str) -> str:
     files = ", ".join("'" + path.replace("'", "''") + "'" for path in history.paths(name))
     rows = f"read_parquet([{files}], union_by_name = true)"
     if name in _MOVED and history.has_pending_aliases:
-        pending = (
-            f"(select alias_id, customer_id as now_id from {_scan(history, 'aliases')} where is_pending)"
-        )
-        return (
-            f"(select r.* replace (coalesce(a.now_id, r.customer_id) as customer_id)"
-            f" from {rows} r left join {pending} a on a.alias_id = r.customer_id)"
-        )
+        return _moved(history, name, rows)
     return rows
+
+
+def _moved(history: History, name: str, rows: str) -> str:
+    # Rows of a customer that went into another are the other's, from when it is the other.
+    since = "joined_at" if _is_dated(history) else "null::timestamptz"
+    pending = f"""(select alias_id, customer_id as now_id, {since} as since
+        from {_scan(history, "aliases")} where is_pending)"""
+    moved = f"{rows} r left join {pending} a on a.alias_id = r.customer_id"
+    owner = "coalesce(a.now_id, r.customer_id) as customer_id"
+    if since != "joined_at":  # as do tables of earlier versions
+        return f"(select r.* replace ({owner}) from {moved})"
+    if name == "identities":
+        return f"(select r.* replace ({owner}, greatest(r.joined_at, a.since) as joined_at) from {moved})"
+    time = _TIMES[name.removesuffix("_earlier")]
+    known = f"case when a.since > greatest(r.{time}, r.known_at) then a.since else r.known_at end as known_at"
+    once = " where not coalesce(a.since >= r.superseded_at, false)" if name not in _TIMES else ""
+    return f"(select r.* replace ({owner}, {known}) from {moved}{once})"
+
+
+def _is_dated(history: History) -> bool:
+    # Aliases of earlier versions do not tell since when.
+    return any("joined_at" in pq.read_schema(path).names for path in history.paths("aliases"))
 
 
 def _write(table: pa.Table, path: Path) -> None:

@@ -8,20 +8,28 @@ refused, the older one stands. Links between records that are only alike (`match
 these, and are held to the same guards.
 
 Of earlier customers that turn out to be one, the one that was seen first goes on; the others become aliases.
+
+Who is who is dated. A customer begins with one identifier, its root: the one that it is named after, or that
+it began with in earlier runs. Every other one is the customer's since links lead from it to the root; rows
+that come through it count for the customer from then on, so that a later login tells a look back nothing.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 
 import duckdb
 import numpy as np
 import pyarrow as pa
 
+from nba import tables
 from nba.histories.identifiers import fingerprint
-from nba.histories.linking import Ints, liken, settle
+from nba.histories.linking import NEVER, Ints, joined, liken, settle
 from nba.settings import Identity, Matching
 
-_MERGED = pa.schema([("old", pa.string()), ("new", pa.string())])
+_MERGED = pa.schema([("old", pa.string()), ("new", pa.string()), ("since", tables.TIME)])
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_NODE = (1 << 54) - 1
 _LARGEST = 5
 _PART = 2_000_000
 
@@ -47,13 +55,14 @@ class Resolution:
     """Which identifiers belong to which customer.
 
     The rows stay in the connection: `customer` (customer_no, customer_id: numbered in order of the ids),
-    `identity` (node, strength, hash, customer_no, place and time of first sight; node is null for an
-    earlier identifier that was not seen again) and `owner` (combo, customer_no: null where every
-    identifier of the combination is cut). `write` gives the contract's table.
+    `identity` (node, strength, hash, customer_no, place and time of first sight, since when it is the
+    customer's) and `owner` (combo, customer_no: null where every identifier of the combination is cut;
+    reached_at: since when it is the customer's). `write` gives the contract's table.
 
     Attributes:
         cut: Identifiers that link nobody: identifier_kind, identifier_hash, n_customers (CRM ids).
         merged: Earlier customer id to the older one that it was merged into.
+        merged_at: The same id to since when it is the other.
         n_split: Earlier customers whose identifiers no longer hang together.
         n_refused: Links that were not followed, since they would join two people.
         largest: Identifiers of the largest customers, largest first.
@@ -66,6 +75,7 @@ class Resolution:
 
     cut: pa.Table
     merged: Mapping[str, str]
+    merged_at: Mapping[str, datetime]
     n_split: int
     n_refused: int
     largest: tuple[int, ...]
@@ -89,8 +99,8 @@ def resolve(
 
     Args:
         connection: Holds a table `seen`, one row per combination of identifiers: its number `combo`, the
-            hashes as `i_<kind>` (null where absent), `seen_at` (first time) and `source` (a place in
-            `sources`).
+            hashes as `i_<kind>` (null where absent), `seen_at` (when its first row was known) and `source`
+            (a place in `sources`).
         kinds: Identifier kinds, the strongest first; the first is the external one.
         sources: Names of the sources.
         rules: The guards, and links by likeness.
@@ -101,12 +111,10 @@ def resolve(
     """
     _identifiers(connection, kinds, sources)
     _cut(connection, rules.identity.max_customers)
-    component, n_refused, matched = _components(connection, kinds, rules)
-    nodes = {"node": np.arange(len(component)), "component": component}
+    graph = _components(connection, kinds, rules)
+    nodes = {"node": np.arange(len(graph.component)), "component": graph.component}
     connection.register("node_component", pa.table(nodes))
-    empty = "(select ''::varchar as identifier_kind, ''::varchar as identifier_hash,"
-    empty += " ''::varchar as customer_id, '' as source, now() as first_seen_at limit 0)"
-    _run(connection, f"create or replace temp view known as select * from {known or empty}")
+    _known(connection, known)
     _run(
         connection,
         """create or replace temp table member as
@@ -115,22 +123,47 @@ def resolve(
         join node_component c using (node) anti join cut using (node)""",
     )
     merged, n_split = _names(connection)
-    connection.register("merged", pa.table({"old": [*merged], "new": [*merged.values()]}, schema=_MERGED))
+    since = _since(connection, graph)
+    connection.register("node_since", pa.table({"node": nodes["node"], "joined": since}))
+    merged_at = _merged_at(connection, since)
+    told = [[*merged], [*merged.values()], [merged_at[old] for old in merged]]
+    connection.register("merged", pa.table(told, schema=_MERGED))
     _identity(connection, has_known=known is not None)
-    _owners(connection, component)
+    _owners(connection, graph.component, since)
     return Resolution(
         connection.sql(
             f"""select identifier_kind, {_hex("hash")} as identifier_hash, n_customers
             from cut join identifiers using (node) join kind_strength using (strength) order by 1, 2"""
         ).to_arrow_table(),
         merged,
+        merged_at,
         n_split,
-        n_refused,
+        graph.n_refused,
         _largest(connection),
         *_counts(connection),
         fingerprint(connection.execute("select getvariable('salt')").fetchall()[0][0]),
-        matched,
+        graph.matched,
     )
+
+
+@dataclass(frozen=True)
+class _Graph:
+    # Component and first sight (microseconds) of each node; the links of likeness too; as `Resolution` else.
+    component: Ints
+    sight: Ints
+    links: tuple[Ints, Ints, Ints]
+    n_refused: int
+    matched: tuple[int, int, float] | None = None
+
+
+def _known(connection: duckdb.DuckDBPyConnection, known: str | None) -> None:
+    rows = """(select ''::varchar as identifier_kind, ''::varchar as identifier_hash,
+        ''::varchar as customer_id, '' as source, now() as first_seen_at, now() as joined_at limit 0)"""
+    if known is not None:
+        # Tables of earlier versions do not tell since when.
+        is_dated = "joined_at" in connection.sql(f"select * from {known} limit 0").columns
+        rows = known if is_dated else f"(select *, null::timestamptz as joined_at from {known})"
+    _run(connection, f"create or replace temp view known as select * from {rows}")
 
 
 def _run(connection: duckdb.DuckDBPyConnection, query: str) -> None:
@@ -192,9 +225,7 @@ def _cut(connection: duckdb.DuckDBPyConnection, most: int) -> None:
     )
 
 
-def _components(
-    connection: duckdb.DuckDBPyConnection, kinds: Sequence[str], rules: Rules
-) -> tuple[Ints, int, tuple[int, int, float] | None]:
+def _components(connection: duckdb.DuckDBPyConnection, kinds: Sequence[str], rules: Rules) -> _Graph:
     # Each row links its strongest identifier that is not cut with its others.
     _run(
         connection,
@@ -207,10 +238,10 @@ def _components(
         from pairs p join centre c using (combo) anti join cut on cut.node = p.node
         where c.n > 1 and p.node <> c.node group by 1, 2"""
     ).fetchnumpy()
-    strength = connection.execute("select strength from identifiers_sorted order by rowid").fetchnumpy()[
-        "strength"
-    ]
-    strength = np.asarray(strength, np.int64)
+    nodes = connection.execute(
+        "select strength, sight >> 10 as sight from identifiers_sorted order by rowid"
+    ).fetchnumpy()
+    strength, sight = (np.asarray(nodes[name], np.int64) for name in ("strength", "sight"))
     rank = {kind: i for i, kind in enumerate(kinds)}
     settings = rules.identity
     weak = np.isin(strength, [rank[kind] for kind in settings.weak if kind in rank])
@@ -218,13 +249,17 @@ def _components(
     exclusive = np.where(np.isin(strength, alone), strength, -1)
     # External ids may be joined by strong links, unless they are exclusive themselves.
     external = -2 if kinds[0] in settings.exclusive else 0
-    edges = tuple(np.asarray(found[name], np.int64) for name in ("centre", "node", "since"))
-    label, n_refused = settle((edges[0], edges[1], edges[2]), weak, exclusive, external)
+    one, other, since = (np.asarray(found[name], np.int64) for name in ("centre", "node", "since"))
+    label, n_refused = settle((one, other, since), weak, exclusive, external)
     if rules.links is None:
-        return label, n_refused, None
+        return _Graph(label, sight, (one, other, since), n_refused)
     a, b = _likenesses(connection, rules.links)
-    label, joined, against = liken(label, (a, b), exclusive, external, rules.matching.joins_external)
-    return label, n_refused, (joined, against, rules.matching.probability)
+    label, n_joined, against = liken(label, (a, b), exclusive, external, rules.matching.joins_external)
+    # Two records are alike since both are there.
+    parts = (one, a), (other, b), (since, np.maximum(sight[a], sight[b]))
+    links = tuple(np.concatenate(part) for part in parts)
+    matched = (n_joined, against, rules.matching.probability)
+    return _Graph(label, sight, (links[0], links[1], links[2]), n_refused, matched)
 
 
 def _likenesses(connection: duckdb.DuckDBPyConnection, links: pa.Table) -> tuple[Ints, Ints]:
@@ -250,7 +285,9 @@ def _names(connection: duckdb.DuckDBPyConnection) -> tuple[dict[str, str], int]:
         connection,
         f"""create or replace temp table known_member as
         select component, k.customer_id, node,
-            (m.strength << 54) + epoch_us(k.first_seen_at) + (1::bigint << 52) as turn
+            (m.strength << 54) + epoch_us(k.first_seen_at) + (1::bigint << 52) as turn,
+            coalesce(epoch_us(k.joined_at), m.turn) as since, (m.strength << 54) + node
+                + ((k.joined_at is distinct from k.first_seen_at)::bigint << 62) as place
         from known k join kind_strength s using (identifier_kind)
         join identifiers i on i.strength = s.strength and k.identifier_hash = {_hex("i.hash")}
         join member m using (node)""",
@@ -262,6 +299,15 @@ def _names(connection: duckdb.DuckDBPyConnection) -> tuple[dict[str, str], int]:
             select customer_id, min(node) as node from known_member join (
                 select customer_id, min(turn) as turn from known_member group by 1) using (customer_id, turn)
             group by 1) using (customer_id, node) group by 1""",
+    )
+    # Its root: the identifier that was the customer's first, with which no other was seen before.
+    _run(
+        connection,
+        f"""create or replace temp table known_root as
+        with own as (from known_member semi join known_home using (customer_id, component)),
+        first as (select customer_id, min(since) as since from own group by 1)
+        select customer_id, min(place) & {_NODE} as node from own join first using (customer_id, since)
+        group by 1""",
     )
     claims = connection.execute(
         """with places as (
@@ -294,11 +340,30 @@ def _names(connection: duckdb.DuckDBPyConnection) -> tuple[dict[str, str], int]:
                 select component, min(turn) as turn from member group by 1) using (component, turn)
             group by 1)
         select component, coalesce(customer_id, 'c' || left({_hex("hash")}, 20)) as customer_id,
-            customer_id is null as is_new, node
-        from best join identifiers using (node) left join home using (component)""",
+            customer_id is null as is_new, best.node, coalesce(r.node, best.node) as root
+        from best join identifiers using (node) left join home using (component)
+            left join known_root r using (customer_id)""",
     )
     _apart(connection)
     return merged, sum(n_places > 1 for _, _, n_places in claims)
+
+
+def _since(connection: duckdb.DuckDBPyConnection, graph: _Graph) -> Ints:
+    # Since when each node is its customer's, in microseconds: a root since it was seen.
+    rows = connection.execute("select root from component_customer").fetchnumpy()
+    roots = np.asarray(rows["root"], np.int64)
+    a, b, since = graph.links
+    is_followed = graph.component[a] == graph.component[b]
+    out = joined(graph.component, (a[is_followed], b[is_followed], since[is_followed]), roots)
+    out[roots] = graph.sight[roots]
+    return np.where(out == NEVER, graph.sight, out)  # of what is cut
+
+
+def _merged_at(connection: duckdb.DuckDBPyConnection, since: Ints) -> dict[str, datetime]:
+    rows = connection.execute(
+        "select customer_id, node from known_root semi join merged_away using (customer_id)"
+    ).fetchall()
+    return {name: _EPOCH + timedelta(microseconds=int(since[node])) for name, node in rows}
 
 
 def _apart(connection: duckdb.DuckDBPyConnection) -> None:
@@ -332,7 +397,7 @@ def _identity(connection: duckdb.DuckDBPyConnection, *, has_known: bool) -> None
         connection,
         """create or replace temp table earlier as
         select k.identifier_kind, k.identifier_hash, coalesce(new, customer_id) as customer_id, k.source,
-            k.first_seen_at
+            k.first_seen_at, greatest(coalesce(k.joined_at, k.first_seen_at), since) as joined_at
         from known k anti join (select s.identifier_kind, replace(i.hash::varchar, '-', '') as identifier_hash
             from identifiers i join kind_strength s using (strength)) using (identifier_kind, identifier_hash)
         left join merged on old = customer_id"""
@@ -353,15 +418,16 @@ def _identity(connection: duckdb.DuckDBPyConnection, *, has_known: bool) -> None
     _run(
         connection,
         """create or replace temp table identity as
-        select i.node, i.strength, i.hash, i.sight, customer_no from identifiers i
-        join member using (node) join customer_of using (component)""",
+        select i.node, i.strength, i.hash, i.sight, joined, customer_no from identifiers i
+        join member using (node) join customer_of using (component) join node_since using (node)""",
     )
 
 
 def write(connection: duckdb.DuckDBPyConnection) -> str:
     """Give the query of the contract's table `identities`, in order of kind (strongest first) and hash."""
     now = f"""select identifier_kind, {_hex("hash")} as identifier_hash, customer_id, source,
-            make_timestamp(sight >> 10)::timestamptz as first_seen_at, i.strength, node
+            make_timestamp(sight >> 10)::timestamptz as first_seen_at,
+            make_timestamp(joined)::timestamptz as joined_at, i.strength, node
         from identity i join customer using (customer_no) join kind_strength using (strength)
         join source_place on place = sight % 1024"""
     if not _has_earlier(connection):  # nodes are in that order
@@ -377,27 +443,32 @@ def _has_earlier(connection: duckdb.DuckDBPyConnection) -> bool:
     return bool(connection.execute("select count(*) from earlier").fetchall()[0][0])
 
 
-def _owners(connection: duckdb.DuckDBPyConnection, component: Ints) -> None:
-    # In numpy: a gather is several times faster than joins.
+def _owners(connection: duckdb.DuckDBPyConnection, component: Ints, since: Ints) -> None:
+    # The strongest identifier tells since when: the first row of the combination links it with the others. In
+    # numpy: a gather is several times faster than joins.
     customer = np.full(int(component.max(initial=-1)) + 1, -1, np.int64)
     rows = connection.execute("select component, customer_no from customer_of").fetchnumpy()
     customer[np.asarray(rows["component"], np.int64)] = rows["customer_no"]
     n = connection.execute("select count(*) from centre").fetchall()[0][0]
-    _run(connection, "create or replace temp table owner (combo bigint, customer_no bigint)")
+    _run(
+        connection,
+        "create or replace temp table owner (combo bigint, customer_no bigint, reached_at timestamptz)",
+    )
     # Part by part: combinations may be as many as rows.
     for first in range(0, n, _PART):
         some = f"select combo, node from centre where rowid >= {first} and rowid < {first + _PART}"
         centre = connection.execute(some).fetchnumpy()
-        number = customer[component[np.asarray(centre["node"], np.int64)]]
-        combo = np.asarray(centre["combo"], np.int64)
-        connection.register("owner_found", pa.table({"combo": combo, "customer_no": number}))
+        node = np.asarray(centre["node"], np.int64)
+        number, reached = customer[component[node]], pa.array(since[node]).cast(tables.TIME)
+        found = {"combo": np.asarray(centre["combo"], np.int64), "customer_no": number, "reached_at": reached}
+        connection.register("owner_found", pa.table(found))
         _run(connection, "insert into owner from owner_found")
         connection.unregister("owner_found")
     cut = connection.execute("select count(*) from cut").fetchall()[0][0]
     if cut:
         _run(
             connection,
-            "insert into owner select distinct combo, null::bigint from pairs anti join centre using (combo)",
+            "insert into owner select distinct combo, null, null from pairs anti join centre using (combo)",
         )
 
 

@@ -4,7 +4,8 @@ Only customers whose identifiers stand in the new rows are resolved again, with 
 identifiers that reach them; rows of the new files are appended, and customers that turned out to be one
 become aliases, which readers follow. What cannot be done that way is left to a full rebuild: corrected
 rows, files that went or changed, new CRM files, an identifier newly shared by too many, customers who
-fall apart. The result is that of a full rebuild from the same state, which a test holds it to.
+fall apart, identifiers that turn out to have been a customer's for longer. The result is that of a full
+rebuild from the same state, which a test holds it to.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -17,6 +18,7 @@ import pyarrow.parquet as pq
 
 from nba import tables
 from nba.histories import identity, quality, unify
+from nba.histories.sources import literal
 from nba.histories.staging import StagedFile, StagedSource
 from nba.settings import Settings
 
@@ -99,9 +101,9 @@ def add(
     unify.look(connection, fresh, kinds, seen="seen_fresh", names=names)
     rules = identity.Rules(settings.identity, settings.matching, known.links)
     found = identity.resolve(connection, kinds, names, rules, "known_affected")
-    if found.n_split or _cuts_changed(connection):
+    if found.n_split or _cuts_changed(connection) or _dates_changed(connection):
         return None
-    if found.merged and _joins_told(connection, fresh, kinds):
+    if found.merged and (_joins_told(connection, fresh, kinds) or _joins_corrected(connection, scans)):
         return None
     advance("identities")
     counts, append = quality.Counts(), {}
@@ -118,19 +120,23 @@ def add(
                 append[tables.EARLIER[table]] = before
             late.append(unify.orphans(connection, table, fresh, settings.identity.max_customers))
         advance(table)
-    append["identities"] = folder / "identities.parquet"
-    _write_identities(connection, append["identities"])
+    replace = {name: folder / f"{name}.parquet" for name in ("customers", "aliases", "quality")}
+    identities = folder / "identities.parquet"
+    _write_identities(connection, identities)
+    if _seen_before(connection):
+        replace["identities"] = folder / "identities_redated.parquet"
+        _redate(connection, scans["identities"], identities, replace["identities"])
+    else:
+        append["identities"] = identities
     append["quarantine"] = folder / "quarantine.parquet"
     unify.write_quarantine(connection, fresh, late, append["quarantine"])
-    replace = {name: folder / f"{name}.parquet" for name in ("customers", "aliases", "quality")}
-    aliases = _aliases(known.aliases, found.merged)
+    aliases = _aliases(known.aliases, found)
     unify.write_small(replace["aliases"], aliases)
     _write_customers(connection, replace["customers"], scans["customers"], kinds[0])
     advance("customers")
     counts.latest.update(unify.newest(staged))
-    measured = quality.grown(
-        connection, staged, counts, {**append, **replace}, known.quality, aliases.num_rows
-    )
+    files = {"customers": replace["customers"], "identities": identities}
+    measured = quality.grown(connection, staged, counts, files, known.quality, aliases.num_rows)
     unify.write_small(replace["quality"], measured)
     return Added(append, replace, measured)
 
@@ -282,6 +288,66 @@ def _joins_told(
     return bool(connection.execute(query).fetchall()[0][0])
 
 
+def _joins_corrected(connection: duckdb.DuckDBPyConnection, scans: Mapping[str, str]) -> bool:
+    # When a correction of the one that goes was known must be told anew.
+    gone = "customer_id in (select old from merged)"
+    for table, before in tables.EARLIER.items():
+        key = tables.BY_NAME[table].key[0]
+        if connection.execute(f"select count(*) from {scans[before]}").fetchall()[0][0]:
+            found = connection.execute(
+                f"""select (select count(*) from {scans[before]} where {gone}) + (
+                    select count(*) from {scans[table]}
+                    where {gone} and {key} in (select {key} from {scans[before]}))"""
+            ).fetchall()
+            if found[0][0]:
+                return True
+    return False
+
+
+# Identifiers of the affected customers as they were known (k) and as they are now (i).
+_THEN_AND_NOW = """known_affected k join kind_strength s using (identifier_kind)
+        join identity i on i.strength = s.strength and i.hash = k.identifier_hash::uuid
+        join source_place on place = i.sight % 1024"""
+_IS_ROOT = "i.node in (select root from component_customer)"
+
+
+def _dates_changed(connection: duckdb.DuckDBPyConnection) -> bool:
+    # Rows on disk say since when they are known of their customer, and readers add since when that one is
+    # another. An older root changes no row.
+    changed = connection.execute(
+        f"""select count(*) from {_THEN_AND_NOW} left join merged on old = k.customer_id
+        where epoch_us(greatest(k.joined_at, since)) is distinct from i.joined and not {_IS_ROOT}"""
+    ).fetchall()
+    return bool(changed[0][0])
+
+
+def _seen_before(connection: duckdb.DuckDBPyConnection) -> bool:
+    # Rows that came late may tell of an earlier first sight.
+    _run(
+        connection,
+        f"""create or replace temp table redated as
+        select k.identifier_kind, k.identifier_hash, source_place.source as source_now,
+            make_timestamp(i.sight >> 10)::timestamptz as first_now,
+            case when {_IS_ROOT} then make_timestamp(i.joined)::timestamptz end as joined_now
+        from {_THEN_AND_NOW} where epoch_us(k.first_seen_at) <> i.sight >> 10
+            or k.source <> source_place.source""",
+    )
+    return bool(connection.execute("select count(*) from redated").fetchall()[0][0])
+
+
+def _redate(connection: duckdb.DuckDBPyConnection, scan: str, added: Path, path: Path) -> None:
+    unify.copy(
+        connection,
+        f"""select * exclude (source_now, first_now, joined_now) replace (
+            coalesce(source_now, source) as source, coalesce(first_now, first_seen_at) as first_seen_at,
+            coalesce(joined_now, joined_at) as joined_at)
+        from {scan} left join redated using (identifier_kind, identifier_hash)
+        union all by name select * from read_parquet({literal(str(added))})""",
+        path,
+        "snappy",
+    )
+
+
 def _corrects(connection: duckdb.DuckDBPyConnection, table: str, scan: str) -> bool:
     key = tables.BY_NAME[table].key[0]
     found = connection.execute(
@@ -301,12 +367,15 @@ def _write_identities(connection: duckdb.DuckDBPyConnection, path: Path) -> None
     )
 
 
-def _aliases(past: pa.Table | None, merged: Mapping[str, str]) -> pa.Table:
+def _aliases(past: pa.Table | None, found: identity.Resolution) -> pa.Table:
     rows = {row["alias_id"]: row for row in (past.to_pylist() if past is not None else [])}
     for row in rows.values():
-        row["customer_id"] = merged.get(row["customer_id"], row["customer_id"])
-    for old, new in merged.items():
-        rows[old] = {"alias_id": old, "customer_id": new, "is_pending": True}
+        if row["customer_id"] in found.merged:
+            row["joined_at"] = unify.later(row["joined_at"], found.merged_at[row["customer_id"]])
+            row["customer_id"] = found.merged[row["customer_id"]]
+    for old, new in found.merged.items():
+        told = {"customer_id": new, "joined_at": found.merged_at[old], "is_pending": True}
+        rows[old] = {"alias_id": old, **told}
     return tables.ALIASES.build([rows[old] for old in sorted(rows)])
 
 
@@ -321,7 +390,7 @@ def _write_customers(connection: duckdb.DuckDBPyConnection, path: Path, scan: st
         oldest as (
             select customer_no, arg_min(hash, (sight, node)) as hash from identity
             semi join inside using (hash) where strength = 0 group by 1)
-        select customer_id, make_timestamp(min(sight) >> 10)::timestamptz as joined_now,
+        select customer_id, make_timestamp(min(joined))::timestamptz as joined_now,
             any_value(clear) as external_now
         from identity i semi join inside using (hash) join customer using (customer_no)
         left join (select customer_no, clear from oldest join clear_now using (hash)) using (customer_no)

@@ -1,12 +1,15 @@
-"""Graphs of identifiers: components, and components in which some links must not be followed."""
+"""Graphs of identifiers: components, links that must not be followed, and since when nodes hang together."""
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
+from scipy.sparse.csgraph import breadth_first_order, connected_components, minimum_spanning_tree
 
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
+
+ALWAYS, NEVER = (int(limit) for limit in (np.iinfo(np.int64).min, np.iinfo(np.int64).max))
+_STEPS = 8
 
 
 def components(n: int, a: Ints, b: Ints) -> Ints:
@@ -109,6 +112,99 @@ def liken(
         out[node] = label[_root(parent, node)]
     n_joined = len(np.unique(label[nodes])) - len(np.unique(out[nodes]))
     return np.unique(out, return_inverse=True)[1].astype(np.int64), n_joined, refused
+
+
+def joined(label: Ints, links: tuple[Ints, Ints, Ints], roots: Ints) -> Ints:
+    """Tell since when each node hangs together with the root of its component, over links made by then.
+
+    That is the least, over the paths that lead to the root, of the latest link on the path. It is read off
+    a spanning tree of the oldest links, in which every path is the best there is.
+
+    Args:
+        label: Component of each node, shape (n,).
+        links: Two ends, both in one component, and the time of each link, each of shape (m,).
+        roots: Nodes that are roots, no two of them in one component.
+
+    Returns:
+        Time for each node, shape (n,): `ALWAYS` for a root, `NEVER` where no root is reached.
+
+    Example:
+        A CRM id (node 0, the root) met a cookie (node 2) at 9; but both had met the e-mail (node 1) before,
+        at 1 and at 4. A second cookie (node 3) had been seen with the first one since 2:
+
+        >>> links = np.array([0, 0, 1, 2]), np.array([2, 1, 2, 3]), np.array([9, 1, 4, 2])
+        >>> joined(np.zeros(4, np.int64), links, np.array([0]))[1:].tolist()
+        [1, 4, 4]
+    """
+    n_links = np.bincount(label[links[0]], minlength=int(label.max(initial=-1)) + 1)
+    is_tree = n_links == np.bincount(label, minlength=len(n_links)) - 1
+    in_tree = is_tree[label[links[0]]]
+    spanning = _spanning(len(label), *(one[~in_tree] for one in links))
+    tree = tuple(np.concatenate([one[in_tree], other]) for one, other in zip(links, spanning))
+    out = np.full(len(label), NEVER)
+    out[roots] = ALWAYS
+    deep = _spread(out, (tree[0], tree[1], tree[2]))
+    if len(deep):
+        is_deep = np.zeros(len(n_links), bool)
+        is_deep[label[tree[0][deep]]] = True
+        some = np.flatnonzero(is_deep[label[tree[0]]])
+        _climb(out, (tree[0][some], tree[1][some], tree[2][some]), roots[is_deep[label[roots]]])
+    return out
+
+
+def _spanning(n: int, a: Ints, b: Ints, since: Ints) -> tuple[Ints, Ints, Ints]:
+    # The minimum spanning forest: scipy wants no weight of 0, and adds up links of the same two.
+    is_end = np.zeros(n, bool)
+    is_end[a], is_end[b] = True, True
+    nodes, number = np.flatnonzero(is_end), np.cumsum(is_end) - 1
+    moments, rank = np.unique(since, return_inverse=True)
+    a, b, size = number[np.minimum(a, b)], number[np.maximum(a, b)], len(nodes)
+    if not size:
+        return a, b, since
+    graph = coo_array((rank + 1.0, (a, b)), shape=(size, size)).tocsr()
+    if graph.nnz < len(a):
+        order = np.lexsort((rank, b, a))
+        is_first = np.r_[True, (np.diff(a[order]) != 0) | (np.diff(b[order]) != 0)]
+        some = order[is_first]
+        graph = coo_array((rank[some] + 1.0, (a[some], b[some])), shape=(size, size)).tocsr()
+    tree = minimum_spanning_tree(graph).tocoo()
+    return nodes[tree.row], nodes[tree.col], moments[tree.data.astype(np.int64) - 1]
+
+
+def _spread(out: Ints, tree: tuple[Ints, Ints, Ints]) -> Ints:
+    # From the roots outwards, step by step: nearly all are a few steps away. Gives the links not come to.
+    left = np.arange(len(tree[0]))
+    for _ in range(_STEPS):
+        a, b, since = (one[left] for one in tree)
+        from_a, from_b = (out[a] < NEVER) & (out[b] == NEVER), (out[b] < NEVER) & (out[a] == NEVER)
+        out[b[from_a]] = np.maximum(out[a[from_a]], since[from_a])
+        out[a[from_b]] = np.maximum(out[b[from_b]], since[from_b])
+        left = left[(out[a] == NEVER) | (out[b] == NEVER)]
+        if not (from_a.any() or from_b.any()):
+            break
+    return left
+
+
+def _climb(out: Ints, tree: tuple[Ints, Ints, Ints], roots: Ints) -> None:
+    # Long paths: each node looks up its parent's parent, and so on, in steps that double. The roots hang
+    # below one more node, the last.
+    a, b, since = tree
+    n = len(out)
+    ends = np.concatenate([a, roots]), np.concatenate([b, np.full(len(roots), n)])
+    graph = coo_array((np.ones(len(ends[0]), np.int8), ends), shape=(n + 1, n + 1)).tocsr()
+    order, above = breadth_first_order(graph, n, directed=False)
+    above = above.astype(np.int64)
+    latest = np.full(n + 1, ALWAYS)
+    latest[np.where(above[b] == a, b, a)] = since
+    below = order[above[order] >= 0]
+    left = below[above[below] != n]
+    latest[roots] = ALWAYS
+    while len(left):
+        up = above[left]
+        latest[left] = np.maximum(latest[left], latest[up])
+        above[left] = above[up]
+        left = left[above[left] != n]
+    out[below] = latest[below]
 
 
 def _several(label: Ints, part: Ints, where: Bools) -> Bools:

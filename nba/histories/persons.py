@@ -2,7 +2,8 @@
 
 They come as a company's CRM tells them, the latest row of each field outweighing the earlier ones. Where
 rows say when they were changed (`updated_at`), what held before stays known too, so that a look back from a
-moment does not see what was told later.
+moment does not see what was told later. What is told of an identifier is told of the customer since that
+identifier is the customer's.
 """
 
 from collections.abc import Mapping, Sequence
@@ -80,7 +81,7 @@ def customers(attributes: Mapping[str, Kind]) -> str:
         known as (
             select customer_no, clear as external_id from oldest join identifiers using (node)
             join clear using (hash)),
-        first as (select customer_no, min(sight) >> 10 as joined from identity group by 1)
+        first as (select customer_no, min(joined) as joined from identity group by 1)
         select customer_id, external_id, make_timestamp(joined)::timestamptz as joined_at,
             {_shown(attributes)}
         from first left join known using (customer_no) join customer using (customer_no)
@@ -90,22 +91,35 @@ def customers(attributes: Mapping[str, Kind]) -> str:
 def states(attributes: Mapping[str, Kind]) -> str:
     """Write the query of the table `states`, in order of customer and time; see `customers`.
 
-    Only customers of whom at least one row is dated are there. What is not dated has always been so.
+    Only customers of whom at least one row is dated are there. What is not dated has always been so. Of those
+    of whom a row is known since later than it says, each moment looks at all that was known by then.
     """
-    grown = ", ".join(
-        f"last_value({column} ignore nulls) over w as {column}" for column in _fields(attributes)
-    )
+    names = _fields(attributes)
+    grown = ", ".join(f"last_value({column} ignore nulls) over w as {column}" for column in names)
+    picked = ", ".join(f"arg_max({column}, turn) as {column}" for column in names)
     return f"""with {_TOLD},
+        dated as (
+            select *, case when reached_at > greatest(joined_at, updated_at) then reached_at
+                else coalesce(updated_at, {_ALWAYS}) end as since_at
+            from crm semi join (
+                select customer_no from crm where updated_at is not null) using (customer_no)),
+        late as (
+            select distinct customer_no from dated where since_at > coalesce(updated_at, {_ALWAYS})),
         grown as (
-            select customer_no, updated_at, turn, {grown} from crm
-            semi join (select customer_no from crm where updated_at is not null) using (customer_no)
+            select customer_no, since_at, turn, {grown} from dated anti join late using (customer_no)
             window w as (partition by customer_no order by turn
                 rows between unbounded preceding and current row)),
         last as (
             from grown
-            qualify row_number() over (partition by customer_no, updated_at order by turn desc) = 1)
-        select customer_id, coalesce(updated_at, {_ALWAYS}) as since_at, {_shown(attributes)}
-        from last join customer using (customer_no) order by customer_no, since_at"""
+            qualify row_number() over (partition by customer_no, since_at order by turn desc) = 1),
+        told_late as (from dated semi join late using (customer_no)),
+        told as (
+            select customer_no, moment as since_at, {picked} from told_late
+            join (select distinct customer_no, since_at as moment from told_late) using (customer_no)
+            where told_late.since_at <= moment group by 1, 2
+            union all by name select * exclude (turn) from last)
+        select customer_id, since_at, {_shown(attributes)}
+        from told join customer using (customer_no) order by customer_no, since_at"""
 
 
 def _fields(attributes: Mapping[str, Kind]) -> list[str]:

@@ -3,7 +3,7 @@
 A staged file depends on nothing but its own bytes, its source's settings and the salt, so it may be kept
 beside the history and read again instead of the raw file, until one of these changes. It is a folder:
 `rows-*.parquet` (every row of the file, those in quarantine with their reason), `combos-*.parquet`
-(combinations of identifiers, each once a part) and `file.json`.
+(combinations of identifiers, each once a part, and since when it was known) and `file.json`.
 """
 
 import hashlib
@@ -19,6 +19,7 @@ import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from nba import tables
 from nba.errors import listed
 from nba.histories import answers, database, identifiers, mapping, sources
 from nba.histories.answers import Entry
@@ -26,7 +27,8 @@ from nba.histories.mapping import Plan
 from nba.histories.sources import Fault, Raw, literal
 from nba.settings import Identity, Settings, Source
 
-_CODE = b"".join(Path(module.__file__ or "").read_bytes() for module in (sources, mapping, identifiers))
+_FILES = (module.__file__ or "" for module in (sources, mapping, identifiers))
+_CODE = b"".join(Path(path).read_bytes() for path in (*_FILES, __file__))
 _QUARANTINE = pa.schema([("row_number", pa.int64()), ("reason", pa.string()), ("raw", pa.string())])
 _TOLD = "(not kept: identifiers cannot be told apart in it)"
 _FILE = "file.json"
@@ -398,12 +400,13 @@ def _part(
     rows = folder / f"rows-{part:05d}.parquet"
     _copy(connection, mapping.query(plan, raw.types, raw.sql), rows)
     time = mapping.TIMES[plan.source.table]
+    known = f"greatest({time}, known_at)" if plan.source.table in tables.EARLIER else time
     kinds = list(plan.source.identifiers)
     junk = ", ".join(f"junk_{kind}" for kind in kinds)
     hashes = ", ".join(f"i_{kind}" for kind in kinds)
     counted = (
         f"select combo, count(*) as n_all, count(*) filter (reason is null) as n,"
-        f" min({time}) filter (reason is null) as seen_at"
+        f" min({known}) filter (reason is null) as seen_at"
         f" from read_parquet({literal(str(rows))}) group by combo"
     )
     connection.execute(

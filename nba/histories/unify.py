@@ -2,8 +2,9 @@
 
 Every row finds its customer by its strongest identifier that is not cut. Of rows with the same key the
 last counts (files in order of name), so a corrected export takes the place of the earlier one; what had
-been known until then is kept beside it (`<table>_earlier`), so that a look back sees it. Nothing but small
-findings comes into memory: DuckDB streams staged rows to the files of the commit, and spills.
+been known until then is kept beside it (`<table>_earlier`), so that a look back sees it. A row that came
+through an identifier which became the customer's only later is known since then (`known_at`). Nothing but
+small findings comes into memory: DuckDB streams staged rows to the files of the commit, and spills.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -105,7 +106,7 @@ def unify(
             write_table(connection, table, staged, files[table], counts)
         late.append(orphans(connection, table, staged, settings.identity.max_customers))
         advance(table)
-    aliases = _aliases(connection, known.aliases, found.merged)
+    aliases = _aliases(connection, known.aliases, found)
     write_small(files["aliases"], aliases)
     write_quarantine(connection, staged, late, files["quarantine"])
     advance("quarantine")
@@ -239,11 +240,16 @@ def earlier(path: Path) -> Path:
 
 def _with_customer(contract: tables.Table, rows: str, time: str) -> str:
     key = contract.key[0]
-    names = ", ".join(f.name for f in contract.fields if f.name not in ("customer_id", key))
+    names = ", ".join(f.name for f in contract.fields if f.name not in ("customer_id", key, "known_at"))
     return f"""select {", ".join(contract.columns)} from (
-            select key as {key}, customer_id, customer_no, {names}
+            select key as {key}, customer_id, customer_no, {names}, {_known_at(time)} as known_at
             from {rows} join customer using (customer_no))
         order by customer_no, {time}, {", ".join(contract.key)}"""
+
+
+def _known_at(time: str) -> str:
+    # For the customer, a row is known no earlier than the identifier that it came through was the customer's.
+    return f"case when reached_at > greatest({time}, known_at) then reached_at else known_at end"
 
 
 def _earlier(connection: duckdb.DuckDBPyConnection, table: str) -> str:
@@ -252,8 +258,9 @@ def _earlier(connection: duckdb.DuckDBPyConnection, table: str) -> str:
     Of the rows of one key that were known at a moment the last counts; so each holds from when it was known
     until the first moment at which one that stands after it is known.
     """
-    known = f"coalesce(known_at, {mapping.TIMES[table]}) as known"
-    names = "source, file, row_number, key, customer_no, known"
+    time = mapping.TIMES[table]
+    known = f"coalesce({_known_at(time)}, {time}) as known"
+    names = "source, file, row_number, key, customer_no, reached_at, known"
     fields = ", ".join(f.name for f in mapping.staged_fields(table))
     grown = connection.execute("select count(*) from grown").fetchall()[0][0]
     versions = f"select {names}, {fields} from (select *, {known} from contested)"
@@ -352,7 +359,9 @@ def _once(
 
 
 def _single(table: str, fields: Sequence[tables.Field], summed: Sequence[int]) -> str:
-    owned = f"(select r.* exclude (combo), customer_no from all_{table} r join owner using (combo)"
+    owned = (
+        f"(select r.* exclude (combo), customer_no, reached_at from all_{table} r join owner using (combo)"
+    )
     owned += " where customer_no is not null)"
     plain = f"select *, 1 as n_rows from {owned}"
     if not summed:
@@ -363,9 +372,16 @@ def _single(table: str, fields: Sequence[tables.Field], summed: Sequence[int]) -
     grows = f", min({known}) < max({known}) as is_grown" if table in tables.EARLIER else ""
     return f"""{plain} where source not in ({places}) union all by name
         select source, max(file) as file, max(row_number) as row_number, key, customer_no, {lines},
-            count(*) as n_rows{grows}
-        from {owned} where source in ({places})
+            null::timestamptz as reached_at, count(*) as n_rows{grows}
+        from {_lines(owned, table)} where source in ({places})
         group by source, key, customer_no"""
+
+
+def _lines(owned: str, table: str) -> str:
+    # Each line was known when it was known of the customer.
+    if table not in tables.EARLIER:
+        return owned
+    return f"(select * replace ({_known_at(mapping.TIMES[table])} as known_at) from {owned})"
 
 
 def _grown(table: str, fields: Sequence[tables.Field], summed: Sequence[int]) -> str:
@@ -374,11 +390,12 @@ def _grown(table: str, fields: Sequence[tables.Field], summed: Sequence[int]) ->
     if not summed:
         return f"select *, {time} as known from single limit 0"
     lines = ", ".join(_line(f, table, " over w") for f in fields)
+    owned = f"""(select r.* exclude (combo), customer_no, reached_at from all_{table} r
+        join owner using (combo) where source in ({", ".join(map(str, summed))}))"""
     # Each stands in the order of rows where their sum does.
-    return f"""select source, last_file as file, last_row as row_number, key, customer_no, known, {lines}
-        from (
-            select r.* exclude (combo), customer_no, coalesce(known_at, {time}) as known
-            from all_{table} r join owner using (combo) where source in ({", ".join(map(str, summed))}))
+    return f"""select source, last_file as file, last_row as row_number, key, customer_no,
+            null::timestamptz as reached_at, known, {lines}
+        from (select *, coalesce(known_at, {time}) as known from {_lines(owned, table)})
         join (
             select source, key, customer_no, file as last_file, row_number as last_row
             from single where is_grown) using (source, key, customer_no)
@@ -421,27 +438,44 @@ def orphans(
 
 
 def _aliases(
-    connection: duckdb.DuckDBPyConnection, past: pa.Table | None, merged: Mapping[str, str]
+    connection: duckdb.DuckDBPyConnection, past: pa.Table | None, found: identity.Resolution
 ) -> pa.Table:
     # A chain of merges ends at the customer of now.
-    if not merged and not (past and past.num_rows):
+    if not found.merged and not (past and past.num_rows):
         return tables.ALIASES.empty()
     alive = connection.sql("select customer_id from customer").to_arrow_table()["customer_id"].to_pylist()
-    return follow(past, merged, set(alive))
+    return follow(past, found.merged, found.merged_at, set(alive))
 
 
-def follow(past: pa.Table | None, merged: Mapping[str, str], alive: set[str]) -> pa.Table:
-    """Give the aliases of now: earlier ones and new ones, each to the customer at the end of its chain."""
-    into = dict(zip(past["alias_id"].to_pylist(), past["customer_id"].to_pylist())) if past else {}
-    into |= merged
-    rows = []
+def follow(
+    past: pa.Table | None, merged: Mapping[str, str], merged_at: Mapping[str, datetime], alive: set[str]
+) -> pa.Table:
+    """Give the aliases of now: earlier ones and new ones, each to the customer at the end of its chain.
+
+    It is that customer since the last link of the chain was made.
+
+    Args:
+        past: The aliases before.
+        merged: Customer to the one that it went into now.
+        merged_at: The same to since when.
+        alive: Customers of now.
+    """
+    rows = past.to_pylist() if past else []
+    into = {row["alias_id"]: row["customer_id"] for row in rows} | dict(merged)
+    since = {row["alias_id"]: row.get("joined_at") for row in rows} | dict(merged_at)
+    found = []
     for old in sorted(into):
-        new = into[old]
+        new, at = into[old], since[old]
         while new not in alive and new in into:
-            new = into[new]
+            new, at = into[new], later(at, since[new])
         if old not in alive:
-            rows.append({"alias_id": old, "customer_id": new, "is_pending": False})
-    return tables.ALIASES.build(rows)
+            found.append({"alias_id": old, "customer_id": new, "joined_at": at, "is_pending": False})
+    return tables.ALIASES.build(found)
+
+
+def later(one: datetime | None, other: datetime | None) -> datetime | None:
+    """Give the later of two moments; None is always."""
+    return max((at for at in (one, other) if at is not None), default=None)
 
 
 def write_quarantine(

@@ -258,4 +258,6 @@ CUSTOMER = identifier("customer_id", "the unified customer")
 TREATMENT = identifier("treatment_id", "what is sent; `none` is doing nothing")
 
 
-KNOWN = time("known_at", "when it became known to us; unknown is when it happened", nullable=True)
+KNOWN = time(
+    "known_at", "when it became known to us, of this customer; unknown is when it happened", nullable=True
+)

@@ -43,7 +43,7 @@ CUSTOMERS = Table(
     (
         f.CUSTOMER,
         f.identifier("external_id", "the id by which orchestration knows the customer", nullable=True),
-        f.time("joined_at", "first seen in any source"),
+        f.time("joined_at", "first seen in any source, under the identifier that the customer began with"),
         *(f.flag(f"can_{c}", f"consent to {c} in the CRM (later opt-outs are touches)") for c in CHANNELS),
         f.text("timezone", "IANA zone of the customer", nullable=True),
     ),
@@ -72,7 +72,8 @@ IDENTITIES = Table(
         f.identifier("identifier_hash", "salted hash of the normalised identifier"),
         f.CUSTOMER,
         f.text("source", "where it was first seen"),
-        f.time("first_seen_at", "when it was first seen"),
+        f.time("first_seen_at", "when it was first seen, and that was known"),
+        f.time("joined_at", "since when it is known to be the customer's: rows count for it from then on"),
     ),
 )
 
@@ -83,6 +84,7 @@ ALIASES = Table(
     (
         f.identifier("alias_id", "the id that went"),
         f.CUSTOMER,
+        f.time("joined_at", "since when it is known to be the other; unknown is always", nullable=True),
         f.flag("is_pending", "whether rows of orders, events, touches and identities still carry it on disk"),
     ),
 )

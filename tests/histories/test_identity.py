@@ -186,6 +186,39 @@ def test_of_customers_of_one_age_that_of_the_stronger_identifier_goes_on_and_the
         assert then.merged == {gone: kept}
 
 
+def since(found: Found) -> dict[str, int]:
+    """Day since when each identifier is its customer's."""
+    return {r["identifier_hash"]: (r["joined_at"] - START).days for r in found.identities.to_pylist()}
+
+
+def test_an_identifier_is_the_customers_since_links_lead_to_the_one_it_began_with() -> None:
+    seen = [
+        {"cookie": "k", "day": 0}, {"cookie": "k", "email": "a", "day": 4},
+        {"crm_id": "1", "email": "a", "day": 2}, {"crm_id": "1", "cookie": "k", "day": 9},
+        {"cookie": "k", "phone": "p", "day": 1}, {"cookie": "j", "day": 3},
+    ]  # fmt: skip
+    first = resolve(seen)
+    assert since(first) == {"1": 2, "a": 2, "k": 4, "p": 4, "j": 3}
+    # It stays the one that the customer began with, though others are older.
+    assert since(resolve(seen, first.identities)) == since(first)
+    # The visitor `j` is the older of two who meet, and goes on from where it began.
+    seen = [*seen, {"cookie": "j", "day": -1}]
+    then = resolve(seen, first.identities)
+    assert since(then) == {**since(first), "j": -1}
+    both = [*seen, {"cookie": "j", "phone": "p", "day": 7}]
+    merged = resolve(both, then.identities)
+    assert since(merged) == {"j": -1, "1": 7, "a": 7, "k": 7, "p": 7}
+    assert {at.day - 1 for at in merged.merged_at.values()} == {7}
+    assert resolve(both, merged.identities).identities.equals(merged.identities)
+
+
+def test_identities_of_earlier_versions_begin_with_the_strongest() -> None:
+    seen = [{"cookie": "k", "day": 0}, {"crm_id": "1", "cookie": "k", "day": 5}]
+    first = resolve(seen)
+    then = resolve(seen, first.identities.drop_columns(["joined_at"]))
+    assert then.identities.equals(first.identities)
+
+
 def test_a_weak_identifier_never_joins_two_known_customers() -> None:
     # A cookie on which two known people log in stays with the one who was there first.
     seen = [
@@ -309,6 +342,7 @@ def test_every_identifier_keeps_a_customer_when_more_is_learnt(
     first = resolve(before, most=9)
     then = resolve(before + more, first.identities, most=9)
     assert then.n_split == 0
+    assert resolve(before + more, then.identities, most=9).identities.equals(then.identities)
     for row in first.identities.to_pylist():
         expected = then.merged.get(row["customer_id"], row["customer_id"])
         assert customer(then, row["identifier_hash"]) == expected
@@ -378,6 +412,32 @@ def test_labels_are_those_of_a_union_of_sets(shape: str, n: int, seed: int) -> N
     assert _alike(linking.components(n, a, b), _flooded(n, a, b))
 
 
+@settings(max_examples=200, deadline=None)
+@given(
+    st.lists(st.tuples(st.integers(0, 11), st.integers(0, 11), st.integers(-3, 6)), max_size=25),
+    st.integers(0, 11),
+    st.sampled_from([0, 1, 8]),
+)
+def test_a_node_is_joined_when_the_links_made_by_then_lead_to_the_root(
+    links: list[tuple[int, int, int]], first: int, steps: int
+) -> None:
+    a, b, since = np.array([link for link in links if link[0] != link[1]], np.int64).reshape(-1, 3).T
+    label = linking.components(12, a, b)
+    others = [
+        int(np.flatnonzero(label == one)[0]) for one in np.unique(label) if one not in (label[first], 5)
+    ]
+    roots = np.array([first, *others])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(linking, "_STEPS", steps)
+        found = linking.joined(label, (a, b, since), roots)
+    expected = np.full(12, linking.NEVER)
+    for at in range(6, -4, -1):
+        made = linking.components(12, a[since <= at], b[since <= at])
+        expected[np.isin(made, made[roots])] = at
+    expected[roots] = linking.ALWAYS
+    assert found.tolist() == expected.tolist()
+
+
 def _flooded(n: int, a: Any, b: Any) -> Any:
     beside: list[list[int]] = [[] for _ in range(n)]
     for one, other in zip(a.tolist(), b.tolist()):
@@ -405,6 +465,16 @@ def _alike(one: Any, other: Any) -> bool:
 def test_a_long_chain_is_one_customer() -> None:
     n = 200_000
     assert linking.components(n, np.arange(n - 1), np.arange(1, n)).max() == 0
+
+
+def test_a_long_chain_is_joined_from_its_root_on() -> None:
+    n = 100_000
+    rng = np.random.default_rng(0)
+    names, since = rng.permutation(n), rng.integers(0, 10**6, n - 1)
+    label = np.zeros(n, np.int64)
+    found = linking.joined(label, (names[:-1], names[1:], since), names[[7]])[names]
+    assert found[8:].tolist() == np.maximum.accumulate(since[7:]).tolist()
+    assert found[:7].tolist() == np.maximum.accumulate(since[6::-1])[::-1].tolist()
 
 
 def test_example_numbers_of_every_country_are_recognised() -> None:

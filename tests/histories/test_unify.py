@@ -74,7 +74,8 @@ def test_one_customer_from_four_sources(unified: Any) -> None:
         "A",
         "Europe/Madrid",
     )
-    assert ana["joined_at"] == datetime(2024, 6, 1, tzinfo=UTC)
+    # She began with her CRM id; the cookie and the e-mail that were seen before it came to her then.
+    assert ana["joined_at"] == datetime(2025, 1, 1, tzinfo=UTC)
     assert (customers["C2"]["can_email"], customers["C2"]["timezone"]) == (False, None)
     orders = rows(found, "orders", "order_id")
     assert orders["O1"]["customer_id"] == orders["O2"]["customer_id"] == ana["customer_id"]
@@ -226,9 +227,13 @@ def test_merges_are_told_in_every_later_run(unified: Any) -> None:
 
 
 def test_a_chain_of_merges_ends_at_the_customer_of_now() -> None:
-    past = tables.ALIASES.build([{"alias_id": "a", "customer_id": "b", "is_pending": True}])
-    found = unify.follow(past, {"b": "c"}, {"c", "d"})
-    assert {row["alias_id"]: row["customer_id"] for row in found.to_pylist()} == {"a": "c", "b": "c"}
+    day = [datetime(2026, 1, n, tzinfo=UTC) for n in (1, 2, 3)]
+    for first, then, last in ((0, 1, 1), (2, 1, 2)):
+        row = {"alias_id": "a", "customer_id": "b", "joined_at": day[first], "is_pending": True}
+        found = unify.follow(tables.ALIASES.build([row]), {"b": "c"}, {"b": day[then]}, {"c", "d"})
+        assert {r["alias_id"]: (r["customer_id"], r["joined_at"]) for r in found.to_pylist()} == {
+            "a": ("c", day[last]), "b": ("c", day[then])
+        }  # fmt: skip
 
 
 # laws

@@ -1,7 +1,7 @@
 """Looks back: what a file tells later changes nothing of what was known before."""
 
 import shutil
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +44,25 @@ identifiers = { crm_id = "crm" }
 columns = { order_id = "order", ordered_at = "placed", revenue = "amount", known_at = "loaded" }
 margin_share = 0.5
 """
+WEB = """
+[[sources]]
+name = "web"
+table = "events"
+path = "web*.csv"
+identifiers = { cookie = "cookie", email = "mail" }
+columns = { occurred_at = "day", known_at = "loaded" }
+constants = { kind = "view", channel = "web" }
+"""
+CALLS = """
+[[sources]]
+name = "calls"
+table = "customers"
+path = "calls.csv"
+identifiers = { phone = "tel", email = "mail" }
+columns = { joined_at = "joined", a_city = "city", a_age = "age", updated_at = "at" }
+country = "ES"
+"""
+WEB_HEAD = "cookie,mail,day,loaded"
 CRM_HEAD, SHOP_HEAD = "id,joined,age,at\n", "order,placed,amount,crm,loaded\n"
 BEFORE = {
     "crm.csv": CRM_HEAD + "C1,2025-01-01,30,2025-01-02\nC2,2025-01-01,41,2025-01-02\n",
@@ -65,6 +84,13 @@ def learnt(tmp_path: Path) -> Path:
     (tmp_path / "nba.toml").write_text(LEARNT)
     (tmp_path / ".salt").write_text(SALT)
     return tmp_path
+
+
+@pytest.fixture
+def visited(learnt: Path) -> Path:
+    toml = LEARNT[: LEARNT.index('[[sources]]\nname = "shop"')]
+    (learnt / "nba.toml").write_text(toml.replace('crm_id = "id"', 'crm_id = "id", email = "mail"') + WEB)
+    return learnt
 
 
 def revenue(history: History, *day: int) -> dict[str, float]:
@@ -124,6 +150,84 @@ def test_an_attribute_stays_the_number_that_it_was(learnt: Path) -> None:
         ingest.ingest(learnt)
 
 
+# who is who
+
+
+def put_web(workspace: Path, name: str, rows: list[tuple[str, ...]]) -> History:
+    """Write rows of cookie, mail, day, and day of arrival, and ingest."""
+    return put(workspace, {f"web_{name}.csv": "\n".join([WEB_HEAD, *(",".join(r) for r in rows), ""])})
+
+
+def seen(history: History, day: datetime) -> dict[str, list[tuple[int, int]]]:
+    """Month and day of each customer's events known at a moment."""
+    with history.as_of(day) as snapshot:
+        rows = snapshot.sql("select customer_id, occurred_at as t from events order by 2").to_pylist()
+    out: dict[str, list[tuple[int, int]]] = {}
+    for row in rows:
+        out.setdefault(row["customer_id"], []).append((row["t"].month, row["t"].day))
+    return out
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+def test_a_login_tells_nothing_of_an_anonymous_past_before_it(visited: Path, at_once: bool) -> None:
+    visits = [("ck-01", "", "2026-01-03", ""), ("ck-02", "m1@shop.es", "2026-01-09", "")]
+    crm = CRM_HEAD.replace("id,", "id,mail,") + "C1,m1@shop.es,2025-01-01,30,2025-01-02\n"
+    (visited / "crm.csv").write_text(crm)
+    if not at_once:
+        put_web(visited, "1", visits)
+    login = [
+        ("ck-01", "m1@shop.es", "2026-02-10", ""),
+        ("ck-01", "", "2026-02-12", ""),
+        ("ck-01", "", "2026-02-01", ""),
+    ]
+    history = put_web(visited, "2", [*(visits if at_once else []), *login])
+    ana = history.sql("select customer_id as c from customers where external_id = 'C1'")["c"][0].as_py()
+    mine = [(seen(history, datetime(2026, month, day, tzinfo=UTC)).get(ana)) for month, day in DAYS]
+    assert mine == [
+        [(1, 9)],
+        [(1, 3), (1, 9), (2, 1), (2, 10)],
+        [(1, 3), (1, 9), (2, 1), (2, 10), (2, 12)],
+    ]
+    since = {
+        row["first_seen_at"].day: row["joined_at"].date().isoformat()
+        for row in history.table("identities").to_pylist()
+    }
+    assert since[3] == "2026-02-10"
+    assert len(history.table("customers")) == 1
+    told = [row["joined_at"].date().isoformat() for row in history.table("aliases").to_pylist()]
+    assert told == ([] if at_once else ["2026-02-10"])
+
+
+DAYS = ((2, 10), (2, 11), (2, 13))
+
+
+def test_what_is_told_of_an_identifier_is_told_of_the_customer_since_it_is_its(visited: Path) -> None:
+    # A second file of customers, by phone: the call centre learns on 1 March that it is C1's.
+    (visited / "crm.csv").write_text(
+        CRM_HEAD.replace("id,", "id,mail,")
+        + "C1,m1@shop.es,2025-01-01,30,2025-01-02\nC1,m1@shop.es,2025-01-01,31,2026-02-02\n"
+    )
+    (visited / "calls.csv").write_text(
+        "tel,mail,joined,city,age,at\n"
+        "600123456,,2025-06-01,Gijón,33,2025-06-01\n600123456,,2025-06-01,Avilés,,2026-04-01\n"
+        "600123456,m1@shop.es,2026-03-01,,,\n"
+    )
+    toml = visited / "nba.toml"
+    toml.write_text(toml.read_text() + CALLS)
+    history = put_web(visited, "1", [])
+    states = [
+        (r["since_at"].strftime("%y%m%d"), r["a_age"], r["a_city"])
+        for r in history.table("states").to_pylist()
+    ]
+    assert states == [
+        ("000101", None, None),
+        ("250102", 30.0, None),
+        ("260202", 31.0, None),
+        ("260301", 31.0, "Gijón"),
+        ("260401", 31.0, "Avilés"),
+    ]
+
+
 # laws
 
 _LATER = st.tuples(
@@ -174,3 +278,46 @@ def test_files_of_later_change_no_feature(february: Any, later: list[Any], at_on
             sorted(({**row, "customer_id": ""} for row in rows), key=str) for rows in (before, after)
         )
     assert str(after) == str(before)
+
+
+_VISIT = st.tuples(
+    st.integers(1, 6), st.one_of(st.none(), st.integers(1, 5)), st.integers(-30, 60), st.integers(0, 60)
+)
+
+
+@pytest.fixture(scope="module")
+def visits(tmp_path_factory: Any) -> tuple[Path, list[dict[str, Any]]]:
+    """A workspace of visitors, some of whom are known, and the features of the begin of February in it."""
+    workspace = tmp_path_factory.mktemp("visits")
+    toml = LEARNT.replace("[[s", 'attributes = { a_age = "number" }\n\n[[s', 1)
+    (workspace / "nba.toml").write_text(
+        toml[: toml.index('[[sources]]\nname = "shop"')].replace('"id"', '"id", email = "mail"') + WEB
+    )
+    (workspace / ".salt").write_text(SALT)
+    people = "".join(f"C{n},m{n}@shop.es,2025-0{n}-01,{30 + n},2025-0{n}-02\n" for n in (1, 2, 3))
+    (workspace / "crm.csv").write_text(CRM_HEAD.replace("id,", "id,mail,") + people)
+    rows = [(f"ck-0{n}", "" if n % 2 else f"m{n}@shop.es", f"2026-01-{9 + n:02d}", "") for n in range(1, 6)]
+    rows += [("ck-06", "m5@shop.es", "2026-01-20", ""), ("ck-01", "", "2025-01-07", "")]
+    return workspace, built(put_web(workspace, "1", rows))
+
+
+@hypothesis(max_examples=3, deadline=None, phases=[Phase.generate])
+@given(st.lists(_VISIT, min_size=2, max_size=8), st.booleans())
+def test_visits_and_logins_of_later_change_no_feature_of_whoever_goes_on(
+    visits: Any, later: list[Any], at_once: bool
+) -> None:
+    source, before = visits
+    workspace = source.parent / "logins"
+    shutil.rmtree(workspace, ignore_errors=True)
+    shutil.copytree(source, workspace, ignore=shutil.ignore_patterns("tables") if at_once else None)
+    begin = datetime(2026, 2, 1, tzinfo=UTC)
+    rows = [("ck-03", "m1@shop.es", "2026-02-03", ""), ("ck-05", "m5@shop.es", "2026-01-08", "2026-02-04")]
+    rows += [
+        (f"ck-0{cookie}", f"m{mail}@shop.es" if mail else "", *(
+            (begin + timedelta(days=n)).date().isoformat() for n in (day, max(day, 0) + wait)))
+        for cookie, mail, day, wait in later
+    ]  # fmt: skip
+    after = {row["customer_id"]: row for row in built(put_web(workspace, "2", rows))}
+    was = {row["customer_id"]: row for row in before}
+    assert set(after) < set(was)
+    assert str(after) == str({name: was[name] for name in after})
