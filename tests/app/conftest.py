@@ -285,7 +285,7 @@ def _people(n: int, batches: int) -> dict[str, list[dict[str, Any]]]:
         "identities": [
             {
                 "identifier_kind": kind, "identifier_hash": f"{kind}{i}", "customer_id": f"c{i}",
-                "source": "crm", "first_seen_at": joined,
+                "source": "crm", "first_seen_at": joined, "joined_at": joined,
             }
             for i in range(n)
             for kind in (("crm_id", "email") if i else ("crm_id", "email", "cookie"))
