@@ -282,6 +282,25 @@ def test_rows_and_decisions_follow_the_customer_that_goes_on(tmp_path: Path) -> 
     assert found["is_response"].to_pylist() == [True, True]
 
 
+def test_a_look_back_to_before_two_were_known_to_be_one_keeps_them_apart(tmp_path: Path) -> None:
+    history = _merged(tmp_path)
+    since = datetime(2026, 1, 6, tzinfo=UTC)
+    told = [{**row, "joined_at": since} for row in history.table("aliases").to_pylist()]
+    history = history.commit(replace={"aliases": tables.ALIASES.build(told)})
+    known = {row["order_id"]: row["known_at"] for row in history.table("orders").to_pylist()}
+    assert known == {"o1": None, "o2": since, "o3": None}
+    for day, orders, whose in ((6, {"o1": "a"}, "b"), (7, {"o1": "a", "o2": "a"}, "a")):
+        with history.as_of(datetime(2026, 1, day, tzinfo=UTC)) as snapshot:
+            found = {r["order_id"]: r["customer_id"] for r in snapshot.table("orders").to_pylist()}
+            decided = {r["decision_id"]: r["customer_id"] for r in snapshot.table("decisions").to_pylist()}
+            assert (found, decided) == (orders, {"d1": "a", "d2": whose})
+            arms = {r["customer_id"]: r["arm"] for r in snapshot.table("assignments").to_pylist()}
+            assert arms == {
+                "a": "policy",
+                **({"b": "holdout", "x": "policy"} if day == 6 else {"c": "policy"}),
+            }
+
+
 def test_of_two_assignments_that_of_the_id_that_goes_on_stands(tmp_path: Path) -> None:
     history = _merged(tmp_path)
     with history.as_of(datetime(2026, 2, 1, tzinfo=UTC)) as snapshot:
