@@ -217,7 +217,9 @@ def train_snapshot(
         parts.append(snapshot_examples.snapshots(history, [moment], horizon_days, moments[-1]))
         step(1)
     rows = pa.concat_tables(parts, promote_options="permissive")
-    found = snapshots.fit(rows, config.workspace.seed, config.models)
+    seed, asked = config.workspace.seed, config.models
+    search = tuning.Search(asked, seed, _study(workspace), _told(progress, asked, "the chance to buy"))
+    found = snapshots.fit(rows, seed, asked, search)
     step(1)
     with history.as_of(moments[-1]) as snapshot:
         now = features.build(snapshot)
@@ -251,6 +253,11 @@ def _log_snapshots(
         "blend": round(found.model.blend_, 3),
         "calibration": found.model.calibration_,
     }
+    trials: list[dict[str, Any]] = []
+    if found.tuned is not None:
+        params |= {f"tuned_{name}": value for name, value in found.tuned.parameters.items()}
+        params["tuned_log_loss"] = found.tuned.loss
+        trials = found.tuned.trials
     with tempfile.TemporaryDirectory() as folder:
         found.save(Path(folder) / "scorer")
         registered = tracking.log_training(
@@ -270,6 +277,7 @@ def _log_snapshots(
                 },
                 figures={"calibration.html": plots.calibration(found.calibration)},
                 texts={"card.md": card.snapshots(found, rows, params, _leaks(rows))},
+                trials=trials,
             )
         )
     tracking.promote(registered, tracking.CHAMPION)

@@ -12,8 +12,9 @@ from sklearn.base import clone
 
 from nba import metrics
 from nba.errors import MissingError
-from nba.models import inputs, response
+from nba.models import inputs, response, tuning
 from nba.models.classifier import ResponseClassifier
+from nba.models.tuning import FoundResponses, Search
 from nba.settings import Models
 
 Array = NDArray[np.float64]
@@ -31,12 +32,14 @@ class Snapshots:
         metrics: Of the last cut-off, by a model that has seen only earlier ones: auc, pr_auc, log_loss,
             log_loss_constant, ece, calibration_slope, base_rate, n.
         calibration: Table bin, n, predicted, observed, of the same.
+        tuned: The search of its capacity; None if there was none, or once it was saved.
     """
 
     model: ResponseClassifier
     names: tuple[str, ...]
     metrics: dict[str, float]
     calibration: pa.Table
+    tuned: FoundResponses | None = None
 
     def scores(self, features: pa.Table) -> Array:
         """Give the chance of a purchase within the horizon, shape (n,); features that lack are unknown."""
@@ -76,7 +79,9 @@ class Snapshots:
         return cls(model, tuple(state["names"]), state["metrics"], pa.table(state["calibration"]))
 
 
-def fit(examples: pa.Table, seed: int, settings: Models | None = None) -> Snapshots:
+def fit(
+    examples: pa.Table, seed: int, settings: Models | None = None, search: Search | None = None
+) -> Snapshots:
     """Learn the chance of a purchase in the time after a snapshot, judged on the last snapshot.
 
     Args:
@@ -84,6 +89,8 @@ def fit(examples: pa.Table, seed: int, settings: Models | None = None) -> Snapsh
             reach beyond what is known.
         seed: Of the trees.
         settings: `monotone` counts; a sign leaves the trees alone to decide.
+        search: How to search the capacity of the trees, on the earlier snapshots; the default's if None or
+            without trials.
 
     Returns:
         The model fitted on all snapshots, with metrics of the last by a model of the earlier.
@@ -98,9 +105,13 @@ def fit(examples: pa.Table, seed: int, settings: Models | None = None) -> Snapsh
     as_of = examples["as_of"].cast(pa.int64()).to_numpy()
     last = as_of == as_of.max()
     blank = ResponseClassifier(monotone=signs, random_state=seed)
+    tuned = None
+    if search is not None and search.settings.tune_trials:
+        tuned = tuning.responses(blank, X[~last], y[~last], search, at=as_of[~last])
+        blank.set_params(**tuned.parameters)
     judged = clone(blank).fit(X[~last], y[~last], at=as_of[~last])
     predicted = judged.predict_proba(X[last])[:, 1]
     final = clone(blank).fit(X, y, at=as_of)
     target = y[last].astype(float)
     found = metrics.classification(target, predicted)
-    return Snapshots(final, names, found, metrics.calibration(target, predicted))
+    return Snapshots(final, names, found, metrics.calibration(target, predicted), tuned)

@@ -1,7 +1,8 @@
 """Search of LightGBM's capacity with Optuna, for responses and for effects: seeded, pruned, resumable.
 
-The response model is searched on the cross-validated log loss, the effects of the stack
-(`nba.models.ensemble`) on what the stack itself weighs its candidates by: the out-of-fold doubly robust loss.
+The policy's response model is searched on the cross-validated log loss, a classifier of responses
+(`nba.models.classifier`) on that of later rows, the effects of the stack (`nba.models.ensemble`) on what the
+stack itself weighs its candidates by: the out-of-fold doubly robust loss.
 """
 
 import hashlib
@@ -12,14 +13,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from scipy.special import expit
 from sklearn.base import clone
 
 from nba import metrics
 from nba.catalog import Catalog
+from nba.errors import DataError
 from nba.models import candidates, crossfit, inputs, response, trial
+from nba.models.classifier import ResponseClassifier
 from nba.models.ensemble import UpliftEnsemble
 from nba.models.inputs import Coding
 from nba.settings import Models
@@ -33,6 +37,7 @@ Told = Callable[[float], None]
 
 _FOLDS = 3
 _RESPONSE = ("leaves", "min_leaf", "learning_rate", "trees")
+_CLASSIFIER = ("leaves", "min_leaf", "learning_rate", "penalty", "columns")
 
 _EARLY = 0.3  # part of the rows on which a search of effects first tries a trial
 
@@ -84,9 +89,14 @@ class Study:
 
         Returns:
             The best parameters and their loss.
+
+        Raises:
+            DataError: when it shall have no trials.
         """
         import optuna
 
+        if self.trials < 1:
+            raise DataError("a search of 0 trials finds nothing", "Set tune_trials to 1 or more.")
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         self.database.parent.mkdir(parents=True, exist_ok=True)
 
@@ -219,7 +229,7 @@ def search(
 
 @dataclass(frozen=True)
 class Search:
-    """How effects are searched.
+    """How responses or effects are searched.
 
     Attributes:
         settings: `tune_trials` and `tune_rows` count.
@@ -247,6 +257,66 @@ class Found:
     trees: dict[str, Any]
     loss: float
     trials: list[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class FoundResponses:
+    """What a search of a classifier of responses found.
+
+    Attributes:
+        parameters: What to give as `ResponseClassifier(…)`.
+        loss: The log loss of unseen rows it reached, before calibration; later rows where times were given.
+        trials: As `Study.finished`.
+    """
+
+    parameters: dict[str, Any]
+    loss: float
+    trials: list[dict[str, Any]]
+
+
+def responses(
+    model: ResponseClassifier, X: Any, y: ArrayLike, search: Search, *, at: ArrayLike | None = None
+) -> FoundResponses:
+    """Minimise a classifier's log loss on unseen rows over the capacity of its trees.
+
+    Every trial is judged part by part, by the best blend of its trees with the logistic regression on the
+    parts so far: rolling origins if times are given, other folds else. Early stopping finds the number of
+    trees. The model's own parameters are the first trial. What the best of many trials reached flatters it:
+    judge it on other rows.
+
+    Args:
+        model: Its other parameters count; it is not fitted.
+        X: As for `fit`, shape (n, p).
+        y: As for `fit`, shape (n,).
+        search: How long, on how many rows, and where the study is kept.
+        at: As for `fit`, moment of each row, shape (n,).
+
+    Raises:
+        DataError: as `fit`.
+    """
+    n = np.shape(y)[0]
+    kept = np.sort(np.random.default_rng(search.seed).permutation(n)[: search.settings.tune_rows])
+    moment = None if at is None else np.asarray(at)[kept]
+    part = X.iloc[kept] if isinstance(X, pd.DataFrame) else np.asarray(X)[kept]
+    with trial.quiet():
+        rows = model.validation(part, np.asarray(y)[kept], at=moment)
+
+    def suggest(asked: "optuna.Trial") -> dict[str, Any]:
+        return {
+            "leaves": asked.suggest_int("leaves", 3, 31, log=True),
+            "min_leaf": asked.suggest_int("min_leaf", 10, 300, log=True),
+            "learning_rate": asked.suggest_float("learning_rate", 0.02, 0.12, log=True),
+            "penalty": asked.suggest_float("penalty", 0.3, 50, log=True),
+            "columns": asked.suggest_float("columns", 0.2, 1),
+        }
+
+    first = {name: model.get_params()[name] for name in _CLASSIFIER}
+    fixed = {name: value for name, value in model.get_params().items() if name not in first}
+    parts = (np.ascontiguousarray(rows.X).tobytes(), rows.y.tobytes(), rows.block.tobytes())
+    name = f"classifier-{search.seed}-{_digest(*parts, repr(sorted(fixed.items())).encode())}"
+    study = Study(name, search.database, search.settings.tune_trials, search.seed, search.told)
+    best, loss = study.minimise(suggest, rows.losses, first)
+    return FoundResponses(best, loss, study.finished())
 
 
 def effects(
