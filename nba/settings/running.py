@@ -67,8 +67,8 @@ class Models(Frozen):
     Attributes:
         folds: Cross-fitting folds.
         trees, leaves, learning_rate, min_leaf: LightGBM's capacity.
-        tune_trials: Trials of a search for that capacity, and for that of the stack of effects (Optuna);
-            0 takes both as they stand.
+        tune_trials: Trials of a search for that capacity, that of the stack of effects, and that of the
+            chance to buy (Optuna); 0 takes all as they stand.
         tune_rows: Examples that the search runs on.
         monotone: Features by whose value the chance of a response may only rise (1) or only fall (-1).
         half_life_days: Age at which a training example weighs half; None weighs all alike.

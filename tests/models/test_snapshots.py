@@ -9,7 +9,9 @@ from nba import metrics
 from nba.errors import DataError, MissingError
 from nba.models import card
 from nba.models import snapshots as model
+from nba.models.classifier import ResponseClassifier
 from nba.models.snapshots import Snapshots
+from nba.models.tuning import Search
 from nba.settings import Models
 
 
@@ -70,3 +72,16 @@ def test_saved_and_loaded_is_the_same(tmp_path):
     assert loaded.metrics == found.metrics
     with pytest.raises(MissingError, match="expected a saved model of purchases"):
         Snapshots.load(tmp_path)
+
+
+def test_a_search_reads_the_earlier_snapshots_only_and_gives_the_model_its_capacity(tmp_path):
+    rows = snapshots(150, 5)
+    moved = snapshots(150, 5, drift=3.0)  # another outcome in the last month
+    search = Search(Models(tune_trials=2), 0, tmp_path / "tuning.db")
+    found = model.fit(rows, 0, search=search)
+    parameters = found.tuned.parameters
+    assert {name: found.model.get_params()[name] for name in parameters} == parameters
+    assert found.tuned.trials[0]["params"]["leaves"] == ResponseClassifier().leaves
+    again = model.fit(moved, 0, search=search)
+    assert again.tuned == found.tuned
+    assert again.metrics["log_loss"] != found.metrics["log_loss"]

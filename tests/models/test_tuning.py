@@ -104,7 +104,7 @@ def responses(n=240):
 
 
 def test_responses_are_searched_on_the_loss_of_unseen_rows_and_the_search_goes_on(tmp_path):
-    X, y, at = responses()
+    X, y, _ = responses()
     model = ResponseClassifier(trees=20, seeds=1, folds=3)
     heard = []
 

@@ -87,9 +87,19 @@ def test_train_registers_once_and_names_champion_and_challenger(workspace, end):
 def test_snapshot_model_scores_everyone_and_is_judged_on_the_last_month(workspace):
     from pipelines import models
 
+    toml = workspace / settings.FILE
+    assert "[models]\n" in toml.read_text()
+    toml.write_text(toml.read_text().replace("[models]\n", "[models]\ntune_trials = 2\n", 1))
     found = train.train_snapshot(workspace, horizon_days=21, cutoffs=3)
     again = train.train_snapshot(workspace, horizon_days=21, cutoffs=3)
     assert (found.is_new, again.is_new, again.model) == (True, False, found.model)
+    with tracking._mlflow() as (mlflow, _):
+        client = mlflow.MlflowClient()
+        params = client.get_run(found.run_id).data.params
+        searched = f"tags.mlflow.parentRunId = '{found.run_id}'"
+        tried = client.search_runs([client.get_run(found.run_id).info.experiment_id], searched)
+    assert {"tuned_leaves", "tuned_penalty", "tuned_log_loss"} <= set(params)
+    assert {run.info.run_name for run in tried} == {"trial 0", "trial 1"}
     (listed,) = models.listed(workspace)  # there is no policy yet
     assert f"{listed['name']}@1" == found.model
     assert listed["alias"] == "champion"
