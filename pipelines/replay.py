@@ -25,7 +25,7 @@ from nba.models.scorer import Scorer
 from nba.policy import arbitrate, explore, levers
 from nba.policy.allocate import Allocation, allocate
 from nba.policy.explore import Estimate, Policy
-from nba.policy.limits import reachable
+from nba.policy.limits import reachable, spent_today
 from nba.serving.decide import Limited, Worth, belief, limits_of, scaled, strategy
 
 Array = NDArray[np.float64]
@@ -119,10 +119,15 @@ class Context:
         """SQL of outcomes as corrected by `$at`."""
         return feedback.settled(is_corrected=self.history.has("corrections"))
 
-    @property
-    def limited(self) -> Limited:
-        """The limits of a whole batch."""
-        return limits_of(self.catalog, self.config.limits)
+    def limited(self, batch_id: str) -> Limited:
+        """Give the limits of a whole batch: those per day have what earlier batches of its day left."""
+        limits, spent = self.config.limits, None
+        if any(volume.per == "day" for volume in limits.volumes):
+            moment = "select min(decided_at) as at from decisions where batch_id = $batch"
+            at = self.history.sql(moment, {"batch": batch_id})["at"][0].as_py()
+            with self.history.as_of(at) as snapshot:
+                spent = spent_today(snapshot, self.catalog, self.config.workspace.timezone)
+        return limits_of(self.catalog, limits, spent)
 
 
 @dataclass(frozen=True)
@@ -217,7 +222,7 @@ def within(
     context: Context, part: Part, policy: Policy, estimate: Estimate, limited: Limited | None = None
 ) -> Allocation:
     """Allocate a part within its share of the limits."""
-    own = scaled(context.limited if limited is None else limited, part.share)
+    own = scaled(context.limited(part.batch_id) if limited is None else limited, part.share)
     may = part.is_eligible[:, : len(context.catalog.treatment_ids)]
     return allocate(policy, estimate, may, own.use, own.available, reachable(own, may)[0].least)
 

@@ -3,10 +3,10 @@
 from datetime import datetime
 from pathlib import Path
 
-from nba import settings
+from nba import settings, tracking
 from nba.errors import MissingError
 from nba.history import History
-from pipelines import evaluate, feedback, learn, promote, runs
+from pipelines import evaluate, feedback, learn, promote, replay, runs
 from pipelines.progress import Progress
 from pipelines.runs import Counts, Step, Write
 
@@ -52,6 +52,8 @@ def _train(workspace: Path, at: datetime, progress: Progress) -> Counts:
         raise MissingError(
             "no outcome has closed yet", "Run this week's command once a reward window has closed."
         )
+    if waits := _waiting(workspace, at):
+        return waits
     found = learn.learn(workspace, at, progress=progress)
     report = found.trained
     return {
@@ -60,6 +62,19 @@ def _train(workspace: Path, at: datetime, progress: Progress) -> Counts:
         "is_new": int(report.is_new),
         "settings": found.reason,
     }
+
+
+def _waiting(workspace: Path, at: datetime) -> Counts:
+    # What has read open windows is judged on decisions made later only. Replaced before one of them closes,
+    # no challenger would ever be judged where windows are longer than a week.
+    context = replay.Context.read(workspace, at)
+    challenger = replay.Model.find(context, tracking.CHALLENGER)
+    if challenger is None or not challenger.has_open or challenger.trained_at >= at:
+        return {}
+    if replay.closed_batches(context, replay.Unseen.by(challenger)):
+        return {}
+    reason = "it has read open windows, and no decision made since its training has closed"
+    return {"alias": tracking.CHALLENGER, "is_new": 0, "settings": f"the challenger stands: {reason}"}
 
 
 def _evaluate(workspace: Path, at: datetime, progress: Progress) -> Counts:

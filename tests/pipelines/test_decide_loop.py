@@ -131,6 +131,20 @@ def test_a_batch_is_logged_delivered_and_closed(workspace):
     assert History.read(workspace.root).broken_laws() == []
 
 
+def test_a_replay_has_of_a_days_limit_what_earlier_batches_left(workspace):
+    toml = workspace.root / "nba.toml"
+    volume = '[[limits.volumes]]\nname = "letters"\nchannels = ["email"]\nper = "day"\nmost = 150\n'
+    toml.write_text(toml.read_text() + volume)
+    first, second = decide.decide(workspace.root, AT), decide.decide(workspace.root, AT + timedelta(hours=1))
+    feedback.feedback(workspace.root, AT + timedelta(days=8))
+    context = replay.Context.read(workspace.root, AT + timedelta(days=8))
+    query = "select count(*) as n from decisions where channel = 'email' and batch_id = $batch"
+    sent = context.history.sql(query, {"batch": first.batch_id})["n"][0].as_py()
+    assert 0 < sent <= 150
+    daily = {name: context.limited(name).available[-1] for name in (first.batch_id, second.batch_id)}
+    assert daily == {first.batch_id: 150, second.batch_id: 150 - sent}
+
+
 def test_policies_are_judged_from_the_log(workspace):
     for week in range(3):
         decide.decide(workspace.root, AT + timedelta(weeks=week))

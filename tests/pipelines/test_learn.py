@@ -12,7 +12,7 @@ from nba import settings, tables, tracking
 from nba.errors import DataError, MissingError
 from nba.history import History
 from nba.models import belief
-from pipelines import evaluate, learn, promote, replay, scenario, shadow, train
+from pipelines import evaluate, learn, promote, replay, scenario, shadow, train, weekly
 
 pytestmark = pytest.mark.xdist_group("mlflow")
 
@@ -72,6 +72,41 @@ def test_open_decisions_are_completed_by_their_age(workspace, end):
     assert weights.sum() == pytest.approx(n_open)
     assert not set(more["decision_id"].to_pylist()) & set(closed["decision_id"].to_pylist())
     assert (weights <= 1).all()
+
+
+def test_a_week_feeds_back_asks_the_gate_learns_by_its_own_choice_and_evaluates(small_demo, end, tmp_path):
+    folder = tmp_path / "week"
+    shutil.copytree(small_demo, folder, ignore=shutil.ignore_patterns(".tracking-id"))
+    text = (folder / "nba.toml").read_text()
+    (folder / "nba.toml").write_text(text.replace("[models]\n", "[models]\nvalidate_days = 7\n", 1))
+    before, said = History.read(folder).table("policy_values").num_rows, []
+    record = weekly.weekly(folder, end, write=said.append)
+    assert record.status == "done"
+    assert [name for name, step in record.steps.items() if step["status"] == "done"] == [
+        "feedback", "promote", "train", "evaluate",
+    ]  # fmt: skip
+    counts = record.steps["train"]["counts"]
+    assert (counts["alias"], counts["is_new"]) == ("champion", 1)
+    tried = History.read(folder).table("learning").to_pylist()
+    assert {row["learnt_at"] for row in tried} == {end}
+    assert sum(row["is_chosen"] for row in tried) == 1
+    assert History.read(folder).table("policy_values").num_rows >= before
+
+
+def test_a_challenger_that_read_open_windows_stands_until_a_later_decision_has_closed(
+    workspace, end, monkeypatch
+):
+    model = replay.Model.find(replay.Context.read(workspace, end), "champion")
+
+    def waits(**of_it):
+        monkeypatch.setattr(replay.Model, "find", lambda *_: replace(model, **of_it))
+        return weekly._train(workspace, end, None) if weekly._waiting(workspace, end) else {}
+
+    late, early = end - timedelta(days=2), end - timedelta(days=15)
+    assert "has read open windows" in waits(has_open=True, trained_at=late)["settings"]
+    assert not waits(has_open=True, trained_at=early)
+    assert not waits(has_open=False, trained_at=late)
+    assert not waits(has_open=True, trained_at=end)  # the same week again
 
 
 def test_the_gate_shows_evidence_and_asks_for_a_name(workspace, end):
