@@ -78,19 +78,23 @@ def test_a_week_feeds_back_asks_the_gate_learns_by_its_own_choice_and_evaluates(
     folder = tmp_path / "week"
     shutil.copytree(small_demo, folder, ignore=shutil.ignore_patterns(".tracking-id"))
     text = (folder / "nba.toml").read_text()
-    (folder / "nba.toml").write_text(text.replace("[models]\n", "[models]\nvalidate_days = 7\n", 1))
-    before, said = History.read(folder).table("policy_values").num_rows, []
-    record = weekly.weekly(folder, end, write=said.append)
+    (folder / "nba.toml").write_text(
+        text.replace("[models]\nfolds = 3\n", "[models]\nfolds = 2\ntrees = 10\n")
+    )
+    # What learning chose last week holds for `validate_days`.
+    chosen = {"learnt_at": end - timedelta(days=7), "capacity": "constant", "half_life_days": 45.0}
+    more = {"loss": 0.1, "gain_se": 3.0, "is_chosen": True, "n": 1_000}
+    History.read(folder).commit(append={"learning": tables.LEARNING.build([chosen | more])})
+    record = weekly.weekly(folder, end, write=lambda _: None)
     assert record.status == "done"
     assert [name for name, step in record.steps.items() if step["status"] == "done"] == [
         "feedback", "promote", "train", "evaluate",
     ]  # fmt: skip
-    counts = record.steps["train"]["counts"]
-    assert (counts["alias"], counts["is_new"]) == ("champion", 1)
-    tried = History.read(folder).table("learning").to_pylist()
-    assert {row["learnt_at"] for row in tried} == {end}
-    assert sum(row["is_chosen"] for row in tried) == 1
-    assert History.read(folder).table("policy_values").num_rows >= before
+    numbers = record.steps["train"]["numbers"]
+    assert (numbers["alias"], numbers["is_new"]) == ("champion", 1)
+    assert numbers["settings"] == f"as chosen on {chosen['learnt_at']:%Y-%m-%d}"
+    values = History.read(folder).table("policy_values")
+    assert record.steps["evaluate"]["numbers"]["policies"] == values.num_rows > 0
 
 
 def test_a_challenger_that_read_open_windows_stands_until_a_later_decision_has_closed(
