@@ -3,6 +3,7 @@
 import bz2
 import gzip
 import io
+import json
 import lzma
 import zipfile
 from datetime import UTC, date, datetime, timedelta
@@ -150,6 +151,26 @@ def test_parquet_keeps_its_types(read: Any, rows: Any, bad: Any) -> None:
     assert first["ordered_at"] == datetime(2026, 7, 1, 10, tzinfo=UTC)
     assert (last["is_return"], last["revenue"], last["margin"]) == (True, -2.0, -1.0)
     assert bad(shop) == {2: "revenue: missing"}
+
+
+def test_what_a_refused_row_of_parquet_held_is_told_as_text(read: Any, bad: Any) -> None:
+    table = pa.table(
+        {
+            "order": ["O1", "O2", "O3"],
+            "placed": [datetime(2026, 1, 5, 10), None, datetime(1800, 1, 1)],
+            "amount": [float("inf"), 2.0, 2.5],
+            "crm": ["C1", "C1", "C1"],
+        }
+    )
+    (shop,), _ = read(
+        {"orders.parquet": table}, {"path": "orders.parquet", "format": "parquet", "max_bad_share": 1.0}
+    )
+    assert bad(shop) == {1: "revenue: missing", 2: "ordered_at: missing", 3: "ordered_at: not a time"}
+    assert [json.loads(row["raw"]) for row in shop.files[0].quarantine.to_pylist()] == [
+        {"order": "O1", "placed": "2026-01-05 10:00:00", "amount": None},
+        {"order": "O2", "placed": None, "amount": "2"},
+        {"order": "O3", "placed": "1800-01-01 00:00:00", "amount": "2.5"},
+    ]
 
 
 def test_dates_and_zoned_times_of_parquet(read: Any, rows: Any) -> None:
