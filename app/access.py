@@ -65,8 +65,9 @@ def enter(given: settings.App) -> Role:
         st.button(say("access.sign_in"), on_click=st.login, type="primary")
         st.stop()
     email = str(st.user.get("email") or "")
-    # An address that its provider has not verified could be anybody's.
-    role = role_of(email, given) if email and st.user.get("email_verified") is not False else None
+    # An address that its provider has not verified could be anybody's; some providers say nothing of it.
+    is_verified = st.user.get("email_verified", True) is True
+    role = role_of(email, given) if email and is_verified else None
     if role is None:
         _leave(email)
         _stop(say("access.refused", who=plain(email or say("unknown"))))

@@ -286,9 +286,11 @@ def table(
 ) -> None:
     """Show columns of a table with units, the contract's meaning as tooltip, and a download.
 
+    Columns that are personal are left out, of the download too, for roles that may not see them.
+
     Args:
         shown: The rows.
-        columns: Columns to show, in order; the download has them all.
+        columns: Columns to show, in order; the download has all others too.
         contract: What the columns mean.
         currency: Unit of money.
         key: Names the widget and the file.
@@ -296,6 +298,8 @@ def table(
         titles: Column to a title other than its usual one.
     """
     fields = {f.name: f for f in contract.fields}
+    shown = permitted(shown)
+    columns = [name for name in columns if name in shown.column_names]
     config = {
         name: _column(fields[name], contract.name, currency, names, _is_large(shown[name]))
         for name in columns
@@ -303,7 +307,7 @@ def table(
     for name, title in (titles or {}).items():
         config[name]["label"] = title
     st.dataframe(
-        worded(_rounded(_without_zone(shown.select(list(columns))), fields, names or "")).to_pandas(),
+        worded(_rounded(_without_zone(shown.select(columns)), fields, names or "")).to_pandas(),
         hide_index=True,
         column_config=config,
         key=f"table_{key}",
@@ -326,7 +330,8 @@ def staged(shown: pa.Table, contract: tables.Table, reader: Reader) -> tuple[pa.
 
 
 def download(shown: pa.Table, key: str, title: str = "download") -> None:
-    """Offer a table as CSV, as it is stored: units and names of the contract."""
+    """Offer a table as CSV, as it is stored but for what the role may not see."""
+    shown = permitted(shown)
     st.download_button(
         say(title),
         lambda: _csv(shown),
@@ -337,6 +342,17 @@ def download(shown: pa.Table, key: str, title: str = "download") -> None:
         icon=":material/download:",
         on_click="ignore",
     )
+
+
+def permitted(shown: pa.Table) -> pa.Table:
+    """Leave out the columns that are personal, unless the role may see them."""
+    if role().sees_personal:
+        return shown
+    return shown.select([name for name in shown.column_names if not _PERSONAL.fullmatch(name)])
+
+
+# Ids of other systems, attributes of customers and free texts.
+_PERSONAL = re.compile(r"external_id|identifier_hash|detail|raw|timezone|(f_)?a_\w+")
 
 
 def _csv(shown: pa.Table) -> bytes:

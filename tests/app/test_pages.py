@@ -2,10 +2,12 @@
 
 import json
 import shutil
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
+import streamlit as st
 from streamlit.testing.v1 import AppTest
 
 from app import access, data, report
@@ -365,6 +367,22 @@ def test_personal_data_are_shown_only_to_the_role(show, fresh, words) -> None:
     assert "acquisition store" in shown.dataframe[-1].value["feature"].tolist()
 
 
+def test_downloads_hold_personal_data_only_for_the_role(show, fresh, monkeypatch) -> None:
+    root, saved = fresh(), {}
+
+    def offered(label: str, found: Callable[[], bytes], name: str, *rest: object, **more: object) -> None:
+        saved[name] = found().decode() if callable(found) else found
+
+    monkeypatch.setattr(st, "download_button", offered)
+    show(root, "decision", customer="c1")
+    assert "decided_at" in saved["earlier.csv"]
+    assert not [name for name, text in saved.items() if "external_id" in text or "CRM-1" in text]
+    with (root / "nba.toml").open("a", encoding="utf-8") as file:
+        file.write('\n[app]\nopen_role = "approver"\n')
+    show(root, "decision", customer="c1")
+    assert "CRM-1" in saved["earlier.csv"]
+
+
 def test_who_must_sign_in_sees_nothing_before(show, fresh, words) -> None:
     root = fresh()
     with (root / "nba.toml").open("a", encoding="utf-8") as file:
@@ -389,6 +407,13 @@ def test_who_must_sign_in_sees_nothing_before(show, fresh, words) -> None:
             False,
             False,
         ),
+        (
+            {"is_logged_in": True, "email": "ana@shop.example", "email_verified": "false"},
+            "access.refused",
+            False,
+            False,
+        ),
+        ({"is_logged_in": True, "email": "ana@shop.example", "email_verified": True}, "", True, True),
         ({"is_logged_in": True}, "access.refused", False, False),
     ],
 )
