@@ -396,19 +396,44 @@ def load_policy(name: str, alias: str = CHAMPION) -> tuple[Path, int]:
         DataError: when the model does not fit the signature that it was registered with.
     """
     registered, _ = find(name, alias)
+    return _folder(name, registered.version), registered.version
+
+
+def load_model(name: str, model_id: str) -> Path:
+    """Give the local folder of the saved model of this id, whatever alias it has now.
+
+    Raises:
+        MissingError: when no version is this model, or its files are gone.
+        DataError: when the model does not fit the signature that it was registered with.
+    """
+    missing = MissingError(
+        f"policy {name!r} has no version of model {model_id!r}", "`nba mlflow` shows the versions."
+    )
+    database = _store().database
+    if database is not None and not database.is_file():
+        raise missing
     with _mlflow() as (mlflow, _):
-        uri = mlflow.MlflowClient().get_model_version_download_uri(name, str(registered.version))
+        found = mlflow.MlflowClient().search_model_versions(f"name = '{name}'")
+    same = [int(one.version) for one in found if one.tags.get("model_id") == model_id]
+    if not same:
+        raise missing
+    return _folder(name, max(same))
+
+
+def _folder(name: str, number: int) -> Path:
+    with _mlflow() as (mlflow, _):
+        uri = mlflow.MlflowClient().get_model_version_download_uri(name, str(number))
         local = _local(uri)
         model = local if local else Path(mlflow.artifacts.download_artifacts(uri))
         folder = model / "artifacts" / "scorer"
         if (folder / "scorer.json").is_file() and (model / "MLmodel").is_file():
-            _verify(mlflow, model, name, registered.version)
+            _verify(mlflow, model, name, number)
     if not folder.is_dir():
         raise MissingError(
-            f"{folder} does not exist, though version {registered.version} of {name!r} is registered there",
+            f"{folder} does not exist, though version {number} of {name!r} is registered there",
             "The artifacts were moved or deleted: run `nba train` again.",
         )
-    return folder, registered.version
+    return folder
 
 
 def pyfunc(loader: str) -> Any:

@@ -122,8 +122,11 @@ def test_log_register_promote_load_and_serve(doubler, workspace, capfd):
     assert (folder / "factor.txt").read_text() == "3.0"
     assert version == 2
     assert tracking.find(name, tracking.CHALLENGER)[1]["model_id"] == "abc"
+    assert tracking.load_model(name, "abc") == folder
     tracking.promote(second, tracking.CHAMPION)
     assert tracking.load_policy(name)[1] == 2
+    with pytest.raises(MissingError, match="no version of model 'abd'"):
+        tracking.load_model(name, "abd")
     with pytest.raises(MissingError, match="alias 'shadow'"):
         tracking.load_policy(name, "shadow")
     _served_by_mlflow_alone(name, first.run_id)

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 Array = NDArray[np.float64]
 
 MAX_ROWS = 2_000
+OWN_CHANCE = "log-odds without contact"
 _TOLERANCE = 1e-6
 
 
@@ -71,16 +72,82 @@ def explain(scorer: Scorer, examples: pa.Table) -> Explanation:
     Raises:
         ArithmeticError: when contributions do not add up to the predictions.
     """
-    with warnings.catch_warnings():
-        # Raised by matplotlib where shap makes its colour maps.
-        warnings.filterwarnings("ignore", message="The set_(bad|over|under) function")
-        import shap
-
     rows = examples.slice(0, MAX_ROWS)
     X = inputs.matrix(rows, scorer.names)
     codes = scorer.coding.codes()
     column = np.maximum(scorer.coding.columns(rows["treatment_id"].to_pylist()), 0)
     full = np.hstack([X, codes[column]])
+    values, gap = _of_response(scorer, full)
+    in_turn = 1 + np.arange(len(X)) % (len(codes) - 1)
+    found = parts.split(scorer, X, np.where(column > 0, column, in_turn))
+    effect = np.column_stack([found.features, found.baseline])
+    effect -= effect.mean(axis=0)
+    names = (*scorer.names, *scorer.coding.names)
+    effect_names = (*scorer.names, OWN_CHANCE)
+    shown = np.column_stack([X, found.log_odds])
+    return Explanation(names, full, values, effect_names, effect, shown, gap, found.gap)
+
+
+@dataclass(frozen=True)
+class Reasons:
+    """What moved the scores of one customer under one treatment.
+
+    Attributes:
+        names: The p features.
+        values: Their values, shape (p,).
+        response: SHAP values of the response under the treatment, in log-odds, shape (p,); what the treatment
+            itself adds is left out.
+        p_none: Chance of a response without contact.
+        uplift: The served effect, in chance of a response; 0 without a treatment that the model knows.
+        usual: The effect of the treatment on the mean customer.
+        effect: What each feature adds to `usual`, in chance of a response, shape (p,).
+        baseline: What the chance without contact adds: `usual`, `effect` and this sum to `uplift`.
+    """
+
+    names: tuple[str, ...]
+    values: Array
+    response: Array
+    p_none: float
+    uplift: float
+    usual: float
+    effect: Array
+    baseline: float
+
+
+def reasons(scorer: Scorer, example: pa.Table) -> Reasons:
+    """Explain the effect of one customer's treatment as served, and the response under it.
+
+    Args:
+        scorer: The model that decided.
+        example: One row with treatment_id and f_*.
+
+    Raises:
+        ArithmeticError: when contributions do not add up to the predictions.
+    """
+    X = inputs.matrix(example.slice(0, 1), scorer.names)
+    column = np.maximum(scorer.coding.columns(example["treatment_id"].to_pylist()[:1]), 0)
+    codes = scorer.coding.codes()
+    values, _ = _of_response(scorer, np.hstack([X, codes[column]]))
+    found = parts.split(scorer, X, column)
+    return Reasons(
+        scorer.names,
+        X[0],
+        values[0, : X.shape[1]],
+        float(scorer.response.predict(X, codes)[0, 0]),
+        float(found.features.sum() + found.baseline[0] + found.rest[0]),
+        float(found.rest[0]),
+        found.features[0],
+        float(found.baseline[0]),
+    )
+
+
+def _of_response(scorer: Scorer, full: Array) -> tuple[Array, float]:
+    # SHAP values of the response's trees, and how far their sums are from the predictions.
+    with warnings.catch_warnings():
+        # Raised by matplotlib where shap makes its colour maps.
+        warnings.filterwarnings("ignore", message="The set_(bad|over|under) function")
+        import shap
+
     booster = scorer.response.booster
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="LightGBM binary classifier with TreeExplainer")
@@ -90,14 +157,7 @@ def explain(scorer: Scorer, examples: pa.Table) -> Explanation:
     gap = float(np.abs(total - booster.predict(full, raw_score=True)).max())
     if gap > _TOLERANCE:
         raise ArithmeticError(f"SHAP values miss the predictions by {gap}; expected {_TOLERANCE} or less")
-    in_turn = 1 + np.arange(len(X)) % (len(codes) - 1)
-    found = parts.split(scorer, X, np.where(column > 0, column, in_turn))
-    effect = np.column_stack([found.features, found.baseline])
-    effect -= effect.mean(axis=0)
-    names = (*scorer.names, *scorer.coding.names)
-    effect_names = (*scorer.names, "log-odds without contact")
-    shown = np.column_stack([X, found.log_odds])
-    return Explanation(names, full, values, effect_names, effect, shown, gap, found.gap)
+    return values, gap
 
 
 def beeswarm(explanation: Explanation, model: str = "response", top: int = 15) -> "Figure":

@@ -6,17 +6,19 @@ from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 
+import numpy as np
 import pytest
 import streamlit as st
 from streamlit.testing.v1 import AppTest
 
-from app import access, data, report
+from app import access, data, report, why
 from app.data import STEP
 from app.messages import say
 from app.messages import words as catalogue
 from nba import settings, tables
 from nba.experiments import planning
 from nba.history import History
+from nba.models import explain
 from nba.serving import whatif
 from pipelines import scenario
 from tests.app.conftest import START
@@ -352,6 +354,35 @@ def test_without_the_model_that_decided_the_reasons_say_so(show, workspace, word
     app.button(key="why").click().run()
     assert not app.exception
     assert say("why.gone") in words(app)
+
+
+def test_the_reasons_are_of_the_effect_first_with_units(show, fresh, words, monkeypatch) -> None:
+    root = fresh()
+    history = History.read(root)
+    rows = history.table("decisions").to_pylist()
+    (asked,) = [row for row in rows if row["decision_id"] == "b1-1"]
+    given = {"policy_id": "thompson@older", "treatment_id": "repair_push"}
+    changed = [row | given if row is asked else row for row in rows]
+    history.commit(replace={"decisions": tables.DECISIONS.build(changed)})
+    names = ("f_days_since_visit", "f_can_email", "f_margin_28", "f_a_acquisition_store")
+    found = explain.Reasons(
+        names, np.array([198.7, 1.0, 12.5, 1.0]), np.array([-0.5, 0.25, 0.0, 3.0]),
+        0.2, 0.05, 0.02, np.array([0.015, -0.005, 0.0, 0.01]), 0.01,
+    )  # fmt: skip
+    wanted = []
+    monkeypatch.setattr(why, "_decider", lambda _reader, model_id: wanted.append(model_id) or "a scorer")
+    monkeypatch.setattr(explain, "reasons", lambda _scorer, _example: found)
+    app = show(root, "decision", customer="c1", decision="b1-1")
+    app.button(key="why").click().run()
+    assert not app.exception
+    text = words(app).replace("\\", "")
+    assert wanted == ["older"]  # whatever the champion is now
+    assert "chance to respond by **+5.00 points**, and a usual customer's by +2.00 points" in text
+    assert "since the last visit: **199 days** raises it (+1.50 points)" in text
+    assert "chance to respond without contact: **20.0%** raises it (+1.00 points)" in text
+    assert "no later opt-out on it: **yes** lowers it (−0.50 points)" in text
+    assert text.index("+1.50 points") < text.index("**199 days** lowers it (−0.500)")
+    assert "store" not in text[text.index("The model expects") : text.index("**199 days** lowers")]
 
 
 def test_personal_data_are_shown_only_to_the_role(show, fresh, words) -> None:
