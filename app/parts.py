@@ -108,6 +108,7 @@ _WORDED = {
     "channel": "channel",
     "estimator": "estimator",
     "verdict": "verdict",
+    "state": "state",
     "metric": "metric_short",
     "method": "method",
     "limit": "limit",
@@ -259,6 +260,7 @@ def choose(
     return str(shown)
 
 
+PINNED = ("arm", "segment", "treatment_id")  # as a first column they stay while the others move
 WIDTH = 270  # pixels of a long text
 CARD = 180  # pixels of a single number
 HALF = 460  # pixels of a figure beside another
@@ -306,6 +308,8 @@ def table(
     }
     for name, title in (titles or {}).items():
         config[name]["label"] = title
+    if columns[0] in PINNED:
+        config[columns[0]]["pinned"] = True
     st.dataframe(
         worded(_rounded(_without_zone(shown.select(columns)), fields, names or "")).to_pandas(),
         hide_index=True,

@@ -1,6 +1,7 @@
 """Experiments: which run and what they say, one in full, and the planner of the next."""
 
 from dataclasses import replace
+from datetime import datetime
 from typing import Any
 
 import pyarrow as pa
@@ -19,8 +20,8 @@ from nba.experiments.readout import horizon_days
 from nba.plots import readings
 from nba.settings import Experiment
 
-MEANS = ["arm", "n", "n_control", "mean", "mean_control"]
-COLUMNS = [*MEANS, "effect", "lower", "upper", "relative_effect", "p_value"]
+MEANS = ["mean", "mean_control", "n", "n_control"]  # last: they explain, they do not answer
+COLUMNS = ["effect", "lower", "upper", "relative_effect"]
 # The interval that the verdict goes by, of which there is no p-value of a single reading.
 JUDGED = ["judged_effect", "judged_lower", "judged_upper"]
 ALWAYS = ["always_lower", "always_upper"]
@@ -61,18 +62,11 @@ def _listed(reader: Reader) -> None:
         return
     shown = reader.table("readouts")
     columns = [
-        "experiment_id",
-        "arm",
-        "control",
-        "verdict",
-        "metric",
-        *JUDGED,
-        "n_looks",
-        "matured_at",
-        "ends_at",
-        "days_left",
+        *("experiment_id", "arm", "verdict", "state", "days_left", "metric", *JUDGED),
+        *("control", "n_looks", "matured_at", "ends_at"),
     ]
     shown, contract = _with_effects(shown, reader)
+    shown, contract = _with_state(shown, contract, reader)
     units = {_unit(metric, reader) for metric in shown["metric"].to_pylist()}
     unit = units.pop() if len(units) == 1 else ""
     parts.table(shown, columns, contract, reader.currency, "readouts", unit)
@@ -93,6 +87,36 @@ def _with_effects(shown: pa.Table, reader: Reader) -> tuple[pa.Table, tables.Tab
         shown = shown.append_column(name, pa.array(values, pa.float64()))
     fields = tuple(field for field in tables.JUDGED.fields if field.name in JUDGED)
     return shown, replace(tables.READOUTS, fields=(*tables.READOUTS.fields, *fields))
+
+
+def _with_state(shown: pa.Table, contract: tables.Table, reader: Reader) -> tuple[pa.Table, tables.Table]:
+    # Whether each runs now; those declared that have no reading yet stand below.
+    read = shown.to_pylist()
+    known = {row["experiment_id"] for row in read}
+    declared = (reader.config.experiment, *reader.config.experiments)
+    waiting = [
+        {"experiment_id": one.experiment_id, "arm": arm.name, "control": one.control, "ends_at": one.ends_at}
+        for one in declared
+        if one.experiment_id not in known and one.starts_at is not None
+        for arm in one.arms
+        if arm.name != one.control
+    ]
+    starts = {one.experiment_id: one.starts_at for one in declared}
+    now = reader.moment("summarised")
+    rows = [
+        row | {"state": state(starts.get(row["experiment_id"]), row["ends_at"], now)}
+        for row in (*read, *waiting)
+    ]
+    field = tables.Field("state", "text", doc="planned, running or ended")
+    out = pa.Table.from_pylist(rows, shown.schema.append(pa.field("state", pa.string())))
+    return out, replace(contract, fields=(*contract.fields, field))
+
+
+def state(starts: datetime | None, ends: datetime | None, now: datetime | None) -> str:
+    """Say whether an experiment is planned, running or ended; without a moment to compare with, it runs."""
+    if now is None:
+        return "running"
+    return "planned" if starts and starts > now else "ended" if ends and ends <= now else "running"
 
 
 def _verdicts(reader: Reader, experiment: str) -> None:
@@ -127,10 +151,11 @@ def _metric(reader: Reader, shown: pa.Table, experiment: str, metric: str) -> No
     if any("CUPED" in row["method"] for row in whole.to_pylist()):
         st.caption(say("experiments.adjusted"))
     is_single = set(judged["basis"].to_pylist()) == {READING}
-    columns = COLUMNS if is_single else [*MEANS, *JUDGED, "relative_effect"]
+    prefix = "" if is_single else "judged_"
+    columns = ["arm", *(COLUMNS if is_single else [*JUDGED, "relative_effect"])]
     if unit == reader.currency:
-        prefix = "" if is_single else "judged_"
-        columns = [*columns, "total", f"{prefix}total_lower", f"{prefix}total_upper"]
+        columns += ["total", f"{prefix}total_lower", f"{prefix}total_upper"]
+    columns += ["p_value", *MEANS] if is_single else MEANS
     parts.table(judged, columns, tables.JUDGED, reader.currency, f"effects_{metric}", unit)
     if reader.has("looks"):
         looks = where(reader.table("looks"), experiment_id=experiment, metric=metric)
@@ -195,7 +220,7 @@ def _segments(shown: pa.Table, reader: Reader, metric: str, unit: str) -> None:
     arm = parts.choose(say("arm"), [*first, *(a for a in arms if a not in first)], "segment_arm")
     parts_only = where(parts_only, arm=arm)
     parts.figure(plots.effects(parts_only, unit), "segments", say("alt.effects"))
-    columns = ["segment", *COLUMNS, "p_corrected", "p_heterogeneity"]
+    columns = ["segment", *COLUMNS, "p_corrected", "p_heterogeneity", "p_value", *MEANS, "arm"]
     parts.table(parts_only, columns, tables.SUMMARY_EFFECTS, reader.currency, f"segments_{metric}", unit)
 
 

@@ -91,11 +91,11 @@ def _arbitration(reader: Reader, arm: str) -> None:
     offered = tables.SUMMARY_ARBITRATION.build(listed).sort_by([("priority", "descending")])
     if arm != parts.ALL:
         parts.figure(policies.ranking(offered, reader.currency), "ranking", say("alt.ranking"))
-    columns = ["treatment_id", "n_eligible", "n_chosen", "p_response", "uplift", "value", "lever", "cost"]
-    columns += ["price", "priority", "p_action"]
+    columns = ["treatment_id", "priority", "uplift", "value", "price", "p_response", "lever", "cost"]
+    columns += ["p_action", "n_chosen", "n_eligible"]
     parts.table(
         offered,
-        columns if arm != parts.ALL else ["arm", *columns],
+        columns if arm != parts.ALL else [columns[0], "arm", *columns[1:]],
         tables.SUMMARY_ARBITRATION,
         reader.currency,
         "arbitration",

@@ -139,6 +139,29 @@ def test_experiment_says_what_is_known_and_its_verdict(show, workspace, words) -
     assert "**random** against holdout: **Keep running**" in text
 
 
+def test_the_answer_stands_before_what_explains_it(show, fresh) -> None:
+    root = fresh()
+    with (root / "nba.toml").open("a", encoding="utf-8") as file:
+        file.write(
+            '\n[[experiments]]\nexperiment_id = "next"\nsalt = "next"\ncontrol = "old"\n'
+            "starts_at = 2026-12-07T06:00:00Z\n"
+            'arms = [{ name = "old", share = 0.5, policy = "champion" },'
+            ' { name = "newer", share = 0.5, policy = "random" }]\n'
+        )
+    app = show(root, "experiments")
+    assert not app.exception
+    listed = app.dataframe[0].value
+    assert list(listed)[:5] == ["experiment_id", "arm", "verdict", "state", "days_left"]
+    assert listed.set_index("arm")["state"].to_dict() == {
+        "policy": "running", "random": "running", "newer": "planned",
+    }  # fmt: skip
+    effects = next(frame.value for frame in app.dataframe if "relative_effect" in frame.value.columns)
+    assert list(effects)[:5] == ["arm", "judged_effect", "judged_lower", "judged_upper", "relative_effect"]
+    assert list(effects)[-4:] == ["mean", "mean_control", "n", "n_control"]
+    ranked = show(root, "policy", view="arbitration").dataframe[0].value
+    assert list(ranked)[:5] == ["treatment_id", "priority", "uplift", "value", "price"]
+
+
 def planned(root: Path, days: int) -> None:
     """Give the experiment a planned end so many days after its newest look."""
     history = History.read(root)
@@ -166,6 +189,7 @@ def test_with_a_planned_end_page_list_and_report_have_the_interval_of_the_look(
     made = report.build(data.read(root), "policy").split("<h2>")[1]
     assert "<td>1.10</td><td>3.90</td>" in made
     assert "never between looks" in made
+    assert set(app.dataframe[0].value["state"]) == {"running" if left else "ended"}
     # What the verdict does not go by has the interval of one reading once the end is reached.
     app.segmented_control(key="metric").set_value("orders").run()
     assert any("p_value" in frame.value.columns for frame in app.dataframe) == (left == 0)
