@@ -20,7 +20,7 @@ answered each action and channel (`f_response_rate_action_<action>`, `f_response
 import json
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from datetime import datetime
 from typing import Any
 
@@ -114,7 +114,8 @@ def _own(snapshot: Snapshot) -> tuple[Feature, ...]:
         if told := _reaches_further(snapshot.connection, spec.sql):
             raise SettingsError(
                 f"feature {spec.name!r} {told}; expected one expression over the rows of {spec.source}",
-                "Other rows may not have been known at the moment; mend its sql or its source in nba.toml.",
+                "What else there is may not have been known at the moment; mend its sql or its source in"
+                " nba.toml: `age` is the days from a row to that moment, `$at` the moment itself.",
             )
         try:
             snapshot.connection.execute(_query((feature,), snapshot.at, "false")).fetchall()
@@ -137,15 +138,47 @@ def _reaches_further(connection: duckdb.DuckDBPyConnection, sql: str) -> str:
     nodes = [statement["node"] for statement in parsed["statements"]]
     if len(nodes) != 1 or len(nodes[0].get("select_list", ())) != 1:
         return "is more than one expression"
-    return "holds a query of its own" if _has_query(nodes[0]["select_list"]) else ""
+    if any(node.get("class") == "SUBQUERY" for node in _nodes(nodes[0]["select_list"])):
+        return "holds a query of its own"
+    changing = _changing(connection)
+    found = sorted({name for node in _nodes(nodes[0]["select_list"]) if (name := _clock(node, changing))})
+    return f"reads the clock, chance or the session: {', '.join(found)}" if found else ""
 
 
-def _has_query(tree: Any) -> bool:
-    if isinstance(tree, list):
-        return any(_has_query(part) for part in tree)
+def _nodes(tree: Any) -> Iterator[dict[str, Any]]:
     if isinstance(tree, dict):
-        return tree.get("class") == "SUBQUERY" or any(_has_query(part) for part in tree.values())
-    return False
+        yield tree
+    for part in tree.values() if isinstance(tree, dict) else tree if isinstance(tree, list) else ():
+        yield from _nodes(part)
+
+
+# SQL's own words, which stand without brackets and read like columns.
+_WORDS = {
+    "current_date", "current_time", "current_timestamp", "localtime", "localtimestamp", "current_user",
+    "current_role", "session_user", "user", "current_catalog", "current_schema",
+}  # fmt: skip
+
+
+def _changing(connection: duckdb.DuckDBPyConnection) -> set[str]:
+    # Functions that may give another value for the same row, and macros that call one.
+    rows = connection.execute(
+        "select function_name, stability, macro_definition from duckdb_functions()"
+        " where function_type in ('scalar', 'aggregate', 'macro')"
+    ).fetchall()
+    names = {name for name, stability, _ in rows if stability not in (None, "CONSISTENT")}
+    words = names | _WORDS
+    return names | {name for name, _, told in rows if told and words & set(re.findall(r"\w+", told.lower()))}
+
+
+def _clock(node: Mapping[str, Any], changing: Set[str]) -> str:
+    if node.get("class") == "COLUMN_REF":
+        name = node["column_names"][-1].lower()
+        return name if len(node["column_names"]) == 1 and name in _WORDS else ""
+    name = str(node.get("function_name", "")).lower()
+    # age() of one moment counts from today; what it is called on reads like its schema.
+    if name == "age" and len(node["arguments"]) + (node["schema"] not in ("", "main")) < 2:
+        return "age() of one moment"
+    return f"{name}()" if name in changing else ""
 
 
 def _offers(snapshot: Snapshot) -> list[Feature]:

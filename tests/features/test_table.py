@@ -155,6 +155,15 @@ def test_features_of_ones_own_are_computed_with_the_others(history_of, small, at
         ("count(*) from orders_all", "is no expression"),
         ("1) from orders_all group by customer_id), x as (select (2", "is no expression"),
         ("1), (2", "is more than one expression"),
+        ("min(date_diff('day', ordered_at, Now()))", r"reads the clock, .*: now\(\)"),
+        ("count(*) filter (ordered_at > current_timestamp - interval 7 day)", "reads .*: current_timestamp;"),
+        ("date_diff('day', max(ordered_at)::date, CURRENT_DATE)", "reads .*: current_date;"),
+        ("max(epoch(age(ordered_at)))", r"reads .*: age\(\) of one moment"),
+        ("max(epoch(ordered_at.age()))", r"reads .*: age\(\) of one moment"),
+        ("count(*) filter (ordered_at > ago('7 days'))", r"reads .*: ago\(\)"),
+        ("max(revenue * system.main.random())", r"reads .*: random\(\)"),
+        ("max(len(list_transform([1], lambda x: uuid())))", r"reads .*: uuid\(\)"),
+        ("sum(case when today() > date '2026-01-01' then hash(user) end)", r"reads .*: today\(\), user;"),
     ],
 )
 def test_features_of_ones_own_see_only_what_was_known(history_of, small, at, sql, told):
@@ -169,6 +178,19 @@ def test_words_that_read_like_a_query_are_none(history_of, small, at):
     sql = "count(*) filter (revenue > 50 and order_id <> '(select 1)')"
     (history.root / "nba.toml").write_text(OWN.replace("count(*) filter (revenue > 50)", sql))
     assert built(history, at)["anna"]["f_big_orders"] == 1.0
+
+
+def test_a_feature_of_ones_own_may_use_the_moment_and_the_time_between_two(history_of, small, at):
+    history = history_of(small)
+    for sql, told in (
+        ("min(date_diff('day', ordered_at, $at)) filter (not is_return)", 20),
+        ("max(epoch($at - ordered_at) / 86400) filter (order_id = 'o2')", 20),
+        ("max(datepart('day', age($at, ordered_at))) filter (order_id = 'o3')", 5),
+        ("max(datepart('day', ordered_at.age($at))) filter (order_id = 'o3')", -5),
+        ("count(*) filter (order_id <> 'now() current_date')", 3),
+    ):
+        (history.root / "nba.toml").write_text(OWN.replace("count(*) filter (revenue > 50)", sql))
+        assert built(history, at)["anna"]["f_big_orders"] == told
 
 
 def test_time_since_the_last_decision_by_action(history_of, small, at):
