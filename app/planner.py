@@ -1,5 +1,6 @@
 """The planner: how long an experiment must run to see an effect, and its declaration to download."""
 
+import re
 from collections.abc import Mapping
 from datetime import UTC, datetime, time, timedelta
 
@@ -15,6 +16,7 @@ from nba.plots import readings
 
 MONEY = ("margin", "revenue", "cost", "reward")
 USUAL_DAYS = 28
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")  # of an experiment: it is a file's name too
 POLICIES = ("champion", "challenger", "random", "response_greedy")
 
 
@@ -58,6 +60,9 @@ def draw(reader: Reader) -> None:
         help=say("planner.effect_help"),
         key="effect",
     )
+    if effect <= 0:
+        st.info(say("planner.no_effect"), icon=":material/straighten:")
+        return
     found = planning.outlook(given[days], effect, share, goal)
     _answer(found, days, unit, row["mde_relative"])
     left, right = parts.halves()
@@ -94,6 +99,9 @@ def _declare(reader: Reader, metric: str, days: int, share: float, reach: float,
         say("planner.new"), POLICIES[1:], format_func=lambda p: label("arm_policy", p), key="new_policy"
     )
     start = right.date_input(say("planner.starts"), _next_monday(reader), key="starts")
+    if not NAME.fullmatch(name):
+        st.error(say("planner.bad_name"), icon=":material/error:")
+        return
     begins = datetime.combine(start, time(6), UTC)
     arms = [
         {"name": f"{name}_control", "share": round(share, 4), "policy": "champion"},

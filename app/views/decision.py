@@ -1,5 +1,7 @@
 """Single decision: why this customer was given this, or nothing."""
 
+import math
+from dataclasses import replace
 from typing import Any
 
 import pyarrow as pa
@@ -10,14 +12,15 @@ from app.data import Reader, where
 from app.messages import clock, label, language, number, percent, plain, say, told
 from app.messages import feature as worded
 from nba import settings, tables
+from nba.catalog import NONE
 from nba.features.table import FEATURES
 from nba.plots import policies
 
 FEW = 12  # decisions whose outcomes are all shown at once
-CUSTOMER, DECISION = "customer", "decision"
+CUSTOMER, DECISION, EXAMPLE = "customer", "decision", "example"
 CANDIDATES = ["treatment_id", "is_eligible", "stage", "reason", "mean", "se", "price", "p_action"]
 EARLIER = ["decided_at", "arm", "treatment_id", "p_action", "expected_value", "reason"]
-OUTCOMES = ["decision_id", "is_delivered", "is_response", "is_click", "is_unsubscribe", "reward", "closed_at"]
+OUTCOMES = ["decision_id", "delivery", "is_response", "is_click", "is_unsubscribe", "reward", "closed_at"]
 
 
 def draw(reader: Reader) -> None:
@@ -56,7 +59,8 @@ def _customer(reader: Reader) -> str:
         say("decision.customer"),
         key=CUSTOMER,
         help=say("decision.customer_help"),
-        placeholder="c0034ff43be0509ecae1b",
+        placeholder=say("decision.customer_hint"),
+        on_change=_typed,
     ).strip()
     if reader.has("summary_examples"):
         examples = reader.table("summary_examples")
@@ -64,17 +68,29 @@ def _customer(reader: Reader) -> str:
         listed = (contacted or examples.to_pylist())[:60]
         names = {row["customer_id"]: _named(row) for row in listed}
         with right:
-            picked = st.selectbox(
+            st.selectbox(
                 say("decision.example"),
                 ["", *names],
                 format_func=lambda c: names.get(c, say("decision.pick")),
+                key=EXAMPLE,
+                on_change=_picked,
             )
-        given = given or str(picked or "") or next(iter(names), "")
+        given = given or next(iter(names), "")
     if given:
         st.query_params[CUSTOMER] = given
     else:
         st.markdown(say("decision.none"))
     return given
+
+
+def _picked() -> None:
+    # What was chosen last counts, whatever stood in the box or in the link.
+    if st.session_state[EXAMPLE]:
+        st.session_state[CUSTOMER] = st.session_state[EXAMPLE]
+
+
+def _typed() -> None:
+    st.session_state[EXAMPLE] = ""
 
 
 def _named(row: dict[str, Any]) -> str:
@@ -135,7 +151,7 @@ def _candidates(reader: Reader, row: dict[str, Any]) -> None:
     if not found.num_rows:
         st.markdown(say("decision.no_candidates"))
         return
-    shown = found.sort_by([("p_action", "descending"), ("is_eligible", "descending")])
+    shown = _ranked(found)
     drawn = policies.candidates(_with_channel(shown, reader), reader.currency, row["treatment_id"])
     parts.figure(drawn, "candidates", say("alt.candidates"))
     st.caption(say("decision.candidates_note"))
@@ -144,6 +160,17 @@ def _candidates(reader: Reader, row: dict[str, Any]) -> None:
     st.markdown(say("decision.count", kept=number(kept), all=number(shown.num_rows)))
     listed, contract = parts.staged(shown, tables.CHOICES, reader)
     parts.table(listed, CANDIDATES, contract, reader.currency, "candidates")
+
+
+def _ranked(found: pa.Table) -> pa.Table:
+    # As the figure ranks them: by value less price; what was removed comes last, what is unknown below it.
+    def place(row: dict[str, Any]) -> tuple[bool, bool, float, float]:
+        worth = row["mean"] - row["price"] if row["mean"] is not None else math.nan
+        is_unknown = math.isnan(worth)
+        return not row["is_eligible"], is_unknown, 0.0 if is_unknown else -worth, -row["p_action"]
+
+    rows = found.to_pylist()
+    return found.take(sorted(range(len(rows)), key=lambda i: place(rows[i])))
 
 
 def _with_channel(shown: pa.Table, reader: Reader) -> pa.Table:
@@ -167,13 +194,22 @@ def _earlier(reader: Reader, found: pa.Table, asked: str) -> None:
     if not outcomes.num_rows:
         st.markdown(say("decision.no_outcomes"))
         return
+    outcomes, contract = _with_delivery(outcomes, found)
     parts.table(
-        outcomes.sort_by([("closed_at", "descending")]),
-        OUTCOMES,
-        tables.OUTCOMES,
-        reader.currency,
-        "outcomes",
+        outcomes.sort_by([("closed_at", "descending")]), OUTCOMES, contract, reader.currency, "outcomes"
     )
+
+
+def _with_delivery(outcomes: pa.Table, decided: pa.Table) -> tuple[pa.Table, tables.Table]:
+    # Where nothing was sent, nothing could arrive.
+    given = dict(zip(decided["decision_id"].to_pylist(), decided["treatment_id"].to_pylist()))
+    told_of = [
+        None if given.get(row["decision_id"]) == NONE else say("yes" if row["is_delivered"] else "no")
+        for row in outcomes.to_pylist()
+    ]
+    field = replace(next(f for f in tables.OUTCOMES.fields if f.name == "is_delivered"), name="delivery")
+    contract = replace(tables.OUTCOMES, fields=(*tables.OUTCOMES.fields, replace(field, kind="text")))
+    return outcomes.append_column("delivery", pa.array(told_of, pa.string())), contract
 
 
 def _known(reader: Reader, row: dict[str, Any]) -> pa.Table:

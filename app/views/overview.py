@@ -127,10 +127,13 @@ def _failed(reader: Reader) -> list[dict[str, Any]]:
 def _alert(row: dict[str, Any], reader: Reader) -> None:
     kind = row["kind"].replace(" ", "_")
     subject = row["subject"]
+    experiment, _, arm = subject.rpartition(": ")  # of verdicts
     text = say(
         f"alert.{kind}",
         subject=plain(" · ".join(label("limit", part) for part in subject.split())),
         table=plain(label("table", subject)),
+        experiment=plain(experiment),
+        arm=plain(arm),
         name=plain(feature(subject) if kind == "drift" else subject),
         value=number(row["value"]),
         limit=number(row["limit"]),

@@ -265,6 +265,19 @@ def test_the_planner_tells_what_the_library_says(show, workspace) -> None:
     assert {m.label: m.value for m in app.metric}["Smallest visible effect"] == f"{half:.2f} EUR"
 
 
+def test_the_planner_refuses_no_effect_and_names_that_are_no_names(show, workspace, words) -> None:
+    app = show(workspace, "experiments", view="plan")
+    app.text_input(key="trial").set_value("bad name/../x").run()
+    assert not app.exception
+    assert say("planner.bad_name") in words(app)
+    assert not app.get("download_button") or all(
+        "declaration" not in button.proto.id for button in app.get("download_button")
+    )
+    app.number_input(key="effect").set_value(0.0).run()
+    assert not app.exception
+    assert say("planner.no_effect") in words(app)
+
+
 def test_the_planner_declares_what_the_settings_accept(show, workspace, tmp_path) -> None:
     app = show(workspace, "experiments", view="plan")
     app.text_input(key="trial").set_value("offers").run()
@@ -371,6 +384,42 @@ def test_a_decision_tells_the_tables_numbers(show, workspace, words) -> None:
     app.text_input(key="customer").set_value("nobody").run()
     assert not app.exception
     assert "No decision was made for nobody" in words(app)
+
+
+def test_an_example_chosen_after_a_link_is_shown(show, workspace, words) -> None:
+    app = show(workspace, "decision", customer="c1")
+    options = app.selectbox(key="example").options
+    assert not app.text_input(key="customer").placeholder.startswith("c0")
+    other = next(name.split(" · ")[0] for name in options[1:] if not name.startswith("c1 "))
+    app.selectbox(key="example").set_value(other).run()
+    assert not app.exception
+    assert app.text_input(key="customer").value == other
+    assert f"customer **{other}**" in words(app)
+    app.text_input(key="customer").set_value("c2").run()
+    assert "customer **c2**" in words(app)
+    assert app.selectbox(key="example").value == ""
+
+
+def test_candidates_stand_by_value_less_price_and_nothing_sent_was_not_delivered(show, fresh) -> None:
+    root = fresh()
+    history = History.read(root)
+    of_one = [row for row in history.table("choices").to_pylist() if row["decision_id"] == "b0-1"]
+    means = [0.0, 0.4, 0.3, None, 0.2]
+    told = [row | {"mean": mean, "is_eligible": mean is not None} for row, mean in zip(of_one, means)]
+    told[1]["price"] = 0.15
+    decided = [row for row in history.table("decisions").to_pylist() if row["decision_id"] == "b0-1"]
+    history.commit(
+        replace={
+            "choices": tables.CHOICES.build(told),
+            "decisions": tables.DECISIONS.build([decided[0] | {"treatment_id": "none", "channel": "none"}]),
+        }
+    )
+    app = show(root, "decision", customer="c1", decision="b0-1")
+    assert not app.exception
+    names = [told[i]["treatment_id"] for i in (2, 1, 4, 0, 3)]
+    assert app.dataframe[0].value["treatment_id"].tolist() == names
+    outcomes = next(frame.value for frame in app.dataframe if "delivery" in frame.value.columns)
+    assert outcomes["delivery"].isna().all()
 
 
 def test_without_the_model_that_decided_the_reasons_say_so(show, workspace, words) -> None:
@@ -613,7 +662,7 @@ def test_changing_the_method_and_the_part_filters_credits(show, workspace) -> No
 
 def test_where_credit_and_cause_disagree_the_page_says_so(show, workspace, words) -> None:
     app = show(workspace, "attribution", view="cause")
-    assert "1 credits disagree" in app.warning[0].value
+    assert "Credits that disagree with what contact caused: 1." in app.warning[0].value
     assert "credits E\\-mail with 300.00 EUR; contact caused 120.00 EUR" in words(app)
     caused = next(frame.value for frame in app.dataframe if "ratio" in frame.value.columns)
     assert caused["incremental"].tolist() == [120.0, 120.0]  # of the whole period only
