@@ -64,31 +64,54 @@ def judge(
     """
     coding = Coding.of(catalog)
     column = coding.columns(examples["treatment_id"].to_pylist())
-    usable = column >= 0
-    if "weight" in examples.column_names:  # outcomes that are only partly known count for less than 1
-        usable &= examples["weight"].fill_null(1.0).to_numpy() == 1.0
-    rows, column = examples.filter(pa.array(usable)), column[usable]
-    if not rows.num_rows:
+    early, late = parts(examples, column, window_days)
+    if not len(early):
         return {}
-    day = rows["as_of"].cast(pa.int64()).to_numpy() / 86400e6
-    start = np.sort(day)[int((1 - SHARE) * len(day))]
-    early = np.flatnonzero((day < start) & (day + window_days <= start))
-    late = np.flatnonzero(day >= start)
-    y = rows["is_response"].to_numpy().astype(float)
-    if response.check_responses(y[early]) or response.check_responses(y[late]):
-        return {}
+    y = examples["is_response"].to_numpy().astype(float)
     rng = np.random.default_rng(seed)
     if len(late) > _MOST:
         late = np.sort(rng.choice(late, _MOST, replace=False))
     kept = scorer.thin(column[early], rng)
     early = early[kept.rows]
-    held = crossfit.folds(rows["customer_id"].take(pa.array(early)), _FOLDS, seed) == 0
+    held = crossfit.folds(examples["customer_id"].take(pa.array(early)), _FOLDS, seed) == 0
     if not held.any() or response.check_responses(y[early[~held]]):
         return {}
     with threadpool_limits(limits=1, user_api="blas"):
-        p = _fit_predict(rows, column, Early(early, held, kept.weight), late, coding, settings, seed)
+        p = _fit_predict(examples, column, Early(early, held, kept.weight), late, coding, settings, seed)
     found = metrics.classification(y[late], p)
     return {f"latest_{name}": found[name] for name in _TOLD if np.isfinite(found[name])}
+
+
+def parts(examples: pa.Table, column: Whole, window_days: float) -> tuple[Whole, Whole]:
+    """Number the decisions that had closed before the latest fifth, and those of the latest fifth, sorted.
+
+    Args:
+        examples: The `examples` table; outcomes that are only partly known are in neither part.
+        column: Column of each row's treatment, -1 where unknown: in neither part, shape (n,).
+        window_days: Days until an outcome closes.
+
+    Returns:
+        Both empty where either has too few decisions or responses.
+    """
+    usable = column >= 0
+    if "weight" in examples.column_names:
+        usable = usable & (examples["weight"].fill_null(1.0).to_numpy() == 1.0)
+    none = np.empty(0, dtype=np.int64)
+    if not usable.any():
+        return none, none
+    day = days(examples)
+    start = np.sort(day[usable])[int((1 - SHARE) * usable.sum())]
+    early = np.flatnonzero(usable & (day < start) & (day + window_days <= start))
+    late = np.flatnonzero(usable & (day >= start))
+    y = examples["is_response"].to_numpy().astype(float)
+    if response.check_responses(y[early]) or response.check_responses(y[late]):
+        return none, none
+    return early, late
+
+
+def days(examples: pa.Table) -> Array:
+    """Give the moment of each example in days, shape (n,)."""
+    return np.asarray(examples["as_of"].cast(pa.int64()).to_numpy() / 86400e6)
 
 
 def _fit_predict(

@@ -1,16 +1,17 @@
 """Search of LightGBM's capacity with Optuna, for responses and for effects: seeded, pruned, resumable.
 
-The policy's response model is searched on the cross-validated log loss, a classifier of responses
-(`nba.models.classifier`) on that of later rows, the effects of the stack (`nba.models.ensemble`) on what the
+The policy's response model is searched on the log loss of later rows, all of them earlier than those that
+`nba.models.latest` judges on, a classifier of responses (`nba.models.classifier`) likewise, the effects of the stack (`nba.models.ensemble`) on what the
 stack itself weighs its candidates by: the out-of-fold doubly robust loss.
 """
 
 import hashlib
+import json
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -22,7 +23,7 @@ from sklearn.base import clone
 from nba import metrics
 from nba.catalog import Catalog
 from nba.errors import DataError
-from nba.models import candidates, crossfit, inputs, response, trial
+from nba.models import candidates, crossfit, inputs, latest, response, trial
 from nba.models.classifier import ResponseClassifier
 from nba.models.ensemble import UpliftEnsemble
 from nba.models.inputs import Coding
@@ -36,19 +37,46 @@ Whole = NDArray[np.int64]
 Told = Callable[[float], None]
 
 _FOLDS = 3
-_RESPONSE = ("leaves", "min_leaf", "learning_rate", "trees")
-_CLASSIFIER = ("leaves", "min_leaf", "learning_rate", "penalty", "columns")
+
+
+class Range(NamedTuple):
+    """Where a parameter is searched: whole numbers if the ends are whole."""
+
+    low: float
+    high: float
+    is_log: bool = True
+
+
+_RESPONSE = {
+    "leaves": Range(4, 63), "min_leaf": Range(20, 1000), "learning_rate": Range(0.02, 0.3),
+    "trees": Range(20, 300),
+}  # fmt: skip
+_CLASSIFIER = {
+    "leaves": Range(3, 31), "min_leaf": Range(10, 300), "learning_rate": Range(0.02, 0.12),
+    "penalty": Range(0.3, 50.0), "columns": Range(0.2, 1.0, is_log=False),
+}  # fmt: skip
+_EFFECTS = {
+    "num_leaves": Range(2, 16), "min_child_samples": Range(50, 2000), "learning_rate": Range(0.02, 0.2),
+    "n_estimators": Range(10, 200),
+}  # fmt: skip
 
 _EARLY = 0.3  # part of the rows on which a search of effects first tries a trial
 
 
 @dataclass(frozen=True)
 class Problem:
-    """What is searched on: inputs (n, p), responses (n,), folds (n,), names of the inputs (p,)."""
+    """What is searched on.
+
+    Attributes:
+        X: Inputs, shape (n, p).
+        y: Responses, shape (n,).
+        splits: Rows to learn from, and those to judge on, part by part.
+        names: Of the inputs, shape (p,).
+    """
 
     X: Array
     y: Array
-    fold: Whole
+    splits: tuple[tuple[Whole, Whole], ...]
     names: tuple[str, ...]
 
 
@@ -161,8 +189,14 @@ def tuned(
     seed: int,
     database: Path,
     told: Told | None = None,
+    *,
+    window_days: float = 0.0,
 ) -> tuple[Models, Mapping[str, float]]:
     """Replace the capacity in the settings by the best found; unchanged if no trials are asked for.
+
+    The search reads the decisions that `latest.judge` learns from, so that what that says of the latest
+    stays unseen; all of them where it has too few to judge. Trials are judged on later rows than they learn
+    from, on other customers where all were decided at one moment.
 
     Args:
         examples: The `examples` table.
@@ -172,19 +206,26 @@ def tuned(
         seed: Of sampler, folds and trees.
         database: SQLite file of the study: a search that was interrupted goes on where it stopped.
         told: Hears of every trial that ends.
+        window_days: Days until an outcome closes.
 
     Returns:
         The settings to fit with, and what was found (empty without a search).
     """
     if settings.tune_trials == 0:
         return settings, {}
-    problem = _problem(examples, catalog, settings.tune_rows, seed)
+    problem = _problem(examples, catalog, settings.tune_rows, seed, window_days)
     found = search(problem, settings, seed, database, told)
     return settings.model_copy(update={k: v for k, v in found.items() if k != "log_loss"}), found
 
 
 def trials(
-    examples: pa.Table, catalog: Catalog, settings: Models, seed: int, database: Path
+    examples: pa.Table,
+    catalog: Catalog,
+    settings: Models,
+    seed: int,
+    database: Path,
+    *,
+    window_days: float = 0.0,
 ) -> list[dict[str, Any]]:
     """List the trials of the study of these examples; the arguments are those of `tuned`.
 
@@ -193,28 +234,22 @@ def trials(
     """
     if settings.tune_trials == 0 or not database.is_file():
         return []
-    problem = _problem(examples, catalog, settings.tune_rows, seed)
+    problem = _problem(examples, catalog, settings.tune_rows, seed, window_days)
     return _response_study(problem, settings, seed, database).finished()
 
 
 def search(
     problem: Problem, settings: Models, seed: int, database: Path, told: Told | None = None
 ) -> dict[str, float]:
-    """Minimise the cross-validated log loss over leaves, leaf size, learning rate and trees.
+    """Minimise the log loss of unseen rows over leaves, leaf size, learning rate and trees.
 
-    The settings' own capacity is the first trial; a trial is judged fold by fold, by the mean so far.
+    The settings' own capacity is the first trial; a trial is judged part by part, by the mean so far.
 
     Returns:
         leaves, min_leaf, learning_rate, trees, and the log_loss they reached.
     """
 
-    def suggest(asked: "optuna.Trial") -> dict[str, Any]:
-        return {
-            "leaves": asked.suggest_int("leaves", 4, 63, log=True),
-            "min_leaf": asked.suggest_int("min_leaf", 20, 1000, log=True),
-            "learning_rate": asked.suggest_float("learning_rate", 0.02, 0.3, log=True),
-            "trees": asked.suggest_int("trees", 20, 300, log=True),
-        }
+    first = {name: getattr(settings, name) for name in _RESPONSE}
 
     def losses(params: Mapping[str, Any]) -> Iterator[float]:
         found: list[float] = []
@@ -223,7 +258,7 @@ def search(
             yield float(np.mean(found))
 
     study = _response_study(problem, settings, seed, database, told)
-    best, loss = study.minimise(suggest, losses, {name: getattr(settings, name) for name in _RESPONSE})
+    best, loss = study.minimise(_suggests(_RESPONSE, first), losses, first)
     return {**best, "log_loss": loss}
 
 
@@ -301,21 +336,11 @@ def responses(
     with trial.quiet():
         rows = model.validation(part, np.asarray(y)[kept], at=moment)
 
-    def suggest(asked: "optuna.Trial") -> dict[str, Any]:
-        return {
-            "leaves": asked.suggest_int("leaves", 3, 31, log=True),
-            "min_leaf": asked.suggest_int("min_leaf", 10, 300, log=True),
-            "learning_rate": asked.suggest_float("learning_rate", 0.02, 0.12, log=True),
-            "penalty": asked.suggest_float("penalty", 0.3, 50, log=True),
-            "columns": asked.suggest_float("columns", 0.2, 1),
-        }
-
     first = {name: model.get_params()[name] for name in _CLASSIFIER}
-    fixed = {name: value for name, value in model.get_params().items() if name not in first}
     parts = (np.ascontiguousarray(rows.X).tobytes(), rows.y.tobytes(), rows.block.tobytes())
-    name = f"classifier-{search.seed}-{_digest(*parts, repr(sorted(fixed.items())).encode())}"
+    name = f"classifier-{search.seed}-{_digest(*parts, _parameters(model))}"
     study = Study(name, search.database, search.settings.tune_trials, search.seed, search.told)
-    best, loss = study.minimise(suggest, rows.losses, first)
+    best, loss = study.minimise(_suggests(_CLASSIFIER, first), rows.losses, first)
     return FoundResponses(best, loss, study.finished())
 
 
@@ -343,14 +368,6 @@ def effects(
     parts = [np.sort(kept[: int(_EARLY * len(kept))]), np.sort(kept)]
     arm = np.asarray(treatment)
 
-    def suggest(asked: "optuna.Trial") -> dict[str, Any]:
-        return {
-            "num_leaves": asked.suggest_int("num_leaves", 2, 16, log=True),
-            "min_child_samples": asked.suggest_int("min_child_samples", 50, 2000, log=True),
-            "learning_rate": asked.suggest_float("learning_rate", 0.02, 0.2, log=True),
-            "n_estimators": asked.suggest_int("n_estimators", 10, 200, log=True),
-        }
-
     def losses(params: Mapping[str, Any]) -> Iterator[float]:
         for rows in parts:
             p = p_action if isinstance(p_action, Mapping) else np.asarray(p_action)[rows]
@@ -360,12 +377,16 @@ def effects(
                 fitted.fit(X[rows], y[rows], arm[rows], p, **given)
             yield fitted.loss_
 
-    name = _digest(X[kept].tobytes(), y[kept].tobytes(), "|".join(map(str, arm[kept])).encode())
+    p = [sorted(p_action.items(), key=str)] if isinstance(p_action, Mapping) else np.asarray(p_action)[kept]
+    given = [np.asarray(more[name])[kept].astype(str) for name in sorted(more)]
+    fixed = _parameters(model, {"trees"}), "|".join(sorted(more)).encode()
+    columns = [np.asarray(part).astype(str).tolist() for part in (arm[kept], p, *given)]
+    name = _digest(X[kept].tobytes(), y[kept].tobytes(), json.dumps(columns).encode(), *fixed)
     settings = search.settings
     study = Study(
         f"effects-{search.seed}-{name}", search.database, settings.tune_trials, search.seed, search.told
     )
-    best, loss = study.minimise(suggest, losses, candidates.TREES)
+    best, loss = study.minimise(_suggests(_EFFECTS, candidates.TREES), losses, candidates.TREES)
     return Found(best, loss, study.finished())
 
 
@@ -374,31 +395,82 @@ def _losses(problem: Problem, capacity: Models, seed: int) -> Iterator[float]:
     if capacity.monotone:
         params["monotone_constraints"] = response.signs(problem.names, capacity)
     plan = response.Plan(problem.X, problem.y, np.ones(len(problem.y)), params, capacity.trees)
-    for number in np.unique(problem.fold):
-        new = problem.fold == number
-        booster = plan.grow(np.flatnonzero(~new))
+    for known, new in problem.splits:
+        booster = plan.grow(known)
         yield metrics.log_loss(problem.y[new], expit(response.raw(booster, problem.X[new])))
 
 
-def _problem(examples: pa.Table, catalog: Catalog, most: int, seed: int) -> Problem:
+def _suggests(
+    ranges: Mapping[str, Range], first: Mapping[str, Any]
+) -> "Callable[[optuna.Trial], dict[str, Any]]":
+    # Ranges are widened to hold the first trial.
+    def suggest(asked: "optuna.Trial") -> dict[str, Any]:
+        found = {}
+        for name, (low, high, is_log) in ranges.items():
+            draw: Any = asked.suggest_int if isinstance(low, int) else asked.suggest_float
+            low, high = min(low, first[name]), max(high, first[name])
+            found[name] = draw(name, low, high, log=is_log and low > 0)
+        return found
+
+    return suggest
+
+
+def _problem(examples: pa.Table, catalog: Catalog, most: int, seed: int, window_days: float) -> Problem:
     coding = Coding.of(catalog)
     column = coding.columns(examples["treatment_id"].to_pylist())
-    known = np.flatnonzero(column >= 0)
+    known, _ = latest.parts(examples, column, window_days)
+    if not len(known):
+        known = np.flatnonzero(column >= 0)
     if len(known) > most:
         known = np.sort(np.random.default_rng(seed).choice(known, most, replace=False))
     rows = examples.take(pa.array(known))
     names = inputs.feature_names(rows)
     X = np.hstack([inputs.matrix(rows, names), coding.codes()[column[known]]])
     y = rows["is_response"].to_numpy().astype(float)
-    return Problem(X, y, crossfit.folds(rows["customer_id"], _FOLDS, seed), (*names, *coding.names))
+    splits = _later(latest.days(rows), y, window_days) or _others(rows["customer_id"], seed)
+    return Problem(X, y, splits, (*names, *coding.names))
+
+
+def _later(day: Array, y: Array, window_days: float) -> tuple[tuple[Whole, Whole], ...]:
+    # Rolling origins: blocks of whole moments, each judged by models of what had closed before.
+    moments = np.unique(day)
+    if len(moments) <= 1 + _FOLDS:
+        starts = moments[1:]
+    else:
+        at = len(day) * np.arange(1, 1 + _FOLDS) // (1 + _FOLDS)
+        starts = np.unique(np.sort(day)[at])
+    out = []
+    for start, end in zip(starts, [*starts[1:], np.inf]):
+        known, new = np.flatnonzero(day + window_days <= start), (day >= start) & (day < end)
+        if not response.check_responses(y[known]):
+            out.append((known, np.flatnonzero(new)))
+    return tuple(out)
+
+
+def _others(customer: pa.ChunkedArray, seed: int) -> tuple[tuple[Whole, Whole], ...]:
+    fold = crossfit.folds(customer, _FOLDS, seed)
+    return tuple((np.flatnonzero(fold != number), np.flatnonzero(fold == number)) for number in np.unique(fold))
 
 
 def _response_study(
     problem: Problem, settings: Models, seed: int, database: Path, told: Told | None = None
 ) -> Study:
-    # Another data set or seed is another study; the same goes on.
-    parts = np.ascontiguousarray(problem.X).tobytes(), problem.y.tobytes() + problem.fold.tobytes()
+    # Other data, another seed, other constraints or another capacity to begin with are another study.
+    parts = [np.ascontiguousarray(part).tobytes() for part in (problem.X, problem.y)]
+    parts += [part.tobytes() for split in problem.splits for part in split]
+    fixed = sorted(settings.monotone.items()), [getattr(settings, name) for name in _RESPONSE]
+    parts += [repr((problem.names, fixed)).encode()]
     return Study(f"response-{seed}-{_digest(*parts)}", database, settings.tune_trials, seed, told)
+
+
+def _parameters(model: Any, without: Collection[str] = ()) -> bytes:
+    # All parameters of an estimator, also those of estimators that it holds; never a shortened `repr`.
+    found = {name: value for name, value in model.get_params().items() if name not in without}
+    plain = {
+        name: type(value).__qualname__ if hasattr(value, "get_params") else value
+        for name, value in sorted(found.items())
+    }
+    return json.dumps(plain, default=lambda v: v.tolist() if hasattr(v, "tolist") else repr(v)).encode()
 
 
 def _digest(*parts: bytes) -> str:
