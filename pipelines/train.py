@@ -126,9 +126,9 @@ def train(
     step(1)
     seed = config.workspace.seed
     asked = config.models if models is None else models
-    chosen, tuned = tuning.tuned(
-        rows, catalog, asked, seed, _study(workspace), _told(progress, asked, "responses")
-    )
+    study, window = _study(workspace), config.reward.window_days
+    heard = _told(progress, asked, "responses")
+    chosen, tuned = tuning.tuned(rows, catalog, asked, seed, study, heard, window_days=window)
     scorer = Scorer.fit(rows, catalog, chosen, seed)
     step(2)
     aliases = (tracking.CHAMPION, tracking.CHALLENGER)
@@ -137,20 +137,21 @@ def train(
         if known is not None and known[1].get("model_id") == scorer.model_id:
             step(2)
             return _report(scorer, known[0], name, is_new=False)
-    later = latest.judge(rows, catalog, chosen, seed, config.reward.window_days)
+    later = latest.judge(rows, catalog, chosen, seed, window)
     scorer = replace(scorer, report=replace(scorer.report, metrics=scorer.report.metrics | later))
     comparison = None
     if compared:
         heard = _told(progress, asked, "effects")
-        search = tuning.Search(asked, seed, _study(workspace), heard)
+        search = tuning.Search(asked, seed, study, heard)
         comparison = compare.compare(scorer, rows, catalog, seed, search=search)
         comparison = comparison.with_stability(wording.under_resampling(rows, catalog, chosen, seed))
     step(1)
-    trials = tuning.trials(rows, catalog, asked, seed, _study(workspace))
+    trials = tuning.trials(rows, catalog, asked, seed, study, window_days=window)
     first = _registered(tracking.policy_name(config), tracking.CHAMPION) is None
     logged = _Logged(
-        scorer, rows, config.model_copy(update={"models": chosen}), tuned, trials, comparison, has_open
-    )
+        scorer, rows, config.model_copy(update={"models": chosen}), tuned, trials, comparison, has_open,
+        _limits(asked, config.models),
+    )  # fmt: skip
     registered = _log(logged, at)
     named = alias or (tracking.CHAMPION if first else tracking.CHALLENGER)
     tracking.promote(registered, named)
@@ -333,6 +334,7 @@ class _Logged:
     trials: list[dict[str, Any]]
     comparison: compare.Comparison | None
     has_open: bool
+    limits: tuple[str, ...] = ()
 
 
 def _told(progress: Progress, asked: Models, what: str) -> Callable[[float], None] | None:
@@ -387,7 +389,7 @@ def _log(logged: _Logged, at: datetime) -> tracking.Registered:
                 tags=tags,
                 figures=found,
                 tables={**scorer.report.tables, **more},
-                texts={"card.md": card.card(scorer, rows, comparison, params)},
+                texts={"card.md": card.card(scorer, rows, comparison, params, logged.limits)},
                 trials=trials,
             )
         )
@@ -404,6 +406,17 @@ def _reasons(scorer: Scorer, rows: pa.Table) -> pa.Table:
 
 def _spread(n: int, most: int) -> np.ndarray:
     return np.unique(np.linspace(0, n - 1, min(n, most)).astype(np.int64))
+
+
+def _limits(asked: Models, standing: Models) -> tuple[str, ...]:
+    # What is not the workspace's own was chosen on the latest decisions, by `nba.models.belief`.
+    if asked.half_life_days == standing.half_life_days:
+        return ()
+    memory = "without end" if asked.half_life_days is None else f"of {asked.half_life_days:g} days half-life"
+    return (
+        f"A memory {memory} was chosen on the latest decisions at the time: what is measured on the latest"
+        " decisions is not quite unseen.",
+    )
 
 
 def _report(

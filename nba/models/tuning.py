@@ -1,8 +1,9 @@
 """Search of LightGBM's capacity with Optuna, for responses and for effects: seeded, pruned, resumable.
 
-The policy's response model is searched on the log loss of later rows, all of them earlier than those that
-`nba.models.latest` judges on, a classifier of responses (`nba.models.classifier`) likewise, the effects of the stack (`nba.models.ensemble`) on what the
-stack itself weighs its candidates by: the out-of-fold doubly robust loss.
+The policy's response model is searched on the log loss of later rows, all of them before those that
+`nba.models.latest` judges on; a classifier of responses (`nba.models.classifier`) on that of later rows; the
+effects of the stack (`nba.models.ensemble`) on what the stack itself weighs its candidates by: the
+out-of-fold doubly robust loss.
 """
 
 import hashlib
@@ -248,7 +249,6 @@ def search(
     Returns:
         leaves, min_leaf, learning_rate, trees, and the log_loss they reached.
     """
-
     first = {name: getattr(settings, name) for name in _RESPONSE}
 
     def losses(params: Mapping[str, Any]) -> Iterator[float]:
@@ -449,7 +449,9 @@ def _later(day: Array, y: Array, window_days: float) -> tuple[tuple[Whole, Whole
 
 def _others(customer: pa.ChunkedArray, seed: int) -> tuple[tuple[Whole, Whole], ...]:
     fold = crossfit.folds(customer, _FOLDS, seed)
-    return tuple((np.flatnonzero(fold != number), np.flatnonzero(fold == number)) for number in np.unique(fold))
+    return tuple(
+        (np.flatnonzero(fold != number), np.flatnonzero(fold == number)) for number in np.unique(fold)
+    )
 
 
 def _response_study(
@@ -464,13 +466,17 @@ def _response_study(
 
 
 def _parameters(model: Any, without: Collection[str] = ()) -> bytes:
-    # All parameters of an estimator, also those of estimators that it holds; never a shortened `repr`.
-    found = {name: value for name, value in model.get_params().items() if name not in without}
-    plain = {
-        name: type(value).__qualname__ if hasattr(value, "get_params") else value
-        for name, value in sorted(found.items())
-    }
-    return json.dumps(plain, default=lambda v: v.tolist() if hasattr(v, "tolist") else repr(v)).encode()
+    # All parameters of an estimator, also of estimators that it holds; `repr` of an array may be shortened.
+    found = {name: _plain(value) for name, value in model.get_params().items() if name not in without}
+    return repr(sorted(found.items())).encode()
+
+
+def _plain(value: Any) -> Any:
+    if hasattr(value, "get_params"):
+        return type(value).__qualname__
+    if isinstance(value, Mapping):
+        return sorted(((repr(key), _plain(part)) for key, part in value.items()), key=str)
+    return value.tolist() if isinstance(value, np.ndarray) else value
 
 
 def _digest(*parts: bytes) -> str:

@@ -1,12 +1,14 @@
 import numpy as np
 import optuna
+import pyarrow as pa
 import pytest
 from scipy.special import expit
 from sklearn.base import clone
+from sklearn.linear_model import Ridge
 
 from nba import metrics
 from nba.errors import DataError
-from nba.models import candidates, tuning
+from nba.models import candidates, latest, tuning
 from nba.models.classifier import ResponseClassifier
 from nba.models.ensemble import UpliftEnsemble
 from nba.models.tuning import Search, Study
@@ -43,6 +45,89 @@ def test_search_is_seeded_resumable_and_not_worse_than_the_settings(varied, cata
     assert again["log_loss"] <= found["log_loss"]
     tuning.tuned(rows, catalog, asked, 0, tmp_path / "other.db")
     assert [t.params for t in trials(tmp_path / "other.db")] == [t.params for t in first]
+
+
+def test_a_capacity_outside_of_the_ranges_is_tried_first(varied, catalog, quick, tmp_path):
+    asked = quick.model_copy(update={"tune_trials": 1, "tune_rows": 1000, "leaves": 80, "min_leaf": 5})
+    settings, _ = tuning.tuned(varied.examples, catalog, asked, 0, tmp_path / "tuning.db")
+    assert (settings.leaves, settings.min_leaf) == (80, 5)
+    X, y, _ = responses()
+    search = Search(Models(tune_trials=1), 0, tmp_path / "other.db")
+    model = ResponseClassifier(trees=20, seeds=1, folds=2, leaves=2, penalty=0)
+    assert tuning.responses(model, X, y, search).parameters["penalty"] == 0
+
+
+def test_another_problem_is_another_search(varied, catalog, quick, tmp_path):
+    asked = quick.model_copy(update={"tune_trials": 1, "tune_rows": 600})
+    database = tmp_path / "tuning.db"
+    names = set()
+    for change in ({}, {"monotone": {"f_x0": 1}}, {"monotone": {"f_x0": -1}}, {"leaves": 9}, {"trees": 20}):
+        other = asked.model_copy(update=change)
+        problem = tuning._problem(varied.examples, catalog, 600, 0, 0.0)
+        names.add(tuning._response_study(problem, other, 0, database).name)
+    assert len(names) == 5
+    tuning.tuned(varied.examples, catalog, asked, 0, database)
+    other = asked.model_copy(update={"leaves": 9})
+    settings, _ = tuning.tuned(varied.examples, catalog, other, 0, database)
+    assert settings.leaves == 9
+    (told,) = tuning.trials(varied.examples, catalog, other, 0, database)
+    assert told["params"]["leaves"] == 9
+
+
+def test_effects_of_another_problem_are_another_search(tmp_path, monkeypatch):
+    n = 200
+    rng = np.random.default_rng(0)
+    X, y, arm = rng.normal(size=(n, 2)), rng.normal(size=n), rng.integers(0, 2, n)
+    model = UpliftEnsemble(control=0, names=("dr_ridge",), folds=2)
+    half = {0: 0.5, 1: 0.5}
+    names = []
+    monkeypatch.setattr(Study, "minimise", lambda study, *_: (names.append(study.name), ({}, 0.0))[1])
+
+    def asked(p=half, more=None, **parameters):
+        search = Search(Models(tune_trials=1), 0, tmp_path / "tuning.db")
+        tuning.effects(clone(model).set_params(**parameters), X, y, arm, p, search, **(more or {}))
+
+    asked()
+    asked({1: 0.5, 0: 0.5})
+    assert names[0] == names.pop()
+    asked(np.full(n, 0.5))
+    asked({0: 0.49, 1: 0.51})
+    asked(more={"groups": np.arange(n) // 2})
+    asked(more={"groups": np.arange(n) // 4})
+    asked(more={"sample_weight": np.repeat([1.0, 2.0], n // 2)})
+    asked(folds=3)
+    asked(monotone=[1, 0])
+    asked(names=("dr_ridge", "response"))
+    asked(outcome=Ridge(alpha=3.0))
+    asked(outcome=Ridge(alpha=30.0))
+    asked(value={(1, "a"): 2.0})
+    assert len(set(names)) == len(names) == 12
+    asked(trees={"num_leaves": 3})  # what is searched for is no part of the problem
+    assert names[-1] == names[0]
+
+
+def test_what_the_latest_decisions_brought_is_no_part_of_the_search(varied, catalog, quick, tmp_path):
+    rows = varied.examples
+    day = latest.days(rows)
+    responds = rows["is_response"].to_numpy() ^ (day == day.max())  # another outcome in the last week
+    at = rows.schema.get_field_index("is_response")
+    changed = rows.set_column(at, "is_response", pa.array(responds))
+    asked = quick.model_copy(update={"tune_trials": 1, "tune_rows": 2000})
+    found = tuning.tuned(rows, catalog, asked, 0, tmp_path / "tuning.db", window_days=7.0)
+    assert tuning.tuned(changed, catalog, asked, 0, tmp_path / "tuning.db", window_days=7.0) == found
+    assert len(optuna.get_all_study_names(f"sqlite:///{tmp_path / 'tuning.db'}")) == 1
+    problem = tuning._problem(rows, catalog, 2000, 0, 7.0)
+    ((known, new),) = problem.splits  # the first week tells the second
+    assert len(problem.y) == 2000 == len(known) + len(new)
+
+
+def test_rows_without_a_past_are_judged_on_other_customers(varied, catalog):
+    day = latest.days(varied.examples)
+    one = varied.examples.filter(pa.array(day == day.min())).slice(0, 900)
+    problem = tuning._problem(one, catalog, 900, 0, 7.0)
+    assert len(problem.splits) == 3
+    for known, new in problem.splits:
+        assert sorted([*known, *new]) == list(range(900))
 
 
 def test_a_search_that_is_interrupted_is_that_of_one_piece(tmp_path):
