@@ -63,6 +63,14 @@ def test_every_fault_is_named_at_once(tmp_path: Path) -> None:
         assert key in str(caught.value)
 
 
+def test_more_sources_than_can_be_told_apart_are_refused(tmp_path: Path) -> None:
+    one = '[[sources]]\nname = "s{}"\ntable = "events"\npath = "a.csv"\nidentifiers = {{ cookie = "c" }}\n'
+    read = "columns = { occurred_at = 'at', kind = 'kind' }\n"
+    text = GOOD + "".join(one.format(i) + read for i in range(1025))
+    with pytest.raises(SettingsError, match="1025 sources; expected at most 1024"):
+        settings.read(_write(tmp_path, text))
+
+
 def test_no_workspace_says_how_to_make_one(tmp_path: Path) -> None:
     with pytest.raises(MissingError, match=r"nba\.toml does not exist"):
         settings.read(tmp_path)

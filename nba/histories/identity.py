@@ -429,7 +429,7 @@ def write(connection: duckdb.DuckDBPyConnection) -> str:
             make_timestamp(sight >> 10)::timestamptz as first_seen_at,
             make_timestamp(joined)::timestamptz as joined_at, i.strength, node
         from identity i join customer using (customer_no) join kind_strength using (strength)
-        join source_place on place = sight % 1024"""
+        join source_place on place = sight & 1023"""
     if not _has_earlier(connection):  # nodes are in that order
         return f"select * exclude (strength, node) from ({now}) order by node"
     return f"""select * exclude (strength, node) from (

@@ -307,7 +307,7 @@ def _joins_corrected(connection: duckdb.DuckDBPyConnection, scans: Mapping[str, 
 # Identifiers of the affected customers as they were known (k) and as they are now (i).
 _THEN_AND_NOW = """known_affected k join kind_strength s using (identifier_kind)
         join identity i on i.strength = s.strength and i.hash = k.identifier_hash::uuid
-        join source_place on place = i.sight % 1024"""
+        join source_place on place = i.sight & 1023"""
 _IS_ROOT = "i.node in (select root from component_customer)"
 
 

@@ -11,6 +11,8 @@ from nba.settings.experiments import Experiment, Trial, not_standing, overlap
 from nba.settings.running import App, Attribution, Delivery, Models, PolicySettings, Promotion, Reward
 from nba.settings.sources import CatalogFiles, Identity, Matching, OwnFeature, QualityRules, Source, Workspace
 
+MOST_SOURCES = 1024  # where an identifier was seen first is packed into ten bits
+
 
 class Settings(Frozen):
     """All settings of a workspace."""
@@ -60,6 +62,14 @@ class Settings(Frozen):
                     faults.append(f"{pair} share slots of layer {one.layer!r} at the same time")
         if faults:
             raise ValueError("; ".join(faults))
+        return self
+
+    @model_validator(mode="after")
+    def _sources_can_be_told_apart(self) -> "Settings":
+        if len(self.sources) > MOST_SOURCES:
+            raise ValueError(
+                f"{len(self.sources)} sources; expected at most {MOST_SOURCES}: one `path` names many files"
+            )
         return self
 
     @model_validator(mode="after")

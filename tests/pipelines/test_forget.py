@@ -124,6 +124,26 @@ def test_no_trace_is_left_by_whichever_identifier(workspace: Path, identifier: s
     assert not after.broken_laws()
 
 
+def test_who_joined_long_before_computers_counted_time_is_forgotten_too(tmp_path: Path) -> None:
+    # The CRM is the second source, so that the place of a first sight is not 0.
+    head, crm, shop = TOML.split("[[sources]]")
+    (tmp_path / "nba.toml").write_text("[[sources]]".join([head, shop, crm]))
+    (tmp_path / ".salt").write_text("a salt for tests, long enough")
+    (tmp_path / "crm.csv").write_text(CRM.replace("2025-01-01", "1965-03-01", 1))
+    (tmp_path / "shop.csv").write_text(SHOP)
+    ingest.ingest(tmp_path)
+    told = History.read(tmp_path).table("identities").to_pylist()
+    assert [r["source"] for r in told if r["first_seen_at"].year == 1965] == ["crm"] * 3
+    more = SHOP.replace("-A1", "-A7").replace("-B1", "-B7").replace("2026", "1964")
+    (tmp_path / "shop_2.csv").write_text(more)  # added to what is there
+    ingest.ingest(tmp_path)
+    told = History.read(tmp_path).table("identities").to_pylist()
+    first = {(r["first_seen_at"].year, r["source"]) for r in told if r["identifier_kind"] == "email"}
+    assert first == {(1964, "shop"), (2025, "crm")}
+    assert forget.forget(tmp_path, "C-ana").rows == {"customers": 1, "identities": 3, "orders": 2}
+    assert "Zafra" not in text_of(tmp_path)
+
+
 def test_a_person_in_quarantine_only_is_forgotten_too(workspace: Path) -> None:
     # Carol's row cannot be used; beside her own identifiers it holds Ben's phone.
     row = "C-carol,carol@shop.es,600123457,someday,yes,Carolville\n"
