@@ -24,7 +24,7 @@ import pyarrow as pa
 
 from nba import tables
 from nba.histories.identifiers import fingerprint
-from nba.histories.linking import NEVER, Ints, joined, liken, settle
+from nba.histories.linking import NEVER, Bools, Ints, followed, joined, liken, settle
 from nba.settings import Identity, Matching
 
 _MERGED = pa.schema([("old", pa.string()), ("new", pa.string()), ("since", tables.TIME)])
@@ -148,7 +148,8 @@ def resolve(
 
 @dataclass(frozen=True)
 class _Graph:
-    # Component and first sight (microseconds) of each node; the links of likeness too; as `Resolution` else.
+    # Component and first sight (microseconds) of each node; the links inside of customers, those of likeness
+    # too, and since when they count; as `Resolution` else.
     component: Ints
     sight: Ints
     links: tuple[Ints, Ints, Ints]
@@ -251,15 +252,28 @@ def _components(connection: duckdb.DuckDBPyConnection, kinds: Sequence[str], rul
     external = -2 if kinds[0] in settings.exclusive else 0
     one, other, since = (np.asarray(found[name], np.int64) for name in ("centre", "node", "since"))
     label, n_refused = settle((one, other, since), weak, exclusive, external)
+    is_weak = weak[one] | weak[other]
     if rules.links is None:
-        return _Graph(label, sight, (one, other, since), n_refused)
+        links = _dated(label, (one, other, since), is_weak, exclusive, external)
+        return _Graph(label, sight, links, n_refused)
     a, b = _likenesses(connection, rules.links)
     label, n_joined, against = liken(label, (a, b), exclusive, external, rules.matching.joins_external)
     # Two records are alike since both are there.
-    parts = (one, a), (other, b), (since, np.maximum(sight[a], sight[b]))
-    links = tuple(np.concatenate(part) for part in parts)
-    matched = (n_joined, against, rules.matching.probability)
-    return _Graph(label, sight, (links[0], links[1], links[2]), n_refused, matched)
+    ends = np.concatenate([one, a]), np.concatenate([other, b])
+    since = np.concatenate([since, np.maximum(sight[a], sight[b])])
+    is_weak = np.concatenate([is_weak, np.zeros(len(a), bool)])
+    links = _dated(label, (*ends, since), is_weak, exclusive, external)
+    return _Graph(label, sight, links, n_refused, (n_joined, against, rules.matching.probability))
+
+
+def _dated(
+    label: Ints, links: tuple[Ints, Ints, Ints], is_weak: Bools, exclusive: Ints, external: int
+) -> tuple[Ints, Ints, Ints]:
+    # The links inside of customers, each since when it was followed.
+    a, b, since = links
+    inside = np.flatnonzero(label[a] == label[b])
+    a, b = a[inside], b[inside]
+    return a, b, followed(label, (a, b, since[inside]), is_weak[inside], exclusive, external)
 
 
 def _likenesses(connection: duckdb.DuckDBPyConnection, links: pa.Table) -> tuple[Ints, Ints]:
@@ -352,9 +366,7 @@ def _since(connection: duckdb.DuckDBPyConnection, graph: _Graph) -> Ints:
     # Since when each node is its customer's, in microseconds: a root since it was seen.
     rows = connection.execute("select root from component_customer").fetchnumpy()
     roots = np.asarray(rows["root"], np.int64)
-    a, b, since = graph.links
-    is_followed = graph.component[a] == graph.component[b]
-    out = joined(graph.component, (a[is_followed], b[is_followed], since[is_followed]), roots)
+    out = joined(graph.component, graph.links, roots)
     out[roots] = graph.sight[roots]
     return np.where(out == NEVER, graph.sight, out)  # of what is cut
 

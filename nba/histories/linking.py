@@ -66,10 +66,10 @@ def settle(edges: tuple[Ints, Ints, Ints], weak: Bools, exclusive: Ints, externa
     if not len(at):
         return label, 0
     at = at[np.lexsort((b[at], a[at], since[at], is_weak[at]))]
-    parent, refused = _joined(a[at], b[at], is_weak[at], exclusive, external)
+    forest, refused = _joined(a[at], b[at], is_weak[at], exclusive, external)
     out = label.copy()
     for node in np.flatnonzero(doubtful[label]).tolist():
-        out[node] = n + _root(parent, node)
+        out[node] = n + forest.root(node)
     return np.unique(out, return_inverse=True)[1].astype(np.int64), refused
 
 
@@ -106,12 +106,86 @@ def liken(
     b = np.concatenate([nodes, first[ends[1]]])
     doubtful = np.full(len(a), not joins_external)
     doubtful[: len(nodes)] = False
-    parent, refused = _joined(a, b, doubtful, exclusive, external)
+    forest, refused = _joined(a, b, doubtful, exclusive, external)
     out = label.copy()
     for node in nodes.tolist():
-        out[node] = label[_root(parent, node)]
+        out[node] = label[forest.root(node)]
     n_joined = len(np.unique(label[nodes])) - len(np.unique(out[nodes]))
     return np.unique(out, return_inverse=True)[1].astype(np.int64), n_joined, refused
+
+
+def followed(
+    label: Ints, links: tuple[Ints, Ints, Ints], is_weak: Bools, exclusive: Ints, external: int
+) -> Ints:
+    """Tell since when each link counts: since its ends are together by the guards and the links of then.
+
+    A weak link between two who both have an external id was refused until strong links made them one.
+
+    Args:
+        label: Component of each node, shape (n,), as `settle` gives it.
+        links: Two ends, both in one component, and the time of each link, each of shape (m,).
+        is_weak: Whether a link is weak, shape (m,).
+        exclusive: As in `settle`.
+        external: As in `settle`.
+
+    Returns:
+        Time for each link, shape (m,), never before its own.
+
+    Example:
+        A cookie (node 2) was seen at 1 with customer 0 and at 3 with customer 1, who turn out to be one at 7:
+
+        >>> followed(np.zeros(3, np.int64), (np.array([0, 1, 0]), np.array([2, 2, 1]), np.array([1, 3, 7])),
+        ...     np.array([True, True, False]), np.array([0, 0, -1]), external=0).tolist()
+        [1, 7, 7]
+    """
+    a, b, since = links
+    is_external = exclusive == external
+    several = np.bincount(label[is_external], minlength=int(label.max(initial=-1)) + 1) > 1
+    at = np.flatnonzero(several[label[a]])
+    if not len(at):
+        return since
+    # Renumbered, so that work is for these few.
+    nodes = np.flatnonzero(several[label])
+    number = np.zeros(len(label), np.int64)
+    number[nodes] = np.arange(len(nodes))
+    a, b, weak, part = number[a[at]], number[b[at]], is_weak[at], label[a[at]]
+    ids = np.flatnonzero(is_external[nodes])
+    first = np.unique(label[nodes[ids]], return_index=True)[1]
+    strong = components(len(nodes), a[~weak], b[~weak])
+    reached = joined(strong, (a[~weak], b[~weak], since[at][~weak]), ids[first])
+    # Once strong links have made them one, nothing is refused.
+    settled = np.full(len(several), ALWAYS)
+    np.maximum.at(settled, label[nodes[ids]], reached[ids])
+    doubtful = np.zeros(len(several), bool)
+    doubtful[part[weak & (since[at] < settled[part])]] = True
+    some = np.flatnonzero(doubtful[part])
+    some = some[np.lexsort((b[some], a[some], weak[some], since[at[some]], part[some]))]
+    out = since.copy()
+    ends = np.flatnonzero(np.diff(part[some])) + 1
+    for one in np.split(some, ends) if len(some) else ():
+        out[at[one]] = _replayed((a[one], b[one], since[at[one]]), weak[one], exclusive[nodes], external)
+    return out
+
+
+def _replayed(links: tuple[Ints, Ints, Ints], is_weak: Bools, exclusive: Ints, external: int) -> Ints:
+    # The links of one component, in order of time, strong ones first. A new link comes after all others
+    # of its kind; only a strong one that the weak ones before it stand against changes what was followed.
+    a, b, since = (one.tolist() for one in links)
+    weak = is_weak.tolist()
+    forest = _Forest(exclusive, external)
+    out = links[2].copy()
+    waiting: list[int] = []
+    for i in range(len(a)):
+        if not forest.link(a[i], b[i], True) and not weak[i]:
+            order = np.argsort(is_weak[: i + 1], kind="stable")
+            forest, _ = _joined(links[0][order], links[1][order], is_weak[order], exclusive, external)
+        waiting.append(i)
+        if i + 1 == len(a) or since[i + 1] > since[i]:
+            together = [forest.root(a[k]) == forest.root(b[k]) for k in waiting]
+            out[[k for k, is_so in zip(waiting, together) if is_so]] = since[i]
+            waiting = [k for k, is_so in zip(waiting, together) if not is_so]
+    out[waiting] = since[-1]
+    return out
 
 
 def joined(label: Ints, links: tuple[Ints, Ints, Ints], roots: Ints) -> Ints:
@@ -213,33 +287,44 @@ def _several(label: Ints, part: Ints, where: Bools) -> Bools:
     return np.bincount(pairs[0], minlength=int(label.max(initial=-1)) + 1) > 1
 
 
-def _root(parent: dict[int, int], node: int) -> int:
-    root = node
-    while parent.get(root, root) != root:
-        root = parent[root]
-    while parent.get(node, node) != root:
-        parent[node], node = root, parent[node]
-    return root
+def _joined(a: Ints, b: Ints, is_weak: Bools, exclusive: Ints, external: int) -> tuple["_Forest", int]:
+    # Kruskal's algorithm.
+    forest = _Forest(exclusive, external)
+    links = zip(a.tolist(), b.tolist(), is_weak.tolist())
+    return forest, sum(not forest.link(one, other, weak) for one, other, weak in links)
 
 
-def _joined(a: Ints, b: Ints, is_weak: Bools, exclusive: Ints, external: int) -> tuple[dict[int, int], int]:
-    # Kruskal's algorithm; a component remembers its one node of each exclusive kind.
-    parent: dict[int, int] = {}
-    holds: dict[int, dict[int, int]] = {}
-    refused = 0
-    for one, other, weak in zip(a.tolist(), b.tolist(), is_weak.tolist()):
+class _Forest:
+    # Sets of nodes that links join; each remembers a node of every exclusive kind that it holds.
+
+    def __init__(self, exclusive: Ints, external: int) -> None:
+        self._parent: dict[int, int] = {}
+        self._holds: dict[int, dict[int, int]] = {}
+        self._exclusive, self._external = exclusive, external
+
+    def root(self, node: int) -> int:
+        parent = self._parent
+        root = node
+        while parent.get(root, root) != root:
+            root = parent[root]
+        while parent.get(node, node) != root:
+            parent[node], node = root, parent[node]
+        return root
+
+    def link(self, one: int, other: int, weak: bool) -> bool:
+        """Join two nodes, unless a guard keeps them apart; tells whether they are together now."""
         for node in (one, other):
-            if node not in parent:
-                parent[node] = node
-                holds[node] = {int(exclusive[node]): node} if exclusive[node] >= 0 else {}
-        left, right = _root(parent, one), _root(parent, other)
+            if node not in self._parent:
+                kind = int(self._exclusive[node])
+                self._parent[node] = node
+                self._holds[node] = {kind: node} if kind >= 0 else {}
+        left, right = self.root(one), self.root(other)
         if left == right:
-            continue
-        both = [kind for kind in holds[left] if kind in holds[right] and (weak or kind != external)]
-        if both:
-            refused += 1
-            continue
+            return True
+        holds = self._holds
+        if any(kind in holds[right] and (weak or kind != self._external) for kind in holds[left]):
+            return False
         left, right = min(left, right), max(left, right)
-        parent[right] = left
+        self._parent[right] = left
         holds[left] = {**holds.pop(right), **holds[left]}
-    return parent, refused
+        return True

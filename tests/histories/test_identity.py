@@ -231,6 +231,21 @@ def test_a_weak_identifier_never_joins_two_known_customers() -> None:
     assert groups(resolve(seen, weak=())) == {frozenset("12abk")}
 
 
+def test_a_link_that_was_refused_does_not_date_a_later_merge() -> None:
+    # At 25 the cookie is seen with the other customer, and stays; at 45 the two turn out to be one.
+    seen = [
+        {"crm_id": "0", "email": "a"}, {"crm_id": "1", "email": "b"},
+        {"email": "b", "cookie": "k", "day": 10}, {"email": "a", "cookie": "k", "day": 25},
+    ]  # fmt: skip
+    first = resolve(seen)
+    assert groups(first) == {frozenset("0a"), frozenset("1bk")}
+    then = resolve([*seen, {"crm_id": "1", "email": "a", "day": 45}], first.identities)
+    assert {(at - START).days for at in then.merged_at.values()} == {45}
+    root = next(digest for digest, day in since(first).items() if not since(then)[digest])
+    mine = {"0", "a"} if root in "0a" else {"1", "b", "k"}
+    assert since(then) == {digest: since(first)[digest] if digest in mine else 45 for digest in "01abk"}
+
+
 def test_a_strong_identifier_joins_two_crm_records_unless_these_are_exclusive() -> None:
     seen = [{"crm_id": "1", "email": "a", "day": 3}, {"crm_id": "2", "email": "a", "day": 5}]
     assert groups(resolve(seen)) == {frozenset("12a")}
@@ -435,6 +450,29 @@ def test_a_node_is_joined_when_the_links_made_by_then_lead_to_the_root(
         made = linking.components(12, a[since <= at], b[since <= at])
         expected[np.isin(made, made[roots])] = at
     expected[roots] = linking.ALWAYS
+    assert found.tolist() == expected.tolist()
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9), st.integers(0, 6)), max_size=22),
+    st.lists(st.tuples(st.integers(-1, 1), st.booleans()), min_size=10, max_size=10),
+)
+def test_a_link_counts_since_its_ends_are_together_by_what_was_known_then(
+    links: list[tuple[int, int, int]], nodes: list[tuple[int, bool]]
+) -> None:
+    a, b, at = np.array([link for link in links if link[0] != link[1]], np.int64).reshape(-1, 3).T
+    exclusive = np.array([kind for kind, _ in nodes])
+    weak = np.array([is_weak and kind != 0 for kind, is_weak in nodes])
+    label = linking.settle((a, b, at), weak, exclusive, external=0)[0]
+    inside = label[a] == label[b]
+    a, b, at = a[inside], b[inside], at[inside]
+    expected = np.full(len(a), 99)
+    for day in range(7, -1, -1):
+        made = at <= day
+        then = linking.settle((a[made], b[made], at[made]), weak, exclusive, external=0)[0]
+        expected[made & (then[a] == then[b])] = day
+    found = linking.followed(label, (a, b, at), weak[a] | weak[b], exclusive, external=0)
     assert found.tolist() == expected.tolist()
 
 
