@@ -8,8 +8,8 @@ many columns and their sorting.
 Attributes of customers (`a_*`, as the company names them) become features without looking at any
 outcome: numbers and flags as they are; texts of up to `MAX_VALUES` values as one 0/1 feature per value
 (`f_a_<attribute>_<value>`), which linear models and trees both read well; texts of more values as the
-share of customers who have the same value (`f_a_<attribute>_share`). Models match features by name, so
-that a value seen later is ignored and one that is gone is unknown.
+share of customers with a value who have the same one (`f_a_<attribute>_share`). Models match features by
+name, so that a value seen later is ignored and one that is gone is unknown.
 
 A company declares features of its own under `[[features]]` in the workspace's nba.toml, in the same words;
 they are computed with the others, in training as in scoring. Where the catalog's treatments are known, so
@@ -227,7 +227,8 @@ def describe(features: Iterable[Feature] = FEATURES) -> str:
     attributes = (
         "\n\nAttributes of customers (`a_*`): numbers and flags as they are (`f_a_<attribute>`); texts of up"
         f" to {MAX_VALUES} values as one 0/1 feature per value (`f_a_<attribute>_<value>`); texts of more"
-        " values as the share of customers with the same value (`f_a_<attribute>_share`).\n\n"
+        " values as the share of customers with the same value among those with any"
+        " (`f_a_<attribute>_share`).\n\n"
         "Of the catalog's actions and channels: time since the last decision for an action,"
         " `f_days_since_action_<action>`, and responses per closed decision,"
         " `f_response_rate_action_<action>` and `f_response_rate_channel_<channel>`,"
@@ -366,7 +367,11 @@ def _text_attribute(snapshot: Snapshot, name: str, column: str) -> list[Feature]
         f" order by 1 limit {MAX_VALUES + 1}"
     )["value"].to_pylist()
     if len(values) > MAX_VALUES:
-        share = f"count(*) over (partition by {column}) / count(*) over ()"
+        # Of those whose value is known: a visitor who turns out to be another customer counts for nobody.
+        share = (
+            f"case when {column} is not null"
+            f" then count(*) over (partition by {column}) / count({column}) over () end"
+        )
         return [Feature(f"f_{name}_share", "fraction", "customers alike", "customers", share)]
     out: list[Feature] = []
     taken: set[str] = set()

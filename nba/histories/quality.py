@@ -124,18 +124,22 @@ def grown(
         totals.orphaned[s] = one.n_rows - totals.kept[s] - totals.duplicates[s] - one.n_bad
         rows += _source_rows(one, s, totals, last)
     people = _people(connection, files["customers"])
-    fresh = dict(
-        connection.execute(
-            "select identifier_kind, count(*) from read_parquet($path) group by 1",
-            {"path": str(files["identities"])},
-        ).fetchall()
-    )
+    told = connection.execute(
+        """select identifier_kind, count(*), count(external_id) from read_parquet($identities)
+        left join read_parquet($customers) using (customer_id) group by 1 order by 1""",
+        {"identities": str(files["identities"]), "customers": str(files["customers"])},
+    ).fetchall()
+    fresh = {kind: n for kind, n, _ in told}
     new = {"customers": people["customers"], "customers_known": people["known"], "merges": n_merged}
     for row in past.to_pylist():
         if row["source"] == IDENTITY:
             measure = row["measure"]
             found = row["value"] + fresh.get(measure.removeprefix("identifiers_"), 0)
             rows.append((IDENTITY, measure, new.get(measure, found), row["note"]))
+    known = {measure for source, measure, *_ in rows if source == IDENTITY}
+    for kind, n, n_known in told:
+        if f"identifiers_{kind}" not in known:  # the first of their kind
+            rows += _kind_rows(kind, n, n_known)
     rows += _rows_of(past, ATTRIBUTES)  # files of customers are never new ones here
     return _built([*rows, *_consent_rows(people), *_rows_of(past, FORGOTTEN)])
 
@@ -214,9 +218,7 @@ def _identity_rows(people: Mapping[str, int], resolution: Resolution) -> list[Ro
         rows.append((IDENTITY, "matched", joined, told))
         rows.append((IDENTITY, "matches_refused", against, "they would have joined two people"))
     for kind, n in resolution.n_found.items():
-        share = resolution.n_known[kind] / n if n else 0.0
-        rows.append((IDENTITY, f"identifiers_{kind}", n, ""))
-        rows.append((IDENTITY, f"linked_{kind}", share, "share that leads to an external id"))
+        rows += _kind_rows(kind, n, resolution.n_known[kind])
     by_kind: dict[str, list[tuple[int, str]]] = {}
     for row in resolution.cut.to_pylist():
         by_kind.setdefault(row["identifier_kind"], []).append((-row["n_customers"], row["identifier_hash"]))
@@ -225,3 +227,11 @@ def _identity_rows(people: Mapping[str, int], resolution: Resolution) -> list[Ro
         note = f"shared by too many customers, so they link nobody; most shared: {worst}"
         rows.append((IDENTITY, f"cut_{kind}", len(shared), note))
     return rows
+
+
+def _kind_rows(kind: str, n: int, n_known: int) -> list[Row]:
+    share = n_known / n if n else 0.0
+    return [
+        (IDENTITY, f"identifiers_{kind}", n, ""),
+        (IDENTITY, f"linked_{kind}", share, "share that leads to an external id"),
+    ]

@@ -444,7 +444,27 @@ def _aliases(
     if not found.merged and not (past and past.num_rows):
         return tables.ALIASES.empty()
     alive = connection.sql("select customer_id from customer").to_arrow_table()["customer_id"].to_pylist()
-    return follow(past, found.merged, found.merged_at, set(alive))
+    return follow(_dated(connection, past), found.merged, found.merged_at, set(alive))
+
+
+def _dated(connection: duckdb.DuckDBPyConnection, past: pa.Table | None) -> pa.Table | None:
+    # Aliases of earlier versions tell no date: they get that of the identifier that they are named after.
+    rows = past.to_pylist() if past is not None else []
+    undated = [row["alias_id"] for row in rows if row.get("joined_at") is None]
+    if not undated:
+        return past
+    connection.register("undated", pa.table({"name": pa.array(undated, pa.string())}))
+    found = connection.execute(
+        """select name, make_timestamp(min(joined))::timestamptz from (
+            select 'c' || left(replace(hash::varchar, '-', ''), 20) as name, joined from identity)
+        semi join undated using (name) group by 1"""
+    ).fetchall()
+    connection.unregister("undated")
+    since = dict(found)
+    for row in rows:
+        if row.get("joined_at") is None:
+            row["joined_at"] = since.get(row["alias_id"])
+    return tables.ALIASES.build(rows)
 
 
 def follow(

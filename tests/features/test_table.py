@@ -101,6 +101,11 @@ def test_text_of_many_values_becomes_a_share(history_of, small, at):
     # a share is of all customers, not of those asked for
     asked = built(history_of({"customers": rows}), at, pa.array(["c0"]))
     assert asked["c0"]["f_a_tier_share"] == found["c0"]["f_a_tier_share"]
+    # and of those whose value is known: it is the same whether a visitor is somebody or not
+    visitors = [dict(small["customers"][0], customer_id=f"v{i}", a_tier=None) for i in range(3)]
+    more = built(history_of({"customers": rows + visitors}), at)
+    assert more["c0"]["f_a_tier_share"] == found["c0"]["f_a_tier_share"]
+    assert math.isnan(more["v0"]["f_a_tier_share"])
 
 
 def test_values_that_read_alike_stay_apart(history_of, small, at):

@@ -282,23 +282,26 @@ def test_days_added_one_by_one_equal_a_rebuild(tmp_path_factory: Any, days: list
     workspace = tmp_path_factory.mktemp("days")
     (workspace / "sources").mkdir()
     toml = TOML.replace('margin = "margin"', 'margin = "margin", known_at = "loaded"')
+    toml = toml.replace('= { email = "mail" }', '= { email = "mail", loyalty_card = "card" }')
     (workspace / "nba.toml").write_text(toml + "\n[identity]\nmax_customers = 2\n")
     (workspace / ".salt").write_text(SALT)
     people = "".join(f"C{i},mail{i % 4}@shop.es,2025-01-01,yes\n" for i in range(5))
     (workspace / "sources" / "crm.csv").write_text(CRM.splitlines()[0] + "\n" + people)
     for n, day in enumerate(days):
         shop = [
-            f"O{n}-{i // 2};2026-01-{d:02d};{c};1;mail{p}@shop.es;2026-02-{d + i % 3:02d}"
+            f"O{n}-{i // 2};2026-01-{d:02d};{c};1;mail{p}@shop.es;2026-02-{d + i % 3:02d};"
             for i, (s, p, c, d) in enumerate(day)
             if s == "shop"
         ]
+        if n == len(days) - 1:  # identifiers of a kind that nobody had before
+            shop += [f"O9-{i};2026-01-09;1;1;mail{i}@shop.es;;LC900{i}" for i in (0, 9)]
         web = [
             json.dumps({"cookie": f"ck-000{c}", "ts": f"2026-01-{d:02d}", "type": "view",
                         "mail": f"mail{p}@shop.es" if p < 4 else None})
             for s, p, c, d in day if s == "web"
         ]  # fmt: skip
         (workspace / "sources" / f"shop{n}.csv").write_text(
-            "\n".join([SHOP.splitlines()[0] + ";loaded", *shop, ""])
+            "\n".join([SHOP.splitlines()[0] + ";loaded;card", *shop, ""])
         )
         (workspace / "sources" / f"web{n}.jsonl").write_text("\n".join([*web, WEB.splitlines()[0], ""]))
         index = (workspace / "tables" / "history.json").read_text() if n else ""

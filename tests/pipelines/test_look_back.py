@@ -10,6 +10,7 @@ from hypothesis import Phase, given
 from hypothesis import settings as hypothesis
 from hypothesis import strategies as st
 
+from nba import tables
 from nba.errors import SettingsError
 from nba.features import table as features
 from nba.history import History
@@ -196,6 +197,19 @@ def test_a_login_tells_nothing_of_an_anonymous_past_before_it(visited: Path, at_
     assert len(history.table("customers")) == 1
     told = [row["joined_at"].date().isoformat() for row in history.table("aliases").to_pylist()]
     assert told == ([] if at_once else ["2026-02-10"])
+
+
+def test_aliases_of_earlier_versions_are_dated_by_the_identifier_of_their_name(visited: Path) -> None:
+    (visited / "crm.csv").write_text(CRM_HEAD.replace("id,", "id,mail,") + "C1,m1@shop.es,2025-01-01,30,\n")
+    put_web(visited, "1", [("ck-01", "", "2026-01-03", "")])
+    history = put_web(visited, "2", [("ck-01", "m1@shop.es", "2026-02-10", "")])
+    told = history.table("aliases")
+    assert [at.month for at in told["joined_at"].to_pylist()] == [2]
+    undated = [{**row, "joined_at": None} for row in told.to_pylist()]
+    history.commit(replace={"aliases": tables.ALIASES.build(undated)})
+    more = {"crm_2.csv": CRM_HEAD.replace("id,", "id,mail,") + "C2,m2@shop.es,2025-01-01,30,\n"}
+    again = put(visited, more).table("aliases")
+    assert again.drop_columns(["is_pending"]).equals(told.drop_columns(["is_pending"]))
 
 
 DAYS = ((2, 10), (2, 11), (2, 13))
