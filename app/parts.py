@@ -49,7 +49,7 @@ DIFFERENCES = (
     *("judged_effect", "judged_lower", "judged_upper"),
 )
 RATIOS = ("roas", "roas_lower", "roas_upper", "marginal_return", "ratio", "weight", "lever")
-P_VALUES = ("p_value", "p_corrected", "p_heterogeneity", "p_srm")
+P_VALUES = ("p_value", "p_corrected", "p_heterogeneity", "p_srm", "p_traffic")
 _UNIT_FORMAT = {"fraction": "percent", "probability 0-1": "percent", "probability": "percent"}
 _UNIT_FORMAT |= dict.fromkeys(("days", "seconds"), "localized")
 _TERM = {

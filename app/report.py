@@ -12,13 +12,13 @@ from app import parts
 from app.data import Reader, leading, where
 from app.messages import chance, conditions, day, difference, label, language, number, percent, say, told
 from nba import plots
-from nba.experiments import guardrails
+from nba.experiments import decision, guardrails, srm
 from nba.experiments.judged import EVERY, PLANNED, READING
 from nba.plots import readings
 
 MONEY = ("margin", "revenue", "cost", "reward", "basket")
 RATES = ("unsubscribes", "opt_outs")
-SRM_ALERT = 0.001
+LEAST = 0.001  # below it a p-value is told as smaller than it
 # What an interval is valid for, to the term that explains it.
 BASIS = {READING: "interval", EVERY: "sequence", PLANNED: "planned"}
 
@@ -30,6 +30,7 @@ table{border-collapse:collapse;width:100%;font-size:.85rem}
 th,td{border-bottom:1px solid #d8dbe3;padding:.35rem .5rem;text-align:right}
 td{white-space:nowrap}td.text{white-space:normal}
 th:first-child,td:first-child,th.text,td.text{text-align:left}
+.alarm{border-left:4px solid #b3261e;background:#fdecea;padding:.5rem .75rem}
 .note{color:#5b6270;font-size:.85rem}
 """
 
@@ -154,15 +155,41 @@ def _guardrails(reader: Reader, experiment: str) -> list[str]:
 
 def _sizes(reader: Reader, experiment: str) -> list[str]:
     found = reader.rows("summary_arms", experiment_id=experiment) if reader.has("summary_arms") else []
-    if not found:
-        return []
-    p = found[0]["p_srm"]
-    key = "srm_unknown" if p is None else "srm_bad" if p < SRM_ALERT else "srm_ok"
-    said = say(f"experiments.{key}", **({} if p is None else {"p": chance(p)}))
-    return [
-        f"<h2>{_safe(say('experiments.srm'))}</h2><p>{_safe(said)}</p>",
-        _table(found, ("arm", "n", "n_expected"), "summary_arms", ""),
-    ]
+    said = [f"<p>{_safe(text)}</p>" for _, text in checks(reader, experiment)]
+    out = [f"<h2>{_safe(say('experiments.srm'))}</h2>", *said]
+    if found:
+        out += [_table(found, ("arm", "n", "n_expected"), "summary_arms", "")]
+        out.append(_note(say("experiments.srm_note")))
+    return out
+
+
+def checks(reader: Reader, experiment: str) -> list[tuple[bool, str]]:
+    """Say whether the arms are as large as planned and treatments were chosen as logged.
+
+    Returns:
+        Whether each is a fault, and the sentence, not escaped; by the p-values that decide the verdict.
+    """
+    rows = reader.rows("readouts", experiment_id=experiment) if reader.has("readouts") else []
+    p = rows[0]["p_srm"] if rows else None
+    if p is None:
+        out = [(False, say("experiments.srm_unknown", command=reader.command("readouts")))]
+    else:
+        is_uneven = p < srm.SEQUENTIAL_ALARM
+        key = "srm_bad" if is_uneven else "srm_ok"
+        out = [(is_uneven, say(f"experiments.{key}", p=chance(p, LEAST)))]
+    known = {row["arm"]: row["p_traffic"] for row in rows if row["p_traffic"] is not None}
+    for arm, p_arm in known.items():
+        is_astray = p_arm < srm.ALARM
+        key = "traffic_bad" if is_astray else "traffic_ok"
+        out.append((is_astray, say(f"experiments.{key}", arm=arm, p=chance(p_arm, LEAST))))
+    return out
+
+
+def distrust(reader: Reader, experiment: str) -> str:
+    """Say why no effect of an experiment can be trusted; nothing where they can."""
+    rows = reader.rows("readouts", experiment_id=experiment) if reader.has("readouts") else []
+    why = [row["reason"] for row in rows if decision.is_distrusted(row)]
+    return say("experiments.distrust", reason=sentence_case(told(why[0]))) if why else ""
 
 
 def _verdicts(reader: Reader, experiment: str) -> str:
@@ -173,6 +200,9 @@ def _verdicts(reader: Reader, experiment: str) -> str:
         verdict = _safe(label("verdict", row["verdict"]))
         arms = _safe(say("report.arms", arm=row["arm"], control=row["control"]))
         out.append(f"<p><b>{verdict}</b> · {arms}<br>{_safe(sentence_case(told(row['reason'])))}</p>")
+    found = distrust(reader, experiment)
+    if found:
+        out.append(f"<p class=alarm>{_safe(found)}</p>")
     out.append(_note(standing(reader, experiment)))
     return "".join(out)
 

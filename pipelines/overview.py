@@ -11,11 +11,11 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from nba import settings, tables
-from nba.experiments import srm
 from nba.experiments.analyze import welch
 from nba.history import History
 from pipelines import (
     overview_alerts,
+    overview_arms,
     overview_clv,
     overview_credits,
     overview_data,
@@ -80,13 +80,6 @@ _PERIOD = """
         max(matures_at) as matures_at
     from decided
 """
-_ARMS = """
-    select experiment_id, arm, if(min(p_arm) = max(p_arm), max(p_arm), null) as p_arm, count(*) as n
-    from assigned group by all order by experiment_id, arm
-"""
-# Where no experiment was declared, the arms of the decisions; each customer counts once.
-_FROM_DECISIONS = """(
-    select distinct coalesce(experiment_id, 'none') as experiment_id, customer_id, arm, p_arm from decided)"""
 _CREDITS = """
     with summed as (
         select method, channel, coalesce(treatment_id, 'unknown') as treatment_id,
@@ -182,9 +175,7 @@ def _decisions(history: History, config: settings.Settings, at: datetime) -> dic
             connection.execute(statement).fetchall()
         batches = connection.sql(_BATCHES).to_arrow_table()
         mix = connection.sql(_MIX).to_arrow_table()
-        source = "assignments" if history.has("assignments") else _FROM_DECISIONS
-        connection.execute(f"create temp view assigned as from {source}").fetchall()
-        arms = connection.sql(_ARMS).to_arrow_table()
+        arms = overview_arms.gather(connection, history, config)
         channels = connection.sql(_CHANNELS).to_arrow_table()
         catalog = settings.read_catalog(history.root, config)
         champion = overview_models.champion(history, config)
@@ -199,7 +190,7 @@ def _decisions(history: History, config: settings.Settings, at: datetime) -> dic
         ),
         "summary_mix": tables.SUMMARY_MIX.conform(mix),
         "summary_channels": tables.SUMMARY_CHANNELS.conform(channels),
-        "summary_arms": tables.SUMMARY_ARMS.conform(sample_ratio(arms)),
+        "summary_arms": arms,
         "summary_numbers": _numbers(period),
         **more,
     }
@@ -267,35 +258,6 @@ def _why_unknown(row: dict[str, Any], pair: dict[str, Any], control: str) -> str
     if not (row["is_matured"] and pair["is_matured"]):
         return "a reward window is still open"
     return ""
-
-
-def sample_ratio(arms: pa.Table) -> pa.Table:
-    """Compare the number of customers in each arm with what the arms' shares promise (chi-square).
-
-    Args:
-        arms: Columns experiment_id, arm, p_arm (null where unknown), n.
-
-    Example:
-        >>> rows = [("x", "a", 0.5, 60), ("x", "b", 0.5, 40)]
-        >>> names = ["experiment_id", "arm", "p_arm", "n"]
-        >>> sample_ratio(pa.table(list(map(list, zip(*rows))), names))["p_srm"][0].as_py().__round__(4)
-        0.0455
-    """
-    rows = arms.to_pylist()
-    for name in {row["experiment_id"] for row in rows}:
-        group = [row for row in rows if row["experiment_id"] == name]
-        shares = np.array([row["p_arm"] or np.nan for row in group], dtype=np.float64)
-        counts = np.array([row["n"] for row in group], dtype=np.float64)
-        if len(group) < 2 or not abs(shares.sum() - 1) < 1e-6:
-            for row in group:
-                row |= {"p_srm": None, "n_expected": None}
-            continue
-        found = srm.chi_square(counts, shares)
-        for row, n in zip(group, found.expected):
-            row |= {"p_srm": None if np.isnan(found.p_value) else found.p_value, "n_expected": float(n)}
-    return pa.Table.from_pylist(
-        [{key: value for key, value in row.items() if key != "p_arm"} for row in rows]
-    )
 
 
 def _effects(history: History, config: settings.Settings, at: datetime) -> dict[str, pa.Table]:  # noqa: ARG001

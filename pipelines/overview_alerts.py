@@ -6,9 +6,9 @@ from typing import Any
 import pyarrow as pa
 
 from nba import monitoring, settings, tables
+from nba.experiments import decision, srm
 from nba.history import History
 
-SRM_ALERT = 0.001
 _KINDS = {
     "data is fresh": "stale data",
     "batch is full": "thin batch",
@@ -34,7 +34,7 @@ def gather(history: History, config: settings.Settings, at: datetime, made: dict
     common = {row["feature"] for row in drifts if row["psi"] is None}
     found = _health(history, config, at)
     rows = [
-        *_arms(made),
+        *_arms(history),
         *_verdicts(history),
         *(row for row in found if row["kind"] != "drift" or row["subject"] not in common),
         *_immature(made),
@@ -48,27 +48,30 @@ def _row(kind: str, subject: str, severity: str, **more: Any) -> dict[str, Any]:
     return {"kind": kind, "subject": subject, "severity": severity, "note": ""} | more
 
 
-def _arms(made: dict[str, pa.Table]) -> list[dict[str, Any]]:
-    arms = made.get("summary_arms", tables.SUMMARY_ARMS.empty()).to_pylist()
-    chances = {row["experiment_id"]: row["p_srm"] for row in arms}
+def _arms(history: History) -> list[dict[str, Any]]:
+    rows = history.table("readouts").to_pylist() if history.has("readouts") else []
+    chances = {row["experiment_id"]: row["p_srm"] for row in rows}
     return [
-        _row("uneven arms", name, "error", value=p, limit=SRM_ALERT)
+        _row("uneven arms", name, "error", value=p, limit=srm.SEQUENTIAL_ALARM)
         for name, p in chances.items()
-        if p is not None and p < SRM_ALERT
+        if p is not None and p < srm.SEQUENTIAL_ALARM
     ]
 
 
 def _verdicts(history: History) -> list[dict[str, Any]]:
     if not history.has("readouts"):
         return []
-    out = []
+    out: dict[tuple[str, str], dict[str, Any]] = {}
     for row in history.table("readouts").to_pylist():
-        subject = f"{row['experiment_id']}: {row['arm']}"
+        experiment, subject = row["experiment_id"], f"{row['experiment_id']}: {row['arm']}"
         if row["verdict"] == "stop: harm":
-            out.append(_row("harm", subject, "error", note=row["reason"]))
-        elif row["verdict"] not in ("keep running", "cannot be read"):
-            out.append(_row("verdict", subject, "info", note=row["verdict"]))
-    return out
+            out["harm", subject] = _row("harm", subject, "error", note=row["reason"])
+        elif decision.is_distrusted(row):
+            # The data of all its arms are in doubt, for one reason.
+            out["unreadable", experiment] = _row("unreadable", experiment, "error", note=row["reason"])
+        elif row["verdict"] != "keep running":
+            out["verdict", subject] = _row("verdict", subject, "info", note=row["verdict"])
+    return list(out.values())
 
 
 def _health(history: History, config: settings.Settings, at: datetime) -> list[dict[str, Any]]:

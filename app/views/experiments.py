@@ -10,8 +10,8 @@ import streamlit as st
 
 from app import parts, planner, report
 from app.data import Reader, leading, where
-from app.messages import chance, knows, label, number, percent, plain, points, say, told
-from app.report import BASIS, RATES, SRM_ALERT, band_note, bases, sentence_case, standing, valid
+from app.messages import knows, label, number, percent, plain, points, say, told
+from app.report import BASIS, RATES, band_note, bases, sentence_case, standing, valid
 from nba import plots, tables
 from nba.experiments import guardrails
 from nba.experiments.decision import EARLY
@@ -132,6 +132,9 @@ def _verdicts(reader: Reader, experiment: str) -> None:
         }
         early = f" {say('experiments.early')}" if row["is_early"] and EARLY not in row["reason"] else ""
         st.markdown(f"{say('experiments.verdict', **words)}{early}", help=say("term.verdict"))
+    found = report.distrust(reader, experiment)
+    if found:
+        st.error(parts.literal(found), icon=":material/error:")
     if rows:
         st.caption(standing(reader, experiment))
 
@@ -264,22 +267,16 @@ def _named(metric: str) -> str:
 
 
 def _sizes(reader: Reader, experiment: str) -> None:
+    st.subheader(say("experiments.srm"), help=say("term.srm"))
+    for is_fault, text in report.checks(reader, experiment):
+        (st.error if is_fault else st.markdown)(parts.literal(text))
     if not reader.has("summary_arms"):
         return
     shown = where(reader.table("summary_arms"), experiment_id=experiment)
-    if not shown.num_rows:
-        return
-    st.subheader(say("experiments.srm"), help=say("term.srm"))
-    found = shown["p_srm"][0].as_py()
-    if found is None:
-        st.markdown(say("experiments.srm_unknown"))
-    else:
-        bad = found < SRM_ALERT
-        (st.error if bad else st.markdown)(
-            say("experiments.srm_bad" if bad else "experiments.srm_ok", p=chance(found))
-        )
-    columns = ["arm", "n", "n_expected"]
-    parts.table(shown, columns, tables.SUMMARY_ARMS, reader.currency, "arms")
+    if shown.num_rows:
+        columns = ["arm", "n", "n_expected"]
+        parts.table(shown, columns, tables.SUMMARY_ARMS, reader.currency, "arms")
+        st.caption(say("experiments.srm_note"))
 
 
 parts.page("experiments", draw)

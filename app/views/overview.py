@@ -20,6 +20,7 @@ _ICON = {"error": ":material/error:", "warning": ":material/warning:", "info": "
 _PAGE = {
     "uneven arms": "experiments",
     "harm": "experiments",
+    "unreadable": "experiments",
     "verdict": "experiments",
     "stale data": "health",
     "thin batch": "policy",

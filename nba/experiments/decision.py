@@ -5,9 +5,9 @@ look contradicts it: a wider interval or a weaker estimate takes nothing back. V
 good.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 
 class Verdict(StrEnum):
@@ -59,6 +59,10 @@ EARLY = "; it was seen early, so its estimated size is likely too high"
 
 
 HELD, PENDING, BROKEN = "held", "not yet shown", "broken"
+
+
+# What tells an answer still open at the planned end from data in doubt.
+_LATE, _EITHER_WAY = "by the planned end.", "The planned end was reached and"
 
 
 def standing(guardrail: Shown) -> str:
@@ -130,21 +134,36 @@ def follow(looks: Sequence[Decision]) -> Decision:
     return stands
 
 
+def is_distrusted(readout: Mapping[str, Any]) -> bool:
+    """Say whether no effect of an experiment can be trusted, rather than merely not telling enough.
+
+    Args:
+        readout: Row of the `readouts` table.
+
+    Example:
+        >>> uneven = {"verdict": "cannot be read", "reason": "the arms do not have the customers promised"}
+        >>> is_distrusted(uneven), is_distrusted(uneven | {"verdict": "ship"})
+        (True, False)
+    """
+    unsettled = any(text in readout["reason"] for text in (_LATE, _EITHER_WAY))
+    return readout["verdict"] == Verdict.UNREADABLE.value and not unsettled
+
+
 def _undecided(primary: Shown, pending: list[Shown], *, is_over: bool) -> Decision:
     if primary.lower > 0 and is_over:
         reason = f"{primary.name} rose, but {_names(pending)} could not be shown to be within its margin"
-        return Decision(Verdict.UNREADABLE, f"{reason} by the planned end.")
+        return Decision(Verdict.UNREADABLE, f"{reason} {_LATE}")
     if primary.lower > 0:
         reason = f"{primary.name} rose, but {_names(pending)} is not yet shown to be within its margin."
         return Decision(Verdict.RUNNING, reason)
     if is_over and not primary.margin > 0:
-        reason = f"The planned end was reached and {primary.name} could have moved either way"
+        reason = f"{_EITHER_WAY} {primary.name} could have moved either way"
         return Decision(
             Verdict.UNREADABLE, f"{reason}; no planned_effect says how little would be too little."
         )
     if is_over:
         reason = (
-            f"The planned end was reached and {primary.name} could have moved by nothing or by an amount "
+            f"{_EITHER_WAY} {primary.name} could have moved by nothing or by an amount "
             "worth having; a larger experiment would be needed to tell."
         )
         return Decision(Verdict.UNREADABLE, reason)

@@ -117,16 +117,21 @@ JUDGED = Table(
 
 SUMMARY_ARMS = Table(
     "summary_arms",
-    "Customers by arm against what the shares promise, for pages.",
+    "Customers of every experiment by arm against what the shares promise, for pages.",
     ("experiment_id", "arm"),
     (
         f.identifier("experiment_id", "the experiment"),
         f.text("arm", "the arm"),
-        f.count("n", "customers decided at least once", low=0),
+        f.count("n", "customers assigned so far", low=0),
         f.number(
             "n_expected", "customers that the arm's share promises", "customers", low=0.0, nullable=True
         ),
-        f.chance("p_srm", "chance of counts this uneven if assignment works (chi-square)", nullable=True),
+        f.chance(
+            "p_srm", "chance of counts this uneven if assignment works; valid at any look", nullable=True
+        ),
+        f.chance(
+            "p_traffic", "chance of treatments this uneven against their logged probabilities", nullable=True
+        ),
     ),
 )
 
@@ -429,7 +434,15 @@ SUMMARY_ALERTS = Table(
             "what is the matter",
             values=(
                 *("uneven arms", "harm", "verdict", "stale data", "thin batch", "unanswered batch"),
-                *("limit pressed", "immature", "credit disagrees", "drift", "value drop", "run failed"),
+                *(
+                    "unreadable",
+                    "limit pressed",
+                    "immature",
+                    "credit disagrees",
+                    "drift",
+                    "value drop",
+                    "run failed",
+                ),
             ),
         ),
         f.text("subject", "the experiment, table, batch, limit or method concerned"),

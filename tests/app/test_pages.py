@@ -20,7 +20,7 @@ from nba.experiments import planning
 from nba.history import History
 from nba.models import explain
 from nba.serving import whatif
-from pipelines import scenario
+from pipelines import overview, scenario
 from tests.app.conftest import START
 
 GUARD = """
@@ -733,13 +733,20 @@ def test_a_changed_workspace_says_that_the_page_is_old(show, fresh, words) -> No
 def test_uneven_arms_raise_an_alert(show, fresh, words) -> None:
     root = fresh()
     history = History.read(root)
-    rows = history.table("summary_arms").to_pylist()
-    table = tables.SUMMARY_ARMS.build([row | {"p_srm": 1e-6} for row in rows])
-    alert = {"kind": "uneven arms", "subject": "policy", "severity": "error", "value": 1e-6, "note": ""}
-    alerts = tables.SUMMARY_ALERTS.build([alert])
-    history.commit(replace={"summary_arms": table, "summary_alerts": alerts})
-    assert "not as large as planned" in words(show(root))
-    assert "Trust no effect" in words(show(root, "experiments"))
+    fault = {"p_srm": 1e-6, "p_traffic": 1e-5, "verdict": "cannot be read", "reason": "arms are uneven."}
+    rows = [row | fault for row in history.table("readouts").to_pylist()]
+    history.commit(replace={"readouts": tables.READOUTS.build(rows)})
+    overview.overview(root, START + timedelta(weeks=4))
+    text = words(show(root))
+    assert "not as large as planned" in text
+    assert "**policy** cannot be read" in text
+    app = show(root, "experiments")
+    starts = ("Trust no effect", "No: counts", "In policy, treatments were not", "In random, treatments were")
+    assert len(app.error) == len(starts)
+    assert all(e.value.replace("\\", "").startswith(start) for e, start in zip(app.error, starts))
+    made = report.build(data.read(root), "policy")
+    assert "<p class=alarm>Trust no effect of this experiment" in made
+    assert "(p = &lt; 0.001, valid at every look)" in made
 
 
 def test_several_experiments_are_chosen_one_at_a_time(show, fresh) -> None:

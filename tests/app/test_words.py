@@ -45,6 +45,7 @@ def test_every_language_has_the_same_keys_and_blanks() -> None:
         "column.auc",
         "column.qini",
         "column.control",
+        "no",
     }
     assert said == same
 
