@@ -1,7 +1,6 @@
 """Forget a person: out of every table and staged file, in one commit."""
 
 import shutil
-import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,8 @@ from nba.histories import forget as histories
 from nba.histories import identifiers, matching
 from nba.histories.staging import SUPPRESSED
 from nba.history import FOLDER, History, connect
-from pipelines.ingest import CACHE
+from nba.spill import Spill
+from pipelines.ingest import CACHE, NEW
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,8 @@ def forget(workspace: Path, identifier: str, kind: str | None = None) -> ForgetR
     history.paths("identities")
     kinds = sorted({k for source in config.sources for k in source.identifiers})
     countries = sorted({source.country for source in config.sources if "phone" in source.identifiers})
-    new = workspace / FOLDER / f".new-{uuid.uuid4().hex}"
+    passing = Spill(workspace / FOLDER, NEW)
+    new = passing.path
     try:
         with connect(memory_gb=config.workspace.memory_gb, spill=new / "spill") as connection:
             identifiers.use_salt(connection, identifiers.salt(workspace))
@@ -71,7 +72,7 @@ def forget(workspace: Path, identifier: str, kind: str | None = None) -> ForgetR
             replaced, gone = histories.remaining(connection, history, person, new)
         staged = _commit(workspace, history, person, stones, replaced)
     finally:
-        shutil.rmtree(new, ignore_errors=True)
+        passing.close()
     delivered = _delivered(workspace / config.delivery.path, person)
     return ForgetReport(gone, len(person.hashes), len(staged), delivered)
 

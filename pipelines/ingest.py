@@ -1,10 +1,8 @@
 """Ingest: raw sources to one history, in one commit."""
 
 import hashlib
-import shutil
 import tempfile
 import time
-import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -32,9 +30,11 @@ from nba.histories import (
 from nba.histories.staging import StagedSource
 from nba.history import FOLDER, History, connect, replace_text
 from nba.settings import Settings
+from nba.spill import Spill
 from pipelines.progress import Advance, Progress, silent
 
 CACHE = ".cache"
+NEW = ".new-"  # how the folders begin in which the next version is made
 REPORT = "quality.html"
 _CHECK_SALT = "only for a look, never stored"
 
@@ -94,7 +94,10 @@ def ingest(
     _refuse_other_salt(history, known, secret)
     seconds: dict[str, float] = {}
     folder = workspace / FOLDER
-    cache, new = folder / CACHE, folder / f".new-{uuid.uuid4().hex}"
+    cache = folder / CACHE
+    folder.mkdir(parents=True, exist_ok=True)
+    passing = Spill(folder, NEW)
+    new = passing.path
     try:
         with _ctrl_c(), connect(memory_gb=config.workspace.memory_gb, spill=new / "spill") as connection:
             identifiers.use_salt(connection, secret)
@@ -137,7 +140,7 @@ def ingest(
             title = f"Quality of {config.workspace.name}"
             replace_text(workspace / REPORT, assess.page(measured, judged, title))
     finally:
-        shutil.rmtree(new, ignore_errors=True)
+        passing.close()
     return IngestReport(history.version, True, measured, seconds, judged)
 
 
@@ -279,7 +282,8 @@ def check(workspace: Path, *, data: Path | None = None) -> pa.Table:
     rows = []
     for one in staged:
         wrong = faults.get(one.source.name, [])
-        why = [f"{n} row{'s' if n > 1 else ''}: {reason}" for reason, n in staging.reasons(one)[:5]]
+        more = [(reason, n) for reason, n in staging.reasons(one)[:5] if repr(reason) not in " ".join(wrong)]
+        why = [f"{n} row{'s' if n > 1 else ''}: {reason}" for reason, n in more]
         rows.append(
             {
                 "source": one.source.name,

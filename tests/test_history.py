@@ -1,3 +1,4 @@
+import fcntl
 import json
 import signal
 import subprocess
@@ -16,6 +17,7 @@ from nba.errors import DataError, MissingError
 from nba.histories import assess
 from nba.history import History
 from nba.settings import Reward
+from nba.spill import Spill
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
 
@@ -119,6 +121,31 @@ def test_what_a_killed_run_spilled_is_swept_and_what_another_uses_stays(tmp_path
             assert not left[0].exists()
             assert own.is_dir()
     assert not list(folder.glob(".spill*"))
+
+
+def test_a_lock_that_a_sweep_took_before_it_was_held_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls, flock = [], fcntl.flock
+
+    def late(file: int, how: int) -> None:
+        if not calls:  # another's sweep, between the opening and the holding
+            sweep(tmp_path)
+        calls.append(how)
+        flock(file, how)
+
+    def sweep(parent: Path) -> None:
+        for lock in parent.glob("*.lock"):
+            lock.unlink()
+
+    monkeypatch.setattr(fcntl, "flock", late)
+    spill = Spill(tmp_path)
+    spill.path.mkdir()
+    assert len(calls) == 2
+    Spill(tmp_path).close()
+    assert sorted(tmp_path.iterdir()) == [spill.path, spill.path.with_suffix(".lock")]
+    spill.close()
+    assert not list(tmp_path.iterdir())
 
 
 def test_as_of_needs_a_time_zone(tmp_path: Path) -> None:

@@ -3,6 +3,9 @@
 import json
 import os
 import shutil
+import signal
+import subprocess
+import sys
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -21,6 +24,7 @@ from nba.histories import staging, unify
 from nba.histories.simulated import World
 from nba.histories.simulated_people import judge
 from nba.history import History
+from nba.spill import Spill
 from pipelines import forget, ingest
 
 SALT = "a salt for tests, long enough"
@@ -89,6 +93,15 @@ def files(workspace: Path) -> dict[str, bytes]:
         path for path in (workspace / "tables").rglob("*") if path.is_file() and ".cache" not in path.parts
     ]
     return {str(path): path.read_bytes() for path in found}
+
+
+_KILLED = """
+import os, pathlib, signal, sys
+from pipelines import ingest
+
+ingest.History.commit = lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL)
+ingest.ingest(pathlib.Path(sys.argv[1]))
+"""
 
 
 # by hand
@@ -394,6 +407,32 @@ def test_half_the_rows_bad_stop_the_run(workspace: Path) -> None:
     path.write_text(SHOP + "O4;2026-01-01;?;1;a@shop.es\nO5;2026-01-01;?;1;a@shop.es\n")
     with pytest.raises(NbaError, match=r"3 of 5 rows cannot be used, more than max_bad_share = 0\.5 allows"):
         ingest.ingest(workspace)
+    told = {row["source"]: row["findings"] for row in ingest.check(workspace).to_pylist()}["shop"]
+    assert told.startswith("FAULT: 3 of 5 rows cannot be used")
+    assert told.count("revenue: not a number") == 1
+
+
+def test_what_a_killed_run_left_is_swept_and_what_another_makes_stays(workspace: Path) -> None:
+    folder = workspace / "tables"
+    for run in (lambda: ingest.ingest(workspace), lambda: forget.forget(workspace, "ben@shop.es")):
+        with_lock = folder / f"{ingest.NEW}killed"
+        (with_lock / "spill").mkdir(parents=True)
+        (with_lock / "spill" / "part").write_bytes(b"x")
+        (folder / f"{ingest.NEW}killed.lock").touch()
+        other = Spill(folder, ingest.NEW)
+        other.path.mkdir()
+        run()
+        assert other.path.is_dir()
+        other.close()
+        assert not list(folder.glob(f"{ingest.NEW}*"))
+
+
+def test_a_killed_ingest_leaves_what_the_next_one_knows_as_left(workspace: Path) -> None:
+    killed = subprocess.run([sys.executable, "-c", _KILLED, str(workspace)], check=False)
+    assert killed.returncode == -signal.SIGKILL
+    assert [path for path in (workspace / "tables").glob(f"{ingest.NEW}*") if path.is_dir()]
+    ingest.ingest(workspace)
+    assert not list((workspace / "tables").glob(f"{ingest.NEW}*"))
 
 
 def test_settings_faults_name_the_key(workspace: Path) -> None:
