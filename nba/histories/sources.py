@@ -12,6 +12,7 @@ import difflib
 import glob
 import io
 import lzma
+import sys
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -137,11 +138,16 @@ def open_file(
         raise Fault(f"encoding {source.encoding!r} is not known; utf-8 and latin-1 are usual") from None
     try:
         _refuse_utf8_as_latin(source, path, _HEAD)
-        return (
-            _open_csv(source, path, wanted)
-            if source.format == "csv"
-            else _open_jsonl(connection, source, path, wanted)
-        )
+        heard: list[str] = []
+        with _hearing(heard):
+            raw = (
+                _open_csv(source, path, wanted)
+                if source.format == "csv"
+                else _open_jsonl(connection, source, path, wanted)
+            )
+        if raw.chunks is not None:
+            raw.chunks = _each_heard(raw.chunks, heard)
+        return raw
     except UNREADABLE as error:
         raise Fault(explain(error, source)) from None
 
@@ -356,6 +362,38 @@ def _open_jsonl(
         f" from (select row_number, line, {is_row} as is_row from {INPUT})))"
     )
     return raw
+
+
+@contextlib.contextmanager
+def _hearing(heard: list[str]) -> Iterator[None]:
+    # That it cannot decode the row which a handler of ours is to refuse, Arrow tells Python's hook alone; it
+    # does so a block ahead of the error.
+    before = sys.unraisablehook
+
+    def hook(told: Any) -> None:
+        if isinstance(told.exc_value, UnicodeError) and getattr(told.object, "__module__", "") == __name__:
+            heard.append(str(told.exc_value))
+        else:
+            before(told)
+
+    sys.unraisablehook = hook
+    try:
+        yield
+    except pa.ArrowInvalid:
+        if heard:
+            raise UnicodeError(heard[0]) from None
+        raise
+    finally:
+        sys.unraisablehook = before
+
+
+def _each_heard(chunks: Iterator[pa.Table], heard: list[str]) -> Iterator[pa.Table]:
+    while True:
+        with _hearing(heard):
+            chunk = next(chunks, None)
+        if chunk is None:
+            return
+        yield chunk
 
 
 def chunked(batches: Iterator[pa.RecordBatch], schema: pa.Schema) -> Iterator[pa.Table]:

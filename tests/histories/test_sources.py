@@ -5,6 +5,7 @@ import gzip
 import io
 import json
 import lzma
+import sys
 import zipfile
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
@@ -402,6 +403,20 @@ def test_faults_are_told_in_the_users_words(
     files = {} if content is None else {"orders.csv": content}
     _, faults = read(files, more)
     assert expected in "; ".join(faults["shop"])
+
+
+@pytest.mark.parametrize("n_before", [0, 300_000])
+def test_a_malformed_row_in_another_encoding_is_one_fault_and_nothing_else(
+    read: Any, monkeypatch: pytest.MonkeyPatch, n_before: int
+) -> None:
+    heard: list[Any] = []
+    monkeypatch.setattr(sys, "unraisablehook", hook := heard.append)
+    text = (HEAD + "O2,2026-01-01,1,C1\n" * n_before).encode() + b"O1,2026-01-01,1,C1,Mu\xf1oz\n"
+    _, faults = read({"orders.csv": text}, {})
+    assert len(faults["shop"]) == 1
+    assert "is not in encoding utf-8; set encoding" in faults["shop"][0]
+    assert heard == []
+    assert sys.unraisablehook is hook
 
 
 @pytest.mark.parametrize("content", ["parquet", "jsonl"])
