@@ -20,6 +20,8 @@ from rich.text import Text
 
 Advance = Callable[[float], None]
 
+_MANY = 100  # amounts, and amounts per second, from which a rate says something
+
 
 class Progress(Protocol):
     """What a step needs to report how far it is."""
@@ -41,12 +43,15 @@ class _Terminal:
 
     def step(self, text: str, total: float | None = None) -> Advance:
         self._finish()
-        task = self._bars.add_task(text, total=total)
+        task = self._bars.add_task(text, total=total, done=0.0)
         self._last = number = int(task)
+        done = 0.0
 
         def advance(amount: float) -> None:
+            nonlocal done
             if self._last == number:  # once another step began, this one counts as done
-                self._bars.update(task, advance=amount)
+                done += amount
+                self._bars.update(task, advance=amount, done=done)
 
         return advance
 
@@ -58,10 +63,13 @@ class _Terminal:
 
 
 class _Rate(ProgressColumn):
-    # Amounts per second, where they are many.
+    # Amounts per second since the step began, where they are many: Rich's own speed is of the last moments,
+    # and counts the leap to the end of a step that ended early.
     def render(self, task: Task) -> Text:
-        speed = task.finished_speed or task.speed
-        return Text(f"{speed:,.0f}/s" if speed and speed >= 100 else "")
+        done = float(task.fields.get("done", 0.0))
+        taken = task.elapsed if task.finished_time is None else task.finished_time
+        speed = done / taken if taken and done >= _MANY else 0.0
+        return Text(f"{speed:,.0f}/s" if speed >= _MANY else "")
 
 
 def silent() -> Progress:
