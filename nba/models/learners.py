@@ -165,6 +165,7 @@ class _Learner(BaseEstimator):
         Raises:
             DataError: for data that cannot be learnt from, every fault named at once.
         """
+        trial.check_numbers(X)
         # Infinite values are left to `trial.read`, which names their columns.
         X, y = validate_data(
             self, X, y, dtype=np.float64, ensure_all_finite=False, ensure_min_samples=2, y_numeric=True
@@ -197,6 +198,7 @@ class _Learner(BaseEstimator):
         return tags
 
     def _features(self, X: ArrayLike) -> Array:
+        trial.check_numbers(X)
         found = np.asarray(validate_data(self, X, dtype=np.float64, ensure_all_finite=False, reset=False))
         if faults := trial.faults_of_features(found, getattr(self, "feature_names_in_", None)):
             raise listed(faults, "effects of these rows cannot be told")

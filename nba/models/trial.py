@@ -236,6 +236,37 @@ def _faults_of_arms(arm: Whole, arms: Sequence[Any]) -> list[str]:
     ]
 
 
+def check_numbers(X: Any) -> None:
+    """Refuse a data frame with columns that are not numbers; anything else passes.
+
+    Raises:
+        DataError: naming all such columns.
+    """
+    if not isinstance(X, pd.DataFrame):
+        return
+    faults = [
+        f"{name} holds {X.dtypes.iloc[j]}; expected numbers"
+        for j, name in enumerate(X.columns)
+        if not _counts(X.iloc[:, j])
+    ]
+    if faults:
+        hint = "Make a 0/1 feature of each category and a number of each moment, or leave them out."
+        raise listed(faults, "features are not numbers", hint)
+
+
+def _counts(column: "pd.Series[Any]") -> bool:
+    # Whether it is numbers, or objects that stand for some.
+    if pd.api.types.is_numeric_dtype(column):
+        return True
+    if column.dtype.kind in "mM":
+        return False
+    try:
+        np.asarray(column, dtype=np.float64)
+    except (TypeError, ValueError):
+        return False
+    return True
+
+
 def faults_of_features(X: Array, names: Sequence[Any] | None = None) -> list[str]:
     """Name the columns with infinite values, by number where they have no names; empty if there are none."""
     at = np.flatnonzero(np.isinf(X).any(axis=0))[:10]
@@ -265,8 +296,12 @@ def _probabilities(p_action: Any, arm: Whole, arms: Sequence[Any]) -> tuple[Arra
         return np.full((n, k), np.nan), ["p_action is missing"]
     if isinstance(p_action, Mapping):
         absent = [name for name in arms if name not in p_action]
-        if absent:
-            return np.full((n, k), np.nan), [f"p_action has no probability of {absent}"]
+        nobody = [name for name, chance in p_action.items() if name not in arms and chance != 0]
+        found = [f"p_action has no probability of {absent}"] if absent else []
+        if nobody:
+            found.append(f"p_action names {nobody}, which no row got; give the chances among {list(arms)}")
+        if found:
+            return np.full((n, k), np.nan), found
         p = np.tile([float(p_action[name]) for name in arms], (n, 1))
     else:
         p = np.asarray(p_action, dtype=np.float64)

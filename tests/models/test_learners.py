@@ -3,6 +3,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -59,6 +60,24 @@ def test_one_treatment_gives_a_vector_and_several_ways_to_say_the_probabilities_
     assert first.shape == (len(y),)
     for other in others:
         np.testing.assert_array_equal(first, other)
+
+
+def test_columns_that_are_not_numbers_are_all_named_in_one_error():
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame({"x": rng.normal(size=100), "known": pd.array([1, None] * 50, dtype="Int64")})
+    frame["objects"] = frame["x"].astype(object)
+    wrong = frame.assign(
+        segment=pd.Categorical(["new", "old"] * 50), day=pd.Timestamp("2026-01-01"), text="a"
+    )
+    y, arm, p = rng.normal(size=100), np.arange(100) % 2, {0: 0.5, 1: 0.5}
+    named = r"segment holds category; .*\n.*day holds datetime64.*\n.*text holds str"
+    for model in (TLearner(control=0), UpliftEnsemble(control=0, names=("dr_ridge",), folds=2)):
+        with pytest.raises(DataError, match=named):
+            model.fit(wrong, y, arm, p)
+        fitted = model.fit(frame, y, arm, p)
+        assert np.isfinite(fitted.effect(frame)).all()
+        with pytest.raises(DataError, match="x holds str; expected numbers"):
+            fitted.effect(frame.assign(x="a"))
 
 
 def test_r_learner_needs_all_probabilities_and_says_so():

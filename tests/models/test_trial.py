@@ -55,6 +55,7 @@ def test_folds_share_arms_and_outcomes_and_keep_customers_together():
         ({"p_action": np.full((400, 2), 0.4)}, "400 rows do not sum to 1"),
         ({"p_action": np.full((400, 3), 1 / 3)}, r"expected \(400,\) or \(400, 2\)"),
         ({"p_action": {0: 0.5}}, r"no probability of \[1\]"),
+        ({"p_action": {0: 0.5, 1: 0.4, "z": 0.1}}, r"names \['z'\], which no row got; .* among \[0, 1\]"),
         ({"X": np.full((400, 3), np.inf)}, r"X: infinite values in columns \[0, 1, 2\]"),
         (
             {"p_action": np.tile([[0.0, 1.0], [1.0, 0.0]], (200, 1))},
