@@ -1,11 +1,11 @@
 """Calibration of log-odds on rows that no model has seen: nothing, Platt's logistic, or isotonic regression.
 
-Which one serves is told by log loss on rows that it was not fitted to. Where rows have times these are later
-ones: all rows of a month share its level, and what is fitted to one half of a month suits the other half
-whether or not it suits the next month.
+Which one serves is told by log loss on rows that it was not fitted to; isotonic regression must be better by
+a standard error. Where rows have times these are later ones: all rows of a month share its level, and what is
+fitted to one half of a month suits the other half whether or not it suits the next month.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from scipy.special import expit, logit
 from sklearn.isotonic import IsotonicRegression
 
-from nba import metrics
 from nba.models import response
 
 Array = NDArray[np.float64]
@@ -22,7 +21,7 @@ Flags = NDArray[np.bool_]
 Calibrator = Callable[[Array], Array]
 
 _STEP_PRIOR = 20.0  # as if so many rows had been calibrated already
-_LEAST_ISOTONIC = 200  # rows
+_LEAST_ISOTONIC = 200  # rows of a fit
 
 
 def same(score: Array) -> Array:
@@ -80,8 +79,8 @@ def restored(kind: str, state: dict[str, Any]) -> Calibrator:
     return way
 
 
-def losses(score: Array, y: Array, block: Whole | None, seed: int) -> dict[str, float]:
-    """Give the log loss of each calibration on rows that it was not fitted to.
+def judge(score: Array, y: Array, block: Whole | None, seed: int) -> dict[str, Array]:
+    """Give the log loss of each calibration on rows that it was not fitted to, row by row.
 
     Args:
         score: Log-odds of rows that the model has not seen, shape (n,).
@@ -91,21 +90,52 @@ def losses(score: Array, y: Array, block: Whole | None, seed: int) -> dict[str, 
         seed: Of the halves.
 
     Returns:
-        By kind; "none" alone where nothing else could be judged: one block, or one class.
+        By kind, of the same rows each, shape (judged,); "isotonic" only where each fit has 200 rows; "none"
+        alone, of all rows, where nothing else could be judged: one block, or one class.
     """
-    ways = ("none", "platt", "isotonic") if len(y) >= _LEAST_ISOTONIC else ("none", "platt")
-    total = dict.fromkeys(ways, 0.0)
-    judged = 0
-    for known, new in _halves(len(y), seed) if block is None else _rolling(block):
-        if not (0 < y[known].sum() < known.sum() and new.any()):
-            continue
-        judged += int(new.sum())
-        for kind in ways:
-            p = expit(fitted(kind, score[known], y[known])(score[new]))
-            total[kind] += metrics.log_loss(y[new], p) * new.sum()
-    if not judged:
-        return {"none": metrics.log_loss(y, expit(score))}
-    return {kind: float(sum_ / judged) for kind, sum_ in total.items()}
+    parts = [
+        (known, new)
+        for known, new in (_halves(len(y), seed) if block is None else _rolling(block))
+        if 0 < y[known].sum() < known.sum() and new.any()
+    ]
+    if not parts:
+        return {"none": _loss(score, y)}
+    ways = ["none", "platt"]
+    if min(known.sum() for known, _ in parts) >= _LEAST_ISOTONIC:
+        ways.append("isotonic")
+    return {
+        kind: np.concatenate(
+            [_loss(fitted(kind, score[known], y[known])(score[new]), y[new]) for known, new in parts]
+        )
+        for kind in ways
+    }
+
+
+def choose(judged: Mapping[str, Array]) -> str:
+    """Name the calibration with the least loss; isotonic regression only if better by a standard error.
+
+    A line that is held near the identity costs next to nothing where it is not needed; a curve of many steps
+    follows noise.
+
+    Args:
+        judged: As `judge` gives it.
+
+    Example:
+        >>> choose({"none": np.array([0.7, 0.7, 0.7]), "isotonic": np.array([0.5, 0.6, 0.9])})
+        'none'
+        >>> choose({"none": np.array([0.7, 0.7, 0.7]), "isotonic": np.array([0.5, 0.6, 0.5])})
+        'isotonic'
+    """
+    plain = min((kind for kind in judged if kind != "isotonic"), key=lambda kind: judged[kind].mean())
+    if "isotonic" in judged:
+        gain = judged[plain] - judged["isotonic"]
+        if gain.mean() > gain.std() / np.sqrt(len(gain)):
+            return "isotonic"
+    return plain
+
+
+def _loss(score: Array, y: Array) -> Array:
+    return np.asarray(np.logaddexp(0, score) - y * score)
 
 
 def _halves(n: int, seed: int) -> Iterator[tuple[Flags, Flags]]:

@@ -58,7 +58,7 @@ class ResponseClassifier(ClassifierMixin, BaseEstimator):
         blend_: Share of the trees in the log-odds.
         trees_: Trees of each booster.
         calibration_: "none", "platt" or "isotonic": the least log loss on rows that it was not fitted to,
-            later ones if times are given.
+            later ones if times are given; "isotonic" only if better by a standard error.
         losses_: Log loss by calibration of such rows, and of unseen rows by `trees` and `logistic` alone.
 
     Example:
@@ -104,7 +104,8 @@ class ResponseClassifier(ClassifierMixin, BaseEstimator):
             at: Moment of each row, shape (n,): models are then judged on later rows only.
 
         Raises:
-            DataError: when there is one class only, a class with fewer than 2 rows, or infinite values.
+            DataError: when there is one class only, a class with fewer than 2 rows, infinite values, columns
+                of moments, or moments in `at` that are missing or text.
         """
         values, positive = self._read(X, y)
         self._fit(self._validation(values, positive, at))
@@ -140,7 +141,8 @@ class ResponseClassifier(ClassifierMixin, BaseEstimator):
         if kind == "multiclass" or len(self.classes_) > 2:
             raise ValueError(f"Only binary classification is supported. The type of the target is {kind}.")
         if len(self.classes_) < 2:
-            raise DataError(f"y: one class only, {self.classes_[0]!r}; nothing can be learnt from it")
+            only = self.classes_.tolist()[0]
+            raise DataError(f"y: one class only, {only!r}; nothing can be learnt from it")
         positive = (target == self.classes_[1]).astype(np.float64)
         for j in trial.leaks(np.asarray(values), positive):
             said = f"feature {j if names is None else names[j]} tells the outcome almost exactly: is it known"
@@ -198,12 +200,12 @@ class ResponseClassifier(ClassifierMixin, BaseEstimator):
         self.blend_, _ = self._blended(boosted, linear, y)
         score = self.blend_ * boosted + (1 - self.blend_) * linear
         block = rows.block[seen] if rows.is_timed else None
-        judged = calibration.losses(score, y, block, self.random_state)
-        self.calibration_ = min(judged, key=lambda kind: judged[kind])
+        judged = calibration.judge(score, y, block, self.random_state)
+        self.calibration_ = calibration.choose(judged)
         self._calibrator = calibration.fitted(self.calibration_, score, y)
         self.losses_ = {
             "trees": metrics.log_loss(y, expit(boosted)), "logistic": metrics.log_loss(y, expit(linear)),
-            **judged,
+            **{kind: float(found.mean()) for kind, found in judged.items()},
         }  # fmt: skip
 
     def _blended(self, boosted: Array, linear: Array, y: Array) -> tuple[float, float]:
@@ -337,6 +339,20 @@ class Validation:
             yield model._blended(boosted[seen], self.linear[seen], self.y[seen])[1]
 
 
+def _check_moments(moment: NDArray[Any]) -> None:
+    # Text sorts by its letters, and what is unknown is neither before nor after.
+    if moment.dtype.kind in "USTb" or (
+        moment.dtype.kind == "O" and any(isinstance(value, str | bytes) for value in moment.tolist())
+    ):
+        found = "text" if moment.dtype.kind != "b" else "yes and no"
+        raise DataError(f"at holds {found}; expected moments or numbers", "Convert it: pd.to_datetime(at).")
+    if missing := int(pd.isna(moment).sum()):
+        raise DataError(
+            f"at: {missing} of {len(moment)} values are missing; expected the moment of each row",
+            "Leave out rows whose moment is unknown, or fit without `at`.",
+        )
+
+
 def _splits(y: Array, at: ArrayLike | None, folds: int, seed: int) -> tuple[list[tuple[Whole, Whole]], bool]:
     # Rows to learn from and to judge on, and whether the latter are later.
     if at is None:
@@ -345,6 +361,7 @@ def _splits(y: Array, at: ArrayLike | None, folds: int, seed: int) -> tuple[list
     moment = np.asarray(at)
     if len(moment) != len(y):
         raise DataError(f"at has {len(moment)} values; expected {len(y)}")
+    _check_moments(moment)
     order = np.argsort(moment, kind="stable")
     edges = np.unique(moment)
     if len(edges) == 1:

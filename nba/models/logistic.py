@@ -20,9 +20,17 @@ class Columns:
 
     @classmethod
     def of(cls, X: Any) -> "Columns":
-        """Read the columns; an array, or a frame of numbers, has no categories."""
+        """Read the columns; an array, or a frame of numbers, has no categories.
+
+        Raises:
+            DataError: when columns hold moments or durations, which are neither.
+        """
         if not isinstance(X, pd.DataFrame):
             return cls([], {})
+        moments = [str(name) for name in X.columns if _holds_moments(X[name])]
+        if moments:
+            hint = "Make a number of each, such as days before the decision."
+            raise DataError(f"columns {moments} hold moments; expected numbers or categories", hint)
         codes = {}
         for name in X.columns:
             if not (pd.api.types.is_numeric_dtype(X[name]) or pd.api.types.is_bool_dtype(X[name])):
@@ -57,6 +65,11 @@ class Columns:
             else:
                 parts.append(X[name].to_numpy(dtype=np.float64, na_value=np.nan))
         return np.column_stack(parts)
+
+
+def _holds_moments(column: "pd.Series[Any]") -> bool:
+    found = pd.api.types.infer_dtype(column, skipna=True)
+    return found in {"datetime64", "datetime", "date", "timedelta64", "timedelta", "time", "period"}
 
 
 class Logistic:

@@ -4,6 +4,11 @@ from scipy.special import expit, logit
 
 from nba.models import calibration
 
+
+def losses(score, y, block, seed):
+    return {kind: found.mean() for kind, found in calibration.judge(score, y, block, seed).items()}
+
+
 # by hand
 
 
@@ -11,21 +16,37 @@ def test_with_times_a_calibration_is_judged_on_the_next_block_not_on_the_rest_of
     # Three in ten respond in the first month, seven in the second; the models say one half.
     y = np.tile([0.0] * 7 + [1.0] * 3 + [1.0] * 7 + [0.0] * 3, 100)
     month = np.tile([0] * 10 + [1] * 10, 100)
-    found = calibration.losses(np.zeros(2000), y, month, 0)
+    found = losses(np.zeros(2000), y, month, 0)
     assert found["none"] == pytest.approx(np.log(2))
     assert found["platt"] == pytest.approx(-0.7 * np.log(0.3) - 0.3 * np.log(0.7), abs=1e-3)
     assert found["platt"] == pytest.approx(found["isotonic"], abs=0.02)
-    first = calibration.losses(np.zeros(1000), y[month == 0], None, 0)  # within a month it looks good
+    first = losses(np.zeros(1000), y[month == 0], None, 0)  # within a month it looks good
     assert first["platt"] == pytest.approx(-0.7 * np.log(0.7) - 0.3 * np.log(0.3), abs=2e-3)
 
 
 def test_what_cannot_be_judged_is_not_offered():
     score, y = np.zeros(300), np.arange(300) % 2.0
-    assert calibration.losses(score, y, np.zeros(300, int), 0) == {"none": pytest.approx(np.log(2))}
-    assert set(calibration.losses(score, y, np.arange(300) // 100, 0)) == {"none", "platt", "isotonic"}
-    assert set(calibration.losses(score[:100], y[:100], None, 0)) == {"none", "platt"}
+    assert losses(score, y, np.zeros(300, int), 0) == {"none": pytest.approx(np.log(2))}
+    # Isotonic regression wants 200 rows of each fit that it is judged by, not of all together.
+    assert set(losses(score, y, np.arange(300) // 100, 0)) == {"none", "platt"}
+    assert set(losses(score, y, None, 0)) == {"none", "platt"}
+    score, y = np.zeros(600), np.arange(600) % 2.0
+    assert set(losses(score, y, np.arange(600) // 200, 0)) == {"none", "platt", "isotonic"}
+    assert set(losses(score[:100], y[:100], None, 0)) == {"none", "platt"}
     ordered = np.sort(y)  # the first block holds one class only: nothing can be fitted to it
-    assert set(calibration.losses(score, ordered, np.arange(300) // 150, 0)) == {"none"}
+    assert set(losses(score, ordered, np.arange(600) // 300, 0)) == {"none"}
+
+
+def test_isotonic_regression_must_be_better_by_a_standard_error():
+    none = np.full(4, 0.7)
+    little, more = none - [0.2, -0.2, 0.2, 0.0], none - [0.2, 0.1, 0.2, 0.1]
+    assert calibration.choose({"none": none}) == "none"
+    assert calibration.choose({"none": none, "platt": none, "isotonic": none}) == "none"
+    assert calibration.choose({"none": none, "platt": little}) == "platt"
+    assert calibration.choose({"none": none, "isotonic": little}) == "none"  # 0.05 better, its error 0.083
+    assert calibration.choose({"none": none, "isotonic": more}) == "isotonic"
+    assert calibration.choose({"none": none, "platt": more, "isotonic": little}) == "platt"
+    assert calibration.choose({"none": none, "platt": more, "isotonic": more - 0.01}) == "isotonic"
 
 
 # recovery
@@ -37,7 +58,7 @@ def test_lines_and_curves_are_found():
     for true, kind in ((lambda z: z, "none"), (lambda z: 0.5 * z - 1, "platt"), (lambda z: z**3, "isotonic")):
         y = (rng.random(6000) < expit(true(score))).astype(float)
         for part in (block, None):
-            found = calibration.losses(score, y, part, 0)
+            found = losses(score, y, part, 0)
             assert found[kind] <= min(found.values()) + 1e-3
         way = calibration.fitted(kind, score, y)
         p = expit(way(score))
@@ -56,3 +77,16 @@ def test_ranks_survive():
     for kind in ("none", "platt", "isotonic"):
         assert (np.diff(calibration.fitted(kind, score, y)(score)) >= 0).all()
     assert np.isfinite(logit(expit(calibration.fitted("isotonic", score, y)(np.array([-9.0, 9.0]))))).all()
+
+
+def test_a_curve_that_is_not_there_is_not_followed():
+    chosen, least = [], []
+    for seed in range(30):
+        rng = np.random.default_rng(seed)
+        score = rng.normal(size=500)
+        judged = calibration.judge(score, (rng.random(500) < expit(score)).astype(float), None, seed)
+        assert set(judged) == {"none", "platt", "isotonic"}
+        chosen.append(calibration.choose(judged))
+        least.append(min(judged, key=lambda kind: judged[kind].mean()))
+    assert chosen.count("isotonic") <= 1
+    assert chosen.count("isotonic") <= least.count("isotonic")

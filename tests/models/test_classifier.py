@@ -7,6 +7,7 @@ from sklearn.utils.estimator_checks import check_estimator
 from nba import metrics
 from nba.errors import DataError, MissingError
 from nba.models.classifier import ResponseClassifier
+from nba.models.logistic import Columns
 from nba.models.trial import LeakWarning, quiet
 
 
@@ -38,6 +39,8 @@ def test_bad_input_is_one_clear_error():
     X, y, _ = table(0, 200)
     with pytest.raises(DataError, match="one class only"):
         ResponseClassifier().fit(X, np.zeros(200))
+    with pytest.raises(DataError, match="one class only, 0;"):
+        ResponseClassifier().fit(X, np.zeros(200, dtype=np.int64))
     with pytest.raises(DataError, match="1 of 200 rows respond"):
         ResponseClassifier().fit(X, np.arange(200) == 0)
     with pytest.raises(DataError, match="monotone has 1 signs"):
@@ -46,6 +49,34 @@ def test_bad_input_is_one_clear_error():
         ResponseClassifier().fit(X, y, at=[1, 2, 3])
     with pytest.raises(ValueError, match=r"infinite values in columns \[0, 1\]"):
         ResponseClassifier().fit(np.full((20, 2), np.inf), np.arange(20) % 2)
+
+
+def test_moments_of_rows_are_moments_and_known():
+    X, y, _ = table(0, 200)
+    model = ResponseClassifier(trees=20, seeds=1)
+    days = pd.date_range("2026-01-01", periods=4, tz="UTC").repeat(50)
+    for text in (["9", "10"] * 100, pd.Series(["1/2/2026", "10/1/2026"] * 100), np.array([b"9"] * 200)):
+        with pytest.raises(DataError, match="at holds text; expected moments or numbers"):
+            model.fit(X, y, at=text)
+    numbers = np.arange(200.0) // 50
+    numbers[[3, 5]] = np.nan
+    gaps = days.where(~np.isnan(numbers))
+    for unknown in (numbers, gaps, gaps.tz_localize(None), [None, None, *range(198)]):
+        with pytest.raises(DataError, match="at: 2 of 200 values are missing"):
+            model.fit(X, y, at=unknown)
+    splits = [model.validation(X, y, at=at).splits for at in (days, days.tz_localize(None), days.asi8)]
+    for found in splits[1:]:
+        assert [new.tolist() for _, new in found] == [new.tolist() for _, new in splits[0]]
+
+
+def test_columns_of_moments_are_no_categories():
+    X, y, _ = table(0, 200)
+    day = pd.Series(pd.date_range("2026-01-01", periods=200))
+    wrong = X.assign(joined=day, seen=day.dt.date, age=day - day[0], month=day.dt.to_period("M"))
+    with pytest.raises(DataError, match=r"columns \['joined', 'seen', 'age', 'month'\] hold moments"):
+        ResponseClassifier().fit(wrong, y)
+    coding = Columns.of(X.assign(month=day.dt.strftime("%b"), is_new=y > 0))
+    assert set(coding.codes) == {"segment", "month"}
 
 
 def test_columns_by_name_unseen_categories_are_unknown_missing_ones_are_named(fitted):
