@@ -81,6 +81,13 @@ class Reader:
         champions = [arm.name for arm in arms if arm.policy == "champion"]
         return [*champions, *(arm.name for arm in arms), experiment.control][0]
 
+    @property
+    def arms(self) -> list[str]:
+        """All arms that figures may draw, the headline's first: each has one colour everywhere."""
+        declared = (self.config.experiment, *self.config.experiments)
+        names = [self.headline_arm, *(arm.name for one in declared for arm in one.arms)]
+        return [name for name in dict.fromkeys(names) if name != "holdout"]
+
     def has(self, name: str) -> bool:
         """Say whether a table has been written and has rows, without reading it."""
         if not self.history.has(name):
@@ -123,6 +130,10 @@ class Reader:
         """Give the declaration of an experiment; None where the settings no longer have it."""
         known = (self.config.experiment, *self.config.experiments)
         return next((one for one in known if one.experiment_id == experiment_id), None)
+
+    def metric(self, name: str, experiment_id: str) -> settings.Measured | None:
+        """Give the declaration of an experiment's metric; None where nothing is known of it."""
+        return (self.declared(experiment_id) or self.config.experiment).measured(name)
 
     def judged(self, effects: pa.Table, experiment_id: str) -> pa.Table:
         """Give effects over all customers with the interval that the verdict goes by.
@@ -217,6 +228,10 @@ def read(root: Path) -> Reader:
 def _table(_history: History, root: str, version: int, name: str) -> pa.Table:  # noqa: ARG001
     found = _history.table(name)
     contract = tables.BY_NAME.get(name)
+    # Its columns are as old as itself: one that is not there was lost, not added later.
+    lost = [f for f in tables.SUMMARY_NUMBERS.columns if f not in found.column_names]
+    if name == "summary_numbers" and lost:
+        raise DataError(f"the table {name} lacks {lost}", f"Run `nba overview {root}`.")
     return contract.conform(found) if contract else found
 
 

@@ -3,7 +3,8 @@
 import io
 import logging
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -168,6 +169,19 @@ def page(name: str, draw: Callable[[Reader], None]) -> None:
     except Exception:
         logging.getLogger(__name__).exception("page %s failed", name)
         st.error(say("page.failed"), icon=":material/error:")
+
+
+@contextmanager
+def section() -> Iterator[None]:
+    """Let a part of a page fail alone: whatever goes wrong with its data becomes a message in its place."""
+    try:
+        yield
+    except NbaError as error:
+        st.error(_fault(error.message), icon=":material/error:")
+        _mend(error.hint)
+    except Exception:
+        logging.getLogger(__name__).exception("part of a page failed")
+        st.error(say("page.part_failed"), icon=":material/error:")
 
 
 def _fault(message: str) -> str:

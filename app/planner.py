@@ -6,7 +6,7 @@ from datetime import UTC, datetime, time, timedelta
 
 import streamlit as st
 
-from app import parts
+from app import parts, report
 from app.data import Reader
 from app.messages import count, label, number, percent, say
 from nba import settings
@@ -14,7 +14,6 @@ from nba.errors import NbaError
 from nba.experiments import planning
 from nba.plots import readings
 
-MONEY = ("margin", "revenue", "cost", "reward")
 USUAL_DAYS = 28
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")  # of an experiment: it is a file's name too
 POLICIES = ("champion", "challenger", "random", "response_greedy")
@@ -34,7 +33,8 @@ def draw(reader: Reader) -> None:
         for row in rows
         if row["metric"] == metric
     }
-    unit = reader.currency if metric in MONEY else ""
+    unit = report.unit_of(reader, metric, reader.config.experiment.experiment_id)
+    unit = "" if unit == parts.RATE else unit
     days = int(parts.choose(say("planner.days"), _days(spreads), "days", where=middle))
     share = (
         right.slider(

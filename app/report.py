@@ -16,8 +16,6 @@ from nba.experiments import decision, guardrails, srm
 from nba.experiments.judged import EVERY, PLANNED, READING
 from nba.plots import readings
 
-MONEY = ("margin", "revenue", "cost", "reward", "basket")
-RATES = ("unsubscribes", "opt_outs")
 LEAST = 0.001  # below it a p-value is told as smaller than it
 # What an interval is valid for, to the term that explains it.
 BASIS = {READING: "interval", EVERY: "sequence", PLANNED: "planned"}
@@ -35,9 +33,10 @@ th:first-child,td:first-child,th.text,td.text{text-align:left}
 """
 
 
-def unit_of(metric: str, currency: str) -> str:
-    """Give the unit of a metric: money, a fraction, or nothing for a number of things."""
-    return currency if metric in MONEY else parts.RATE if metric in RATES else ""
+def unit_of(reader: Reader, metric: str, experiment: str) -> str:
+    """Give the unit of a metric by its declaration: the currency, "%", or nothing for a number of things."""
+    declared = reader.metric(metric, experiment)
+    return {"money": reader.currency, "fraction": parts.RATE}.get(declared.unit if declared else "", "")
 
 
 def valid(row: Mapping[str, Any]) -> str:
@@ -115,19 +114,22 @@ def build(reader: Reader, experiment: str) -> str:
 
 def _metric(reader: Reader, rows: pa.Table, experiment: str, *, script: bool) -> list[str]:
     (metric,) = set(rows["metric"].to_pylist())
-    unit = unit_of(metric, reader.currency)
+    unit = unit_of(reader, metric, experiment)
     judged = reader.judged(where(rows, segment="all"), experiment)
     out = [f"<h2>{_safe(label('metric', metric))}</h2>"]
-    out.append(_figure(plots.effects(leading(judged), unit), script=script))
+    out.append(_figure(plots.effects(leading(judged), unit, order=reader.arms), script=script))
     out += [_note(text) for text in bases(judged, reader, experiment)]
     is_single = set(judged["basis"].to_pylist()) == {READING}
-    out.append(_table(judged.to_pylist(), _COLUMNS if is_single else _JUDGED, "judged", unit))
+    # Only money is summed over customers; a ratio has no total either.
+    is_money = unit == reader.currency
+    columns = [n for n in (_COLUMNS if is_single else _JUDGED) if is_money or "total" not in n]
+    out.append(_table(judged.to_pylist(), columns, "judged", unit))
     looks = reader.table("looks") if reader.has("looks") else None
     if looks is not None:
         looks = where(looks, experiment_id=experiment, metric=metric)
         if looks.num_rows:
             out.append(_note(band_note(reader, experiment, metric)))
-            out.append(_figure(readings.sequence(looks, unit), script=False))
+            out.append(_figure(readings.sequence(looks, unit, reader.arms), script=False))
     parted = rows.filter(pc.not_equal(rows["segment"], "all"))
     if parted.num_rows:
         out += [f"<h3>{_safe(say('experiments.segments'))}</h3>", _note(say("experiments.segments_note"))]
@@ -149,7 +151,7 @@ def _guardrails(reader: Reader, experiment: str) -> list[str]:
             for row in found
             if row["metric"] == metric
         ]
-        out.append(_table(rows, _GUARDS, "guardrails", unit_of(metric, reader.currency)))
+        out.append(_table(rows, _GUARDS, "guardrails", unit_of(reader, metric, experiment)))
     return out
 
 
@@ -228,20 +230,25 @@ def _note(text: str) -> str:
 
 
 _MEANS = ("arm", "control", "n", "n_control", "mean", "mean_control", "effect")
-_COLUMNS = (*_MEANS, "lower", "upper", "relative_effect", "p_value", "reason")
+_RELATIVE = ("relative_effect", "relative_lower", "relative_upper")
+_COLUMNS = (*_MEANS, "lower", "upper", *_RELATIVE, "total", "total_lower", "total_upper", "p_value", "reason")
+_TOTAL = ("relative_effect", "total", "judged_total_lower", "judged_total_upper")
+_WHERE_KNOWN = ("reason", *_COLUMNS[7:13], *_TOTAL)
 # What the verdict goes by has no p-value of a single reading.
-_JUDGED = (*_MEANS[:-1], "judged_effect", "judged_lower", "judged_upper", "relative_effect", "reason")
+_JUDGED = (*_MEANS[:-1], "judged_effect", "judged_lower", "judged_upper", *_TOTAL, "reason")
 _SEGMENTS = ("segment", *_MEANS, "lower", "upper", "p_corrected", "p_heterogeneity")
 _GUARDS = ("metric", "arm", "standing", "limit", "effect", "always_lower", "always_upper", "days")
 _MEASURED = (
     *("mean", "mean_control", "effect", "lower", "upper", "always_lower", "always_upper", "limit"),
     *("judged_effect", "judged_lower", "judged_upper"),
+    *("total", "total_lower", "total_upper", "judged_total_lower", "judged_total_upper"),
 )
 _TEXTS = ("arm", "control", "reason", "segment", "metric", "standing")
 
 
 def _table(rows: Sequence[dict[str, Any]], names: Sequence[str], table: str, unit: str) -> str:
-    names = [name for name in names if name != "reason" or any(row[name] for row in rows)]
+    # What no row has is left out: reasons, totals of ratios.
+    names = [n for n in names if n not in _WHERE_KNOWN or any(row[n] not in (None, "") for row in rows)]
     shape = {name: " class=text" if name in _TEXTS else "" for name in names}
     head = "".join(f"<th{shape[name]}>{_safe(_title(name, table, unit))}</th>" for name in names)
     cells = (
@@ -265,7 +272,7 @@ def _cell(name: str, value: Any, unit: str) -> str:
         return conditions(value) if name == "segment" else told(value)
     if name in parts.P_VALUES:
         return chance(value, 0.001)
-    if name == "relative_effect":
+    if name in _RELATIVE:
         return percent(value, signed=True)
     if name in parts.DIFFERENCES and unit == parts.RATE:
         return difference(value)  # "points" stands in the title

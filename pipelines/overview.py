@@ -263,10 +263,14 @@ def _why_unknown(row: dict[str, Any], pair: dict[str, Any], control: str) -> str
 def _effects(history: History, config: settings.Settings, at: datetime) -> dict[str, pa.Table]:  # noqa: ARG001
     if not history.has("effects"):
         return {}
+    known = {one.experiment_id: one for one in (config.experiment, *config.experiments)}
     rows = tables.EFFECTS.conform(history.table("effects")).to_pylist()
     for row in rows:
+        # What settings no longer declare is known by its name alone.
+        metric = known.get(row["experiment_id"], config.experiment).measured(row["metric"])
+        adds_up = metric is not None and metric.adds_up
         for name, part in _TOTALS.items():
-            row[name] = None if row[part] is None else row[part] * row["n"]
+            row[name] = row[part] * row["n"] if adds_up and row[part] is not None else None
     return {"summary_effects": tables.SUMMARY_EFFECTS.build(rows)}
 
 

@@ -113,8 +113,11 @@ def spreads(snapshot: Snapshot, config: settings.Settings) -> list[dict[str, obj
         variables = cube.variables_of(made)
         sums = cube.Sums.of(_values(people, variables), np.zeros(people.num_rows, dtype=np.int64), 1)
         for metric, columns in zip(experiment.metrics, made):
+            found = planning.spread(sums, columns, variables)
+            if not np.isfinite([found.mean, found.sd, found.sd_adjusted]).all():
+                continue  # a ratio over nothing, as one per order where nobody ordered
             named = {"experiment_id": experiment.experiment_id, "metric": metric.name, "days": days}
-            rows.append(named | planning.spread(sums, columns, variables)._asdict())
+            rows.append(named | found._asdict())
     return rows
 
 

@@ -142,10 +142,19 @@ def test_effects_show_the_interval_and_its_side_of_zero() -> None:
     (point,) = plots.effects(effects(), "EUR").data
     assert (point.x[0], point.y[0]) == (2.0, "policy")
     assert (point.error_x.array[0], point.error_x.arrayminus[0]) == (2.0, 1.0)
-    assert point.marker.color == point.error_x.color == plots.style.BLUE
-    assert plots.effects(effects(lower=-1.0)).data[0].marker.color == plots.style.GREY
-    assert plots.effects(effects(effect=-2.0, lower=-3.0, upper=-1.0)).data[0].marker.color == plots.style.RED
+    assert point.marker.color == point.error_x.color == plots.style.ARMS[0]
+    assert point.marker.symbol == "circle"
+    assert plots.effects(effects(lower=-1.0)).data[0].marker.symbol == "circle-open"
+    assert plots.effects(effects(effect=-2.0, lower=-3.0, upper=-1.0)).data[0].marker.symbol == "circle"
     assert "EUR" in plots.effects(effects(), "EUR").layout.xaxis.title.text
+
+
+def test_an_arm_has_one_colour_in_every_figure_and_none_of_a_channel() -> None:
+    order = ["random", "policy"]
+    (point,) = plots.effects(effects(), "EUR", order=order).data
+    (trace,) = plots.value_over_batches(VALUE, "EUR", order).data
+    assert point.marker.color == trace.line.color == plots.style.ARMS[1]
+    assert not {*plots.style.ARMS} & {*plots.style.CHANNEL.values()}
 
 
 def test_effects_of_one_metric_and_of_segments() -> None:

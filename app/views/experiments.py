@@ -11,7 +11,7 @@ import streamlit as st
 from app import parts, planner, report
 from app.data import Reader, leading, where
 from app.messages import knows, label, number, percent, plain, points, say, told
-from app.report import BASIS, RATES, band_note, bases, sentence_case, standing, valid
+from app.report import BASIS, band_note, bases, sentence_case, standing, valid
 from nba import plots, tables
 from nba.experiments import guardrails
 from nba.experiments.decision import EARLY
@@ -38,16 +38,20 @@ def draw(reader: Reader) -> None:
         return
     shown = reader.table("summary_effects")
     names = list(dict.fromkeys(shown["experiment_id"].to_pylist()))
-    _listed(reader)
+    with parts.section():
+        _listed(reader)
     experiment = parts.choose(say("experiments.one"), names, "experiment")
     shown = where(shown, experiment_id=experiment)
-    _verdicts(reader, experiment)
+    with parts.section():
+        _verdicts(reader, experiment)
     metrics = list(dict.fromkeys(shown["metric"].to_pylist()))
     metric = parts.choose(say("metric"), metrics, "metric", "metric_short")
     st.caption(label("metric", metric))
-    _metric(reader, shown, experiment, metric)
-    _guardrails(reader, experiment)
-    _sizes(reader, experiment)
+    with parts.section():
+        _metric(reader, shown, experiment, metric)
+    for part in (_guardrails, _sizes):
+        with parts.section():
+            part(reader, experiment)
     with st.expander(say("experiments.how")):
         for text in dict.fromkeys(
             f"{sentence_case(told(row['estimand']))}. {sentence_case(told(row['method']))}."
@@ -67,7 +71,8 @@ def _listed(reader: Reader) -> None:
     ]
     shown, contract = _with_effects(shown, reader)
     shown, contract = _with_state(shown, contract, reader)
-    units = {_unit(metric, reader) for metric in shown["metric"].to_pylist()}
+    known = [row for row in shown.to_pylist() if row["metric"]]
+    units = {_unit(row["metric"], reader, row["experiment_id"]) for row in known}
     unit = units.pop() if len(units) == 1 else ""
     parts.table(shown, columns, contract, reader.currency, "readouts", unit)
 
@@ -140,7 +145,7 @@ def _verdicts(reader: Reader, experiment: str) -> None:
 
 
 def _metric(reader: Reader, shown: pa.Table, experiment: str, metric: str) -> None:
-    unit = _unit(metric, reader)
+    unit = _unit(metric, reader, experiment)
     whole = _in_order(where(shown, metric=metric, segment="all"), reader)
     controls = sorted(set(whole["control"].to_pylist()))
     st.subheader(say("experiments.effects", control=plain(", ".join(controls))), help=say("term.holdout"))
@@ -148,7 +153,7 @@ def _metric(reader: Reader, shown: pa.Table, experiment: str, metric: str) -> No
     told_first = leading(judged)
     for row in told_first.to_pylist():
         st.markdown(sentence(row, unit), help=say(f"term.{BASIS[row['basis']]}"))
-    parts.figure(plots.effects(told_first, unit), "effects", say("alt.effects"))
+    parts.figure(plots.effects(told_first, unit, order=reader.arms), "effects", say("alt.effects"))
     for text in bases(judged, reader, experiment):
         st.caption(text)
     if any("CUPED" in row["method"] for row in whole.to_pylist()):
@@ -156,21 +161,27 @@ def _metric(reader: Reader, shown: pa.Table, experiment: str, metric: str) -> No
     is_single = set(judged["basis"].to_pylist()) == {READING}
     prefix = "" if is_single else "judged_"
     columns = ["arm", *(COLUMNS if is_single else [*JUDGED, "relative_effect"])]
-    if unit == reader.currency:
+    if unit == reader.currency and judged["total"].null_count < judged.num_rows:  # a ratio has none
         columns += ["total", f"{prefix}total_lower", f"{prefix}total_upper"]
     columns += ["p_value", *MEANS] if is_single else MEANS
     parts.table(judged, columns, tables.JUDGED, reader.currency, f"effects_{metric}", unit)
-    if reader.has("looks"):
-        looks = where(reader.table("looks"), experiment_id=experiment, metric=metric)
-        if looks.num_rows:
-            st.subheader(say("experiments.sequence"), help=say("term.sequence"))
-            st.caption(band_note(reader, experiment, metric))
-            parts.figure(readings.sequence(looks, unit), "sequence", say("alt.sequence"))
+    with parts.section():
+        _sequence(reader, experiment, metric, unit)
     _segments(where(shown, metric=metric), reader, metric, unit)
 
 
-def _unit(metric: str, reader: Reader) -> str:
-    return report.unit_of(metric, reader.currency)
+def _sequence(reader: Reader, experiment: str, metric: str, unit: str) -> None:
+    if not reader.has("looks"):
+        return
+    looks = where(reader.table("looks"), experiment_id=experiment, metric=metric)
+    if looks.num_rows:
+        st.subheader(say("experiments.sequence"), help=say("term.sequence"))
+        st.caption(band_note(reader, experiment, metric))
+        parts.figure(readings.sequence(looks, unit, reader.arms), "sequence", say("alt.sequence"))
+
+
+def _unit(metric: str, reader: Reader, experiment: str) -> str:
+    return report.unit_of(reader, metric, experiment)
 
 
 def _in_order(shown: pa.Table, reader: Reader) -> pa.Table:
@@ -184,12 +195,12 @@ def sentence(row: dict[str, Any], unit: str) -> str:
     """Say one effect in a sentence."""
     words: dict[str, str] = {name: plain(row[name]) for name in ("arm", "control")}
     words |= {name: number(row[name]) for name in ("n", "n_control")}
-    unit = "" if unit == parts.RATE else unit
+    is_rate, unit = unit == parts.RATE, "" if unit == parts.RATE else unit
     if row["effect"] is None or row["lower"] is None:
         return say("experiments.unknown", reason=plain(told(row["reason"])), **words)
 
     def write(name: str, *, signed: bool = True) -> str:
-        value, is_rate = row[name], row["metric"] in RATES
+        value = row[name]
         if is_rate and signed:
             return points(value, signed=True)
         return percent(value, digits=2) if is_rate else number(value, unit, signed=signed)
@@ -222,7 +233,7 @@ def _segments(shown: pa.Table, reader: Reader, metric: str, unit: str) -> None:
     first = [arm for arm in arms if arm == reader.headline_arm]
     arm = parts.choose(say("arm"), [*first, *(a for a in arms if a not in first)], "segment_arm")
     parts_only = where(parts_only, arm=arm)
-    parts.figure(plots.effects(parts_only, unit), "segments", say("alt.effects"))
+    parts.figure(plots.effects(parts_only, unit, order=reader.arms), "segments", say("alt.effects"))
     columns = ["segment", *COLUMNS, "p_corrected", "p_heterogeneity", "p_value", *MEANS, "arm"]
     parts.table(parts_only, columns, tables.SUMMARY_EFFECTS, reader.currency, f"segments_{metric}", unit)
 
@@ -240,7 +251,7 @@ def _guardrails(reader: Reader, experiment: str) -> None:
     shown = guardrails.standing(declared, reader.table("looks"))
     if not shown.num_rows:
         return
-    units = {_unit(guard.name, reader) for guard in guards}
+    units = {_unit(guard.name, reader, declared.experiment_id) for guard in guards}
     unit = units.pop() if len(units) == 1 else ""
     st.caption(say("experiments.guardrails_note"))
     columns = ["metric", "arm", "standing", "limit", "effect", *ALWAYS, "days"]
@@ -254,8 +265,8 @@ def guards_in_words(reader: Reader, declared: Experiment) -> list[str]:
     for guard in declared.metrics:
         if guard.role != "guardrail":
             continue
-        unit = _unit(guard.name, reader)
-        margin = points(guard.margin) if guard.name in RATES else number(guard.margin, unit)
+        unit = _unit(guard.name, reader, declared.experiment_id)
+        margin = points(guard.margin) if unit == parts.RATE else number(guard.margin, unit)
         key = "ratio" if guard.denominator else "planned" if declared.ends_at else "open"
         words = {"metric": _named(guard.name), "margin": margin, "days": days}
         out.append(say(f"experiments.guardrail.{key}", **words))

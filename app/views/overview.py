@@ -12,7 +12,6 @@ from app.report import BASIS, valid
 from nba import plots, tables
 from nba.plots import policies
 
-METRIC = "margin"
 HALF = 455  # pixels of each half of the top
 SHOWN = 6  # alerts that are shown at once
 _ICON = {"error": ":material/error:", "warning": ":material/warning:", "info": ":material/info:"}
@@ -40,18 +39,19 @@ def draw(reader: Reader) -> None:
         return
     # Beside each other where there is room, else one below the other.
     with st.container(horizontal=True, gap="medium"):
-        with st.container(width=HALF):
+        with st.container(width=HALF), parts.section():
             _headline(reader)
-        with st.container(width=HALF):
+        with st.container(width=HALF), parts.section():
             _alerts(reader)
-    _counts(reader)
+    with parts.section():
+        _counts(reader)
     st.subheader(say("overview.value"), help=say("term.incremental"))
     batches = reader.table("summary_batches")
-    parts.figure(plots.value_over_batches(batches, reader.currency), "value", say("alt.value"))
+    parts.figure(plots.value_over_batches(batches, reader.currency, reader.arms), "value", say("alt.value"))
     st.caption(say("overview.value_note"))
-    _limits(reader)
-    _sent(reader)
-    _to_whom(reader)
+    for part in (_limits, _sent, _to_whom):
+        with parts.section():
+            part(reader)
 
 
 def _headline(reader: Reader) -> None:
@@ -60,8 +60,13 @@ def _headline(reader: Reader) -> None:
         command = reader.command("effects")
         st.info(say("overview.no_effects", command=command), icon=":material/hourglass_empty:")
         return
-    experiment = reader.config.experiment.experiment_id
-    found = reader.rows("summary_effects", experiment_id=experiment, metric=METRIC, arm=arm, segment="all")
+    experiment, metric = reader.config.experiment.experiment_id, reader.config.experiment.headline
+    if metric is None:
+        st.info(say("overview.no_money"), icon=":material/info:")
+        return
+    found = reader.rows(
+        "summary_effects", experiment_id=experiment, metric=metric.name, arm=arm, segment="all"
+    )
     if not found or found[0]["effect"] is None:
         reason = told(found[0]["reason"]) if found else say("unknown")
         text = say("overview.unknown", arm=plain(arm), reason=plain(reason))
@@ -82,6 +87,8 @@ def _headline(reader: Reader) -> None:
         st.markdown(say(key, **words))
         if row["lower"] is not None and row["lower"] <= 0 <= row["upper"]:
             st.markdown(say("overview.unclear"))
+        if metric.numerator != "margin":  # a value that is not what was earned says of what it is
+            st.caption(label("metric", metric.numerator))
         st.caption(_maturity(reader), help=say("term.matured"))
 
 

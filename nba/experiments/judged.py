@@ -67,7 +67,8 @@ def _at(row: Mapping[str, Any], look: Mapping[str, Any] | None, verdict: Mapping
     # Between looks nothing is judged: the newest look's own effect stands beside its interval.
     if look is None:
         return {"basis": PLANNED, "reason": row["reason"] or WAITING}
-    is_now = look["looked_at"] == verdict["matured_at"]
+    # Ratios and quantiles have no total.
+    is_now = look["looked_at"] == verdict["matured_at"] and row["total"] is not None
     totals = {f"judged_total_{end}": look[end] * row["n"] if is_now else None for end in ("lower", "upper")}
     return totals | {
         "basis": PLANNED, "judged_at": look["looked_at"], "judged_effect": look["effect"],

@@ -139,13 +139,16 @@ def uplift_deciles(table: pa.Table) -> go.Figure:
     return style.zero_line(figure.update_yaxes(tickformat=".1%"), "h")
 
 
-def effects(table: pa.Table, currency: str = "", metric: str | None = None) -> go.Figure:
+def effects(
+    table: pa.Table, currency: str = "", metric: str | None = None, order: Sequence[str] = ()
+) -> go.Figure:
     """Draw each arm's effect against its control with its interval; left of zero is a loss.
 
     Args:
         table: Columns of the `effects` table; rows whose effect is unknown are left out.
         currency: Unit of money metrics; "%" for metrics that are fractions.
         metric: Draw this metric only; all rows if left out (they must share a unit then).
+        order: Arms of all figures, for their colours.
     """
     names = ("metric", "arm", "segment", "control", "n", "n_control", "effect", "lower", "upper", "level")
     data = style.columns(table, "effects", names)
@@ -157,15 +160,17 @@ def effects(table: pa.Table, currency: str = "", metric: str | None = None) -> g
         return style.empty(figure)
     whole = all(data["segment"][keep] == "all")
     form = style.difference(currency)
+    of_arm = style.arms(data["arm"][keep], order)
     for i in np.flatnonzero(keep)[::-1]:
         name = data["arm"][i] if whole else f"{data['arm'][i]} · {data['segment'][i]}"
         middle, low, high = (data[part][i : i + 1] for part in ("effect", "lower", "upper"))
-        colour = style.sign_colour(low[0], high[0])
+        colour = of_arm[data["arm"][i]]
+        is_clear = low[0] > 0 or high[0] < 0  # filled where the interval leaves zero
         figure.add_scatter(
             x=middle,
             y=[name],
             mode="markers",
-            marker={"color": colour, "size": 13},
+            marker={"color": colour, "size": 13, "symbol": "circle" if is_clear else "circle-open"},
             error_x={**style.whiskers(middle, low, high), "thickness": 2.5, "width": 8, "color": colour},
             customdata=[
                 [low[0], high[0], data["n"][i], data["n_control"][i], data["control"][i], data["level"][i]]
@@ -212,13 +217,14 @@ def mix(table: pa.Table, by: str = "channel", order: Sequence[str] = ()) -> go.F
     return style.time_axis(figure, moments).update_layout(barmode="stack", hovermode="x unified")
 
 
-def value_over_batches(table: pa.Table, currency: str = "") -> go.Figure:
+def value_over_batches(table: pa.Table, currency: str = "", order: Sequence[str] = ()) -> go.Figure:
     """Draw each arm's value per customer against the holdout, batch by batch, with intervals.
 
     Args:
         table: Columns decided_at, arm, effect, lower, upper (money per customer), n, is_matured (whether
             every reward window of the batch has closed); batches that are not are left out.
         currency: Unit of the value.
+        order: Arms of all figures, for their colours.
     """
     names = ("decided_at", "arm", "effect", "lower", "upper", "n", "is_matured")
     data = style.columns(table, "value_over_batches", names)
@@ -227,7 +233,7 @@ def value_over_batches(table: pa.Table, currency: str = "") -> go.Figure:
     if not keep.any():
         return style.empty(figure)
     arms = sorted(set(data["arm"][keep]))
-    colour = style.colours(arms)
+    colour = style.arms(arms, order)
     spacing = style.spacing(data["decided_at"][keep])
     for i, arm in enumerate(arms):
         rows = np.flatnonzero(keep & (data["arm"] == arm))

@@ -1,6 +1,6 @@
 """Figures of experiments: what every look saw, and what a plan can see."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import plotly.graph_objects as go
@@ -9,12 +9,13 @@ import pyarrow as pa
 from nba.plots import style
 
 
-def sequence(table: pa.Table, currency: str = "") -> go.Figure:
+def sequence(table: pa.Table, currency: str = "", order: Sequence[str] = ()) -> go.Figure:
     """Draw what each look of an experiment saw, with intervals that hold at all looks together.
 
     Args:
         table: Columns arm, looked_at, effect, lower, upper of the `looks` table, of one metric.
         currency: Unit of the metric where it is money; "%" where it is a fraction.
+        order: Arms of all figures, for their colours; the first drawn has its band filled, others edges.
     """
     form = style.difference(currency)
     data = style.columns(table, "looks", ("arm", "looked_at", "effect", "lower", "upper"))
@@ -22,8 +23,9 @@ def sequence(table: pa.Table, currency: str = "") -> go.Figure:
     known = ~np.isnan(data["effect"])
     if not known.any():
         return style.empty(figure)
-    arms = sorted(set(data["arm"][known]))
-    colour = style.colours(arms)
+    found = set(data["arm"][known])
+    arms = [arm for arm in order if arm in found] + sorted(found - set(order))
+    colour = style.arms(arms, order)
     for arm in arms:
         rows = np.flatnonzero(known & (data["arm"] == arm))
         rows = rows[np.argsort(data["looked_at"][rows])]
@@ -32,9 +34,10 @@ def sequence(table: pa.Table, currency: str = "") -> go.Figure:
             x=np.concatenate([at, at[::-1]]),
             y=np.concatenate([high, low[::-1]]),
             mode="lines",
-            fill="toself",
+            # Bands filled one over another cannot be told apart.
+            fill="toself" if arm == arms[0] else "none",
             fillcolor=_faint(colour[arm]),
-            line={"width": 0},
+            line={"width": 0} if arm == arms[0] else {"width": 1, "dash": "dot", "color": colour[arm]},
             hoverinfo="skip",
             showlegend=False,
             legendgroup=arm,

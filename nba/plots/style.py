@@ -29,6 +29,8 @@ CHANNEL: Mapping[str, str] = MappingProxyType(
 )
 FIRST = (BLUE, ORANGE, GREEN, PINK, SKY, RED)
 WHEEL = (*FIRST, "#7570B3", "#A6761D", YELLOW, "#66A61E", "#1B9E9E", "#B2475D")
+# Of arms, none of them a channel's.
+ARMS = ("#7570B3", "#A6761D", "#1B9E9E", "#B2475D", "#66A61E", "#4D4D4D")
 MAX_TICKS = 16
 RING = "#D55E00"  # of what stands out, on light and dark
 PATTERN = ("", "/", "\\", "x", ".", "+", "-", "|")
@@ -63,6 +65,22 @@ def colours(names: Iterable[str]) -> dict[str, str]:
         free = next((tier for tier in tiers if tier), list(WHEEL))
         out[name] = free.pop(zlib.crc32(name.encode()) % len(free))
     return {name: CHANNEL.get(name) or out[name] for name in distinct}
+
+
+def arms(names: Iterable[str], order: Sequence[str] = ()) -> dict[str, str]:
+    """Give each arm its colour, which no channel has.
+
+    Args:
+        names: Arms to draw.
+        order: All arms that any figure may draw; with it an arm has one colour in all of them.
+
+    Example:
+        >>> arms(["random"], ["policy", "random"])
+        {'random': '#A6761D'}
+    """
+    distinct = set(names)
+    known = [*dict.fromkeys(order), *sorted(distinct - set(order))]
+    return {name: ARMS[i % len(ARMS)] for i, name in enumerate(known) if name in distinct}
 
 
 def columns(table: pa.Table, what: str, names: Sequence[str]) -> dict[str, NDArray[Any]]:
@@ -140,11 +158,6 @@ def zero_line(figure: go.Figure, way: str) -> go.Figure:
     """Draw a line at no effect."""
     line = {"line": {"color": GREY, "width": 1.5, "dash": "dash"}}
     return figure.add_hline(y=0, **line) if way == "h" else figure.add_vline(x=0, **line)
-
-
-def sign_colour(lower: float, upper: float) -> str:
-    """Colour an interval by the side of zero on which it lies."""
-    return BLUE if lower > 0 else RED if upper < 0 else GREY
 
 
 def spacing(moments: NDArray[Any]) -> float:

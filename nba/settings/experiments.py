@@ -14,6 +14,11 @@ MEASURES = (
 )
 
 
+# Measures in money, and those that a share of customers or contacts is made of.
+_MONEY = ("margin", "revenue", "cost")
+_PARTS = (("unsubscribes", None), ("unsubscribes", "contacts"), ("clicks", "contacts"), ("returns", "orders"))
+
+
 class Arm(Frozen):
     """One arm of the experiment and the policy that decides it.
 
@@ -59,6 +64,23 @@ class Measured(Frozen):
     is_adjusted: bool = True
     cap: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
     quantile: Annotated[float, Field(gt=0, lt=1)] | None = None
+
+    @property
+    def unit(self) -> str:
+        """Unit of its means and effects: money, a fraction, or a number of things.
+
+        Example:
+            >>> Measured(name="basket", numerator="revenue", denominator="orders").unit
+            'money'
+        """
+        if self.numerator in _MONEY:
+            return "fraction" if self.denominator in _MONEY else "money"
+        return "fraction" if (self.numerator, self.denominator) in _PARTS else "number"
+
+    @property
+    def adds_up(self) -> bool:
+        """Whether its effect times the customers is a total: that of a ratio or a quantile is not."""
+        return self.denominator is None and self.quantile is None
 
     @model_validator(mode="after")
     def _counts_something_known(self) -> "Measured":
@@ -136,6 +158,17 @@ class Experiment(Frozen):
     look_days: int = Field(default=7, ge=1)
     segments: tuple[str, ...] = ()
     correction: Literal["holm", "bh"] = "holm"
+
+    def measured(self, name: str) -> Measured | None:
+        """Give the declaration of a metric; a measure that is not declared stands for itself."""
+        known = next((metric for metric in self.metrics if metric.name == name), None)
+        return known or (Measured(name=name, numerator=name) if name in MEASURES else None)
+
+    @property
+    def headline(self) -> Measured | None:
+        """The metric told in money, in total: the primary one where it can be, else the first that can."""
+        able = [metric for metric in self.metrics if metric.unit == "money" and metric.adds_up]
+        return next((metric for metric in able if metric.role == "primary"), able[0] if able else None)
 
     @model_validator(mode="after")
     def _arms_make_a_whole(self) -> "Experiment":

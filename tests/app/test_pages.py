@@ -7,6 +7,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import streamlit as st
 from streamlit.testing.v1 import AppTest
@@ -747,6 +748,53 @@ def test_uneven_arms_raise_an_alert(show, fresh, words) -> None:
     made = report.build(data.read(root), "policy")
     assert "<p class=alarm>Trust no effect of this experiment" in made
     assert "(p = &lt; 0.001, valid at every look)" in made
+
+
+def test_units_and_headline_come_from_the_declaration_not_the_name(show, fresh, words) -> None:
+    root = fresh()
+    names = {"margin": "earned", "orders": "basket", "unsubscribes": "left"}
+    metrics = (
+        '{ name = "earned", numerator = "margin", role = "primary" }',
+        '{ name = "basket", numerator = "revenue", denominator = "orders" }',
+        '{ name = "left", numerator = "unsubscribes" }',
+    )
+    text = (root / "nba.toml").read_text(encoding="utf-8")
+    (root / "nba.toml").write_text(f"{text}metrics = [{', '.join(metrics)}]\n", encoding="utf-8")
+    history = History.read(root)
+    found = [row | {"metric": names[row["metric"]]} for row in history.table("effects").to_pylist()]
+    history.commit(replace={"effects": tables.EFFECTS.build(found)})
+    overview.overview(root, START + timedelta(weeks=4))
+    assert next(m.value for m in show(root).metric if "value of policy" in m.label) == "+600.00 EUR"
+    app = show(root, "experiments", metric="basket")
+    assert "a difference of **+0.12 EUR**" in words(app) or "a difference of **+0.13 EUR**" in words(app)
+    assert not any("total" in frame.value.columns for frame in app.dataframe)
+    assert "points**" in words(show(root, "experiments", metric="left"))
+    made = report.build(data.read(root), "policy")
+    assert made.count("Over all customers (EUR)") == 1  # of the money that adds up
+    assert "<td>600.00</td>" in made
+
+
+def test_a_damaged_side_table_leaves_the_rest_of_the_page(show, fresh, words) -> None:
+    root = fresh()
+    history = History.read(root)
+    for name, page, sign in (
+        ("looks", "experiments", "Ship it"),
+        ("summary_alerts", "overview", "Contacts decided"),
+    ):
+        for path in history.paths(name):
+            Path(path).write_bytes(b"no parquet")
+        app = show(root, page)
+        assert app.error
+        assert sign in words(app)
+        assert app.dataframe
+
+
+def test_a_summary_that_lost_a_column_says_so(show, fresh, words) -> None:
+    root = fresh()
+    history = History.read(root)
+    (path,) = history.paths("summary_numbers")
+    pq.write_table(pq.read_table(path).drop_columns(["value"]), path)
+    assert "summary\\_numbers lacks" in words(show(root))
 
 
 def test_several_experiments_are_chosen_one_at_a_time(show, fresh) -> None:

@@ -155,6 +155,26 @@ def test_totals_scale_the_effect_and_leave_unknown_unknown(root: Path) -> None:
     assert (b["total"], b["total_lower"]) == (None, None)
 
 
+def test_a_ratio_and_a_quantile_have_no_total(root: Path) -> None:
+    metrics = (
+        '{ name = "earned", numerator = "margin", role = "primary" }',
+        '{ name = "basket", numerator = "revenue", denominator = "orders" }',
+        '{ name = "most", numerator = "revenue", quantile = 0.9 }',
+    )
+    (root / "nba.toml").write_text(
+        f"{TOML}[experiment]\nmetrics = [{', '.join(metrics)}]\n", encoding="utf-8"
+    )
+    row = {"experiment_id": "policy", "arm": "policy", "segment": "all", "control": "holdout", "n": 10,
+           "n_control": 5, "level": 0.95, "method": "m", "estimand": "e", "reason": "", "effect": 2.0,
+           "lower": 1.0, "upper": 3.0}  # fmt: skip
+    rows = [row | {"metric": name} for name in ("earned", "basket", "most")]
+    History.read(root).commit(replace={"effects": tables.EFFECTS.build(rows)})
+    overview(root, START)
+    found = {r["metric"]: r for r in History.read(root).table("summary_effects").to_pylist()}
+    assert {name: found[name]["total"] for name in found} == {"earned": 20.0, "basket": None, "most": None}
+    assert found["basket"]["total_upper"] is None
+
+
 def test_clv_bins_hold_every_known_customer_and_all_value(root: Path) -> None:
     rng = np.random.default_rng(3)
     value = rng.gamma(0.5, 50.0, 500)
