@@ -26,6 +26,7 @@ from sklearn.model_selection import StratifiedKFold
 from benchmarks.record import Row, peer_python, row
 from nba import metrics, targeting
 from nba.catalog import Action, Catalog, Treatment
+from nba.models import balance
 from nba.models.ensemble import UpliftEnsemble
 from nba.models.inputs import Coding
 from nba.models.report import deciles, effects
@@ -350,12 +351,25 @@ def served() -> list[Row]:
             found = scorer.scores(_examples(new, np.arange(len(new.y))))
             held = np.abs(found.uplift[:, 1:] - new.effect) <= 1.645 * found.uplift_se[:, 1:]
             single.setdefault(f"{n_rows} rows a customer", []).append(float(held.mean()))
+    picked, leaning = list[bool](), list[float]()
+    for seed in range(SERVED_WORLDS):
+        drawn = confounded(4000 + seed, SERVED_N)
+        examples = _examples(drawn.trial, drawn.customer)
+        scorer, learnt = Scorer._fit(examples, SERVED, Models(), seed)
+        picked += _groups_held(learnt, drawn)
+        found = scorer.scores(examples)
+        leaning.append(float((np.abs(found.uplift) <= 1.645 * found.uplift_se)[:, 1:].mean()))
     said = f"trials of {SERVED_N:,} rows, {' or '.join(map(str, SERVED_ROWS))} a customer, three treatments"
     parts = "; ".join(f"{k} {np.mean(v):.3f}, {min(v):.2f} to {max(v):.2f}" for k, v in single.items())
     more = {"seeds": SERVED_WORLDS * len(SERVED_ROWS)}
     return [
         row("uplift.coverage90_served", np.mean(groups), "", (0.87, 0.93), "in", n=len(groups), **more,
             conditions=f"intervals of deciles of predicted effect and of treatments; {said}"),
+        row("uplift.coverage90_served_policy", np.mean(picked), "", (0.87, 0.93), "in", n=len(picked),
+            seeds=SERVED_WORLDS, conditions="the same intervals where a policy picked whom to treat by a"
+            " baseline of steps and waves, with known chances, and contact changes nothing;"
+            f" {SERVED_N:,} rows of as many customers; of single customers, {np.mean(leaning):.3f} within"
+            f" 1.645 uplift_se, {min(leaning):.2f} to {max(leaning):.2f} by world"),
         row("uplift.coverage90_served_customer", np.mean(list(single.values())), "", None, "in", n=2_000,
             **more, conditions=f"uplift of a new customer within 1.645 uplift_se of the truth; {said}; by"
             f" design, and from the least of the worlds to the most: {parts}"),
@@ -368,7 +382,8 @@ def _groups_held(learnt: Any, drawn: "Repeated") -> list[bool]:
     own = np.where(arm > 0, drawn.trial.chance[np.arange(len(arm)), arm] - drawn.trial.chance[:, 0], 0.0)
     coding = Coding.of(SERVED)
     out = []
-    for make in (lambda x: deciles(arm, x, customer, 0.9), lambda x: effects(coding, arm, x, customer, 0.9)):
+    of = customer, balance.weights(arm, drawn.trial.p[np.arange(len(arm)), arm]), 0.9
+    for make in (lambda x: deciles(arm, x, *of), lambda x: effects(coding, arm, x, *of)):
         truth = make(replace(learnt, residual=own)).to_pandas()
         told = make(learnt).to_pandas()
         true = truth["observed" if "observed" in truth else "effect"]
@@ -406,6 +421,19 @@ def repeated(seed: int, n: int, n_rows: int) -> Repeated:
     return Repeated(World(drawn.X[customer], y, arm, p, mean[customer]), customer)
 
 
+def confounded(seed: int, n: int) -> Repeated:
+    """Draw a log of a policy that picked by the baseline's steps and waves; contact changes nothing."""
+    rng = np.random.default_rng(seed)
+    X = rng.normal(size=(n, 6))
+    shape = 1.0 * (X[:, 0] * X[:, 1] > 0.3) + np.sin(2 * X[:, 2])
+    p = np.exp(np.column_stack([np.zeros(n), 0.7 * shape - 0.3, -0.7 * shape - 0.3, np.full(n, -0.3)]))
+    p /= p.sum(axis=1, keepdims=True)
+    chance = np.repeat(expit(-2.2 + 1.1 * shape)[:, None], 4, axis=1)
+    arm = (rng.random(n)[:, None] > np.cumsum(p, axis=1)).sum(axis=1)
+    y = (rng.random(n) < chance[:, 0]).astype(float)
+    return Repeated(World(X, y, arm, p, chance), np.arange(n))
+
+
 def _examples(drawn: World, customer: np.ndarray) -> pa.Table:
     # A trial as the table that a scorer is fitted on, a week between two rows of a customer.
     n = len(drawn.y)
@@ -415,6 +443,7 @@ def _examples(drawn: World, customer: np.ndarray) -> pa.Table:
         "customer_id": [f"c{i}" for i in customer],
         "as_of": pa.array(at.astype("datetime64[us]"), pa.timestamp("us", tz="UTC")),
         "treatment_id": [SERVED.treatment_ids[k] for k in drawn.arm],
+        "p_action": drawn.p[np.arange(n), drawn.arm],
         "is_response": drawn.y > 0,
         "reward": drawn.y * 10.0 - SERVED.cost[drawn.arm],
     }

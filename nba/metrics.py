@@ -344,6 +344,7 @@ def by_decile(
     bins: int = 10,
     customer: Whole | None = None,
     control: NDArray[np.bool_] | None = None,
+    weight: Array | None = None,
 ) -> pa.Table:
     """Compare predicted effects with unbiased scores of them, by rank of the prediction.
 
@@ -355,6 +356,7 @@ def by_decile(
         customer: Code of each row's customer, from 0, shape (n,); None where every row is another's.
         control: Rows without contact, shape (n,), whose mean score in the bin is subtracted: what a baseline
             has missed there is no effect. None where scores need no control.
+        weight: Of each row in the means of a comparison with a control, above 0, shape (n,); 1 if None.
 
     Returns:
         Columns decile (1 is the highest), n (rows that are no control), predicted, observed, lower, upper;
@@ -368,11 +370,13 @@ def by_decile(
         if control is None:
             found, shown = stats.mean(observed[at], level, unit), at
         else:
-            found, shown = stats.contrast(observed[at], control[at], level, unit), at & ~control
+            counts = None if weight is None else weight[at]
+            found, shown = stats.contrast(observed[at], control[at], level, unit, counts), at & ~control
         if found.n < 2 or np.isnan(found.value):
             continue
         estimate = found.value, found.lower, found.upper
-        rows.append((decile + 1, int(shown.sum()), float(predicted[shown].mean()), *estimate))
+        mean = np.average(predicted[shown], weights=None if weight is None else weight[shown])
+        rows.append((decile + 1, int(shown.sum()), float(mean), *estimate))
     names = ("decile", "n", "predicted", "observed", "lower", "upper")
     types = (pa.int64(), pa.int64(), *(pa.float64(),) * 4)
     columns = list(zip(*rows)) if rows else [()] * len(names)

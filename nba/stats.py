@@ -114,7 +114,11 @@ def difference(treated: Array, control: Array, level: float = 0.95) -> Interval:
 
 
 def contrast(
-    values: Array, is_control: NDArray[np.bool_], level: float = 0.95, unit: NDArray[np.int64] | None = None
+    values: Array,
+    is_control: NDArray[np.bool_],
+    level: float = 0.95,
+    unit: NDArray[np.int64] | None = None,
+    weight: Array | None = None,
 ) -> Interval:
     """Estimate a mean less that of a control whose rows may be of the same units.
 
@@ -125,6 +129,8 @@ def contrast(
         unit: Code of the independent unit (customer) of each value, from 0, shape (n,): what its values on
             both sides add to the difference is summed before it is squared (Liang, Zeger 1986). None where
             every value is another unit's (Welch).
+        weight: Of each value, above 0, shape (n,), for weighted (self-normalised) means; None counts all
+            alike.
 
     Returns:
         The estimate; its n counts independent units.
@@ -137,16 +143,18 @@ def contrast(
         >>> same.value, same.se  # the units differ from each other as much on both sides
         (1.0, 0.0)
     """
-    if unit is None:
+    if unit is None and weight is None:
         return difference(values[~is_control], values[is_control], level)
+    unit = np.arange(len(values)) if unit is None else unit
+    weight = np.ones(len(values)) if weight is None else weight
     units = np.unique(unit[~is_control]), np.unique(unit[is_control])
     if min(len(side) for side in units) < 2:
         found = " and ".join(f"{len(side)} {name}" for side, name in zip(units, ("treated", "control")))
         return Interval.unknown(f"{found} units; an interval needs 2 of each", len(np.union1d(*units)))
-    means = np.array([values[~is_control].mean(), values[is_control].mean()])
-    sizes = np.array([np.count_nonzero(~is_control), np.count_nonzero(is_control)])
     side = is_control.astype(int)
-    apart, n = sums((1 - 2 * side) * (values - means[side]) / sizes[side], unit)
+    sizes = np.bincount(side, weight, minlength=2)
+    means = np.bincount(side, weight * values, minlength=2) / sizes
+    apart, n = sums((1 - 2 * side) * weight * (values - means[side]) / sizes[side], unit)
     se = float(np.sqrt(apart @ apart * n / (n - 1)))
     value, half = float(means[0] - means[1]), float(special.stdtrit(n - 1, (1 + level) / 2)) * se
     return Interval(value, se, value - half, value + half, n)

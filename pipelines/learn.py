@@ -34,7 +34,7 @@ _RESPONSES = """
     where d.decided_at < $at and d.policy_id <> 'outside'
 """
 _OPEN = """
-    select d.decision_id, d.customer_id, d.decided_at as as_of, d.treatment_id, d.p_action,
+    select d.decision_id, d.customer_id, d.decided_at as as_of, d.treatment_id, d.p_action, d.arm,
         o.delay is not null as is_response, 0.0 as reward, f.* exclude (customer_id, as_of)
     from decisions d join open_now o using (decision_id)
     join features f on f.customer_id = d.customer_id and f.as_of = d.decided_at

@@ -23,7 +23,7 @@ from pipelines.progress import Progress, silent
 
 # What was decided, what was known then, and what came of it.
 _EXAMPLES = """
-    select d.decision_id, d.customer_id, d.decided_at as as_of, d.treatment_id, d.p_action,
+    select d.decision_id, d.customer_id, d.decided_at as as_of, d.treatment_id, d.p_action, d.arm,
         o.is_response, o.is_click, o.reward, f.* exclude (customer_id, as_of)
     from decisions d
     join ({settled}) o using (decision_id)

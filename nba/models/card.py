@@ -6,6 +6,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from nba.models import immature
 from nba.models.compare import Comparison
 from nba.models.scorer import Scorer
 from nba.models.snapshots import Snapshots
@@ -44,11 +45,12 @@ def card(
         f"# Model {scorer.model_id}",
         "Chance of a response and the change of it by contact, for every treatment at once.",
         "## Data",
-        f"- {examples.num_rows:,} decisions with closed outcomes, {first:%Y-%m-%d} to {last:%Y-%m-%d}",
+        f"- {_decisions(examples)}, {first:%Y-%m-%d} to {last:%Y-%m-%d}",
         f"- {len(scorer.names)} features, {len(scorer.coding.treatment_ids)} treatments;"
         f" response rate {measured.get('base_rate', float('nan')):.4f}",
+        f"- {_weighed(measured)}",
         "",
-        *_head("treatment", "examples", "effect", "95% interval"),
+        *_head("treatment", "examples", "effect", "95% interval", "as served"),
         *(_effect(row) for row in scorer.report.tables["effects"].to_pylist()),
         "## Measures, on customers that the model had not seen",
         *_measures(measured),
@@ -62,7 +64,9 @@ def card(
         "## Limits",
         "- Effects are of deciding, delivered or not, on such customers, within the reward window.",
         "- A treatment with few examples borrows from its action and channel; its error says so.",
-        "- Rankings of rows that a policy chose describe; the off-policy estimate judges.",
+        "- The served effects are learnt without weights: where a policy picked customers by what the"
+        " baseline misses, they lean that way (as served against effect, above), which their error does not"
+        " know.",
         *(f"- {limit}" for limit in limits),
         "## Settings",
         "`" + "`, `".join(f"{key}={value}" for key, value in sorted(params.items())) + "`",
@@ -142,7 +146,33 @@ def auc_interval(measured: Mapping[str, float]) -> tuple[float, float] | None:
 
 def _effect(row: Mapping[str, Any]) -> str:
     interval = "unknown" if row["lower"] != row["lower"] else f"{row['lower']:.4f} to {row['upper']:.4f}"
-    return _row(row["treatment_id"], f"{row['n']:,}", _number(row["effect"]), interval)
+    served = _number(row["predicted"])
+    return _row(row["treatment_id"], f"{row['n']:,}", _number(row["effect"]), interval, served)
+
+
+def _decisions(examples: pa.Table) -> str:
+    closed = immature.closed(examples)
+    ids = examples["decision_id"].to_pylist() if "decision_id" in examples.column_names else []
+    # A completed decision may be two examples, the second of which has a longer id.
+    n_open = sum(not (shut or name.endswith("+")) for name, shut in zip(ids, closed))
+    more = f" and {n_open:,} whose window is open, completed, which judge nothing" if n_open else ""
+    return f"{int(closed.sum()):,} decisions with closed outcomes{more}"
+
+
+def _weighed(measured: Mapping[str, float]) -> str:
+    known, n, worth = (
+        measured.get(name, float("nan")) for name in ("p_action_known", "compared_n", "compared_effective")
+    )
+    if not known > 0:
+        return (
+            "No p_action is known: effects, deciles and Qini are not weighed, and false where a policy picked"
+            " whom to treat"
+        )
+    some = "" if known == 1 else f" (known for {known:.1%} of the decisions, the others left out)"
+    return (
+        f"Effects, deciles and Qini weigh decisions by 1 / p_action within their arm{some}: {n:,.0f} contacts"
+        f" that were drawn by chance count as {worth:,.0f}"
+    )
 
 
 def _head(*cells: str) -> list[str]:

@@ -71,7 +71,7 @@ def expected(examples: pa.Table, age: Array, found: Completeness, base: tuple[fl
 
     Returns:
         Examples with a `weight`: those with a response as they are; of the others, a row without a response,
-        and one with, whose weights sum to 1 and whose ids end in `+`.
+        and one with, whose weights sum to 1 and whose ids end in `+`. All are marked `is_open`.
     """
     is_treated = np.array([name != "none" for name in examples["treatment_id"].to_pylist()])
     p = np.where(is_treated, *base)
@@ -84,7 +84,19 @@ def expected(examples: pa.Table, age: Array, found: Completeness, base: tuple[fl
     more = _with(examples.take(pa.array(coming)), "weight", pa.array(later[coming]))
     more = _with(more, "is_response", pa.array(np.ones(len(coming), dtype=bool)))
     ids = [f"{name}+" for name in more["decision_id"].to_pylist()]
-    return pa.concat_tables([kept, _with(more, "decision_id", pa.array(ids, pa.string()))])
+    every = pa.concat_tables([kept, _with(more, "decision_id", pa.array(ids, pa.string()))])
+    return _with(every, "is_open", pa.array(np.ones(every.num_rows, dtype=bool)))
+
+
+def closed(examples: pa.Table) -> NDArray[np.bool_]:
+    """Tell which examples are decisions whose outcome is known, shape (n,): only these can judge a model.
+
+    Open decisions that have a response already are not among them: beside those that have none yet and are
+    left out, they would make responses look frequent.
+    """
+    if "is_open" not in examples.column_names:
+        return np.ones(examples.num_rows, dtype=bool)
+    return ~np.asarray(examples["is_open"].fill_null(False).to_numpy(zero_copy_only=False), dtype=bool)
 
 
 def _with(table: pa.Table, name: str, values: pa.Array) -> pa.Table:

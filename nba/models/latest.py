@@ -13,7 +13,7 @@ from threadpoolctl import threadpool_limits
 
 from nba import metrics
 from nba.catalog import Catalog
-from nba.models import crossfit, inputs, response, scorer
+from nba.models import crossfit, immature, inputs, response, scorer
 from nba.models.inputs import Coding
 from nba.models.response import CrossFitted, Response
 from nba.settings import Models
@@ -93,9 +93,7 @@ def parts(examples: pa.Table, column: Whole, window_days: float) -> tuple[Whole,
     Returns:
         Both empty where either has too few decisions or responses.
     """
-    usable = column >= 0
-    if "weight" in examples.column_names:
-        usable = usable & (examples["weight"].fill_null(1.0).to_numpy() == 1.0)
+    usable = (column >= 0) & immature.closed(examples)
     none = np.empty(0, dtype=np.int64)
     if not usable.any():
         return none, none

@@ -22,7 +22,7 @@ from nba.models import crossfit, inputs, response, trial, uplift
 from nba.models.hierarchy import Hierarchy, Layout
 from nba.models.inputs import Coding
 from nba.models.margin import Margin, fit_margin, margin_by_action
-from nba.models.report import Report, judge
+from nba.models.report import Logged, Report, judge
 from nba.models.response import Response
 from nba.models.uplift import Learnt, Rows, Scaling, Uplift
 from nba.settings import Models
@@ -124,9 +124,10 @@ class Scorer:
         names = inputs.feature_names(rows)
         check_size(len(names), coding)
         X = inputs.matrix(rows, names)
-        weight = kept.weight * age_weight(rows, settings.half_life_days)
+        weight, sampled = kept.weight * age_weight(rows, settings.half_life_days), kept.weight
         if "weight" in rows.column_names:
-            weight = weight * rows["weight"].fill_null(1.0).to_numpy()
+            counts = rows["weight"].fill_null(1.0).to_numpy()
+            weight, sampled = weight * counts, sampled * counts
         fold = crossfit.folds(rows["customer_id"], settings.folds, seed)
         paired = pair(column, len(coding.treatment_ids), np.random.default_rng(seed + 1))
         codes = coding.codes()
@@ -140,7 +141,7 @@ class Scorer:
         margin = fit_margin(rows.filter(pa.array(whole)), catalog.cost[column[whole]])
         margin = replace(margin, by_action=margin_by_action(catalog, column))
         crossed = response.with_rates(crossed, column, y, weight, fold, coding)
-        report = judge(arrays, crossed, learnt, names, inputs.customers(rows), seed)
+        report = judge(arrays, crossed, learnt, names, Logged.of(rows, sampled), seed)
         report.metrics["margin_factor"] = float(margin.factor)
         return cls(names, coding, crossed.model, learnt.model, margin, report), learnt
 

@@ -3,11 +3,13 @@
 How it is learnt (rows are decisions; `none` rows tell the baseline, treated rows the effect):
 
 1. A cross-fitted baseline m0(x), the chance of a response without contact. For a treated row,
-   response − m0(x) has the effect as its mean. Given x, treatments were drawn with probabilities that
-   depend on x only (every arm of the experiment draws from the features that are logged here, and the
-   arm itself is hashed), so that pooling the arms leaves this mean what it is: no weighting by
+   response − m0(x) has the effect as its mean if m0 is right. Given x, treatments were drawn with
+   probabilities that depend on x only (every arm of the experiment draws from the features that are logged
+   here, and the arm itself is hashed), so that pooling the arms leaves this mean what it is: no weighting by
    1/p_action, whose variance with ten treatments would drown effects of a few points. What the baseline
-   misses is mended from the `none` rows within the effect model, as the R-learner does (Nie, Wager 2021).
+   misses is mended from the `none` rows within the effect model, as the R-learner does (Nie, Wager 2021),
+   as far as that model can express it: where a policy picked customers by what is missed still, effects
+   lean that way. The report's groups are weighted (`nba.models.balance`) and show it.
 2. Candidates: one number of points per treatment (shrunk to its action and channel); one odds ratio per
    treatment; the Bayesian hierarchy of log-odds over features (`nba.models.hierarchy`); small LightGBM
    trees on the residuals; the response model's own difference.

@@ -123,7 +123,11 @@ EXAMPLES = Table(
         f.flag("is_response", "whether the customer bought within the window"),
         f.flag("is_click", "whether the customer clicked within the window", nullable=True),
         f.money("reward", "net of the contact's cost"),
+        f.text("arm", "the arm of the experiment, within which the chance is", nullable=True),
         f.number("weight", "how much it counts; 1 if absent", "examples", nullable=True, low=0.0),
+        f.flag(
+            "is_open", "whether its window was open and its outcome completed; no if absent", nullable=True
+        ),
     ),
     open_prefix="f_",
 )

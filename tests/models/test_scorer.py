@@ -1,4 +1,5 @@
 import json
+from datetime import UTC, datetime
 from types import SimpleNamespace
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 from nba import metrics
 from nba.catalog import Action, Catalog, Treatment
 from nba.errors import DataError, MissingError
-from nba.models import margin, report
+from nba.models import card, immature, margin, report
 from nba.models import scorer as module
 from nba.models.inputs import Coding
 from nba.models.scorer import Scorer
@@ -231,7 +232,77 @@ def test_what_the_baseline_misses_is_no_effect():
     np.testing.assert_allclose(found["effect"], found["predicted"], atol=0.05)
 
 
+def test_a_sample_stands_for_what_it_was_drawn_from():
+    rng = np.random.default_rng(0)
+    y = np.repeat([1.0, 0.0], 6000)  # of the second half every fourth was kept
+    served = np.where(y > 0, 0.6, 0.4)
+    crossed = SimpleNamespace(p_own=served, p_served=None)
+    closed, sampled = np.ones(12_000, dtype=bool), np.repeat([1.0, 4.0], 6000)
+    logged = report.Logged(np.arange(12_000), served, np.zeros(12_000, dtype=int), closed, sampled)
+    found, tables = report._chances(y, crossed, logged, rng)
+    assert found["base_rate"] == pytest.approx(0.2, abs=3 * np.sqrt(0.2 * 0.8 / 7500))
+    assert sum(tables["calibration"]["n"].to_pylist()) == found["n"]
+
+
+def test_open_decisions_are_read_but_judge_nothing(varied, catalog, quick):
+    closed, waiting = varied.examples.slice(0, 6000), varied.examples.slice(6000, 3000)
+    shares = immature.Completeness(np.array([0.0, 14.0]), np.array([0.0, 1.0]), np.array([0.0, 1.0]))
+    rng = np.random.default_rng(0)
+    seen = waiting["is_response"].to_numpy() & (rng.random(3000) < 0.5)
+    at = waiting.schema.get_field_index("is_response")
+    waiting = waiting.set_column(at, "is_response", pa.array(seen))
+    waiting = immature.expected(waiting, np.full(3000, 7.0), shares, (0.15, 0.1))
+    rows = pa.concat_tables([closed, waiting], promote_options="permissive")
+    found = Scorer.fit(rows, catalog, quick, 0)
+    measured, y = found.report.metrics, closed["is_response"].to_numpy()
+    assert (measured["n"], measured["base_rate"]) == (6000, pytest.approx(y.mean()))
+    assert abs(measured["calibration_slope"] - 1) < 0.3
+    contacts = 6000 - closed["treatment_id"].to_pylist().count("none")
+    assert sum(found.report.tables["effects"]["n"].to_pylist()) == contacts
+    text = card.card(found, rows, None, {})
+    assert "- 6,000 decisions with closed outcomes and 3,000 whose window is open, completed" in text
+
+
 # recovery
+
+
+def picked(seed, n=12_000):
+    # A policy picked by the baseline, which is of steps and waves, and contact changes nothing.
+    rng = np.random.default_rng(seed)
+    x = rng.normal(size=(n, 4))
+    shape = (x[:, 0] * x[:, 1] > 0.3) + np.sin(2 * x[:, 2])
+    p = np.exp(np.column_stack([np.zeros(n), 0.7 * shape - 0.3, -0.7 * shape - 0.3]))
+    p /= p.sum(axis=1, keepdims=True)
+    column = (rng.random(n)[:, None] > np.cumsum(p, axis=1)).sum(axis=1)
+    data = {
+        "customer_id": [f"c{i}" for i in range(n)],
+        "as_of": pa.array([datetime(2026, 1, 5, tzinfo=UTC)] * n, pa.timestamp("us", tz="UTC")),
+        "treatment_id": np.array(["none", "offer_email", "offer_sms"])[column],
+        "p_action": p[np.arange(n), column],
+        "is_response": rng.random(n) < 1 / (1 + np.exp(2.2 - 1.1 * shape)),
+        "reward": np.zeros(n),
+        **{f"f_x{j}": x[:, j] for j in range(4)},
+    }
+    return pa.table(data)
+
+
+def test_what_a_policy_picked_by_is_no_effect(quick):
+    offers = tuple(Treatment(f"offer_{channel}", "offer", channel, 0.1) for channel in ("email", "sms"))
+    shop = Catalog((Action("offer", "sales", "all", "Offer", margin=10.0),), offers)
+    log = picked(1)
+    found = Scorer.fit(log, shop, quick, 1).report
+    effects = found.tables["effects"].to_pandas()
+    assert (effects["effect"].abs() < 3 * effects["se"]).all()
+    told = found.tables["uplift_deciles"].to_pandas()
+    assert ((told["lower"] < 0) & (told["upper"] > 0)).sum() >= 8
+    assert found.metrics["qini_lower"] < 0.02
+    assert found.metrics["p_action_known"] == 1
+    assert found.metrics["compared_effective"] < 0.9 * found.metrics["compared_n"]
+    # Without the chances the same rows show an effect that is not there.
+    blind = Scorer.fit(log.drop_columns(["p_action"]), shop, quick, 1).report
+    assert blind.metrics["p_action_known"] == 0
+    false = blind.tables["effects"].to_pandas()
+    assert (false["effect"].abs() > 3 * false["se"]).any()
 
 
 def test_average_effects_within_three_standard_errors(scorer, varied):
