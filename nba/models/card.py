@@ -6,7 +6,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from nba.models import immature
+from nba.models import immature, jackknife
 from nba.models.compare import Comparison
 from nba.models.scorer import Scorer
 from nba.models.snapshots import Snapshots
@@ -55,6 +55,7 @@ def card(
         "## Measures, on customers that the model had not seen",
         *_measures(measured),
         *_latest(measured),
+        *_widened(measured),
         f"- Qini coefficient (scikit-uplift's definition): {qini[0]:.4f}, 95% {qini[1]:.4f} to {qini[2]:.4f}",
         *(
             _compared(comparison)
@@ -157,6 +158,22 @@ def _decisions(examples: pa.Table) -> str:
     n_open = sum(not (shut or name.endswith("+")) for name, shut in zip(ids, closed))
     more = f" and {n_open:,} whose window is open, completed, which judge nothing" if n_open else ""
     return f"{int(closed.sum()):,} decisions with closed outcomes{more}"
+
+
+def _widened(measured: Mapping[str, float]) -> list[str]:
+    widening = measured.get("se_widening", float("nan"))
+    if widening != widening:
+        return []
+    said = (
+        f"- The posterior's standard errors of effects were multiplied by {widening:.2f} (jackknife over"
+        " customers)"
+    )
+    if widening < (1 + jackknife.MOST) ** 0.5:
+        return [said]
+    return [
+        said
+        + ": the most there is, so they may be too small; more decisions, or fewer features, would mend it"
+    ]
 
 
 def _weighed(measured: Mapping[str, float]) -> str:

@@ -14,7 +14,7 @@ from nba.models.hierarchy import Crossed
 Array = NDArray[np.float64]
 Whole = NDArray[np.int64]
 
-_MOST = 15.0  # a guard: errors at most quadruple
+MOST = 15.0  # a guard: errors at most quadruple
 
 
 def excess(crossed: Crossed, x: Array, column: Whole, fold: Whole) -> float:
@@ -49,4 +49,4 @@ def excess(crossed: Crossed, x: Array, column: Whole, fold: Whole) -> float:
         for number, others in left_out.items():
             apart = others[t] - whole[t]
             moved += float(apart @ gram @ apart) * less[number] / len(left_out)
-    return min(moved / believed, _MOST) if believed > 0 else 0.0
+    return min(moved / believed, MOST) if believed > 0 else 0.0

@@ -75,6 +75,7 @@ def judge(
     found, tables = _chances(rows.y, crossed, logged, np.random.default_rng(seed + 1))
     found |= {f"loss_{name}": value for name, value in learnt.losses.items()}
     found |= {f"weight_{n}": float(w) for n, w in zip(CANDIDATES, learnt.model.weights)}
+    found["se_widening"] = learnt.widening
     closed = np.flatnonzero(logged.closed)
     chance = logged.p_action[closed]
     weight = balance.weights(rows.column[closed], chance, logged.arm[closed])

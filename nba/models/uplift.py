@@ -174,6 +174,7 @@ class Learnt:
         effect: Predicted effect of the treatment that the row got or, for `none`, was paired with, (n,).
         losses: Weighted loss of treated rows by candidate, of `constant` and of the `blend`.
         weights: Of the blend by capacity: a fit of another capacity is the same model with its weights.
+        widening: What the posterior's standard errors were multiplied by (`nba.models.jackknife`).
     """
 
     model: Uplift
@@ -181,6 +182,7 @@ class Learnt:
     effect: Array
     losses: Mapping[str, float]
     weights: Mapping[str, Array]
+    widening: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -252,7 +254,7 @@ def fit(rows: Rows, crossed: "response.CrossFitted", coding: Coding, settings: M
     served = replace(linear.model, covariance=linear.model.covariance * wider)
     model = Uplift(coding, scaling, constant.model, odds.model, served, trees, weights, response_mean)
     by_capacity = {capacity: found for capacity, (found, _) in blends.items()}
-    return Learnt(model, residual, base + parts @ weights, losses, by_capacity)
+    return Learnt(model, residual, base + parts @ weights, losses, by_capacity, wider**0.5)
 
 
 def blend(parts: Array, target: Array, weight: Array) -> tuple[Array, dict[str, float]]:

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from datetime import UTC, datetime
 from types import SimpleNamespace
 
@@ -215,6 +216,19 @@ def test_report_tables_have_the_columns_of_the_figures(scorer):
         "uplift_deciles": ["decile", "n", "predicted", "observed", "lower", "upper"],
     }
     assert {name: scorer.report.tables[name].column_names for name in expected} == expected
+
+
+def test_the_card_says_how_errors_were_widened(scorer, varied):
+    widening = scorer.report.metrics["se_widening"]
+    assert 1 <= widening < 4
+    said = f"effects were multiplied by {widening:.2f} (jackknife over customers)\n"
+    assert said in card.card(scorer, varied.examples, None, {})
+    most = replace(
+        scorer, report=replace(scorer.report, metrics=scorer.report.metrics | {"se_widening": 4.0})
+    )
+    assert "multiplied by 4.00 (jackknife over customers): the most there is" in card.card(
+        most, varied.examples, None, {}
+    )
 
 
 def test_what_the_baseline_misses_is_no_effect():
