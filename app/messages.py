@@ -202,6 +202,31 @@ def percent(value: float | None, *, signed: bool = False, digits: int = 1) -> st
     return _local(f"{value:{'+' if signed else ''}.{digits}%}")
 
 
+def decimals(value: float) -> str:
+    """Write a number of a table with up to three decimals.
+
+    Example:
+        >>> decimals(12345.5), decimals(-0.25), decimals(3.0)
+        ('12,345.5', '−0.25', '3')
+    """
+    return _local(_trimmed(f"{value:,.3f}"))
+
+
+def share(value: float) -> str:
+    """Write a fraction of a table as a percentage with up to two decimals.
+
+    Example:
+        >>> share(0.125), share(1.0)
+        ('12.5%', '100%')
+    """
+    return _local(f"{_trimmed(f'{value * 100:,.2f}')}%")
+
+
+def _trimmed(text: str) -> str:
+    text = text.rstrip("0").rstrip(".")
+    return "0" if text == "-0" else text
+
+
 def difference(value: float | None) -> str:
     """Write a difference of fractions in points of a hundred, without their name.
 

@@ -6,9 +6,10 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 import plotly.graph_objects as go
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -24,6 +25,7 @@ from app.messages import (
     changes,
     conditions,
     day,
+    decimals,
     feature,
     knows,
     label,
@@ -32,11 +34,15 @@ from app.messages import (
     phrases,
     plain,
     say,
+    share,
     told,
 )
 from nba import tables
 from nba.errors import MissingError, NbaError
 from nba.policy import eligibility
+
+if TYPE_CHECKING:
+    from pandas.io.formats.style import Styler
 
 READER, ROLE = "reader", "role"
 ALL, RATE, LINK = "all", "%", "link"
@@ -324,8 +330,9 @@ def table(
         config[name]["label"] = title
     if columns[0] in PINNED:
         config[columns[0]]["pinned"] = True
+    frame = worded(_rounded(_without_zone(shown.select(list(columns))), fields, names or "")).to_pandas()
     st.dataframe(
-        worded(_rounded(_without_zone(shown.select(columns)), fields, names or "")).to_pandas(),
+        written(frame, config),
         hide_index=True,
         column_config=config,
         key=f"table_{key}",
@@ -560,6 +567,29 @@ def _warn_if_stale(reader: Reader, needs: Sequence[str]) -> None:
     if version is not None and not is_told and reader.history.last_written(*_SUMMARISED) > version:
         st.session_state[_STALE_TOLD] = True
         st.warning(say("stale", at=day(at), command=reader.command("summary")), icon=":material/update:")
+
+
+def written(frame: pd.DataFrame, config: Mapping[str, Any]) -> "pd.DataFrame | Styler":
+    """Write numbers in the session's language, not in the browser's; they sort as numbers all the same.
+
+    Args:
+        frame: What is shown.
+        config: Its columns; formats that would be the browser's are taken out.
+    """
+    if frame.size > MOST_WRITTEN:
+        return frame
+    formats: dict[str, Callable[[float], str]] = {}
+    for name, column in config.items():
+        kind = column.get("type_config") or {}
+        form = kind.get("format")
+        if form in _WRITTEN:
+            kind["format"] = None
+            formats[name] = _WRITTEN[form]
+    return frame.style.format(formats, na_rep="–") if formats and len(frame) else frame
+
+
+MOST_WRITTEN = 20_000  # cells of a table; writing more would be waited for
+_WRITTEN: Mapping[str, Callable[[float], str]] = {"localized": decimals, "percent": share}
 
 
 def _is_large(column: pa.ChunkedArray) -> bool:

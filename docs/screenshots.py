@@ -64,7 +64,9 @@ def main(workspace: Path, names: list[str]) -> None:
             )
             for name, (where, mark) in pages.items():
                 tab = browser.new_page(
-                    viewport={"width": WIDTH, "height": HEIGHT}, device_scale_factor=SCALE, locale="en-GB"
+                    viewport={"width": WIDTH, "height": HEIGHT},
+                    device_scale_factor=SCALE,
+                    locale="es-ES" if name.endswith("-es") else "en-GB",
                 )
                 tab.goto(f"http://127.0.0.1:{port}/{where}")
                 tab.locator(mark).first.wait_for(timeout=60_000)

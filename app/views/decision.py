@@ -243,7 +243,13 @@ def _features(found: pa.Table) -> None:
         if language() != "en":  # rather none than one in another language
             shown = shown.drop_columns(["meaning"])
         config = {name: st.column_config.Column(say(f"feature.{name}")) for name in shown.column_names}
-        st.dataframe(shown.to_pandas(), hide_index=True, column_config=config, key="table_features")
+        config["value"] = st.column_config.NumberColumn(say("feature.value"), format="localized")
+        st.dataframe(
+            parts.written(shown.to_pandas(), config),
+            hide_index=True,
+            column_config=config,
+            key="table_features",
+        )
         parts.download(shown, "features")
 
 

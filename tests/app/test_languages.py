@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
+import pyarrow as pa
 import pytest
 from streamlit.testing.v1 import AppTest
 
@@ -65,6 +66,14 @@ def _said(app: AppTest) -> Iterator[str]:
         yield from _drawn(json.loads(figure.proto.spec))
 
 
+def _left_to_the_browser(frame: Any) -> Iterator[str]:
+    # Columns of numbers whose format follows the browser's language, or is English.
+    for name, column in json.loads(frame.proto.columns or "{}").items():
+        kind = column.get("type_config") or {}
+        if kind.get("type") == "number" and kind.get("format") is not None:
+            yield name
+
+
 def _tokens(text: str) -> set[str]:
     plain = re.sub(r"`[^`]*`|{\w+}|\b\w*[_@/.]\w+\b", " ", text)
     return set(re.findall(r"[a-záéíóúñü]+", plain.lower()))
@@ -85,6 +94,22 @@ def test_a_spanish_page_has_no_english_word(show, workspace, page, view, english
     assert not app.exception
     mixed = {text: found for text in _said(app) if (found := _tokens(text) & english)}
     assert not mixed
+    assert not [name for frame in app.dataframe for name in _left_to_the_browser(frame)]
+
+
+def test_tables_write_numbers_in_the_language_of_the_page(show, workspace) -> None:
+    cells = {}
+    for code in ("es", "en"):
+        app = show(workspace, "clv", lang=code, view="groups")
+        shown = [
+            pa.ipc.open_stream(f.proto.arrow_data.styler.display_values).read_all() for f in app.dataframe
+        ]
+        cells[code] = " ".join(
+            str(x) for table in shown for column in table.columns for x in column.to_pylist()
+        )
+    assert re.search(r"\d,\d", cells["es"])
+    assert not re.search(r"\d\.\d{1,2}(?!\d)", cells["es"])
+    assert re.search(r"\d\.\d", cells["en"])
 
 
 def test_a_spanish_report_has_no_english_word(workspace, english, monkeypatch) -> None:
