@@ -280,6 +280,59 @@ def choose(
     return str(shown)
 
 
+def kept(key: str, usual: Any, read: Callable[[list[str]], Any | None], draw_it: Callable[[], Any]) -> Any:
+    """Draw a widget whose changed value stands in the URL, so that a link repeats it.
+
+    Args:
+        key: The widget's key, and its name in the URL.
+        usual: Its value at first, which does not stand in the URL.
+        read: Gives the value of what the URL says; None where that is no value of the widget.
+        draw_it: Draws the widget under that key, without a value of its own.
+
+    Returns:
+        The widget's value.
+    """
+    if key not in st.session_state:
+        asked = read(st.query_params.get_all(key))
+        st.session_state[key] = usual if asked is None else asked
+    value = draw_it()
+    if value == usual:
+        st.query_params.pop(key, None)
+    elif isinstance(value, list):
+        st.query_params[key] = [str(one) for one in value]
+    else:
+        st.query_params[key] = str(int(value)) if isinstance(value, bool) else str(value)
+    return value
+
+
+def between(low: float, high: float) -> Callable[[list[str]], Any | None]:
+    """Give what reads a number between two ends from the URL: whole where the ends are.
+
+    Example:
+        >>> between(1, 50)(["70"]), between(0.1, 3.0)(["0.5"]), between(1, 50)(["many"])
+        (50, 0.5, None)
+    """
+
+    def read(texts: list[str]) -> float | None:
+        try:
+            found = type(low)(texts[0])
+        except (IndexError, ValueError):
+            return None
+        return None if found != found else min(max(found, low), high)
+
+    return read
+
+
+def among(options: Sequence[str]) -> Callable[[list[str]], Any | None]:
+    """Give what reads one of the options from the URL."""
+    return lambda texts: next((text for text in texts if text in options), None)
+
+
+def several(options: Sequence[str]) -> Callable[[list[str]], Any | None]:
+    """Give what reads some of the options from the URL."""
+    return lambda texts: [text for text in texts if text in options]
+
+
 PINNED = ("arm", "segment", "treatment_id")  # as a first column they stay while the others move
 WIDTH = 270  # pixels of a long text
 CARD = 180  # pixels of a single number
@@ -581,10 +634,10 @@ def written(frame: pd.DataFrame, config: Mapping[str, Any]) -> "pd.DataFrame | S
     formats: dict[str, Callable[[float], str]] = {}
     for name, column in config.items():
         kind = column.get("type_config") or {}
-        form = kind.get("format")
-        if form in _WRITTEN:
+        write = _WRITTEN.get(str(kind.get("format")))
+        if write is not None:
             kind["format"] = None
-            formats[name] = _WRITTEN[form]
+            formats[name] = write
     return frame.style.format(formats, na_rep="–") if formats and len(frame) else frame
 
 

@@ -2,9 +2,10 @@
 
 import re
 from collections.abc import Mapping
-from datetime import UTC, datetime, time, timedelta
+from datetime import UTC, date, datetime, time, timedelta
 
 import streamlit as st
+from streamlit.delta_generator import DeltaGenerator
 
 from app import parts, report
 from app.data import Reader
@@ -15,6 +16,7 @@ from nba.experiments import planning
 from nba.plots import readings
 
 USUAL_DAYS = 28
+MOST = 1e9  # of what a link may ask for
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")  # of an experiment: it is a file's name too
 POLICIES = ("champion", "challenger", "random", "response_greedy")
 
@@ -36,30 +38,20 @@ def draw(reader: Reader) -> None:
     unit = report.unit_of(reader, metric, reader.config.experiment.experiment_id)
     unit = "" if unit == parts.RATE else unit
     days = int(parts.choose(say("planner.days"), _days(spreads), "days", where=middle))
-    share = (
-        right.slider(
-            say("planner.share"), 1, 50, 10, format="%d%%", help=say("planner.share_help"), key="share"
-        )
-        / 100
-    )
-    goal = (
-        left.slider(say("planner.goal"), 50, 95, 80, format="%d%%", help=say("term.power"), key="goal") / 100
-    )
-    reach = middle.slider(
-        say("planner.reach"), 5, 100, 100, format="%d%%", help=say("planner.reach_help"), key="reach"
-    )
+    share = _percent(right, "share", say("planner.share"), (1, 50, 10), say("planner.share_help")) / 100
+    goal = _percent(left, "goal", say("planner.goal"), (50, 95, 80), say("term.power")) / 100
+    reach = _percent(middle, "reach", say("planner.reach"), (5, 100, 100), say("planner.reach_help"))
     given = planning.within(spreads, reader.config.trial_share * reach / 100)
     curve = planning.curve(given, (1 - share, share), goal)
     row = next(r for r in curve.to_pylist() if r["days"] == days)
     least = row["mde_adjusted"]
-    effect = right.number_input(
-        f"{say('planner.effect')} ({unit})" if unit else say("planner.effect"),
-        min_value=0.0,
-        value=float(least),
-        format="%.4f",
-        help=say("planner.effect_help"),
-        key="effect",
-    )
+    title = f"{say('planner.effect')} ({unit})" if unit else say("planner.effect")
+    effect = parts.kept(
+        "effect", float(least), parts.between(0.0, MOST),
+        lambda: right.number_input(
+            title, min_value=0.0, format="%.4f", help=say("planner.effect_help"), key="effect"
+        ),
+    )  # fmt: skip
     if effect <= 0:
         st.info(say("planner.no_effect"), icon=":material/straighten:")
         return
@@ -75,6 +67,17 @@ def draw(reader: Reader) -> None:
         parts.figure(readings.detectable(curve, unit), "detectable", say("alt.detectable"))
     parts.download(curve, "plan")
     _declare(reader, metric, days, share, reach / 100, effect)
+
+
+def _percent(where: DeltaGenerator, key: str, title: str, ends: tuple[int, int, int], meaning: str) -> int:
+    # Lowest, highest and usual percentage.
+    low, high, usual = ends
+    read = parts.between(low, high)
+    return int(
+        parts.kept(
+            key, usual, read, lambda: where.slider(title, low, high, format="%d%%", help=meaning, key=key)
+        )
+    )
 
 
 def _answer(found: planning.Outlook, days: int, unit: str, relative: float | None) -> None:
@@ -94,11 +97,20 @@ def _declare(reader: Reader, metric: str, days: int, share: float, reach: float,
     st.subheader(say("planner.declare"))
     st.markdown(say("planner.declare_note"))
     left, middle, right = st.columns(3)
-    name = left.text_input(say("planner.name"), "trial", key="trial")
-    treatment = middle.selectbox(
-        say("planner.new"), POLICIES[1:], format_func=lambda p: label("arm_policy", p), key="new_policy"
-    )
-    start = right.date_input(say("planner.starts"), _next_monday(reader), key="starts")
+    name = parts.kept(
+        "trial", "trial", lambda texts: next(iter(texts), None),
+        lambda: left.text_input(say("planner.name"), key="trial"),
+    )  # fmt: skip
+    treatment = parts.kept(
+        "new_policy", POLICIES[1], parts.among(POLICIES[1:]),
+        lambda: middle.selectbox(
+            say("planner.new"), POLICIES[1:], format_func=lambda p: label("arm_policy", p), key="new_policy"
+        ),
+    )  # fmt: skip
+    start = parts.kept(
+        "starts", _next_monday(reader).date(), _date,
+        lambda: right.date_input(say("planner.starts"), key="starts"),
+    )  # fmt: skip
     if not NAME.fullmatch(name):
         st.error(say("planner.bad_name"), icon=":material/error:")
         return
@@ -134,6 +146,13 @@ def _declare(reader: Reader, metric: str, days: int, share: float, reach: float,
     )  # fmt: skip
     with st.expander(say("planner.text")):
         st.code(text, language="toml")
+
+
+def _date(texts: list[str]) -> date | None:
+    try:
+        return date.fromisoformat(texts[0])
+    except (IndexError, ValueError):
+        return None
 
 
 def _next_monday(reader: Reader) -> datetime:

@@ -9,11 +9,12 @@ from app import parts
 from app.data import Reader
 from app.messages import count, label, number, plain, say, told
 from nba import settings, tables
-from nba.catalog import Catalog
+from nba.catalog import Action, Catalog
 from nba.policy import levers
 from nba.serving import whatif
 
 BUDGET = "budget"
+MOST = 10**9  # of what a link may ask for
 
 
 def draw(reader: Reader) -> None:
@@ -44,36 +45,32 @@ def _changes(reader: Reader, catalog: Catalog, stored: whatif.Stored) -> whatif.
     with left:
         st.markdown(f"**{say('scenario.limits')}**")
         capacity = {
-            channel: st.number_input(
-                say("scenario.capacity", channel=label("limit", channel)),
-                0, None, int(limits.capacity[channel]), key=f"capacity_{channel}",
-            )
+            channel: _capacity(channel, int(limits.capacity[channel]))
             for channel in catalog.channels
             if channel in limits.capacity
-        }  # fmt: skip
+        }
         budget = None
         if limits.budget is not None:
             title = f"{say('scenario.budget')} ({reader.currency})"
-            budget = st.number_input(title, 0.0, None, float(limits.budget), key="budget")
+            budget = parts.kept(
+                BUDGET, float(limits.budget), parts.between(0.0, float(MOST)),
+                lambda: st.number_input(title, 0.0, None, key=BUDGET),
+            )  # fmt: skip
     with right:
         st.markdown(f"**{say('scenario.levers')}**")
-        weights = {
-            action.action_id: st.slider(
-                plain(action.name),
-                levers.LOW,
-                max(3.0, action.lever),
-                float(action.lever),
-                0.1,
-                key=f"lever_{action.action_id}",
-            )
-            for action in catalog.actions
-        }
+        weights = {action.action_id: _lever(action) for action in catalog.actions}
         rules = sorted({str(r) for r in stored.reason[~stored.is_eligible].ravel() if r})
-        without = st.multiselect(
-            say("scenario.without"), rules, format_func=told, key="without", placeholder=say("choose")
-        )
+        without = parts.kept(
+            "without", [], parts.several(rules),
+            lambda: st.multiselect(
+                say("scenario.without"), rules, format_func=told, key="without", placeholder=say("choose")
+            ),
+        )  # fmt: skip
         names = [action.action_id for action in catalog.actions]
-        stopped = st.multiselect(say("scenario.stop"), names, key="stop", placeholder=say("choose"))
+        stopped = parts.kept(
+            "stop", [], parts.several(names),
+            lambda: st.multiselect(say("scenario.stop"), names, key="stop", placeholder=say("choose")),
+        )  # fmt: skip
     declared = {action.action_id: action.lever for action in catalog.actions}
     return whatif.Changes(
         {name: int(n) for name, n in capacity.items() if n != limits.capacity[name]},
@@ -82,6 +79,25 @@ def _changes(reader: Reader, catalog: Catalog, stored: whatif.Stored) -> whatif.
         {},
         tuple(without),
         tuple(stopped),
+    )
+
+
+def _capacity(channel: str, declared: int) -> int:
+    key = f"capacity_{channel}"
+    title = say("scenario.capacity", channel=label("limit", channel))
+    read = parts.between(0, MOST)
+    return int(parts.kept(key, declared, read, lambda: st.number_input(title, 0, None, key=key)))
+
+
+def _lever(action: Action) -> float:
+    key, high = f"lever_{action.action_id}", max(3.0, action.lever)
+    return float(
+        parts.kept(
+            key,
+            float(action.lever),
+            parts.between(levers.LOW, high),
+            lambda: st.slider(plain(action.name), levers.LOW, high, step=0.1, key=key),
+        )
     )
 
 

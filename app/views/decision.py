@@ -17,7 +17,7 @@ from nba.features.table import FEATURES
 from nba.plots import policies
 
 FEW = 12  # decisions whose outcomes are all shown at once
-CUSTOMER, DECISION, EXAMPLE = "customer", "decision", "example"
+CUSTOMER, DECISION, EXAMPLE, ALL_OUTCOMES = "customer", "decision", "example", "all_outcomes"
 CANDIDATES = ["treatment_id", "is_eligible", "stage", "reason", "mean", "se", "price", "p_action"]
 EARLIER = ["decided_at", "arm", "treatment_id", "p_action", "expected_value", "reason"]
 OUTCOMES = ["decision_id", "delivery", "is_response", "is_click", "is_unsubscribe", "reward", "closed_at"]
@@ -186,9 +186,10 @@ def _earlier(reader: Reader, found: pa.Table, asked: str) -> None:
     st.subheader(say("decision.outcomes"), help=say("term.matured"))
     # Outcomes are not sorted by customer: those of all decisions are only looked for when asked for.
     wanted = [asked]
-    if found.num_rows > 1 and st.toggle(
-        say("decision.all_outcomes"), found.num_rows <= FEW, key="all_outcomes"
-    ):
+    if found.num_rows > 1 and parts.kept(
+        ALL_OUTCOMES, found.num_rows <= FEW, lambda texts: {"1": True, "0": False}.get("".join(texts)),
+        lambda: st.toggle(say("decision.all_outcomes"), key=ALL_OUTCOMES),
+    ):  # fmt: skip
         wanted = found["decision_id"].to_pylist()
     outcomes = reader.lookup("outcomes", "decision_id", *wanted)
     if not outcomes.num_rows:

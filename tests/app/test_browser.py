@@ -55,3 +55,28 @@ def test_a_link_opens_a_page_with_its_filter(page, served) -> None:
     page.get_by_text("Each arm against holdout").wait_for()
     page.get_by_text("0.425 against 0.300").wait_for()
     assert "metric=orders" in page.url
+
+
+def test_narrow_and_dark_pages_fit_and_show_the_effect(page, served) -> None:
+    narrow = page.context.browser.new_page(viewport={"width": 820, "height": 1400}, color_scheme="dark")
+    narrow.set_default_timeout(30_000)
+    for where, said in (
+        ("policy?view=arbitration", "From value to priority, in the last batch"),
+        ("experiments", "Each arm against holdout"),
+    ):
+        narrow.goto(f"{served}/{where}")
+        narrow.get_by_text(said).first.wait_for()
+        narrow.locator(".js-plotly-plot").first.wait_for()
+        for part in ("document.documentElement", "document.querySelector('[data-testid=stMain]')"):
+            assert narrow.evaluate(f"{part}.scrollWidth <= {part}.clientWidth"), (where, part)
+    red, green, blue = narrow.evaluate(
+        "getComputedStyle(document.querySelector('[data-testid=stApp]')).backgroundColor.match(/\\d+/g).map(Number)"
+    )[:3]
+    assert max(red, green, blue) < 80
+    # What the grid draws within the window is what its accessible table holds.
+    frames = narrow.locator("[data-testid=stDataFrame]")
+    frames.nth(1).locator("[role=columnheader]").first.wait_for(state="attached")
+    seen = frames.nth(1).locator("[role=columnheader]").evaluate_all("all => all.map(x => x.textContent)")
+    assert seen[0] == "Arm"
+    assert [any(name in title for title in seen) for name in ("Effect", "Lower", "Upper")] == [True] * 3
+    narrow.close()

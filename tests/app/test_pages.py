@@ -357,6 +357,43 @@ def test_the_scenario_planner_tells_what_the_library_says(show, workspace, words
         assert row == pytest.approx(of_whole)
 
 
+def test_links_repeat_a_scenario_a_plan_and_what_a_decision_shows(show, workspace, words) -> None:
+    app = show(workspace, "policy", view="scenario")
+    app.number_input(key="capacity_sms").set_value(5).run()
+    app.slider(key="lever_coffee").set_value(1.5).run()
+    app.multiselect(key="stop").set_value(["repair"]).run()
+    assert not app.exception
+    link = dict(app.query_params)
+    assert link["capacity_sms"] == "5"
+    assert "lever_repair" not in link  # only what was changed
+    again = show(workspace, "policy", **link)
+    assert not again.exception
+    assert "--capacity sms=5 --lever coffee=1.5 --stop repair" in words(again)
+    assert [m.value for m in again.metric] == [m.value for m in app.metric]
+    again.number_input(key="capacity_sms").set_value(60).run()
+    assert "capacity_sms" not in again.query_params
+    wild = show(workspace, "policy", view="scenario", lever_coffee="99", stop="nothing", capacity_sms="x")
+    assert wild.slider(key="lever_coffee").value == 3.0
+    assert wild.multiselect(key="stop").value == []
+    assert wild.number_input(key="capacity_sms").value == 60
+
+    plan = show(workspace, "experiments", view="plan")
+    plan.slider(key="share").set_value(25).run()
+    plan.number_input(key="effect").set_value(0.5).run()
+    plan.text_input(key="trial").set_value("spring").run()
+    again = show(workspace, "experiments", **dict(plan.query_params))
+    assert not again.exception
+    assert [m.value for m in again.metric] == [m.value for m in plan.metric]
+    assert again.code[0].value == plan.code[0].value
+    assert 'experiment_id = "spring"' in again.code[0].value
+
+    shown = show(workspace, "decision", customer="c1")
+    shown.toggle(key="all_outcomes").set_value(False).run()
+    assert shown.query_params["all_outcomes"] == "0"
+    again = show(workspace, "decision", **dict(shown.query_params))
+    assert not again.toggle(key="all_outcomes").value
+
+
 def test_a_sample_that_does_not_say_for_whom_it_stands_asks_for_a_new_one(show, fresh, words) -> None:
     root = fresh()
     history = History.read(root)
