@@ -114,6 +114,15 @@ def test_snapshot_model_scores_everyone_and_is_judged_on_the_last_month(workspac
     assert 0 <= pc.min(written["p_response"]).as_py() <= pc.max(written["p_response"]).as_py() <= 1
 
 
+def test_the_card_says_where_memory_was_chosen_on_the_latest_decisions():
+    standing = settings.Models(half_life_days=120.0)
+    assert train._limits(standing.model_copy(update={"leaves": 9}), standing) == ()
+    (said,) = train._limits(standing.model_copy(update={"half_life_days": 45.0}), standing)
+    assert said.startswith("A memory of 45 days half-life was chosen on the latest decisions")
+    (said,) = train._limits(standing.model_copy(update={"half_life_days": None}), standing)
+    assert said.startswith("A memory without end was chosen")
+
+
 def test_too_short_a_history_says_what_it_needs(workspace):
     with pytest.raises(DataError, match="4 snapshots of 300 days need"):
         train.train_snapshot(workspace, horizon_days=300)
