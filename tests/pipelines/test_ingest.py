@@ -175,6 +175,25 @@ def test_new_files_give_what_a_full_rebuild_gives(workspace: Path) -> None:
     alike(after, rebuilt(workspace, index))
 
 
+def test_new_files_count_identifiers_of_a_kind_that_nobody_had_before(workspace: Path) -> None:
+    toml = TOML.replace('= { email = "mail" }', '= { email = "mail", loyalty_card = "card" }')
+    (workspace / "nba.toml").write_text(toml)
+    head = SHOP.splitlines()[0] + ";card\n"
+    (workspace / "sources" / "shop.csv").write_text(head + "O1;2026-01-01;1;1;ana@shop.es;\n")
+    for old in workspace.glob("sources/shop_*.csv"):
+        old.unlink()
+    ingest.ingest(workspace)
+    index = (workspace / "tables" / "history.json").read_text()
+    rows = "O8;2026-01-09;1;1;ana@shop.es;LC9001\nO9;2026-01-09;1;1;zoe@shop.es;LC9002\n"
+    (workspace / "sources" / "shop_9.csv").write_text(head + rows)
+    ingest.ingest(workspace)
+    after = History.read(workspace)
+    assert len(after.files["orders"]) == 2
+    told = {r["measure"]: r["value"] for r in after.table("quality").to_pylist() if r["source"] == "identity"}
+    assert (told["identifiers_loyalty_card"], told["linked_loyalty_card"]) == (2.0, 0.5)
+    alike(after, rebuilt(workspace, index))
+
+
 def test_a_look_back_sees_what_the_crm_told_then(workspace: Path) -> None:
     (workspace / "nba.toml").write_text(
         TOML.replace('can_email = "ok"', 'can_email = "ok", updated_at = "at"')
