@@ -31,6 +31,8 @@ from nba.settings import Settings
 CHAMPION, CHALLENGER = "champion", "challenger"
 # Tag of a version that has also read decisions whose window was still open when it was trained.
 HAS_OPEN = "has_open"
+# Tag of a version that was held against the stack of learners; its card tells what came of it.
+IS_COMPARED = "is_compared"
 CHECKOUT = Path(__file__).resolve().parent.parent
 
 _SQLITE = "sqlite:///"
@@ -201,23 +203,46 @@ def log_training(training: Training) -> Registered:
         with mlflow.start_run(experiment_id=experiment, run_name=training.run_name) as run:
             mlflow.set_tags(dict(training.tags))
             mlflow.log_params(dict(training.params))
-            mlflow.log_metrics({k: v for k, v in training.metrics.items() if v == v})
             sample = training.examples.slice(0, _ROWS).to_pandas()
             mlflow.log_input(mlflow.data.from_pandas(sample, name="examples"), context="training")
-            for name, figure in training.figures.items():
-                mlflow.log_figure(figure, f"figures/{name}")
-            for name, table in training.tables.items():
-                mlflow.log_dict(table.to_pydict(), f"tables/{name}.json")
-            for name, text in training.texts.items():
-                mlflow.log_text(text, name)
+            _log_found(mlflow, training)
             _log_trials(mlflow, training.trials, experiment)
             version = _log_model(mlflow, training)
-        client = mlflow.MlflowClient()
-        if "card.md" in training.texts:
-            client.update_model_version(training.name, str(version), training.texts["card.md"])
-        for key, value in training.tags.items():
-            client.set_model_version_tag(training.name, str(version), key, value)
+        _describe(mlflow, training, version)
         return Registered(training.name, version, run.info.run_id)
+
+
+def amend(registered: Registered, training: Training) -> None:
+    """Write what was found later into the run of a version that stands, and into the version's card.
+
+    Measures, figures, tables, texts and tags are written, trials and parameters that it lacks added; its
+    model, data set and parameters stay as they are.
+    """
+    with _mlflow() as (mlflow, store):
+        known = mlflow.MlflowClient().get_run(registered.run_id).data.params
+        with mlflow.start_run(run_id=registered.run_id):
+            mlflow.log_params({k: v for k, v in training.params.items() if k not in known})
+            _log_found(mlflow, training)
+            _log_trials(mlflow, training.trials, _experiment(mlflow, store))
+        _describe(mlflow, training, registered.version)
+
+
+def _log_found(mlflow: ModuleType, training: Training) -> None:
+    mlflow.log_metrics({k: v for k, v in training.metrics.items() if v == v})
+    for name, figure in training.figures.items():
+        mlflow.log_figure(figure, f"figures/{name}")
+    for name, table in training.tables.items():
+        mlflow.log_dict(table.to_pydict(), f"tables/{name}.json")
+    for name, text in training.texts.items():
+        mlflow.log_text(text, name)
+
+
+def _describe(mlflow: ModuleType, training: Training, version: int) -> None:
+    client = mlflow.MlflowClient()
+    if "card.md" in training.texts:
+        client.update_model_version(training.name, str(version), training.texts["card.md"])
+    for key, value in training.tags.items():
+        client.set_model_version_tag(training.name, str(version), key, value)
 
 
 def _log_trials(mlflow: ModuleType, trials: Sequence[Mapping[str, Any]], experiment: str) -> None:

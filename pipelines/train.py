@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -99,7 +99,7 @@ def train(
 
     The first version becomes the champion, a later one the challenger: only `pipelines.promote` puts it in
     the champion's place, on record. Training again on the same examples gives the same model, which is not
-    registered twice.
+    registered twice; if it was not compared before and now is, its card and run are completed.
 
     Args:
         workspace: Folder of the workspace.
@@ -131,12 +131,10 @@ def train(
     chosen, tuned = tuning.tuned(rows, catalog, asked, seed, study, heard, window_days=window)
     scorer = Scorer.fit(rows, catalog, chosen, seed)
     step(2)
-    aliases = (tracking.CHAMPION, tracking.CHALLENGER)
-    for name in aliases if alias is None else ():
-        known = _registered(tracking.policy_name(config), name)
-        if known is not None and known[1].get("model_id") == scorer.model_id:
-            step(2)
-            return _report(scorer, known[0], name, is_new=False)
+    same = _same(tracking.policy_name(config), scorer.model_id) if alias is None else None
+    if same is not None and not (compared and tracking.IS_COMPARED not in same.tags):
+        step(2)
+        return _report(scorer, same.registered, same.alias, is_new=False)
     later = latest.judge(rows, catalog, chosen, seed, window)
     scorer = replace(scorer, report=replace(scorer.report, metrics=scorer.report.metrics | later))
     comparison = None
@@ -152,6 +150,10 @@ def train(
         scorer, rows, config.model_copy(update={"models": chosen}), tuned, trials, comparison, has_open,
         _limits(asked, config.models),
     )  # fmt: skip
+    if same is not None:
+        _log(replace(logged, trials=[]), datetime.fromisoformat(same.tags["at"]), same.registered)
+        step(1)
+        return _report(scorer, same.registered, same.alias, is_new=False, comparison=comparison)
     registered = _log(logged, at)
     named = alias or (tracking.CHAMPION if first else tracking.CHALLENGER)
     tracking.promote(registered, named)
@@ -325,6 +327,21 @@ def _registered(name: str, alias: str) -> tuple[tracking.Registered, Mapping[str
         return None
 
 
+class _Same(NamedTuple):
+    registered: tracking.Registered
+    tags: Mapping[str, str]
+    alias: str
+
+
+def _same(policy: str, model_id: str) -> _Same | None:
+    # The champion or challenger that is this very model.
+    for alias in (tracking.CHAMPION, tracking.CHALLENGER):
+        known = _registered(policy, alias)
+        if known is not None and known[1].get("model_id") == model_id:
+            return _Same(*known, alias)
+    return None
+
+
 @dataclass(frozen=True)
 class _Logged:
     scorer: Scorer
@@ -347,7 +364,8 @@ def _study(workspace: Path) -> Path:
     return workspace / "tuning.db"
 
 
-def _log(logged: _Logged, at: datetime) -> tracking.Registered:
+def _log(logged: _Logged, at: datetime, stands: tracking.Registered | None = None) -> tracking.Registered:
+    # Registers a new version; of one that stands, completes what is known.
     scorer, rows, config, comparison = logged.scorer, logged.rows, logged.config, logged.comparison
     params = {
         **config.models.model_dump(),
@@ -359,6 +377,7 @@ def _log(logged: _Logged, at: datetime) -> tracking.Registered:
     }
     tags = {"model_id": scorer.model_id, "config_hash": config.config_hash, "at": at.isoformat()}
     tags |= {tracking.HAS_OPEN: "true"} if logged.has_open else {}
+    tags |= {tracking.IS_COMPARED: "true"} if comparison is not None else {}
     found = {f"{k}.html": draw(scorer.report.tables[k]) for k, draw in _FIGURES.items()}
     more: dict[str, pa.Table] = {}
     stability = {f"reasons_{k}": v for k, v in (comparison.stability if comparison else {}).items()}
@@ -376,23 +395,26 @@ def _log(logged: _Logged, at: datetime) -> tracking.Registered:
     more["reasons"] = _reasons(scorer, sample.slice(0, _EXPLAINED))
     with tempfile.TemporaryDirectory() as folder:
         scorer.save(Path(folder) / "scorer")
-        return tracking.log_training(
-            tracking.Training(
-                name=tracking.policy_name(config),
-                run_name=f"train {at:%Y-%m-%d}",
-                folder=Path(folder) / "scorer",
-                loader=_LOADER,
-                example=rows.slice(0, 5),
-                examples=rows,
-                params=params,
-                metrics={**scorer.report.metrics, **stability, "n_examples": float(rows.num_rows)},
-                tags=tags,
-                figures=found,
-                tables={**scorer.report.tables, **more},
-                texts={"card.md": card.card(scorer, rows, comparison, params, logged.limits)},
-                trials=trials,
-            )
+        training = tracking.Training(
+            name=tracking.policy_name(config),
+            run_name=f"train {at:%Y-%m-%d}",
+            folder=Path(folder) / "scorer",
+            loader=_LOADER,
+            example=rows.slice(0, 5),
+            examples=rows,
+            params=params,
+            metrics={**scorer.report.metrics, **stability, "n_examples": float(rows.num_rows)},
+            tags=tags,
+            figures=found,
+            tables={**scorer.report.tables, **more},
+            texts={"card.md": card.card(scorer, rows, comparison, params, logged.limits)},
+            trials=trials,
         )
+        if stands is None:
+            return tracking.log_training(training)
+        # How and when it was trained stays as it was told then.
+        tracking.amend(stands, replace(training, tags={tracking.IS_COMPARED: "true"}))
+        return stands
 
 
 def _reasons(scorer: Scorer, rows: pa.Table) -> pa.Table:

@@ -6,7 +6,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from nba.models import immature, jackknife
+from nba.models import compare, immature, jackknife
 from nba.models.compare import Comparison
 from nba.models.scorer import Scorer
 from nba.models.snapshots import Snapshots
@@ -57,11 +57,7 @@ def card(
         *_latest(measured),
         *_widened(measured),
         f"- Qini coefficient (scikit-uplift's definition): {qini[0]:.4f}, 95% {qini[1]:.4f} to {qini[2]:.4f}",
-        *(
-            _compared(comparison)
-            if comparison
-            else ["## Checks", "- The stack was not fitted for this model."]
-        ),
+        *(_compared(comparison) if comparison else _checked(scorer, examples)),
         "## Limits",
         "- Effects are of deciding, delivered or not, on such customers, within the reward window.",
         "- A treatment with few examples borrows from its action and channel; its error says so.",
@@ -203,6 +199,15 @@ def _row(*cells: str) -> str:
 
 def _number(value: float) -> str:
     return "unknown" if value != value else f"{value:.4f}"
+
+
+def _checked(scorer: Scorer, examples: pa.Table) -> list[str]:
+    return [
+        "## Checks",
+        *(f"- {sentence}" for sentence in compare.examined(scorer, examples)),
+        "- The stack was not fitted for this model: whether personalising pays is not judged here;"
+        " `nba train` on the same examples adds it.",
+    ]
 
 
 def _compared(found: Comparison) -> list[str]:

@@ -139,6 +139,15 @@ def worth(scorer: Scorer, examples: pa.Table, catalog: Catalog) -> tuple[dict[st
     )
 
 
+def examined(scorer: Scorer, examples: pa.Table, most: int = 60_000) -> list[str]:
+    """Name leaks and gaps of a model's examples, as `checks` does, from at most `most` rows of them."""
+    known = np.flatnonzero(scorer.coding.columns(examples["treatment_id"].to_pylist()) >= 0)
+    rows = known[np.unique(np.linspace(0, len(known) - 1, min(len(known), most)).astype(np.int64))]
+    kept = examples.take(pa.array(rows))
+    y = kept["is_response"].to_numpy().astype(float)
+    return checks(scorer.names, inputs.matrix(kept, scorer.names), y, kept["p_action"].to_numpy())
+
+
 def checks(names: tuple[str, ...], X: Array, y: Array, p: Array) -> list[str]:
     """Name leaks and gaps of the examples, one sentence each; says so if there are none."""
     out = [
@@ -149,6 +158,12 @@ def checks(names: tuple[str, ...], X: Array, y: Array, p: Array) -> list[str]:
     empty = [name for j, name in enumerate(names) if np.isnan(X[:, j]).all()]
     if empty:
         out.append(f"Features without any value: {', '.join(empty)}.")
+    unknown = float((~(p > 0)).mean())
+    if unknown:
+        out.append(f"{unknown:.1%} of the decisions have no logged probability.")
+    p = p[p > 0]
+    if not len(p):
+        return out
     share = float((p < _RARE).mean())
     ess = float((1 / p).sum() ** 2 / (1 / p**2).sum() / len(p))
     out.append(

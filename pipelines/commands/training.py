@@ -31,7 +31,8 @@ def train(workspace: WorkspaceArg, at: AtOption = None) -> None:
     if report.is_new:
         show(f"Trained {report.policy_id}", report.rows)
     else:
-        show(f"{report.policy_id}, as before: the same examples, the same model", report.rows)
+        how = "" if report.comparison is None else "; held against the stack now, as its card tells"
+        show(f"{report.policy_id}, as before: the same examples, the same model{how}", report.rows)
     if report.comparison is not None and report.comparison.gate is not None:
         out.print(report.comparison.gate.reason)
 

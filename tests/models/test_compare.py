@@ -20,6 +20,10 @@ def test_checks_name_leaks_gaps_and_probabilities():
     assert "without any value: f_b" in said[1]
     assert "100.0% of the decisions" in said[2]
     assert compare.checks(("f_c",), X[:, 2:], X[:, 0], np.full(100, 0.5))[0].startswith("No feature tells")
+    some = compare.checks(("f_c",), X[:, 2:], X[:, 0], np.repeat([0.0, 0.5], 50))
+    assert "50.0% of the decisions have no logged probability" in some[1]
+    assert "from 0.5 to 0.5" in some[2]
+    assert len(compare.checks(("f_c",), X[:, 2:], X[:, 0], np.zeros(100))) == 2
 
 
 def test_too_few_examples_are_said_not_raised(scorer, varied, catalog):
@@ -28,6 +32,16 @@ def test_too_few_examples_are_said_not_raised(scorer, varied, catalog):
     assert "Fewer than" in few.findings[-1]
     text = card.card(scorer, varied.examples, few, {})
     assert "The stack could not be fitted" in text
+
+
+def test_a_card_without_a_stack_has_checks_all_the_same(scorer, varied):
+    text = card.card(scorer, varied.examples, None, {})
+    assert "No feature tells the outcome almost exactly." in text
+    assert "Logged probabilities reach from" in text
+    assert "The stack was not fitted" in text
+    y = varied.examples["is_response"].cast("double")
+    told = varied.examples.set_column(varied.examples.column_names.index("f_x0"), "f_x0", y)
+    assert "'f_x0' tells the outcome almost exactly" in card.card(scorer, told, None, {})
 
 
 # laws

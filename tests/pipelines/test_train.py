@@ -132,7 +132,13 @@ def test_card_comparison_versions_bin_and_signature(workspace, end):
     from pipelines import models
     from pipelines.commands import training
 
+    first = train.train(workspace, end)
+    listed = tracking.versions(tracking.policy_name(settings.read(workspace)))
+    assert "## Does personalising pay?" not in listed[0]["card"]
+    assert "Logged probabilities reach from" in listed[0]["card"]
+    # The same model, now held against the stack: no new version, but a card that tells it.
     report = train.train(workspace, end, compared=True)
+    assert (report.is_new, report.model_id, report.alias) == (False, first.model_id, "champion")
     assert report.comparison.findings
     assert report.comparison.gate is not None
     assert -1 <= report.comparison.agreement <= 1
