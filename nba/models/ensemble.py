@@ -42,6 +42,8 @@ Whole = NDArray[np.int64]
 
 _PRIOR_SD = 0.05  # of each weight on its own
 _TOTAL_SD = 0.6  # of all weights together, as a part of their prior: how much heterogeneity there is
+_SMALL = 0.1  # of what a customer is worth on average: what gains must lie below for "nothing to find"
+_HALF = float(norm.ppf(0.975))
 
 
 @dataclass(frozen=True)
@@ -53,8 +55,8 @@ class Gate:
         gain: Value per customer of personalising over the best single rule, with its 95% interval.
         single: The best single rule.
         single_gain: Value per customer of it over the control.
-        rate: Area under the targeting operator curve (Qini weights), best treatment against control:
-            whether the ranking is better than chance, which pays under a budget.
+        rate: Area under the targeting operator curve (Qini weights) of the effects, mean over treatments, as
+            in the table of candidates: whether the ranking is better than chance, which pays under a budget.
         reason: One or two sentences.
     """
 
@@ -64,6 +66,25 @@ class Gate:
     single_gain: Interval
     rate: Interval
     reason: str
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What else is known of the effects, beside what choosing by them is worth.
+
+    Attributes:
+        rate: Of the stack's effects; see `Gate`.
+        better: Names of the candidates, the stack included, whose gain or RATE has a positive lower bound.
+        raising: Number of treatments whose average effect on the outcome has a positive lower bound.
+        level: Value of the outcome per customer, money, whatever they got.
+        n: Effective rows: what weighing by the logged probabilities leaves (Kish).
+    """
+
+    rate: Interval
+    better: tuple[str, ...]
+    raising: int
+    level: float
+    n: float
 
 
 @dataclass(frozen=True)
@@ -222,7 +243,7 @@ class UpliftEnsemble(_Learner):
 
     def _report(self, data: Trial, effects: Array, deviations: Array, average: Array, noise: Array) -> None:
         n = np.bincount(data.arm, minlength=len(data.arms))[1:]
-        half = norm.ppf(0.975) * noise
+        half = _HALF * noise
         customer = data.customer
         self.customer_ = np.arange(len(data.y)) if customer is None else customer
         self.average_ = pa.table(
@@ -239,12 +260,28 @@ class UpliftEnsemble(_Learner):
             judge(name, part, effects, average, weights.get(name), customer) for name, part in parts.items()
         ]
         self.candidates_ = pa.Table.from_pylist(rows)
-        self.gate_ = gate(self._worth(self.oof_), self._worth(effects), data.arms, data.weight, customer)
+        self.gate_ = gate(
+            self._worth(self.oof_),
+            self._worth(effects),
+            data.arms,
+            data.weight,
+            customer,
+            Evidence(
+                ranking(self.oof_, effects, customer=customer),
+                shown(rows),
+                int((average - half > 0).sum()),
+                float(data.weight @ np.abs(data.y) / data.weight.sum()) * float(np.mean(self._per_unit())),
+                effective(data.weight / data.p_own),
+            ),
+        )
+
+    def _per_unit(self) -> Any:
+        value = self.value
+        return [float(value[t]) for t in self.treatments_] if isinstance(value, Mapping) else float(value)
 
     def _worth(self, effect: Array) -> Array:
-        value, cost, of = self.value, self.cost or {}, self.treatments_
-        per_unit = [float(value[name]) for name in of] if isinstance(value, Mapping) else float(value)
-        return effect * per_unit - [float(cost.get(name, 0.0)) for name in of]
+        cost = self.cost or {}
+        return effect * self._per_unit() - [float(cost.get(name, 0.0)) for name in self.treatments_]
 
     def _effect(self, X: Array) -> Array:
         return self._predict(X)[0]
@@ -423,10 +460,40 @@ def ranking(part: Array, effects: Array, level: float = 0.95, customer: Whole | 
     return stats.mean(influence, level, customer)
 
 
+def shown(rows: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
+    """Name the candidates of the table whose gain or RATE has a positive lower bound: signs of something.
+
+    That no effect at all does better than the constant one is none.
+    """
+    return tuple(
+        str(row["candidate"])
+        for row in rows
+        if row["candidate"] not in ("none", "constant") and max(row["gain_lower"], row["rate_lower"]) > 0
+    )
+
+
+def effective(weight: Array) -> float:
+    """Give the number of equally weighted rows that say as much (Kish 1965).
+
+    Example:
+        >>> effective(np.array([1.0, 1.0, 2.0]))
+        2.6666666666666665
+    """
+    return float(weight.sum() ** 2 / (weight**2).sum())
+
+
 def gate(
-    believed: Array, scores: Array, arms: Sequence[Any], weight: Array, customer: Whole | None = None
+    believed: Array,
+    scores: Array,
+    arms: Sequence[Any],
+    weight: Array,
+    customer: Whole | None = None,
+    known: Evidence | None = None,
 ) -> Gate:
     """Decide whether personalising pays.
+
+    That there is nothing to find is only said where no candidate and no average shows anything and gains
+    above a tenth of what a customer is worth are excluded; else, what these data could not have shown.
 
     Args:
         believed: Out-of-fold net value of each treatment over the control, money, shape (n, T).
@@ -434,29 +501,58 @@ def gate(
         arms: Names, the control first.
         weight: Shape (n,).
         customer: Code of each row's customer, shape (n,); None where every row is another's.
+        known: What else the data show; without it the ranking by net value is all.
     """
     n, w = len(scores), weight / weight.mean()
+    if known is None:
+        known = Evidence(ranking(believed, scores, customer=customer), (), 0, float("nan"), effective(w))
     zero = np.zeros((n, 1))
     value = np.hstack([zero, scores])
     chosen = np.hstack([zero, believed]).argmax(axis=1)
-    means = (w[:, None] * value).mean(axis=0)
-    best = int(means.argmax())
+    every = [stats.mean(w * column, unit=customer) for column in scores.T]
+    best = int((w[:, None] * value).mean(axis=0).argmax())
     gain = stats.mean(w * (value[np.arange(n), chosen] - value[:, best]), unit=customer)
-    single = stats.mean(w * value[:, best], unit=customer) if best else Interval(0.0, 0.0, 0.0, 0.0, n)
-    top = best or 1
-    rate = ranking(believed[:, [top - 1]], scores[:, [top - 1]], customer=customer)
-    ranks = f"The ranking is {'better than' if rate.lower > 0 else 'no better than'} chance."
+    single = every[best - 1] if best else Interval(0.0, 0.0, 0.0, 0.0, n)
     if gain.lower > 0:
+        rule = "personalise"
+        reason = f"Choosing by customer is worth {gain.value:.4g} more each (95%: from {gain.lower:.4g})."
+    elif best and single.lower > 0:
+        rule = arms[best]
         reason = (
-            f"Choosing by customer is worth {gain.value:.4g} more each (95%: from {gain.lower:.4g}). {ranks}"
+            f"{arms[best]!r} to everyone is worth {single.value:.4g} each (from {single.lower:.4g}); that"
+            f" choosing by customer beats it does not show ({gain.value:.4g}, {gain.lower:.4g} to"
+            f" {gain.upper:.4g})."
         )
-        return Gate("personalise", gain, arms[best], single, rate, reason)
-    if best and single.lower > 0:
-        reason = (
-            f"{arms[best]!r} to everyone is worth {single.value:.4g} each (from {single.lower:.4g}); choosing"
-            f" by customer does not beat it ({gain.value:.4g}, from {gain.lower:.4g}). {ranks}"
+    else:
+        rule = arms[0]
+        reason = _none_pays(gain, every, arms, known)
+    return Gate(rule, gain, arms[best], single, known.rate, f"{reason} {_ranks(known.rate)}")
+
+
+def _none_pays(gain: Interval, every: Sequence[Interval], arms: Sequence[Any], known: Evidence) -> str:
+    bound = max(gain.upper, *(one.upper for one in every))
+    is_silent = known.rate.lower <= 0 and not known.better and not known.raising
+    if is_silent and bound <= _SMALL * known.level:
+        return (
+            f"There is nothing to find: no treatment to everyone and no choice by customer is distinguishable"
+            f" from {arms[0]!r}, and more than {bound:.2g} each, {bound / known.level:.0%} of what a customer"
+            " is worth, is excluded (95%)."
         )
-        return Gate(arms[best], gain, arms[best], single, rate, reason)
-    found = "There is nothing to find: no treatment" if rate.lower <= 0 else "No treatment"
-    reason = f"{found} to everyone and no choice by customer is distinguishable from {arms[0]!r}. {ranks}"
-    return Gate(arms[0], gain, arms[best], single, rate, reason)
+    top = max(every, key=lambda one: one.value)
+    said = [
+        f"No treatment to everyone and no choice by customer shows to be worth more than {arms[0]!r}, but"
+        f" these data cannot tell that none is: with {known.n:,.0f} effective rows a gain below"
+        f" {_HALF * max(gain.se, top.se):.2g} each would not show."
+    ]
+    if known.raising:
+        said.append(f"{known.raising} of {len(every)} treatments raise the outcome by more than chance.")
+    if known.better:
+        said.append(f"Better than one effect for all, or than chance in ranking: {', '.join(known.better)}.")
+    return " ".join(said)
+
+
+def _ranks(rate: Interval) -> str:
+    told = f"(RATE {rate.value:.2g}, 95% {rate.lower:.2g} to {rate.upper:.2g})"
+    if rate.lower > 0:
+        return f"The ranking is better than chance {told}."
+    return f"That the ranking is better than chance does not show {told}."

@@ -3,6 +3,7 @@ import pytest
 from scipy.special import expit
 from sklearn.linear_model import LinearRegression
 
+from nba import stats
 from nba.errors import DataError
 from nba.models import ensemble
 from nba.models.ensemble import UpliftEnsemble
@@ -39,13 +40,43 @@ def test_gate_by_hand():
     assert knowing.gain.value == pytest.approx(0.5, abs=0.06)
     blind = ensemble.gate(np.ones((100, 1)), scores, ("none", "mail"), np.ones(100))
     assert blind.rule == "none"
-    assert "nothing to find" in blind.reason
+    # A hundred scores of ±1 leave a standard error of 0.1: that is no sign of nothing.
+    assert "cannot tell" in blind.reason
+    assert "a gain below 0.2 each would not show" in blind.reason
+    assert "nothing to find" not in blind.reason
     two = (scores[:, 0] < 0).astype(int)
     few = ensemble.gate(np.sign(scores), scores, ("none", "mail"), np.ones(100), two)
     assert (few.rule, few.gain.value) == ("none", knowing.gain.value)
     everyone = ensemble.gate(np.ones((100, 1)), scores + 2, ("none", "mail"), np.ones(100))
     assert everyone.rule == "mail"
-    assert "does not beat it" in everyone.reason
+    assert "that choosing by customer beats it does not show" in everyone.reason
+
+
+def test_the_gate_takes_no_evidence_for_evidence_of_nothing_only_where_gains_are_excluded():
+    scores = np.array([[1.0], [-1.0]] * 50)
+    flat, silent = stats.Interval(0.0, 0.1, -0.2, 0.2, 100), ("none", "mail")
+    told = {"better": (), "raising": 0, "level": 10.0, "n": 80.0}
+
+    def reason(**more):
+        known = ensemble.Evidence(**{"rate": flat, **told, **more})
+        return ensemble.gate(np.ones((100, 1)), scores, silent, np.ones(100), None, known).reason
+
+    assert "There is nothing to find" in reason()  # 0.2 of 10 is little
+    assert "2% of what a customer is worth" in reason()
+    assert "does not show (RATE 0, 95% -0.2 to 0.2)" in reason()
+    assert "cannot tell" in reason(level=1.0)
+    assert "with 80 effective rows" in reason(level=1.0)
+    better = stats.Interval(0.0062, 0.0014, 0.0034, 0.009, 100)
+    ranked = reason(rate=better)
+    assert "nothing to find" not in ranked
+    assert "better than chance (RATE 0.0062, 95% 0.0034 to 0.009)" in ranked
+    assert "stack, t_trees" in reason(better=("stack", "t_trees"))
+    assert "1 of 1 treatments raise the outcome" in reason(raising=1)
+    rows = [
+        {"candidate": name, "gain_lower": gain, "rate_lower": rate}
+        for name, gain, rate in (("none", 1, 0), ("constant", 0, 0), ("stack", -1, 0.1), ("dr_ridge", -1, -1))
+    ]
+    assert ensemble.shown(rows) == ("stack",)
 
 
 def test_value_may_differ_by_treatment():
