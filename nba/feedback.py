@@ -5,9 +5,9 @@ How a touch finds its decision:
 1. It carries a `decision_id`: that decision, if it is known, is the same customer's, was made no later than
    the touch, and its window had not closed. Otherwise the touch counts for nothing and is noted with the
    reason.
-2. It carries none: the last decision of the same customer on the same channel in whose window it falls,
-   unless the touch names another treatment, or the decision has touches of its own id (then its feed works,
-   and this is somebody else's message).
+2. It carries none: the last decision of the same customer on the same channel (and of the treatment, where
+   the touch names one) in whose window it falls. Where that decision has touches of its own id its feed
+   works, and this is somebody else's message: it counts for no decision.
 
 Orders carry no decision: they count for every decision of the customer in whose window they fall. A touch
 that repeats another's decision, kind and moment counts once. A window is closed once the data reach its end
@@ -40,26 +40,27 @@ with windows as (
         when d.customer_id <> t.customer_id then 'its decision is another customer''s'
         when t.touched_at < d.decided_at then 'it lies before its decision'
         when t.touched_at >= d.ends_at then 'it lies after the window of its decision'
-        when row_number() over (
-            partition by t.decision_id, t.kind, t.touched_at order by t.touch_id) > 1 then 'it is a duplicate'
-        else '' end as fault
+        else '' end as wrong
     from touches t left join windows d using (decision_id) where t.decision_id is not null
 ), fed as (
-    select distinct decision_id from by_id where fault = ''
+    select distinct decision_id from by_id where wrong = ''
 ), without as (
     select t.* exclude (decision_id), d.decision_id, d.decided_at, d.ends_at, row_number() over (
         partition by t.touch_id order by d.decided_at desc) as nth
     from touches t join windows d on t.decision_id is null and t.customer_id = d.customer_id
         and t.channel = d.channel and t.touched_at >= d.decided_at and t.touched_at < d.ends_at
         and coalesce(t.treatment_id, d.treatment_id) = d.treatment_id
-    where d.treatment_id <> 'none' and d.decision_id not in (from fed)
+    where d.treatment_id <> 'none'
+), found as (
+    select touch_id, customer_id, touched_at, kind, cost, decision_id, wrong from by_id
+    union all by name
+    select touch_id, customer_id, touched_at, kind, cost, decision_id, '' as wrong
+    from without where nth = 1 and decision_id not in (from fed)
 )
-select touch_id, customer_id, touched_at, kind, cost, decision_id, fault from by_id
-union all by name
-select touch_id, customer_id, touched_at, kind, cost, decision_id, case when row_number() over (
-    partition by decision_id, kind, touched_at order by touch_id) > 1 then 'it is a duplicate'
-    else '' end as fault
-from without where nth = 1
+select * exclude (wrong), case when wrong = '' and row_number() over (
+    partition by decision_id, kind, touched_at, wrong order by touch_id) > 1 then 'it is a duplicate'
+    else wrong end as fault
+from found
 """
 
 # Decisions whose window [decided_at, closed_at) has closed, and what fell into it.

@@ -154,6 +154,29 @@ def test_a_touch_without_an_id_joins_the_last_decision_on_its_channel(history):
     assert (found["later"]["is_click"], found["later2"]["is_click"]) == (False, True)
 
 
+def test_a_message_of_somebody_else_does_not_slide_to_an_older_decision(history):
+    # The last decision has touches of its own id, so what carries none is not its, nor the one's before.
+    decisions = [
+        decision("old", at=0) | {"customer_id": "later"},
+        decision("new", at=5) | {"customer_id": "later"},
+    ]
+    after = history.commit(append={"decisions": tables.DECISIONS.build(decisions)})
+    own = [touch("later", 5.1, "sent", ours=False) | {"decision_id": "d-new"}]
+    found = closed(with_touches(after, *own, touch("later", 6, "clicked") | {"decision_id": None}), 30)
+    assert not any(found[name]["is_click"] for name in ("old", "new"))
+
+
+def test_a_wrong_twin_does_not_take_the_place_of_the_right_touch(history):
+    right = touch("silent", 3, "clicked") | {"touch_id": "b"}
+    wrong = right | {"touch_id": "a", "customer_id": "buyer"}
+    after = with_touches(history, wrong, right)
+    with after.as_of(day(20)) as snapshot:
+        found = {row["touch_id"]: row["reason"] for row in refused(snapshot, REWARD).to_pylist()}
+    assert found.get("a") == "its decision is another customer's"
+    assert "b" not in found
+    assert closed(after, 20)["silent"]["is_click"]
+
+
 def test_touches_that_cannot_be_are_refused_with_a_reason(history):
     after = with_touches(
         history,

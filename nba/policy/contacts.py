@@ -1,8 +1,9 @@
 """What has come of contacts so far: pauses after outcomes, and caps on how often a customer is contacted.
 
-A contact counts once: as our decision (unless it was refused or failed), or as somebody else's touch. Rolling
-windows are of whole 24 hours and half open: what lies exactly so long ago no longer counts. Calendar windows
-begin at midnight (of the day, the Monday or the first of the month) by the customer's own clock.
+A contact counts once: as our decision (unless it was refused or failed), with the touches it led to, or as
+somebody else's touch. Rolling windows are of whole 24 hours and half open: what lies exactly so long ago no
+longer counts. Calendar windows begin at midnight (of the day, the Monday or the first of the month) by the
+customer's own clock.
 """
 
 import numpy as np
@@ -17,18 +18,30 @@ from nba.settings import ContactPolicy, FrequencyCap, Limits
 Flags = NDArray[np.bool_]
 _LEVELS = ("treatment", "action", "group", "issue", "channel")
 
-# Contacts given: our decisions (save the refused and the failed) and touches sent, with their age. `offer`
-# holds the catalog, `asked` the customers with their row and zone.
+# Contacts given: our decisions (save the refused and the failed) and touches sent, with their age. A touch
+# without a decision's id belongs to the last decision on its channel while that is valid, as in feedback,
+# unless it names another treatment or that decision has touches of its own id. `offer` holds the catalog,
+# `asked` the customers with their row and zone.
 _CONTACTS = """
+fed as (select distinct decision_id from touches where decision_id is not null),
+told as (
+    select t.customer_id, t.treatment_id, t.channel, t.kind, t.touched_at, case
+        when t.decision_id is not null then t.decision_id
+        when t.touched_at < d.valid_until and coalesce(t.treatment_id, d.treatment_id) = d.treatment_id
+            and d.decision_id not in (from fed) then d.decision_id end as decision_id
+    from (from touches where kind in ('sent', 'delivered', 'refused', 'failed')) t
+    asof left join (from decisions where treatment_id <> 'none') d
+        on t.customer_id = d.customer_id and t.channel = d.channel and t.touched_at >= d.decided_at
+),
 lost as (
-    select distinct decision_id from touches where kind in ('refused', 'failed') and decision_id is not null
+    select distinct decision_id from told where kind in ('refused', 'failed') and decision_id is not null
 ),
 given as (
     select customer_id, decision_id, treatment_id, channel, 'decided' as kind, decided_at as given_at
     from decisions where treatment_id <> 'none'
     union all
     select customer_id, decision_id, treatment_id, channel, kind, touched_at
-    from touches where kind in ('sent', 'delivered')
+    from told where kind in ('sent', 'delivered')
 ),
 contacts as (
     select a.row, a.zone, g.decision_id, g.kind, g.given_at, o.treatment, o.action, o."group", o.issue,

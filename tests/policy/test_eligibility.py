@@ -125,18 +125,24 @@ def test_a_contact_counts_once_towards_the_frequency_cap(tmp_path):
         touch("once", 4, kind, decision_id="d-once-5", treatment_id="club_mail")
         for kind in ("sent", "delivered")
     ]
+    # Without a decision's id: the decision's own, and another's where the decision's feed works.
+    plain = [touch("plain", 4, kind) for kind in ("sent", "delivered")]
+    fed = [touch("fed", 4, decision_id="d-fed-5"), touch("fed", 3)]
     theirs = [touch("theirs", days, kind) for days in (3, 9) for kind in ("sent", "delivered", "clicked")]
     found = apply(
         tmp_path,
-        [customer(name) for name in ("once", "theirs", "mixed", "past", "nothing")],
-        [*ours, *theirs, touch("mixed", 2), touch("past", 28), touch("past", 3)],
-        [decision("once", 5, "club_mail"), decision("mixed", 9, "club_mail")]
+        [customer(name) for name in ("once", "theirs", "mixed", "past", "nothing", "plain", "fed")],
+        [*ours, *theirs, touch("mixed", 2), touch("past", 28), touch("past", 3), *plain, *fed],
+        [decision(name, 5, "club_mail") for name in ("once", "plain", "fed")]
+        + [decision("mixed", 9, "club_mail")]
         + [decision("nothing", days, "none") for days in (3, 5, 9)],
         limits,
     )
     capped = ["frequency cap"] * 3
-    assert found["theirs"][1:4] == found["mixed"][1:4] == capped
-    assert found["once"][1:4] == found["past"][1:4] == found["nothing"][1:4] == [""] * 3
+    assert found["theirs"][1:4] == found["mixed"][1:4] == found["fed"][1:4] == capped
+    assert (
+        found["once"][1:4] == found["past"][1:4] == found["nothing"][1:4] == found["plain"][1:4] == [""] * 3
+    )
 
 
 def test_a_channel_without_consent_column_is_refused(tmp_path):
