@@ -39,6 +39,12 @@ def unit_of(reader: Reader, metric: str, experiment: str) -> str:
     return {"money": reader.currency, "fraction": parts.RATE}.get(declared.unit if declared else "", "")
 
 
+def is_per_customer(reader: Reader, metric: str, experiment: str) -> bool:
+    """Tell whether a metric is declared as a mean per customer: neither a ratio nor a quantile."""
+    declared = reader.metric(metric, experiment)
+    return declared is not None and declared.adds_up
+
+
 def valid(row: Mapping[str, Any]) -> str:
     """Say for which looks the interval of an effect is valid; nothing where it is for one reading."""
     basis = BASIS[row["basis"]]
@@ -115,9 +121,11 @@ def build(reader: Reader, experiment: str) -> str:
 def _metric(reader: Reader, rows: pa.Table, experiment: str, *, script: bool) -> list[str]:
     (metric,) = set(rows["metric"].to_pylist())
     unit = unit_of(reader, metric, experiment)
+    each = is_per_customer(reader, metric, experiment)
     judged = reader.judged(where(rows, segment="all"), experiment)
     out = [f"<h2>{_safe(label('metric', metric))}</h2>"]
-    out.append(_figure(plots.effects(leading(judged), unit, order=reader.arms), script=script))
+    figure = plots.effects(leading(judged), unit, order=reader.arms, per_customer=each)
+    out.append(_figure(figure, script=script))
     out += [_note(text) for text in bases(judged, reader, experiment)]
     is_single = set(judged["basis"].to_pylist()) == {READING}
     # Only money is summed over customers; a ratio has no total either.
@@ -129,7 +137,8 @@ def _metric(reader: Reader, rows: pa.Table, experiment: str, *, script: bool) ->
         looks = where(looks, experiment_id=experiment, metric=metric)
         if looks.num_rows:
             out.append(_note(band_note(reader, experiment, metric)))
-            out.append(_figure(readings.sequence(looks, unit, reader.arms), script=False))
+            figure = readings.sequence(looks, unit, reader.arms, per_customer=each)
+            out.append(_figure(figure, script=False))
     parted = rows.filter(pc.not_equal(rows["segment"], "all"))
     if parted.num_rows:
         out += [f"<h3>{_safe(say('experiments.segments'))}</h3>", _note(say("experiments.segments_note"))]

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from nba import plots, tables
 from nba.errors import DataError
-from nba.plots import insight, policies
+from nba.plots import insight, policies, readings
 
 START = datetime(2026, 3, 2, tzinfo=UTC)
 
@@ -147,6 +147,20 @@ def test_effects_show_the_interval_and_its_side_of_zero() -> None:
     assert plots.effects(effects(lower=-1.0)).data[0].marker.symbol == "circle-open"
     assert plots.effects(effects(effect=-2.0, lower=-3.0, upper=-1.0)).data[0].marker.symbol == "circle"
     assert "EUR" in plots.effects(effects(), "EUR").layout.xaxis.title.text
+
+
+def test_only_a_mean_per_customer_is_called_so() -> None:
+    title = plots.effects(effects(), "EUR").layout.xaxis.title.text
+    ratio = plots.effects(effects(), "EUR", per_customer=False).layout.xaxis.title.text
+    assert (title, ratio) == (
+        "Effect per customer against the control (EUR)",
+        "Effect against the control (EUR)",
+    )
+    looks = pa.table({"arm": ["a"], "looked_at": [START], "effect": [1.0], "lower": [0.0], "upper": [2.0]})
+    assert readings.sequence(looks, "EUR").layout.yaxis.title.text == "Effect per customer so far (EUR)"
+    assert (
+        readings.sequence(looks, "EUR", per_customer=False).layout.yaxis.title.text == "Effect so far (EUR)"
+    )
 
 
 def test_an_arm_has_one_colour_in_every_figure_and_none_of_a_channel() -> None:

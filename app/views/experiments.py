@@ -153,7 +153,9 @@ def _metric(reader: Reader, shown: pa.Table, experiment: str, metric: str) -> No
     told_first = leading(judged)
     for row in told_first.to_pylist():
         st.markdown(sentence(row, unit), help=say(f"term.{BASIS[row['basis']]}"))
-    parts.figure(plots.effects(told_first, unit, order=reader.arms), "effects", say("alt.effects"))
+    each = report.is_per_customer(reader, metric, experiment)
+    drawn = plots.effects(told_first, unit, order=reader.arms, per_customer=each)
+    parts.figure(drawn, "effects", say("alt.effects"))
     for text in bases(judged, reader, experiment):
         st.caption(text)
     if any("CUPED" in row["method"] for row in whole.to_pylist()):
@@ -167,7 +169,7 @@ def _metric(reader: Reader, shown: pa.Table, experiment: str, metric: str) -> No
     parts.table(judged, columns, tables.JUDGED, reader.currency, f"effects_{metric}", unit)
     with parts.section():
         _sequence(reader, experiment, metric, unit)
-    _segments(where(shown, metric=metric), reader, metric, unit)
+    _segments(where(shown, metric=metric), reader, experiment, metric)
 
 
 def _sequence(reader: Reader, experiment: str, metric: str, unit: str) -> None:
@@ -177,7 +179,9 @@ def _sequence(reader: Reader, experiment: str, metric: str, unit: str) -> None:
     if looks.num_rows:
         st.subheader(say("experiments.sequence"), help=say("term.sequence"))
         st.caption(band_note(reader, experiment, metric))
-        parts.figure(readings.sequence(looks, unit, reader.arms), "sequence", say("alt.sequence"))
+        each = report.is_per_customer(reader, metric, experiment)
+        drawn = readings.sequence(looks, unit, reader.arms, per_customer=each)
+        parts.figure(drawn, "sequence", say("alt.sequence"))
 
 
 def _unit(metric: str, reader: Reader, experiment: str) -> str:
@@ -223,17 +227,23 @@ def sentence(row: dict[str, Any], unit: str) -> str:
     )
 
 
-def _segments(shown: pa.Table, reader: Reader, metric: str, unit: str) -> None:
+def _segments(shown: pa.Table, reader: Reader, experiment: str, metric: str) -> None:
     parts_only = shown.filter(pc.not_equal(shown["segment"], "all"))
-    if not parts_only.num_rows:
-        return
     st.subheader(say("experiments.segments"), help=say("term.corrected"))
+    if not parts_only.num_rows:
+        declared = reader.declared(experiment)
+        key = "undone" if declared and declared.segments else "none"
+        st.markdown(say(f"experiments.segments_{key}"))
+        return
+    unit = _unit(metric, reader, experiment)
     st.caption(say("experiments.segments_note"))
     arms = list(dict.fromkeys(parts_only["arm"].to_pylist()))
     first = [arm for arm in arms if arm == reader.headline_arm]
     arm = parts.choose(say("arm"), [*first, *(a for a in arms if a not in first)], "segment_arm")
     parts_only = where(parts_only, arm=arm)
-    parts.figure(plots.effects(parts_only, unit, order=reader.arms), "segments", say("alt.effects"))
+    each = report.is_per_customer(reader, metric, experiment)
+    drawn = plots.effects(parts_only, unit, order=reader.arms, per_customer=each)
+    parts.figure(drawn, "segments", say("alt.effects"))
     columns = ["segment", *COLUMNS, "p_corrected", "p_heterogeneity", "p_value", *MEANS, "arm"]
     parts.table(parts_only, columns, tables.SUMMARY_EFFECTS, reader.currency, f"segments_{metric}", unit)
 

@@ -140,7 +140,12 @@ def uplift_deciles(table: pa.Table) -> go.Figure:
 
 
 def effects(
-    table: pa.Table, currency: str = "", metric: str | None = None, order: Sequence[str] = ()
+    table: pa.Table,
+    currency: str = "",
+    metric: str | None = None,
+    order: Sequence[str] = (),
+    *,
+    per_customer: bool = True,
 ) -> go.Figure:
     """Draw each arm's effect against its control with its interval; left of zero is a loss.
 
@@ -149,13 +154,15 @@ def effects(
         currency: Unit of money metrics; "%" for metrics that are fractions.
         metric: Draw this metric only; all rows if left out (they must share a unit then).
         order: Arms of all figures, for their colours.
+        per_customer: Whether the metric is a mean per customer; not a ratio or a quantile.
     """
     names = ("metric", "arm", "segment", "control", "n", "n_control", "effect", "lower", "upper", "level")
     data = style.columns(table, "effects", names)
     keep = ~np.isnan(data["effect"])
     if metric is not None:
         keep &= data["metric"] == metric
-    figure = style.figure(style.unit("Effect per customer against the control", currency), "")
+    title = "Effect per customer against the control" if per_customer else "Effect against the control"
+    figure = style.figure(style.unit(title, currency), "")
     if not keep.any():
         return style.empty(figure)
     whole = all(data["segment"][keep] == "all")
@@ -439,7 +446,8 @@ def prices(table: pa.Table, currency: str = "") -> go.Figure:
                 line={"color": colour[name], "dash": ("solid", "dot", "dash", "dashdot")[j % 4]},
                 marker={"symbol": style.MARK[i % len(style.MARK)], "size": 8},
                 customdata=np.column_stack([data["used"][rows], data["available"][rows]]),
-                hovertemplate="%{y:,.3g} per unit; %{customdata[0]:,.0f} of %{customdata[1]:,.0f} used"
+                hovertemplate=f"%{{y:,.3g}}{style.behind(currency)} per unit; "
+                "%{customdata[0]:,.0f} of %{customdata[1]:,.0f} used"
                 "<extra>%{fullData.name}</extra>",
             )
     return style.time_axis(figure, np.unique(data["decided_at"])).update_yaxes(rangemode="tozero")

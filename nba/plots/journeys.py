@@ -97,7 +97,7 @@ def credited_against_caused(table: pa.Table, currency: str = "") -> go.Figure:
     """
     names = ("method", "channel", "compared", "incremental", "lower", "upper")
     data = style.columns(table, "attribution", names)
-    figure = style.figure("", style.unit("Margin", currency))
+    figure, money = style.figure("", style.unit("Margin", currency)), style.behind(currency)
     known = ~np.isnan(data["incremental"])
     if not known.any():
         return style.empty(figure)
@@ -116,7 +116,7 @@ def credited_against_caused(table: pa.Table, currency: str = "") -> go.Figure:
             y=[cells.get(c, np.nan) for c in channels],
             name=str(method),
             marker={"color": colour[method], "opacity": 0.7},
-            hovertemplate="credited %{y:,.0f}<extra>%{x}: %{fullData.name}</extra>",
+            hovertemplate=f"credited %{{y:,.0f}}{money}<extra>%{{x}}: %{{fullData.name}}</extra>",
         )
     figure.add_scatter(
         x=channels,
@@ -126,7 +126,8 @@ def credited_against_caused(table: pa.Table, currency: str = "") -> go.Figure:
         marker={"color": style.RED, "size": 13, "symbol": "diamond"},
         error_y={**style.whiskers(middle, low, high), "color": style.RED, "thickness": 2.5, "width": 8},
         customdata=np.column_stack([low, high]),
-        hovertemplate="caused %{y:,.0f} (%{customdata[0]:,.0f} to %{customdata[1]:,.0f})<extra>%{x}</extra>",
+        hovertemplate=f"caused %{{y:,.0f}}{money}"
+        " (%{customdata[0]:,.0f} to %{customdata[1]:,.0f})<extra>%{x}</extra>",
     )
     return style.zero_line(figure.update_layout(barmode="group"), "h")
 

@@ -9,17 +9,21 @@ import pyarrow as pa
 from nba.plots import style
 
 
-def sequence(table: pa.Table, currency: str = "", order: Sequence[str] = ()) -> go.Figure:
+def sequence(
+    table: pa.Table, currency: str = "", order: Sequence[str] = (), *, per_customer: bool = True
+) -> go.Figure:
     """Draw what each look of an experiment saw, with intervals that hold at all looks together.
 
     Args:
         table: Columns arm, looked_at, effect, lower, upper of the `looks` table, of one metric.
         currency: Unit of the metric where it is money; "%" where it is a fraction.
         order: Arms of all figures, for their colours; the first drawn has its band filled, others edges.
+        per_customer: Whether the metric is a mean per customer; not a ratio or a quantile.
     """
     form = style.difference(currency)
     data = style.columns(table, "looks", ("arm", "looked_at", "effect", "lower", "upper"))
-    figure = style.figure("Look", style.unit("Effect per customer so far", currency))
+    title = "Effect per customer so far" if per_customer else "Effect so far"
+    figure = style.figure("Look", style.unit(title, currency))
     known = ~np.isnan(data["effect"])
     if not known.any():
         return style.empty(figure)

@@ -125,6 +125,11 @@ def unit(text: str, currency: str) -> str:
     return f"{text} ({currency})" if currency and currency != "%" else text
 
 
+def behind(currency: str) -> str:
+    """Give what follows an amount in a tooltip: the currency, where there is one."""
+    return f" {currency}" if currency and currency != "%" else ""
+
+
 def difference(currency: str) -> str:
     """Give the format of a difference in a tooltip."""
     return "+.2%" if currency == "%" else "+.4g"
