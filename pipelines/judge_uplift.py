@@ -26,9 +26,11 @@ def log(workspace: Path, at: datetime) -> compare.Comparison:
     config = settings.read(workspace)
     tracking.setup(config, workspace)
     folder, _ = tracking.load_policy(tracking.policy_name(config), tracking.CHAMPION)
-    examples = train.examples(History.read(workspace), at)
+    history = History.read(workspace)
+    examples = train.examples(history, at)
     catalog = settings.read_catalog(workspace, config)
-    return compare.compare(Scorer.load(folder), examples, catalog, config.workspace.seed)
+    logged = train.candidates(history)
+    return compare.compare(Scorer.load(folder), examples, catalog, config.workspace.seed, logged=logged)
 
 
 def hillstrom(data: Path, share: float = 0.3) -> tuple[pd.DataFrame, Gate]:

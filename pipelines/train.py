@@ -31,6 +31,7 @@ _EXAMPLES = """
     where d.decided_at < $at and d.policy_id <> 'outside'
     order by d.decided_at, d.decision_id
 """
+_CANDIDATES = "select decision_id, treatment_id, p_action from choices join asked using (decision_id)"
 _EXPLAINED = 50  # decisions whose reasons are logged as examples
 _LOADER = "nba.models.scorer:Scorer"
 _FIGURES: Mapping[str, Callable[[pa.Table], Any]] = {
@@ -82,6 +83,19 @@ def examples(history: History, at: datetime) -> pa.Table:
         history.paths(name)
     outcomes = feedback.settled(is_corrected=history.has("corrections"))
     return tables.EXAMPLES.conform(history.sql(_EXAMPLES.format(settled=outcomes), {"at": at}))
+
+
+def candidates(history: History) -> compare.Logged | None:
+    """Give the look-up of all candidates' probabilities of decisions; None where they were not logged."""
+    if not history.has("choices"):
+        return None
+
+    def logged(decision_id: pa.ChunkedArray) -> pa.Table:
+        with history.connection() as connection:
+            connection.register("asked", pa.table({"decision_id": decision_id}))
+            return connection.sql(_CANDIDATES).to_arrow_table()
+
+    return logged
 
 
 def train(
@@ -141,7 +155,8 @@ def train(
     if compared:
         heard = _told(progress, asked, "effects")
         search = tuning.Search(asked, seed, study, heard)
-        comparison = compare.compare(scorer, rows, catalog, seed, search=search)
+        choices = candidates(History.read(workspace))
+        comparison = compare.compare(scorer, rows, catalog, seed, search=search, logged=choices)
         comparison = comparison.with_stability(wording.under_resampling(rows, catalog, chosen, seed))
     step(1)
     trials = tuning.trials(rows, catalog, asked, seed, study, window_days=window)

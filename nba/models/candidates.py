@@ -130,6 +130,10 @@ class Fold:
     effects: Array
     base: Any
 
+    def supported(self, k: int) -> Whole:
+        """Rows of the other folds that could have got treatment k (from 1) as well as the control."""
+        return self.rows[self.data.possible[self.rows, k - 1]]
+
 
 @dataclass(frozen=True)
 class XTrees:
@@ -141,9 +145,9 @@ class XTrees:
     def fit(cls, fold: Fold) -> "XTrees":
         """Learn imputed effects: each side's come from the outcome model of the other side."""
         data, sides = fold.data, []
-        none = fold.rows[data.arm[fold.rows] == 0]
         for k in range(1, len(data.arms)):
-            got = fold.rows[data.arm[fold.rows] == k]
+            rows = fold.supported(k)
+            none, got = rows[data.arm[rows] == 0], rows[data.arm[rows] == k]
             high = Fitted(fold.base, data.X[got], data.y[got] - fold.mu[got, 0], data.weight[got])
             low = Fitted(fold.base, data.X[none], fold.mu[none, k] - data.y[none], data.weight[none])
             share = data.weight[got].sum() / (data.weight[got].sum() + data.weight[none].sum())
@@ -182,16 +186,22 @@ class ByTreatment:
             min_child_samples=2 * known["min_child_samples"],
             n_estimators=max(known["n_estimators"] // 2, 1),
         )
-        X, w = fold.data.X[fold.rows], fold.data.weight[fold.rows]
-        return cls(tuple(Fitted(base, X, target, w) for target in fold.effects[fold.rows].T))
+        data, models = fold.data, []
+        for k in range(1, len(data.arms)):
+            rows = fold.supported(k)
+            models.append(Fitted(base, data.X[rows], fold.effects[rows, k - 1], data.weight[rows]))
+        return cls(tuple(models))
 
     @classmethod
     def ridge(cls, fold: Fold) -> "ByTreatment":
         """Fit a ridge regression whose penalty generalised cross-validation chooses."""
         scaling = Scaling.of(fold.data.X[fold.rows], fold.data.y[fold.rows])
-        x, w = scaling.apply(fold.data.X[fold.rows])[:, 1:], fold.data.weight[fold.rows]
-        base = RidgeCV(_ALPHAS)
-        return cls(tuple(Fitted(base, x, target, w) for target in fold.effects[fold.rows].T), scaling)
+        data, models = fold.data, []
+        for k in range(1, len(data.arms)):
+            rows = fold.supported(k)
+            x = scaling.apply(data.X[rows])[:, 1:]
+            models.append(Fitted(RidgeCV(_ALPHAS), x, fold.effects[rows, k - 1], data.weight[rows]))
+        return cls(tuple(models), scaling)
 
     def __call__(self, X: Array, mu: Array) -> Array:
         """Predict, shape (n, T)."""

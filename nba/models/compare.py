@@ -5,14 +5,17 @@ step fits the stack (`nba.models.ensemble`) on the same examples and measures wh
 loses against it, whether personalising pays, and whether the log can tell at all.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from nba.catalog import NONE, Catalog
+from nba.errors import DataError
 from nba.models import inputs, trial, tuning
 from nba.models.ensemble import Gate, UpliftEnsemble
 from nba.models.inputs import Coding
@@ -20,9 +23,13 @@ from nba.models.scorer import Scorer
 from nba.models.tuning import Found, Search
 
 Array = NDArray[np.float64]
+Whole = NDArray[np.int64]
+# Gives decision_id, treatment_id and p_action of every candidate of decisions, as far as they were logged.
+Logged = Callable[[pa.ChunkedArray], pa.Table]
 
 LEAST = 200  # rows below which a treatment is left out of the comparison
 _RARE = 0.01
+_SUPPORTED = 50  # rows on either side below which a treatment is left out of the comparison
 
 
 @dataclass(frozen=True)
@@ -70,6 +77,7 @@ def compare(
     seed: int,
     most: int = 60_000,
     search: Search | None = None,
+    logged: Logged | None = None,
 ) -> Comparison:
     """Fit the stack on the examples and hold the served model against it.
 
@@ -80,9 +88,14 @@ def compare(
         seed: Of the sample, folds and trees.
         most: Examples that are read; a sample of more.
         search: How to search the capacity of the stack's trees; the default's if None or without trials.
+        logged: Looks up the probabilities of all candidates of decisions. Of a treatment, decisions tell
+            that could have had it as well as no contact; without a look-up all are taken for such but those
+            whose own probability is 1.
     """
     coding = Coding.of(catalog)
     column = coding.columns(examples["treatment_id"].to_pylist())
+    own = examples["p_action"].to_numpy()
+    column = np.where(own > 0, column, -1)
     n = np.bincount(column[column >= 0], minlength=1 + len(coding.treatment_ids))
     enough = (n >= LEAST) & (column >= 0).any()
     rows = np.flatnonzero((column >= 0) & enough[np.maximum(column, 0)])
@@ -101,20 +114,25 @@ def compare(
     y = kept["is_response"].to_numpy().astype(float)
     if y.min() == y.max():
         return _nothing([*found, "Every response is the same."])
-    names = np.array([NONE, *coding.treatment_ids], dtype=object)
+    found += checks(scorer.names, X, y, own[rows])
+    given = Given.of(kept, column[rows], coding, logged)
+    found += given.told(coding)
+    if len(given.arms) < 2:
+        return _nothing(found)
+    X, y, kept = X[given.rows], y[given.rows], kept.take(pa.array(given.rows))
     parts = {t: (a, c) for t, a, c in zip(coding.treatment_ids, coding.action_ids, coding.channels)}
     value, cost = worth(scorer, kept, catalog)
     model = UpliftEnsemble(parts=parts, value=value, cost=cost, random_state=seed)
-    p = kept["p_action"].to_numpy()
-    found += checks(scorer.names, X, y, p)
-    given = names[column[rows]], p
     customers = kept["customer_id"].to_pylist()
     tuned = None
-    if search is not None and search.settings.tune_trials:
-        tuned = tuning.effects(model, X, y, *given, search, groups=customers)
-        model.set_params(trees=tuned.trees)
-    with trial.quiet():
-        model.fit(X, y, *given, groups=customers)
+    try:
+        if search is not None and search.settings.tune_trials:
+            tuned = tuning.effects(model, X, y, given.names, given.p, search, groups=customers)
+            model.set_params(trees=tuned.trees)
+        with trial.quiet():
+            model.fit(X, y, given.names, given.p, groups=customers)
+    except DataError as error:  # what is wrong with the log must not keep its model from being registered
+        return _nothing([*found, " ".join(str(error).split())])
     at = [1 + coding.treatment_ids.index(name) for name in model.treatments_]
     served = scorer.scores(kept, catalog).uplift[:, at]
     together = [np.corrcoef(a, b)[0, 1] for a, b in zip(served.T, model.oof_.T) if np.ptp(a) and np.ptp(b)]
@@ -128,6 +146,86 @@ def compare(
         found,
         tuned,
     )
+
+
+@dataclass(frozen=True)
+class Given:
+    """Who got what, and what could have been got.
+
+    Attributes:
+        rows: Rows of the examples that are compared, shape (m,).
+        arms: Columns of the arms that are compared: 0, and treatments that enough rows could have got.
+        names: Arm of each row, shape (m,).
+        p: Probability of the row's own arm, shape (m,); of every arm, control first and then the treatments
+            in sorted order, shape (m, arms), NaN where it was not logged; given that it is one of these.
+        support: Share of all rows that could have got the treatment as well as no contact, shape (T,).
+    """
+
+    rows: Whole
+    arms: Whole
+    names: NDArray[Any]
+    p: Array
+    support: Array
+
+    @classmethod
+    def of(cls, examples: pa.Table, column: Whole, coding: Coding, logged: Logged | None) -> "Given":
+        """Look up probabilities and keep the treatments that enough rows could, and could not, have got."""
+        p = probabilities(examples, column, coding, logged)
+        if (whole := ~np.isnan(p).any(axis=1)).any():  # what is logged in part is logged of a part, by hash
+            p[~whole] = 0.0
+        own = p[np.arange(len(p)), column]
+        could = ~(p[:, 1:] <= 0) & ~(p[:, :1] <= 0) & (own < 1 - 1e-9)[:, None]
+        ids = np.arange(1, p.shape[1])
+        sides = [((column == k) & could[:, k - 1]).sum() for k in ids], could[column == 0].sum(axis=0)
+        kept = ids[np.minimum(*sides) >= _SUPPORTED]
+        arms = np.array([0, *sorted(kept, key=lambda k: coding.treatment_ids[k - 1])])
+        rows = np.flatnonzero(np.isin(column, arms) & could[:, kept - 1].any(axis=1))
+        among = p[np.ix_(rows, arms)]
+        total = among.sum(axis=1)
+        among = np.where(np.isnan(total)[:, None], among, among / np.where(total > 0, total, 1)[:, None])
+        names = np.array([NONE, *coding.treatment_ids], dtype=object)[column[rows]]
+        return cls(rows, arms, names, among, could.mean(axis=0))
+
+    def told(self, coding: Coding) -> list[str]:
+        """Say of whom the comparison tells."""
+        names = coding.treatment_ids
+        shares = ", ".join(f"{names[k - 1]} {self.support[k - 1]:.0%}" for k in self.arms[1:])
+        out = [
+            "Decisions that could have had the treatment as well as no contact, by chance within their arm of"
+            f" the experiment: {shares or 'too few of any'}. Of each, the comparison rests on these alone;"
+            " decisions without a choice (a holdout's, p_action 1) do not count."
+        ]
+        tried = {k for k in range(1, len(names) + 1) if self.support[k - 1] > 0} - set(self.arms.tolist())
+        few = ", ".join(names[k - 1] for k in sorted(tried))
+        return [*out, f"Fewer than {_SUPPORTED} such decisions on either side: {few}."] if few else out
+
+
+def probabilities(examples: pa.Table, column: Whole, coding: Coding, logged: Logged | None) -> Array:
+    """Give the probability of every arm for every row, shape (n, 1 + T); NaN where it was not logged.
+
+    Args:
+        examples: decision_id and p_action, n rows.
+        column: Arm of each row, shape (n,).
+        coding: The treatments.
+        logged: The look-up; None for the own arm's probability alone.
+    """
+    n = examples.num_rows
+    p = np.full((n, 1 + len(coding.treatment_ids)), np.nan)
+    p[np.arange(n), column] = examples["p_action"].to_numpy()
+    if logged is None:
+        return p
+    found = logged(examples["decision_id"])
+    ids = pa.array(examples["decision_id"].to_pylist())
+    row = pc.index_in(found["decision_id"], value_set=ids).to_numpy()
+    arm = coding.columns(found["treatment_id"].to_pylist())
+    known = np.unique(row)
+    all_of = np.zeros_like(p)
+    all_of[row[arm >= 0], arm[arm >= 0]] = found["p_action"].to_numpy()[arm >= 0]
+    # A log that gives the row's own arm another chance than the decision is not about that decision.
+    own = p[known, column[known]]
+    known = known[np.abs(all_of[known, column[known]] - own) < 1e-9]
+    p[known] = all_of[known]
+    return p
 
 
 def worth(scorer: Scorer, examples: pa.Table, catalog: Catalog) -> tuple[dict[str, float], dict[str, float]]:
@@ -178,8 +276,9 @@ def _deciles(model: UpliftEnsemble) -> pa.Table:
 
     effects = model.scores_[:, 1:] - model.scores_[:, :1]
     # A row has an effect of every treatment, a customer several rows: neither is news twice.
-    customer = np.repeat(model.customer_, effects.shape[1])
-    return metrics.by_decile(model.oof_.ravel(), effects.ravel(), customer=customer)
+    customer = np.repeat(model.customer_, effects.shape[1]).reshape(effects.shape)
+    could = model.possible_
+    return metrics.by_decile(model.oof_[could], effects[could], customer=customer[could])
 
 
 def _nothing(findings: list[str]) -> Comparison:

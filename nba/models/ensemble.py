@@ -128,6 +128,10 @@ class UpliftEnsemble(_Learner):
             Intervals rest on customers: what a customer's rows share counts once.
         loss_: Doubly robust loss of `oof_`, over the scores' variance.
         scores_: Doubly robust scores of each arm's outcome, shape (n, 1 + T).
+        possible_: Which treatments each row could have got as well as the control, shape (n, T). Of others
+            it says nothing: averages, losses and intervals are of rows that could, and the gate's "everyone"
+            is everyone who can.
+        support_: Share of the rows that could, shape (T,).
 
     Example:
         >>> rng = np.random.default_rng(0)
@@ -137,6 +141,8 @@ class UpliftEnsemble(_Learner):
         >>> bool(np.corrcoef(model.predict(X), X[:, 0])[0, 1] > 0.9), model.gate_.rule
         (True, 'personalise')
     """
+
+    _has_gaps = True
 
     def __init__(
         self,
@@ -167,27 +173,34 @@ class UpliftEnsemble(_Learner):
         with threadpool_limits(limits=1, user_api="blas"):
             mu, outcomes = self._outcomes(data)
             self.scores_ = data.scores(mu)
+            w = data.weight / data.weight.sum()
+            self.possible_ = data.possible
+            self.support_ = w @ self.possible_
+            share = w[:, None] * self.possible_ / self.support_
             effects = self.scores_[:, 1:] - self.scores_[:, :1]
+            average = (share * effects).sum(axis=0)
+            # Who could not have got a treatment says nothing of it: neither better nor worse than average.
+            effects = np.where(self.possible_, effects, average)
             self._linear, members = self._candidates(data, outcomes, effects)
         deviations = np.empty((*effects.shape, len(self.names)))
         for number, member in members.items():
             new = np.flatnonzero(data.fold == number)
             deviations[new] = member(data.X[new], mu[new])
         self._members = tuple(members.values())
-        w = data.weight / data.weight.sum()
-        self._center = np.einsum("i,itc->tc", w, deviations)
+        self._center = np.einsum("it,itc->tc", share, deviations)
         deviations -= self._center
-        average = w @ effects
-        apart = w[:, None] * (effects - average)
+        apart = share * (effects - average)
         noise = np.sqrt(np.maximum((by_customer(apart, data.customer) ** 2).sum(axis=0), 1e-300))
         self._average = shrink(average, noise)
         prior = candidates.prior(self.names, len(data.y) / len(data.arms))
         # What is left of a score beside its model's prediction is noise: of the row's own arm alone.
         left = self.scores_ - mu
         arm_noise = w @ left**2 * repetition(w[:, None] * left, data.customer)
-        self._weights = stack(deviations, effects - average, data.weight, prior, arm_noise)
+        known = np.where(self.possible_[..., None], deviations, 0.0)
+        self._weights = stack(known, effects - average, data.weight, prior, arm_noise)
         self.oof_ = self._average + deviations @ self._weights
-        self.loss_ = float(((effects - self.oof_) ** 2 / _or_one(effects.var(axis=0))).mean())
+        missed = (effects - np.where(self.possible_, self.oof_, average)) ** 2
+        self.loss_ = float((missed / _or_one(effects.var(axis=0))).mean())
         self._report(data, effects, deviations, average, noise)
 
     def _outcomes(self, data: Trial) -> tuple[Array, dict[int, tuple[Whole, list[learners.Fitted], Array]]]:
@@ -242,7 +255,8 @@ class UpliftEnsemble(_Learner):
         return Coding(names, tuple(a for a, _ in made), tuple(c for _, c in made))
 
     def _report(self, data: Trial, effects: Array, deviations: Array, average: Array, noise: Array) -> None:
-        n = np.bincount(data.arm, minlength=len(data.arms))[1:]
+        could = self.possible_
+        n = [int((data.arm[could[:, k]] == k + 1).sum()) for k in range(could.shape[1])]
         half = _HALF * noise
         customer = data.customer
         self.customer_ = np.arange(len(data.y)) if customer is None else customer
@@ -255,23 +269,24 @@ class UpliftEnsemble(_Learner):
         parts = {name: average + deviations[..., j] for j, name in enumerate(self.names)}
         constant = np.broadcast_to(average, effects.shape)
         parts = {"none": 0 * effects, "constant": constant, **parts, "stack": self.oof_}
+        parts = {name: np.where(could, part, average) for name, part in parts.items()}
         weights = dict(zip(self.names, self._weights))
         rows = [
             judge(name, part, effects, average, weights.get(name), customer) for name, part in parts.items()
         ]
         self.candidates_ = pa.Table.from_pylist(rows)
         self.gate_ = gate(
-            self._worth(self.oof_),
-            self._worth(effects),
+            np.where(could, self._worth(self.oof_), -np.inf),
+            np.where(could, self._worth(effects), 0.0),
             data.arms,
             data.weight,
             customer,
             Evidence(
-                ranking(self.oof_, effects, customer=customer),
+                ranking(parts["stack"], effects, customer=customer),
                 shown(rows),
                 int((average - half > 0).sum()),
                 float(data.weight @ np.abs(data.y) / data.weight.sum()) * float(np.mean(self._per_unit())),
-                effective(data.weight / data.p_own),
+                effective(data.weight * could.any(axis=1) / data.p_own),
             ),
         )
 
@@ -335,8 +350,11 @@ class UpliftEnsemble(_Learner):
         for name in np.unique(given):
             at = given == name
             for t, treatment in enumerate(self.treatments_):
-                found = stats.mean(effects[at, t], level, self.customer_[at])
-                predicted = float(self.oof_[at, t].mean())
+                could = at & self.possible_[:, t]
+                if not could.any():
+                    continue
+                found = stats.mean(effects[could, t], level, self.customer_[could])
+                predicted = float(self.oof_[could, t].mean())
                 rows.append(
                     (name, treatment, found.n, predicted, found.value, found.se, found.lower, found.upper)
                 )

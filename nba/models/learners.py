@@ -134,6 +134,8 @@ class _Learner(BaseEstimator):
         treatments_: Names of the T treatments, sorted; the columns of `effect`.
     """
 
+    _has_gaps = False  # whether the learner minds which arms a row could have got
+
     def __init__(
         self, outcome: Any = None, *, control: Any = NONE, folds: int = 5, random_state: int = 0
     ) -> None:
@@ -171,7 +173,7 @@ class _Learner(BaseEstimator):
             self, X, y, dtype=np.float64, ensure_all_finite=False, ensure_min_samples=2, y_numeric=True
         )
         more = {"control": self.control, "weight": sample_weight, "groups": groups}
-        more |= {"names": getattr(self, "feature_names_in_", None)}
+        more |= {"names": getattr(self, "feature_names_in_", None), "has_gaps": self._has_gaps}
         data = trial.read(
             np.asarray(X), y, treatment, p_action, **more, folds=self.folds, seed=self.random_state
         )

@@ -15,7 +15,7 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from scipy.stats import rankdata
 
-from nba import draws
+from nba import draws, stats
 from nba.catalog import NONE
 from nba.errors import listed
 
@@ -26,6 +26,9 @@ LEAST_PER_ARM = 5
 _HINT = "Mend or leave out these rows; estimate probabilities with nba.models.overlap if none are known."
 _LEAK = 0.999  # AUC or rank correlation of one feature with the outcome above which it is taken for it
 _RARE = 0.01  # probability below which a row weighs more than a hundred
+_CERTAIN = 1 - 1e-9  # probability above which nothing else was possible
+_APART = 4.0  # standard errors that an arm's weights may lie from what its probabilities promise
+_SLACK = 0.05  # and this much more, as estimated probabilities are not exact
 
 
 class LeakWarning(UserWarning):
@@ -76,6 +79,16 @@ class Trial:
         return bool(np.isin(self.y, (0.0, 1.0)).all())
 
     @property
+    def possible(self) -> NDArray[np.bool_]:
+        """Whether a row could have got the treatment as well as the control, shape (n, T).
+
+        What one of both does to the others is not in the data. Unknown probabilities count as possible,
+        unless the row's own is 1.
+        """
+        could = ~(self.p <= 0)
+        return np.asarray(could[:, 1:] & could[:, :1] & (self.p_own < _CERTAIN)[:, None])
+
+    @property
     def p_own(self) -> Array:
         """Probability of the arm that each row got, shape (n,)."""
         return self.p[np.arange(len(self.y)), self.arm]
@@ -110,6 +123,7 @@ def read(
     folds: int = 5,
     seed: int = 0,
     names: Sequence[Any] | None = None,
+    has_gaps: bool = False,
 ) -> Trial:
     """Check the data of a trial and gather it.
 
@@ -119,7 +133,8 @@ def read(
         treatment: Arm of each row, shape (n,).
         p_action: Probability of the row's own arm, shape (n,); or of each arm, control first and then the
             treatments in sorted order, shape (n, 1 + T); or one number per arm by name. Every arm must
-            have been possible for every row.
+            have been possible for every row, but with `has_gaps`. Over an arm's rows, 1/p must add up to
+            the number of rows that could have got it, within chance.
         control: Name of the arm that others are compared with.
         weight: Shape (n,), 0 or more.
         groups: Customer of each row, shape (n,): a customer's rows share a fold, and count as one unit in
@@ -127,6 +142,7 @@ def read(
         folds: Number of folds.
         seed: Of the folds.
         names: Of the features, for errors; their numbers if None.
+        has_gaps: Whether rows may be unable to get some arms: the caller then minds `Trial.possible`.
 
     Raises:
         DataError: naming every fault at once.
@@ -145,10 +161,14 @@ def read(
     labels = sorted(set(given.tolist()) - {control}, key=str)
     arms = (control, *labels)
     arm = np.array([arms.index(a) for a in given.tolist()], dtype=np.int64)
-    p, found = _probabilities(p_action, arm, arms)
+    p, found = _probabilities(p_action, arm, arms, has_gaps)
+    customer = None if groups is None else np.unique(np.asarray(groups).astype(str), return_inverse=True)[1]
     faults += [*_faults_of_arms(arm[w > 0], arms), *found]
     fold = split(arm, target, groups, folds, seed) if folds > 0 and len(arm) else np.zeros(len(arm), int)
     faults += _faults_of_folds(fold, folds, groups)
+    data = Trial(X, target, arm, p, w, fold, arms, customer)
+    if not faults:
+        faults = [*_contradictions(data), *(_gaps(data) if has_gaps else [])]
     if faults:
         raise listed(faults, "effects cannot be learnt from these rows", _HINT)
     for j in leaks(X, target):
@@ -156,8 +176,7 @@ def read(
         warnings.warn(f"{said} before the treatment?", LeakWarning, stacklevel=3)
     for said in _rare(p, arm, arms):
         warnings.warn(said, RareWarning, stacklevel=3)
-    customer = None if groups is None else np.unique(np.asarray(groups).astype(str), return_inverse=True)[1]
-    return Trial(X, target, arm, p, w, fold, arms, customer)
+    return data
 
 
 def split(arm: Whole, y: Array, groups: ArrayLike | None, folds: int, seed: int) -> Whole:
@@ -290,7 +309,7 @@ def _faults_of_folds(fold: Whole, folds: int, groups: ArrayLike | None) -> list[
     return [f"groups: {n} customers, all in one fold; expected enough for 2 folds or more"]
 
 
-def _probabilities(p_action: Any, arm: Whole, arms: Sequence[Any]) -> tuple[Array, list[str]]:
+def _probabilities(p_action: Any, arm: Whole, arms: Sequence[Any], has_gaps: bool) -> tuple[Array, list[str]]:
     n, k = len(arm), len(arms)
     if p_action is None:
         return np.full((n, k), np.nan), ["p_action is missing"]
@@ -310,10 +329,45 @@ def _probabilities(p_action: Any, arm: Whole, arms: Sequence[Any]) -> tuple[Arra
             p[np.arange(n), arm] = own
     if p.shape != (n, k):
         return p, [f"p_action has shape {p.shape}; expected ({n},) or ({n}, {k}): {list(arms)}"]
-    return p, _faults_of_probabilities(p, arm, arms)
+    return p, _faults_of_probabilities(p, arm, arms, has_gaps)
 
 
-def _faults_of_probabilities(p: Array, arm: Whole, arms: Sequence[Any]) -> list[str]:
+def _contradictions(data: Trial) -> list[str]:
+    # Rows that got an arm, each for 1/p, must stand for all rows that could have got it: else p is not what
+    # dealt out the arms, or some could not have got it and nothing says who.
+    out, certain = [], data.p_own >= _CERTAIN
+    weight = data.weight / data.weight.mean()
+    for k, name in enumerate(data.arms):
+        p, got = data.p[:, k], data.arm == k
+        could = np.where(np.isnan(p), ~certain, p > 0)
+        odds = np.divide(1.0, p, out=np.zeros_like(p), where=got)
+        found = stats.mean(weight * (odds - could), unit=data.customer)
+        limit = _APART * found.se + _SLACK
+        if abs(found.value) > limit:
+            share = float((weight * could).mean())
+            out.append(
+                f"p_action contradicts the arms: rows that got {name!r}, weighed by 1/p, stand for"
+                f" {found.value + share:.0%} of the rows; expected {share:.0%} within {limit:.0%}. Where some"
+                " could not have got every arm, the probabilities of all arms are needed"
+            )
+    return out
+
+
+def _gaps(data: Trial) -> list[str]:
+    # An effect needs rows of both sides that could have been on the other.
+    out = []
+    for k, name in enumerate(data.arms[1:], start=1):
+        arm = data.arm[data.possible[:, k - 1] & (data.weight > 0)]
+        n = int((arm == k).sum()), int((arm == 0).sum())
+        if min(n) < LEAST_PER_ARM:
+            out.append(
+                f"treatment {name!r}: {n[0]} rows with it and {n[1]} with {data.arms[0]!r} could have got"
+                f" either; expected {LEAST_PER_ARM} or more of both"
+            )
+    return out
+
+
+def _faults_of_probabilities(p: Array, arm: Whole, arms: Sequence[Any], has_gaps: bool) -> list[str]:
     own = p[np.arange(len(arm)), arm]
     parts = (
         (np.isnan(own), "are missing"),
@@ -321,30 +375,39 @@ def _faults_of_probabilities(p: Array, arm: Whole, arms: Sequence[Any]) -> list[
         (own > 1, "are above 1"),
     )
     out = [f"p_action: {int(bad.sum())} of {len(own)} values {what}" for bad, what in parts if bad.any()]
-    others = p.copy()
-    others[np.arange(len(arm)), arm] = np.nan
+    out += [] if has_gaps else _faults_of_support(p, arm, arms)
+    total = p.sum(axis=1)
+    off = int((np.isfinite(total) & (np.abs(total - 1) > 1e-6)).sum())
+    return [*out, f"p_action: {off} rows do not sum to 1"] if off else out
+
+
+def _faults_of_support(p: Array, arm: Whole, arms: Sequence[Any]) -> list[str]:
     # Whoever could not have got an arm says nothing of it: models would guess, without a sign of it.
-    out += [
+    own, others = p[np.arange(len(arm)), arm], p.copy()
+    others[np.arange(len(arm)), arm] = np.nan
+    out = [
         f"p_action: {n} of {len(own)} rows have 0 or less for {name!r}, which they did not get; leave out"
         " rows that could not get every arm"
         for name, n in zip(arms, (others <= 0).sum(axis=0).tolist())
         if n
     ]
-    total = p.sum(axis=1)
-    off = int((np.isfinite(total) & (np.abs(total - 1) > 1e-6)).sum())
-    return [*out, f"p_action: {off} rows do not sum to 1"] if off else out
+    if not out and (sure := int(((own >= _CERTAIN) & (own <= 1)).sum())):
+        out.append(
+            f"p_action: {sure} of {len(own)} values are 1; leave out rows that could not get every arm"
+        )
+    return out
 
 
 def _rare(p: Array, arm: Whole, arms: Sequence[Any]) -> list[str]:
     # One sentence for each arm that some rows could hardly have got.
     out = []
     for k, name in enumerate(arms):
-        rare = int((p[:, k] < _RARE).sum())
-        if rare:
+        low = p[(p[:, k] > 0) & (p[:, k] < _RARE), k]
+        if len(low):
             w = 1 / p[arm == k, k]
             ess = (w / w.max()).sum() ** 2 / ((w / w.max()) ** 2).sum()
             out.append(
-                f"p_action: {rare} of {len(arm)} rows have less than {_RARE:g} for {name!r} (down to"
-                f" {np.nanmin(p[:, k]):.2g}); weighing leaves an effective {ess:.0f} of its {len(w)} rows"
+                f"p_action: {len(low)} of {len(arm)} rows have less than {_RARE:g} for {name!r} (down to"
+                f" {low.min():.2g}); weighing leaves an effective {ess:.0f} of its {len(w)} rows"
             )
     return out

@@ -1,8 +1,10 @@
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from nba.models import card, compare
 from nba.models.compare import LEAST
+from nba.models.inputs import Coding
 
 
 @pytest.fixture(scope="module")
@@ -24,6 +26,51 @@ def test_checks_name_leaks_gaps_and_probabilities():
     assert "50.0% of the decisions have no logged probability" in some[1]
     assert "from 0.5 to 0.5" in some[2]
     assert len(compare.checks(("f_c",), X[:, 2:], X[:, 0], np.zeros(100))) == 2
+
+
+def test_candidates_that_were_logged_say_who_could_have_got_what(scorer, varied, catalog):
+    rows = varied.examples
+    coding = Coding.of(catalog)
+    column = coding.columns(rows["treatment_id"].to_pylist())
+    # The call is closed to every row that did not get it, and to none who did; the last ten were not logged.
+    p = np.tile([0.5, *[0.125] * 4], (rows.num_rows, 1))
+    no_call = column != 4
+    p[no_call] = [0.625, 0.125, 0.125, 0.125, 0]
+    p[0] = [1, 0, 0, 0, 0]
+    names = ["none", *coding.treatment_ids]
+    ids = rows["decision_id"].to_pylist()
+    asked = []
+
+    def logged(decision_id):
+        asked.extend(decision_id.to_pylist())
+        return pa.table(
+            {"decision_id": np.repeat(ids[:-10], 5), "treatment_id": names * (len(ids) - 10),
+             "p_action": p[:-10].ravel()}
+        )  # fmt: skip
+
+    own = p[np.arange(len(p)), column]
+    own[0] = 1.0 if column[0] == 0 else own[0]
+    at = rows.column_names.index("p_action")
+    rows = rows.set_column(at, "p_action", pa.array(own))
+    found = compare.probabilities(rows, column, coding, logged)
+    assert asked == ids
+    np.testing.assert_array_equal(np.isnan(found).any(axis=1), np.arange(len(ids)) >= len(ids) - 10)
+    given = compare.Given.of(rows, column, coding, logged)
+    assert given.arms.tolist() == [0, *(1 + np.argsort(np.array(coding.treatment_ids[:3])))]
+    np.testing.assert_allclose(given.p.sum(axis=1), 1)
+    assert len(ids) - 1 not in given.rows
+    assert 0 not in given.rows
+    assert "advice_call" in given.told(coding)[1]
+    assert "sale_email" in given.told(coding)[0]
+
+
+def test_a_log_that_contradicts_itself_is_said_on_the_card_not_raised(scorer, varied, catalog):
+    wrong = pa.array(np.full(varied.examples.num_rows, 0.9))
+    at = varied.examples.column_names.index("p_action")
+    found = compare.compare(scorer, varied.examples.set_column(at, "p_action", wrong), catalog, 0)
+    assert found.gate is None
+    assert "p_action contradicts the arms: rows that got 'none'" in found.findings[-1]
+    assert "contradicts the arms" in card.card(scorer, varied.examples, found, {})
 
 
 def test_too_few_examples_are_said_not_raised(scorer, varied, catalog):

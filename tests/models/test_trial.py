@@ -57,10 +57,9 @@ def test_folds_share_arms_and_outcomes_and_keep_customers_together():
         ({"p_action": {0: 0.5}}, r"no probability of \[1\]"),
         ({"p_action": {0: 0.5, 1: 0.4, "z": 0.1}}, r"names \['z'\], which no row got; .* among \[0, 1\]"),
         ({"X": np.full((400, 3), np.inf)}, r"X: infinite values in columns \[0, 1, 2\]"),
-        (
-            {"p_action": np.tile([[0.0, 1.0], [1.0, 0.0]], (200, 1))},
-            "0 or less for 0, which they did not get",
-        ),
+        ({"p_action": np.full(400, 0.9)}, r"contradicts the arms: rows that got 1,(.|\n)* expected 100%"),
+        ({"p_action": np.full(400, 0.1)}, r"contradicts the arms: rows that got 0,"),
+        ({"p_action": np.tile([0.8, 0.2], (400, 1))}, r"contradicts the arms: rows that got 1,"),
         ({"treatment": np.r_[np.full(30, np.nan), np.zeros(370)]}, "treatment: 30 values are missing"),
         ({"treatment": [None, *["mail"] * 399]}, "treatment: 1 values are missing"),
         ({"sample_weight": np.r_[-1.0, np.ones(399)]}, "weight: 1 of 400 values are negative"),
@@ -94,6 +93,44 @@ def test_arms_that_some_could_not_have_got_are_not_guessed(cls):
         cls(control=0).fit(X, y, arm, p)
     both = X[:, 0] <= 0.5
     assert np.isfinite(cls(control=0).fit(X[both], y[both], arm[both], p[both]).effect(X)).all()
+
+
+def blocked(seed=0, n=6000):
+    # Half of the customers cannot get the mail and buy less; contact changes nothing.
+    rng = np.random.default_rng(seed)
+    X = rng.normal(size=(n, 4))
+    can = X[:, 0] > 0
+    p = np.column_stack([np.where(can, 0.5, 1.0), np.where(can, 0.5, 0.0)])
+    arm = np.where(rng.random(n) < p[:, 1], "mail", "none")
+    return X, (rng.random(n) < 0.1 + 0.2 * can).astype(float), arm, p, can
+
+
+@pytest.mark.parametrize("is_whole", [True, False])
+def test_the_stack_learns_from_rows_that_could_have_got_both(is_whole):
+    X, y, arm, p, can = blocked()
+    own = np.where(arm == "mail", p[:, 1], p[:, 0])
+    model = UpliftEnsemble(folds=2).fit(X, y, arm, p if is_whole else own)
+    (row,) = model.average_.to_pylist()
+    assert row["lower"] < 0 < row["upper"]
+    assert (row["n"], model.support_[0]) == ((arm == "mail").sum(), pytest.approx(can.mean()))
+    assert model.gate_.rule == "none"
+    np.testing.assert_array_equal(model.possible_[:, 0], can)
+    with pytest.raises(DataError, match="leave out rows that could not get every arm"):
+        TLearner().fit(X, y, arm, p if is_whole else own)
+    alone = UpliftEnsemble(folds=2).fit(X[can], y[can], arm[can], p[can])
+    (same,) = alone.average_.to_pylist()
+    assert row["effect"] == pytest.approx(same["effect"], abs=0.5 * same["se"])
+    assert row["se"] == pytest.approx(same["se"], rel=0.05)
+    groups = model.group_effects(can).to_pylist()
+    assert [found["group"] for found in groups] == ["True"]
+
+
+def test_an_arm_that_nobody_could_and_could_not_have_got_is_named():
+    X, y, arm, p, can = blocked()
+    few = ~can | (np.cumsum(can) <= 8) | (arm == "mail")
+    rare = np.where((arm == "mail")[:, None], p, [1.0, 0.0])
+    with pytest.raises(DataError, match=r"'mail': \d+ rows with it and 0 with 'none' could have got either"):
+        UpliftEnsemble().fit(X[few], y[few], arm[few], np.where(rare == 0.5, [0.02, 0.98], rare)[few])
 
 
 def test_tiny_probabilities_warn_with_what_is_left_of_the_rows():
