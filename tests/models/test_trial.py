@@ -107,7 +107,7 @@ def blocked(seed=0, n=6000):
 
 @pytest.mark.parametrize("is_whole", [True, False])
 def test_the_stack_learns_from_rows_that_could_have_got_both(is_whole):
-    X, y, arm, p, can = blocked()
+    X, y, arm, p, can = blocked(2)
     own = np.where(arm == "mail", p[:, 1], p[:, 0])
     model = UpliftEnsemble(folds=2).fit(X, y, arm, p if is_whole else own)
     (row,) = model.average_.to_pylist()
