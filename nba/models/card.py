@@ -220,6 +220,7 @@ def _compared(found: Comparison) -> list[str]:
         f"- {found.gate.reason} (Worth is money per decision: the margin of a response, less contact costs.)",
         f"- The served model's effects correlate with the stack's by {found.agreement:.2f} and lie"
         f" {found.distance:.4f} apart (root mean square, in chance of a response).",
+        *(_losses(found.losses) if found.losses else []),
         "",
         *_head(
             "candidate", "weight", "gain in loss over the constant effect, 95%", "RATE (Qini weights), 95%"
@@ -233,4 +234,12 @@ def _compared(found: Comparison) -> list[str]:
             )
             for row in found.candidates.to_pylist()
         ),
+    ]
+
+
+def _losses(losses: Mapping[str, float]) -> list[str]:
+    told = ", ".join(f"{name} {losses[name]:.6f}" for name in ("average", "stack", "served"))
+    return [
+        f"- Doubly robust loss of the average effect alone, the stack and the served model: {told}. The"
+        " served model has read these rows, the stack's models had not: agreement and loss flatter it."
     ]

@@ -45,6 +45,9 @@ class Comparison:
         agreement: Correlation of the served model's effects with the stack's, over customers, mean over
             treatments.
         distance: Root mean square difference of both, in chance of a response.
+        losses: Doubly robust loss of the average effects alone, of the stack's out-of-fold effects and of the
+            served model's, over the scores' variance, on the same pairs. The served model has read these
+            rows, the stack's models have not: its loss flatters it.
         findings: Leaks, overlap and gaps, one sentence each.
         tuned: The search of the stack's trees; None if there was none.
         stability: Share of the strongest reasons that resampling customers leaves, by kind.
@@ -59,6 +62,7 @@ class Comparison:
     findings: list[str] = field(default_factory=list)
     tuned: Found | None = None
     stability: Mapping[str, float] = field(default_factory=dict)
+    losses: Mapping[str, float] = field(default_factory=dict)
 
     def with_stability(self, found: Mapping[str, float]) -> "Comparison":
         """Add how far reasons agree between models of resampled customers, and say so; NaN says nothing."""
@@ -145,7 +149,26 @@ def compare(
         float(np.sqrt(np.mean((served - model.oof_) ** 2))),
         found,
         tuned,
+        losses=losses(model, served),
     )
+
+
+def losses(model: UpliftEnsemble, served: Array) -> dict[str, float]:
+    """Give the doubly robust loss of the average effects, the stack's and the served model's.
+
+    Args:
+        model: The stack; its scores and out-of-fold effects.
+        served: The served model's effects of the same rows and treatments, shape (n, T).
+
+    Returns:
+        average, stack, served: mean square of score less effect over the scores' variance, of pairs of rows
+        and treatments that they could have had.
+    """
+    effects, could = model.scores_[:, 1:] - model.scores_[:, :1], model.possible_
+    average = np.array([scores[at].mean() for scores, at in zip(effects.T, could.T)])
+    parts = {"average": np.broadcast_to(average, effects.shape), "stack": model.oof_, "served": served}
+    scale = np.array([scores[at].var() for scores, at in zip(effects.T, could.T)])
+    return {name: float(((effects - part) ** 2 / scale)[could].mean()) for name, part in parts.items()}
 
 
 @dataclass(frozen=True)
