@@ -342,7 +342,9 @@ def _contradictions(data: Trial) -> list[str]:
         could = np.where(np.isnan(p), ~certain, p > 0)
         odds = np.divide(1.0, p, out=np.zeros_like(p), where=got)
         found = stats.mean(weight * (odds - could), unit=data.customer)
-        limit = _APART * found.se + _SLACK
+        # What the draws vary by, if p is right: the rows drawn say too little of it where p is small.
+        known = np.divide(1.0, p, out=np.ones_like(p), where=p > 0) - 1
+        limit = _APART * max(found.se, np.sqrt((weight**2 * known).sum()) / len(p)) + _SLACK
         if abs(found.value) > limit:
             share = float((weight * could).mean())
             out.append(
