@@ -182,6 +182,7 @@ class Given:
         p: Probability of the row's own arm, shape (m,); of every arm, control first and then the treatments
             in sorted order, shape (m, arms), NaN where it was not logged; given that it is one of these.
         support: Share of all rows that could have got the treatment as well as no contact, shape (T,).
+        few: Columns of the treatments that some got, but too few could as well have gone without, or with.
     """
 
     rows: Whole
@@ -189,6 +190,7 @@ class Given:
     names: NDArray[Any]
     p: Array
     support: Array
+    few: Whole
 
     @classmethod
     def of(cls, examples: pa.Table, column: Whole, coding: Coding, logged: Logged | None) -> "Given":
@@ -207,7 +209,8 @@ class Given:
         total = among.sum(axis=1)
         among = np.where(np.isnan(total)[:, None], among, among / np.where(total > 0, total, 1)[:, None])
         names = np.array([NONE, *coding.treatment_ids], dtype=object)[column[rows]]
-        return cls(rows, arms, names, among, could.mean(axis=0))
+        few = np.setdiff1d(np.unique(column), arms)
+        return cls(rows, arms, names, among, could.mean(axis=0), few)
 
     def told(self, coding: Coding) -> list[str]:
         """Say of whom the comparison tells."""
@@ -218,8 +221,7 @@ class Given:
             f" the experiment: {shares or 'too few of any'}. Of each, the comparison rests on these alone;"
             " decisions without a choice (a holdout's, p_action 1) do not count."
         ]
-        tried = {k for k in range(1, len(names) + 1) if self.support[k - 1] > 0} - set(self.arms.tolist())
-        few = ", ".join(names[k - 1] for k in sorted(tried))
+        few = ", ".join(names[k - 1] for k in self.few)
         return [*out, f"Fewer than {_SUPPORTED} such decisions on either side: {few}."] if few else out
 
 
