@@ -82,8 +82,8 @@ def scenario(
     return made
 
 
-def parse(pairs: list[str], what: str) -> dict[str, float]:
-    """Read `name=number` pairs.
+def parse(pairs: list[str], what: str, *, whole: bool = False) -> dict[str, float]:
+    """Read `name=number` pairs, of whole numbers where they count; each name once.
 
     Raises:
         DataError: naming all that are something else.
@@ -102,7 +102,12 @@ def parse(pairs: list[str], what: str) -> dict[str, float]:
         if not key or not np.isfinite(value) or value < 0:
             faults.append(f"{what} {pair!r}; expected name=number, 0 or more")
             continue
-        out[key] = value
+        if whole and value != int(value):
+            faults.append(f"{what} {pair!r}; expected a whole number")
+        elif key in out:
+            faults.append(f"{what} {pair!r}; {key!r} was given before")
+        else:
+            out[key] = value
     if faults:
         raise listed(faults, "the scenario cannot be read", f"Write for example {what} email=500.")
     return out

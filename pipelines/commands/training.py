@@ -180,7 +180,7 @@ def scenario(
     from pipelines import scenario as step
 
     changes = step.Changes(
-        {key: int(n) for key, n in step.parse(capacity or [], "--capacity").items()},
+        {key: int(n) for key, n in step.parse(capacity or [], "--capacity", whole=True).items()},
         budget,
         step.parse(lever or [], "--lever"),
         step.parse(cost or [], "--cost"),

@@ -220,6 +220,11 @@ def test_scenarios_move_as_they_must(workspace):
     assert "'ghost' is not known" in str(error.value)
     with pytest.raises(DataError, match="expected name=number"):
         scenario.parse(["email", "sms=-3"], "--capacity")
+    with pytest.raises(DataError) as error:
+        scenario.parse(["email=0.9", "sms=1", "sms=2"], "--capacity", whole=True)
+    assert "--capacity 'email=0.9'; expected a whole number" in str(error.value)
+    assert "--capacity 'sms=2'; 'sms' was given before" in str(error.value)
+    assert scenario.parse(["email=0.9"], "--lever") == {"email": 0.9}
     with pytest.raises(DataError, match="batch 'x' is not known"):
         scenario.scenario(workspace, "a", scenario.Changes({}), "x")
 
