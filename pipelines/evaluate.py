@@ -284,37 +284,52 @@ def _value_finder(context: Context, champion: Model) -> pa.Table:
     if last is None or not last.num_rows:
         return tables.VALUE_FINDER.empty()
     batch_id = last["batch_id"][0].as_py()
-    part = replay.read(context, batch_id, closed=False)
+    part = replay.read(context, batch_id, closed=False, most=replay.MAX_CUSTOMERS)
     if part is None:
         return tables.VALUE_FINDER.empty()
+    # Those looked at stand for everybody for whom something could have been chosen.
+    whole = history.sql(
+        "select count(*) as n from decisions where batch_id = $batch"
+        " and policy_id not in ('none', 'outside')",
+        {"batch": batch_id},
+    )
+    stands_for = whole["n"][0].as_py() / len(part.ids)
     k = len(context.catalog.treatment_ids)
     mean = replay.believed(context, champion, part).mean
     flags, best, blocked = segments.nothing_good(mean, part.is_eligible[:, :k])
     names = [name for name in part.features.column_names if name.startswith("f_")]
     X = np.column_stack([part.features[name].cast(pa.float64()).to_numpy() for name in names])
-    reasons = _reasons(context, part)
+    reasons = _reasons(context, part, mean, blocked)
     rows = []
     for segment, inside in segments.find(X, names, flags, best, blocked):
         why = [reason for reason, is_in in zip(reasons, inside) if reason and is_in]
         rows.append(
             {
-                "batch_id": batch_id, "segment": segment.rule, "n": segment.n, "n_nothing": segment.n_nothing,
+                "batch_id": batch_id, "segment": segment.rule, "n": round(segment.n * stands_for),
+                "n_nothing": round(segment.n_nothing * stands_for),
                 "best": segment.best, "blocked": segment.blocked,
-                "blocked_total": segment.blocked * segment.n,
+                "blocked_total": segment.blocked * segment.n * stands_for,
                 "reason": max(sorted(set(why)), key=why.count) if why else "",
             }
         )  # fmt: skip
     return tables.VALUE_FINDER.build(rows)
 
 
-def _reasons(context: Context, part: Part) -> Sequence[str]:
+def _reasons(context: Context, part: Part, mean: Array, blocked: Array) -> Sequence[str]:
+    # The rule that removed the treatment which would have added most; empty where none would have added.
     found = context.history.sql(
-        "select customer_id, coalesce(mode(c.reason) filter (not is_eligible), '') as reason"
-        " from choices c join decisions d using (decision_id) where d.batch_id = $batch group by 1",
+        "select d.customer_id, c.treatment_id, c.reason from choices c join decisions d using (decision_id)"
+        " where d.batch_id = $batch and not c.is_eligible",
         {"batch": part.batch_id},
     )
-    known = dict(zip(found["customer_id"].to_pylist(), found["reason"].to_pylist(), strict=True))
-    return [known.get(name, "") for name in part.ids]
+    cells = zip(found["customer_id"].to_pylist(), found["treatment_id"].to_pylist(), strict=True)
+    known = dict(zip(cells, found["reason"].to_pylist(), strict=True))
+    removed = np.where(part.is_eligible[:, : mean.shape[1]], -np.inf, np.nan_to_num(mean, nan=-np.inf))
+    best = removed[:, 1:].argmax(axis=1) + 1
+    return [
+        known.get((name, part.names[j]), "") or "" if adds > 0 else ""
+        for name, j, adds in zip(part.ids, best, blocked, strict=True)
+    ]
 
 
 def _row(policy_id: str, estimator: str, batch_id: str, value: PolicyValue) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from nba.evaluation.offpolicy import Log
 from nba.history import History
 from nba.models.scorer import Scorer
 from nba.policy import arbitrate, explore, levers
-from nba.policy.allocate import Allocation, allocate
+from nba.policy.allocate import allocate, trim
 from nba.policy.explore import Estimate, Policy
 from nba.policy.limits import reachable, spent_today
 from nba.serving.decide import Limited, Worth, belief, limits_of, scaled, strategy
@@ -36,7 +36,7 @@ _EVER = datetime(1970, 1, 1, tzinfo=UTC)
 
 _LOGGED = """
     select d.customer_id, d.decision_id, coalesce(d.arm, 'policy') as arm, d.treatment_id, d.p_action,
-        o.reward, o.is_unsubscribe::double as unsubscribed
+        o.reward, o.is_unsubscribe::double as unsubscribed, d.policy_id = 'none' as is_held
     from decisions d left join ({settled}) o using (decision_id)
     where d.batch_id = $batch and d.policy_id <> 'outside' and {which} order by d.customer_id
 """
@@ -63,7 +63,8 @@ class Part(NamedTuple):
         is_eligible: Shape (n, k).
         features: The features of the moment, n rows.
         names: Treatments by column.
-        share: Part of the batch's customers that these are.
+        is_held: Of the holdout, which gets nothing from any policy, shape (n,).
+        share: Part of all the batch's decisions that these are, those of other systems counted.
         n_dropped: Rows left out because their probability was not logged.
     """
 
@@ -77,8 +78,32 @@ class Part(NamedTuple):
     is_eligible: NDArray[np.bool_]
     features: pa.Table
     names: tuple[str, ...]
+    is_held: NDArray[np.bool_]
     share: float
     n_dropped: int
+
+
+class Played(NamedTuple):
+    """What a policy would do on a part, each arm within its own share of the limits.
+
+    Attributes:
+        drawn: Probabilities to draw from, shape (n, k).
+        final: Probabilities after trimming, shape (n, k).
+        limits: Rows of each arm that may be contacted, with its limits.
+    """
+
+    drawn: Array
+    final: Array
+    limits: tuple[tuple[Whole, Limited], ...]
+
+    def column(self, part: Part) -> Whole:
+        """Draw as a batch does, trimmed to the limits, shape (n,): its own policy draws what it decided."""
+        salt = f"decision|{part.batch_id}"
+        out = draws.pick(self.drawn, draws.uniform(part.ids, salt))
+        for rows, own in self.limits:
+            dropped = trim(out[rows], own.use, own.available, [part.ids[row] for row in rows], salt)
+            out[rows] = np.where(dropped >= 0, 0, out[rows])
+        return out
 
 
 @dataclass(frozen=True)
@@ -175,18 +200,18 @@ class Player(NamedTuple):
 
     Attributes:
         policy_id: Its name.
-        play: Allocation for a part, columns of the catalog.
+        play: What it would do on a part, columns of the catalog.
     """
 
     policy_id: str
-    play: Callable[[Part], Allocation]
+    play: Callable[[Part], Played]
 
 
 def champion_player(context: Context, model: Model, policy: Policy | None = None) -> Player:
     """Play a registered model with the workspace's strategy, or another one."""
     chosen = policy or strategy(context.config.policy)
 
-    def play(part: Part) -> Allocation:
+    def play(part: Part) -> Played:
         return within(context, part, chosen, believed(context, model, part))
 
     return Player(f"{chosen.policy_id}@{model.scorer.model_id}", play)
@@ -218,13 +243,22 @@ def worth(context: Context, part: Part, *, weighed: bool = True) -> Worth:
     return Worth(tired, saved, weight)
 
 
-def within(
-    context: Context, part: Part, policy: Policy, estimate: Estimate, limited: Limited | None = None
-) -> Allocation:
-    """Allocate a part within its share of the limits."""
-    own = scaled(context.limited(part.batch_id) if limited is None else limited, part.share)
+def within(context: Context, part: Part, policy: Policy, estimate: Estimate) -> Played:
+    """Allocate a part as a batch is decided: each arm within its share of the limits, the holdout nothing."""
+    limited = context.limited(part.batch_id)
     may = part.is_eligible[:, : len(context.catalog.treatment_ids)]
-    return allocate(policy, estimate, may, own.use, own.available, reachable(own, may)[0].least)
+    drawn = np.zeros(may.shape)
+    drawn[:, 0] = 1.0
+    final, limits = drawn.copy(), []
+    for arm in np.unique(part.arm[~part.is_held]):
+        rows = np.flatnonzero((part.arm == arm) & ~part.is_held)
+        own = scaled(limited, part.share * len(rows) / len(part.ids))
+        mine = Estimate(estimate.mean[rows], estimate.se[rows])
+        least = reachable(own, may[rows])[0].least
+        found = allocate(policy, mine, may[rows], own.use, own.available, least)
+        drawn[rows], final[rows] = found.drawn, found.final
+        limits.append((rows, own))
+    return Played(drawn, final, tuple(limits))
 
 
 def features_of(history: History, batch_id: str, ids: Sequence[str]) -> pa.Table:
@@ -261,7 +295,7 @@ def fatigue_of(nuisance: Array, history: History, batch_id: str, ids: Sequence[s
 def random_player(context: Context) -> Player:
     """Play evenly over what is eligible, within limits."""
 
-    def play(part: Part) -> Allocation:
+    def play(part: Part) -> Played:
         k = len(context.catalog.treatment_ids)
         return within(context, part, explore.Uniform(), arbitrate.unknown(len(part.ids), k))
 
@@ -287,6 +321,7 @@ def read(
     unseen: Unseen | None = None,
     closed: bool = True,
     most: int = MAX_CUSTOMERS,
+    held: bool = False,
 ) -> Part | None:
     """Read the rows of a batch, thinned by hash to about `most`.
 
@@ -296,12 +331,15 @@ def read(
         unseen: Only these.
         closed: Only rows whose outcome has closed; else all.
         most: Customers; limits shrink with them.
+        held: Whether the holdout is read, too.
 
     Returns:
         The rows, or None where there are none whose probability was logged.
     """
     asked: dict[str, Any] = {"batch": batch_id, "at": context.at}
     which = "o.decision_id is not null" if closed else "true"
+    if not held:
+        which += " and d.policy_id <> 'none'"
     if unseen is not None:
         which += " and d.decided_at >= $since and o.closed_at > $after"
         asked["since"], asked["after"] = unseen
@@ -328,7 +366,9 @@ def read(
             f"batch {batch_id} has {logged.num_rows} decisions but {found.num_rows} rows of features",
             "The features of its moment are missing: the log cannot be replayed.",
         )
-    share = logged.num_rows / max(n_all, 1)
+    # Limits are shared out over everybody in the batch: other arms, open windows and other systems' too.
+    whole = history.sql("select count(*) as n from decisions where batch_id = $batch", {"batch": batch_id})
+    share = logged.num_rows / whole["n"][0].as_py()
     return _part(context.catalog, batch_id, logged, found, choices, share, n_thinned - logged.num_rows)
 
 
@@ -370,6 +410,7 @@ def _part(
         is_eligible,
         features,
         names,
+        np.array(logged["is_held"].to_pylist(), dtype=bool),
         share,
         n_dropped,
     )

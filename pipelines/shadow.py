@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from nba import draws, tables
+from nba import tables
 from nba.errors import DataError, MissingError
 from nba.history import History
 from pipelines import replay
@@ -44,14 +44,14 @@ def shadow(
     if model is None:
         raise MissingError(f"no version is called {alias!r}", "Run `nba learn`: it registers a challenger.")
     step = progress.step(f"{alias} in the shadow of {batch_id}", total=2)
-    part = replay.read(context, batch_id, closed=False, most=10**9)
+    part = replay.read(context, batch_id, closed=False, most=10**9, held=True)
     if part is None:
         raise DataError(f"batch {batch_id!r} is not known", "Decide it first.")
     step(1)
     player = replay.champion_player(context, model)
     mean = replay.believed(context, model, part).mean
-    p = player.play(part).final
-    column = draws.pick(p, draws.uniform(part.ids, f"decision|{batch_id}"))
+    played = player.play(part)
+    p, column = played.final, played.column(part)
     every = np.arange(len(column))
     ids = context.history.sql(
         "select customer_id, decision_id from decisions where batch_id = $b", {"b": batch_id}

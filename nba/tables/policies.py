@@ -62,12 +62,12 @@ VALUE_FINDER = Table(
     (
         f.identifier("batch_id", "the batch looked at"),
         f.text("segment", "conditions on features, in words"),
-        f.count("n", "customers", low=0),
+        f.count("n", "customers that a policy decides for, in the whole batch", low=0),
         f.count("n_nothing", "of these, customers without any eligible treatment of positive value", low=0),
         f.money("best", "believed net value of the best eligible treatment, mean"),
         f.money("blocked", "what the best treatment that a rule removed would add, mean", low=0.0),
         f.money("blocked_total", "that, over all customers of the segment", low=0.0, nullable=True),
-        f.text("reason", "rule that removes most treatments of these customers; empty if none does"),
+        f.text("reason", "rule that most often removed the treatment that would add most; empty if none did"),
     ),
 )
 

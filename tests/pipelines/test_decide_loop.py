@@ -14,7 +14,7 @@ from nba import draws, tables
 from nba.errors import DataError, MissingError, SettingsError
 from nba.history import History
 from nba.serving import delivery
-from pipelines import candidates, decide, evaluate, feedback, replay, scenario
+from pipelines import candidates, decide, evaluate, feedback, replay, scenario, shadow
 
 AT = datetime(2026, 3, 2, 6, tzinfo=UTC)
 N = 600
@@ -145,7 +145,36 @@ def test_a_replay_has_of_a_days_limit_what_earlier_batches_left(workspace):
     assert daily == {first.batch_id: 150, second.batch_id: 150 - sent}
 
 
-def test_policies_are_judged_from_the_log(workspace):
+@pytest.mark.parametrize("other", ["response_greedy", "outside"])
+def test_the_policy_that_decided_replays_what_it_decided_and_the_holdout_gets_nothing(workspace, other):
+    toml = workspace.root / "nba.toml"
+    toml.write_text(toml.read_text().replace('policy = "response_greedy"', f'policy = "{other}"'))
+    workspace.registered.model = Believer()
+    batch_id = decide.decide(workspace.root, AT).batch_id
+    feedback.feedback(workspace.root, AT + timedelta(days=8))
+    rows = shadow.shadow(workspace.root, AT + timedelta(days=8), batch_id, "champion")
+    history = History.read(workspace.root)
+    decided = {row["decision_id"]: row for row in history.table("decisions").to_pylist()}
+    pairs = [(row, decided[row["decision_id"]]) for row in rows.to_pylist()]
+    own = [(a, b) for a, b in pairs if b["arm"] == "policy"]
+    held = [(a, b) for a, b in pairs if b["arm"] == "holdout"]
+    assert own
+    assert held
+    for row, logged in own:
+        assert row["treatment_id"] == logged["treatment_id"]
+        assert row["p_action"] == pytest.approx(logged["p_action"], rel=1e-9)
+    assert {(row["treatment_id"], row["p_action"]) for row, _ in held} == {("none", 1.0)}
+    assert 0 < sum(row["treatment_id"] == "sale_sms" for row, _ in pairs) <= 60
+    context = replay.Context.read(workspace.root, AT + timedelta(days=8))
+    part = replay.read(context, batch_id)
+    player = replay.champion_player(context, replay.Model.find(context, "champion"))
+    mine = part.arm == "policy"
+    assert "holdout" not in part.arm
+    p = player.play(part).final
+    np.testing.assert_allclose(p[mine], part.p_logged[mine][:, : p.shape[1]], atol=1e-9)
+
+
+def test_policies_are_judged_from_the_log(workspace, monkeypatch):
     for week in range(3):
         decide.decide(workspace.root, AT + timedelta(weeks=week))
     workspace.registered.model = Believer()
@@ -188,9 +217,30 @@ def test_policies_are_judged_from_the_log(workspace):
         "random", "response only", "no levers", "eligibility only", "random scores"
     }  # fmt: skip
     segments = written.table("value_finder").to_pylist()
-    assert sum(row["n"] for row in segments) == N
+    (last,) = {row["batch_id"] for row in segments}
+    counted = "select count(*) as n from decisions where arm <> 'holdout' and batch_id = $batch"
+    n_decided = written.sql(counted, {"batch": last})["n"][0].as_py()
+    assert sum(row["n"] for row in segments) == n_decided < N
+    monkeypatch.setattr(replay, "MAX_CUSTOMERS", 200)  # a sample stands for everybody
+    context = replay.Context.read(workspace.root, AT + timedelta(weeks=4))
+    sample = evaluate._value_finder(context, replay.Model.find(context, "champion")).to_pylist()
+    assert abs(sum(row["n"] for row in sample) - n_decided) <= len(sample)
+    monkeypatch.setattr(replay, "MAX_CUSTOMERS", 10_000)
     again = evaluate.evaluate(workspace.root, AT + timedelta(weeks=4))
     assert again.to_pandas().equals(values.to_pandas())
+
+
+def test_the_value_finder_names_the_rule_that_removed_what_would_add_most():
+    # Of two removed treatments the second would add more; the third customer lacks nothing.
+    ids, names = ["a", "b", "c"], ("none", "x", "y", "z")
+    mean = np.array([[0.0, 1.0, 2.0, -1.0]] * 3)
+    may = np.array([[True, False, False, True], [True, False, True, True], [True, True, True, False]])
+    rows = [("a", "x", "cap"), ("a", "y", "no consent"), ("b", "x", "cap"), ("c", "z", "cap")]
+    found = pa.table(dict(zip(("customer_id", "treatment_id", "reason"), map(list, zip(*rows)))))
+    context = SimpleNamespace(history=SimpleNamespace(sql=lambda *_: found))
+    part = SimpleNamespace(batch_id="x", ids=ids, is_eligible=may, names=names)
+    _, _, blocked = evaluate.segments.nothing_good(mean, may)
+    assert evaluate._reasons(context, part, mean, blocked) == ["no consent", "", ""]
 
 
 def test_levers_are_logged_with_candidates_and_their_cost_is_told(workspace):
