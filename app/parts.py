@@ -407,6 +407,19 @@ def staged(shown: pa.Table, contract: tables.Table, reader: Reader) -> tuple[pa.
     return shown.append_column("stage", found), replace(contract, fields=(*contract.fields, field))
 
 
+def in_units(shown: pa.Table, contract: tables.Table, currency: str) -> tuple[pa.Table, tables.Table]:
+    """Add what the uses of each `limit` are counted in: money for a budget, contacts for all others.
+
+    Returns:
+        The rows, and the contract with the column `unit`.
+    """
+    words = {True: currency, False: label("unit", "contacts")}
+    units = [words[name == "budget"] for name in shown["limit"].to_pylist()]
+    field = tables.Field("unit", "text", "what is used and available is counted in")
+    out = shown.append_column("unit", pa.array(units, pa.string()))
+    return out, replace(contract, fields=(*contract.fields, field))
+
+
 def download(shown: pa.Table, key: str, title: str = "download") -> None:
     """Offer a table as CSV, as it is stored but for what the role may not see."""
     shown = permitted(shown)
@@ -665,6 +678,9 @@ def _rounded(shown: pa.Table, fields: Mapping[str, tables.Field], names: str) ->
     for i, field in enumerate(shown.schema):
         unit = fields[field.name].unit
         is_time = pa.types.is_floating(field.type) and unit in ("days", "seconds")
+        if names == RATE and field.name in DIFFERENCES and "metric" in unit:
+            shown = shown.set_column(i, field.name, pc.round(pc.multiply(shown[i].cast("double"), 100), 3))
+            continue
         is_money = field.name in RATIOS or unit == "money" or ("metric" in unit and names not in ("", RATE))
         if field.name in P_VALUES:
             told_p = [None if p is None else chance(p, LEAST) for p in shown[i].to_pylist()]
@@ -711,8 +727,10 @@ def _column(field: tables.Field, table: str, currency: str, names: str, large: b
     if field.kind == "number":
         unit = currency if field.unit == "money" else names if "metric" in field.unit else ""
         if unit == RATE:
-            title = f"{title} ({say('unit.points')})" if field.name in DIFFERENCES else title
-            return st.column_config.NumberColumn(title, help=meaning, format="percent")
+            if field.name not in DIFFERENCES:
+                return st.column_config.NumberColumn(title, help=meaning, format="percent")
+            form = "%.2f" if language() == "en" else "localized"
+            return st.column_config.NumberColumn(f"{title} ({say('unit.points')})", help=meaning, format=form)
         is_plain = large or language() != "en" or field.unit.startswith(MIXED) or field.name in SCORES
         plain_form = "localized" if is_plain else "%.2f" if unit or field.name in RATIOS else "%.4g"
         known = plain_form if field.name in SCORES else _UNIT_FORMAT.get(field.unit, plain_form)

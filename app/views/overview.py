@@ -215,8 +215,10 @@ def _limits(reader: Reader) -> None:
         st.markdown(say("overview.price", limit=limit, price=price))
     if not short:
         st.markdown(say("overview.no_price"))
-    columns = ["limit", "used", "available", "price"]
-    parts.table(last, columns, tables.BATCHES, reader.currency, "limits")
+    shown, contract = parts.in_units(last, tables.BATCHES, reader.currency)
+    columns = ["limit", "used", "available", "unit", "price"]
+    titles = {"unit": say("feature.unit")}
+    parts.table(shown, columns, contract, reader.currency, "limits", titles=titles)
 
 
 parts.page("overview", draw)

@@ -126,8 +126,10 @@ def _prices(reader: Reader, arm: str) -> None:
             words = {"limit": plain(label("limit_unit", row["limit"])), "arm": plain(row["arm"])}
             st.markdown(say("policy.price", price=number(row["price"], reader.currency), **words))
     parts.figure(plots.prices(shown, reader.currency), "prices", say("alt.prices"))
-    columns = ["batch_id", "decided_at", "arm", "limit", "used", "available", "price", "n_customers"]
-    parts.table(shown, columns, tables.BATCHES, reader.currency, "prices")
+    shown, contract = parts.in_units(shown, tables.BATCHES, reader.currency)
+    columns = ["batch_id", "decided_at", "arm", "limit", "used", "available", "unit", "price", "n_customers"]
+    titles = {"unit": say("feature.unit")}
+    parts.table(shown, columns, contract, reader.currency, "prices", titles=titles)
 
 
 def _values(reader: Reader) -> None:

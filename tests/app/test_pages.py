@@ -234,7 +234,8 @@ def test_guardrails_are_shown_on_the_days_of_their_limit(show, fresh, words) -> 
     assert "by at most 2 points per customer in 28 days" in words(app)
     shown = next(f.value for f in app.dataframe if "standing" in f.value.columns).set_index("arm")
     assert shown["standing"].to_dict() == {"policy": "held", "random": "not yet shown"}
-    assert shown.loc["policy", ["effect", "always_lower", "always_upper"]].tolist() == [0.01, 0.005, 0.015]
+    # In points of a hundred, as the titles say.
+    assert shown.loc["policy", ["effect", "always_lower", "always_upper"]].tolist() == [1.0, 0.5, 1.5]
     assert (shown["limit"] == 0.02).all()
     assert (shown["days"] == 28).all()
     text = report.build(data.read(root), "policy")
