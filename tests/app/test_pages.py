@@ -236,7 +236,7 @@ def test_guardrails_are_shown_on_the_days_of_their_limit(show, fresh, words) -> 
     assert shown["standing"].to_dict() == {"policy": "held", "random": "not yet shown"}
     # In points of a hundred, as the titles say.
     assert shown.loc["policy", ["effect", "always_lower", "always_upper"]].tolist() == [1.0, 0.5, 1.5]
-    assert (shown["limit"] == 0.02).all()
+    assert (shown["limit"] == 2.0).all()
     assert (shown["days"] == 28).all()
     text = report.build(data.read(root), "policy")
     assert "Effect in these days (points)" in text
