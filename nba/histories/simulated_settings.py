@@ -163,6 +163,10 @@ floor = 0.01
 [models]
 folds = 3
 
+# Where a customer came from was settled before any contact, so effects can be told by it.
+[experiment]
+segments = ["a_acquisition"]
+
 [[experiment.arms]]
 name = "holdout"
 share = 0.10
