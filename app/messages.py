@@ -301,3 +301,12 @@ def clock(moment: datetime | None) -> str:
         '2 Mar 2026, 06:05'
     """
     return say("unknown") if moment is None else f"{day(moment)}, {moment:%H:%M}"
+
+
+# Names in data that are our own words, not the company's.
+OURS = ("none", "unknown", "order", "no order")
+
+
+def named(text: str) -> str:
+    """Give a channel, or a path over channels, as people read it; other names stay as they are."""
+    return " > ".join(told(part) if part in OURS else label("channel", part) for part in text.split(" > "))

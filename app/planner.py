@@ -7,7 +7,7 @@ from datetime import UTC, date, datetime, time, timedelta
 import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
-from app import parts, report
+from app import figures, grid, markup, parts, report
 from app.data import Reader
 from app.messages import count, label, number, percent, say
 from nba import settings
@@ -36,7 +36,7 @@ def draw(reader: Reader) -> None:
         if row["metric"] == metric
     }
     unit = report.unit_of(reader, metric, reader.config.experiment.experiment_id)
-    unit = "" if unit == parts.RATE else unit
+    unit = "" if unit == grid.RATE else unit
     days = int(parts.choose(say("planner.days"), _days(spreads), "days", where=middle))
     share = _percent(right, "share", say("planner.share"), (1, 50, 10), say("planner.share_help")) / 100
     goal = _percent(left, "goal", say("planner.goal"), (50, 95, 80), say("term.power")) / 100
@@ -61,11 +61,11 @@ def draw(reader: Reader) -> None:
     with left:
         st.subheader(say("planner.power"), help=say("term.power"))
         drawn = planning.powers(given[days], found, effect)
-        parts.figure(readings.power(drawn, goal, unit), "power", say("alt.power"))
+        figures.figure(readings.power(drawn, goal, unit), "power", say("alt.power"))
     with right:
         st.subheader(say("planner.detectable"), help=say("term.mde"))
-        parts.figure(readings.detectable(curve, unit), "detectable", say("alt.detectable"))
-    parts.download(curve, "plan")
+        figures.figure(readings.detectable(curve, unit), "detectable", say("alt.detectable"))
+    grid.download(curve, "plan")
     _declare(reader, metric, days, share, reach / 100, effect)
 
 
@@ -137,7 +137,7 @@ def _declare(reader: Reader, metric: str, days: int, share: float, reach: float,
             },
         )
     except NbaError as error:
-        st.error(parts.literal(error.message), icon=":material/error:")
+        st.error(markup.literal(error.message), icon=":material/error:")
         return
     text = settings.declaration(trial)
     st.download_button(

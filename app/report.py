@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import streamlit as st
 
-from app import parts
+from app import figures, grid
 from app.data import Reader, leading, where
 from app.messages import chance, conditions, day, difference, label, language, number, percent, say, told
 from nba import plots
@@ -36,7 +36,7 @@ th:first-child,td:first-child,th.text,td.text{text-align:left}
 def unit_of(reader: Reader, metric: str, experiment: str) -> str:
     """Give the unit of a metric by its declaration: the currency, "%", or nothing for a number of things."""
     declared = reader.metric(metric, experiment)
-    return {"money": reader.currency, "fraction": parts.RATE}.get(declared.unit if declared else "", "")
+    return {"money": reader.currency, "fraction": grid.RATE}.get(declared.unit if declared else "", "")
 
 
 def is_per_customer(reader: Reader, metric: str, experiment: str) -> bool:
@@ -268,24 +268,24 @@ def _table(rows: Sequence[dict[str, Any]], names: Sequence[str], table: str, uni
 
 
 def _title(name: str, table: str, unit: str) -> str:
-    title = parts.title_of(name, table)
+    title = grid.title_of(name, table)
     if name not in _MEASURED or not unit:
         return title
-    if unit == parts.RATE:
-        return f"{title} ({say('unit.points')})" if name in parts.DIFFERENCES else title
+    if unit == grid.RATE:
+        return f"{title} ({say('unit.points')})" if name in grid.DIFFERENCES else title
     return f"{title} ({unit})"
 
 
 def _cell(name: str, value: Any, unit: str) -> str:
     if isinstance(value, str):
         return conditions(value) if name == "segment" else told(value)
-    if name in parts.P_VALUES:
+    if name in grid.P_VALUES:
         return chance(value, 0.001)
     if name in _RELATIVE:
         return percent(value, signed=True)
-    if name in parts.DIFFERENCES and unit == parts.RATE:
+    if name in grid.DIFFERENCES and unit == grid.RATE:
         return difference(value)  # "points" stands in the title
-    if name in _MEASURED and unit == parts.RATE:
+    if name in _MEASURED and unit == grid.RATE:
         return percent(value, digits=2)
     if name in _MEASURED and unit:
         return number(value, unit).removesuffix(f" {unit}")  # it stands in the title
@@ -293,7 +293,7 @@ def _cell(name: str, value: Any, unit: str) -> str:
 
 
 def _figure(drawn: Any, *, script: bool) -> str:
-    drawn = parts.unmarked(parts.localised(drawn))
+    drawn = figures.unmarked(figures.localised(drawn))
     drawn.update_layout(font={"color": "#1d2433"})
     text = drawn.to_html(full_html=False, include_plotlyjs=script, config={"displaylogo": False})
     return str(text)

@@ -5,7 +5,7 @@ from typing import Any
 import pyarrow as pa
 import streamlit as st
 
-from app import parts
+from app import grid, parts
 from app.data import Reader
 from app.messages import count, label, number, plain, say, told
 from nba import settings, tables
@@ -124,7 +124,7 @@ def _answer(rows: list[dict[str, Any]], reader: Reader) -> None:
         [{**row, "changes": row["changes"] or ""} for row in rows if row["item"] != "total"]
     )
     columns = ["scenario", "item", "available", "used", "price"]
-    parts.table(_worded(shown), columns, contract, unit, "scenario", titles={"item": say("column.limit")})
+    grid.table(_worded(shown), columns, contract, unit, "scenario", titles={"item": say("column.limit")})
 
 
 def _worded(shown: pa.Table) -> pa.Table:
@@ -149,4 +149,4 @@ def _solved(reader: Reader) -> None:
     shown = reader.table("scenarios")
     columns = ["scenario", "batch_id", "item", "value", "contacts", "cost", "used", "price", "changes"]
     title = {"item": say("column.limit")}
-    parts.table(_worded(shown), columns, tables.SCENARIOS, reader.currency, "scenarios", titles=title)
+    grid.table(_worded(shown), columns, tables.SCENARIOS, reader.currency, "scenarios", titles=title)

@@ -3,9 +3,9 @@
 import pyarrow as pa
 import streamlit as st
 
-from app import parts
+from app import figures, grid, parts
 from app.data import Reader, where
-from app.messages import label, number, plain, say, told
+from app.messages import label, named, number, plain, say, told
 from nba import plots, tables
 from nba.plots import journeys
 
@@ -38,7 +38,7 @@ def _credit(reader: Reader) -> None:
         if audience == parts.ALL:
             _headline(reader, period)
     st.subheader(say("attribution.credits"), help=say("term.credit"))
-    parts.figure(plots.credits(found, reader.currency, by), "credits", say("alt.credits"))
+    figures.figure(plots.credits(found, reader.currency, by), "credits", say("alt.credits"))
     methods = list(dict.fromkeys(found["method"].to_pylist()))
     if not methods:
         return
@@ -46,7 +46,7 @@ def _credit(reader: Reader) -> None:
     contract = tables.SUMMARY_CREDIT_PARTS if "period" in found.column_names else tables.SUMMARY_CREDITS
     columns = ["method", "channel", "treatment_id", "n_orders", "credit", "share"]
     listed = where(found, method=method).sort_by([("credit", "descending")])
-    parts.table(listed, columns, contract, reader.currency, f"credits_{method}")
+    grid.table(listed, columns, contract, reader.currency, f"credits_{method}")
 
 
 def _headline(reader: Reader, period: str) -> None:
@@ -75,12 +75,12 @@ def _cause(reader: Reader) -> None:
     period = parts.choose(say("attribution.period"), periods, "period")
     shown = _named(where(whole, period=period), "channel")
     _disagreements(shown, reader)
-    parts.figure(journeys.credited_against_caused(shown, reader.currency), "caused", say("alt.caused"))
+    figures.figure(journeys.credited_against_caused(shown, reader.currency), "caused", say("alt.caused"))
     st.caption(say("attribution.caused_note"))
     found = where(reader.table("incremental"), period=period) if reader.has("incremental") else None
     _left_out(found)
     columns = ["method", "channel", "compared", "incremental", "lower", "upper", "ratio", "source", "reason"]
-    parts.table(shown, columns, tables.ATTRIBUTION, reader.currency, "attribution")
+    grid.table(shown, columns, tables.ATTRIBUTION, reader.currency, "attribution")
     st.subheader(say("attribution.roas"), help=say("term.roas"))
     if not parts.filled(reader, "incremental") or found is None:
         return
@@ -101,7 +101,7 @@ def _cause(reader: Reader) -> None:
     ]
     columns += ["conversions", "cost_per_conversion", "marginal_return", "source", "reason"]
     title = {"item": say(f"attribution.level.{level}")}
-    parts.table(once, columns, tables.INCREMENTAL, reader.currency, "roas", titles=title)
+    grid.table(once, columns, tables.INCREMENTAL, reader.currency, "roas", titles=title)
 
 
 def _named(shown: pa.Table, column: str) -> pa.Table:
@@ -111,9 +111,7 @@ def _named(shown: pa.Table, column: str) -> pa.Table:
 
 def _left_out(found: pa.Table | None) -> None:
     rows = where(found, level="channel").to_pylist() if found else []
-    lines = [
-        f"{plain(parts.named(row['item']))}: {plain(told(row['reason']))}" for row in rows if row["reason"]
-    ]
+    lines = [f"{plain(named(row['item']))}: {plain(told(row['reason']))}" for row in rows if row["reason"]]
     if lines:
         st.markdown("\n".join([say("attribution.left_out"), "", *(f"- {line}" for line in lines)]))
 
@@ -135,7 +133,7 @@ def _disagreements(shown: pa.Table, reader: Reader) -> None:
                 say(
                     f"attribution.{way}",
                     method=plain(label("method", row["method"])),
-                    channel=plain(parts.named(row["channel"])),
+                    channel=plain(named(row["channel"])),
                     **words,
                 )
             )
@@ -153,23 +151,23 @@ def _paths(reader: Reader) -> None:
         )
     )
     st.subheader(say("attribution.paths"), help=say("term.path"))
-    parts.figure(journeys.paths(shown), "paths", say("alt.paths"))
+    figures.figure(journeys.paths(shown), "paths", say("alt.paths"))
     left, right = parts.halves()
     with left:
         st.subheader(say("attribution.length"))
-        parts.figure(
+        figures.figure(
             journeys.counts(shown, "length", "Contacts before the order"), "length", say("alt.length")
         )
     with right:
         st.subheader(say("attribution.lag"))
-        parts.figure(
+        figures.figure(
             journeys.counts(shown, "lag_days", "Days from the first contact to the order"),
             "lag",
             say("alt.lag"),
         )
     listed = where(shown, measure="path").sort_by([("conversions", "descending")])
     columns = ["item", "conversions", "nulls", "margin"]
-    parts.table(listed, columns, tables.PATH_STATISTICS, reader.currency, "path_list")
+    grid.table(listed, columns, tables.PATH_STATISTICS, reader.currency, "path_list")
 
 
 parts.page("attribution", draw)

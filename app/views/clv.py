@@ -3,7 +3,7 @@
 import pyarrow.compute as pc
 import streamlit as st
 
-from app import parts
+from app import figures, grid, parts
 from app.data import Reader, where
 from app.messages import day, label, number, percent, say
 from nba import plots, tables
@@ -37,9 +37,9 @@ def _worth(reader: Reader) -> None:
     st.caption(note)
     st.subheader(say("clv.title"))
     shown = reader.table("summary_clv")
-    parts.figure(plots.clv(shown, reader.currency), "clv", say("alt.clv"))
+    figures.figure(plots.clv(shown, reader.currency), "clv", say("alt.clv"))
     columns = ["lower", "upper", "n", "total", "p_alive"]
-    parts.table(shown, columns, tables.SUMMARY_CLV, reader.currency, "clv")
+    grid.table(shown, columns, tables.SUMMARY_CLV, reader.currency, "clv")
 
 
 def _groups(reader: Reader) -> None:
@@ -52,12 +52,12 @@ def _groups(reader: Reader) -> None:
     shown = where(whole, attribute=names[short.index(chosen)]).sort_by([("clv", "descending")])
     st.subheader(say("clv.groups"), help=say("term.clv"))
     known = shown.filter(pc.is_valid(shown["clv"]))
-    parts.figure(
+    figures.figure(
         journeys.bars(known, ("item", "clv", "n_known"), reader.currency), "groups", say("alt.groups")
     )
     columns = ["item", "n", "n_known", "p_alive", "expected_orders", "clv", "clv_total", "clv_at_risk"]
     title = {"item": label("attribute", chosen)}
-    parts.table(shown, columns, tables.CLV_GROUPS, reader.currency, "groups", titles=title)
+    grid.table(shown, columns, tables.CLV_GROUPS, reader.currency, "groups", titles=title)
 
 
 def _alive(reader: Reader) -> None:
@@ -71,9 +71,9 @@ def _alive(reader: Reader) -> None:
     titles = ("Days since the last purchase", "Purchases after the first")
     names = ("quiet", "repeats", measure, "n")
     form = ".0%" if measure == "p_alive" else ",.0f"
-    parts.figure(journeys.heat(shown, names, titles, form), "grid", say("alt.grid"))
+    figures.figure(journeys.heat(shown, names, titles, form), "grid", say("alt.grid"))
     columns = ["repeats", "quiet", "n", "p_alive", "expected_orders", "clv"]
-    parts.table(shown, columns, tables.CLV_GRID, reader.currency, "grid")
+    grid.table(shown, columns, tables.CLV_GRID, reader.currency, "grid")
 
 
 def _risk(reader: Reader) -> None:
@@ -99,14 +99,14 @@ def _risk(reader: Reader) -> None:
         st.info(say("clv.nobody_at_risk"), icon=":material/info:")
         risky = risky.sort_by([("clv", "descending")])
     columns = [name for name in columns if name in risky.column_names]  # an earlier version had no interval
-    parts.table(risky, columns, tables.SUMMARY_AT_RISK, reader.currency, "customers_at_risk")
+    grid.table(risky, columns, tables.SUMMARY_AT_RISK, reader.currency, "customers_at_risk")
     if is_any and reader.has("summary_retained"):
         st.subheader(say("clv.retained"))
         shown = reader.table("summary_retained")
         named = [say("clv.band", n=number(band)) for band in shown["band"].to_pylist()]
         drawn = tables.SUMMARY_SEGMENTS.empty().select(["segment", "n", "channel"])
         drawn = drawn.from_pydict({"segment": named, "n": shown["n"], "channel": shown["channel"]})
-        parts.figure(policies.segments(drawn, sort=False), "retained", say("alt.segments"))
+        figures.figure(policies.segments(drawn, sort=False), "retained", say("alt.segments"))
         st.caption(say("clv.retained_note"))
 
 
@@ -121,12 +121,12 @@ def _check(reader: Reader) -> None:
     st.caption(say("clv.check_note", at=day(origin)))
     shown = where(whole, origin_at=origin)
     title = "Margin per customer" if part == "value" else "Orders per customer"
-    parts.figure(journeys.deciles(shown, title, unit), "deciles", say("alt.deciles"))
+    figures.figure(journeys.deciles(shown, title, unit), "deciles", say("alt.deciles"))
     if reader.has("clv_scores"):
         scores = where(reader.table("clv_scores"), part=part)
         columns = ["origin_at", "n", "mae", "rmse", "ratio", "ngini", "top_decile", "decile_mape"]
         columns += [name for name in ("cover", "above") if name in scores.column_names]
-        parts.table(scores, columns, tables.CLV_SCORES, reader.currency, "scores")
+        grid.table(scores, columns, tables.CLV_SCORES, reader.currency, "scores")
 
 
 parts.page("clv", draw)

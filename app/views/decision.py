@@ -7,9 +7,9 @@ from typing import Any
 import pyarrow as pa
 import streamlit as st
 
-from app import parts, story, why
+from app import figures, grid, parts, story, why
 from app.data import Reader, where
-from app.messages import clock, label, language, number, percent, plain, say, told
+from app.messages import clock, label, language, named, number, percent, plain, say, told
 from app.messages import feature as worded
 from nba import settings, tables
 from nba.catalog import NONE
@@ -44,7 +44,7 @@ def draw(reader: Reader) -> None:
         why.offer(reader, rows[asked], known, personal=parts.role().sees_personal)
     st.subheader(say("decision.timeline"))
     shown = story.timeline(reader, customer, personal=parts.role().sees_personal)
-    parts.figure(policies.timeline(shown, story.lanes()), "timeline", say("alt.timeline"))
+    figures.figure(policies.timeline(shown, story.lanes()), "timeline", say("alt.timeline"))
     _earlier(reader, found, asked)
     _features(known)
     if not parts.role().sees_personal:
@@ -94,7 +94,7 @@ def _typed() -> None:
 
 
 def _named(row: dict[str, Any]) -> str:
-    return f"{row['customer_id']} · {parts.named(row['treatment_id'])} · {row['arm']}"
+    return f"{row['customer_id']} · {named(row['treatment_id'])} · {row['arm']}"
 
 
 def _decision(rows: dict[str, dict[str, Any]]) -> str:
@@ -105,9 +105,7 @@ def _decision(rows: dict[str, dict[str, Any]]) -> str:
         say("decision.which"),
         names,
         place,
-        format_func=lambda name: (
-            f"{clock(rows[name]['decided_at'])} · {parts.named(rows[name]['treatment_id'])}"
-        ),
+        format_func=lambda name: f"{clock(rows[name]['decided_at'])} · {named(rows[name]['treatment_id'])}",
     )
     st.query_params[DECISION] = str(chosen)
     return str(chosen)
@@ -153,13 +151,13 @@ def _candidates(reader: Reader, row: dict[str, Any]) -> None:
         return
     shown = _ranked(found)
     drawn = policies.candidates(_with_channel(shown, reader), reader.currency, row["treatment_id"])
-    parts.figure(drawn, "candidates", say("alt.candidates"))
+    figures.figure(drawn, "candidates", say("alt.candidates"))
     st.caption(say("decision.candidates_note"))
     removed = [r for r in shown.to_pylist() if not r["is_eligible"]]
     kept = shown.num_rows - len(removed)
     st.markdown(say("decision.count", kept=number(kept), all=number(shown.num_rows)))
-    listed, contract = parts.staged(shown, tables.CHOICES, reader)
-    parts.table(listed, CANDIDATES, contract, reader.currency, "candidates")
+    listed, contract = grid.staged(shown, tables.CHOICES, reader)
+    grid.table(listed, CANDIDATES, contract, reader.currency, "candidates")
 
 
 def _ranked(found: pa.Table) -> pa.Table:
@@ -182,7 +180,7 @@ def _with_channel(shown: pa.Table, reader: Reader) -> pa.Table:
 
 def _earlier(reader: Reader, found: pa.Table, asked: str) -> None:
     st.subheader(say("decision.earlier"))
-    parts.table(found, EARLIER, tables.DECISIONS, reader.currency, "earlier")
+    grid.table(found, EARLIER, tables.DECISIONS, reader.currency, "earlier")
     st.subheader(say("decision.outcomes"), help=say("term.matured"))
     # Outcomes are not sorted by customer: those of all decisions are only looked for when asked for.
     wanted = [asked]
@@ -196,7 +194,7 @@ def _earlier(reader: Reader, found: pa.Table, asked: str) -> None:
         st.markdown(say("decision.no_outcomes"))
         return
     outcomes, contract = _with_delivery(outcomes, found)
-    parts.table(
+    grid.table(
         outcomes.sort_by([("closed_at", "descending")]), OUTCOMES, contract, reader.currency, "outcomes"
     )
 
@@ -246,12 +244,12 @@ def _features(found: pa.Table) -> None:
         config = {name: st.column_config.Column(say(f"feature.{name}")) for name in shown.column_names}
         config["value"] = st.column_config.NumberColumn(say("feature.value"), format="localized")
         st.dataframe(
-            parts.written(shown.to_pandas(), config),
+            grid.written(shown.to_pandas(), config),
             hide_index=True,
             column_config=config,
             key="table_features",
         )
-        parts.download(shown, "features")
+        grid.download(shown, "features")
 
 
 parts.page("decision", draw)

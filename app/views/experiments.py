@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import streamlit as st
 
-from app import parts, planner, report
+from app import figures, grid, markup, parts, planner, report
 from app.data import Reader, leading, where
 from app.messages import knows, label, number, percent, plain, points, say, told
 from app.report import BASIS, band_note, bases, sentence_case, standing, valid
@@ -74,7 +74,7 @@ def _listed(reader: Reader) -> None:
     known = [row for row in shown.to_pylist() if row["metric"]]
     units = {_unit(row["metric"], reader, row["experiment_id"]) for row in known}
     unit = units.pop() if len(units) == 1 else ""
-    parts.table(shown, columns, contract, reader.currency, "readouts", unit)
+    grid.table(shown, columns, contract, reader.currency, "readouts", unit)
 
 
 def _with_effects(shown: pa.Table, reader: Reader) -> tuple[pa.Table, tables.Table]:
@@ -139,7 +139,7 @@ def _verdicts(reader: Reader, experiment: str) -> None:
         st.markdown(f"{say('experiments.verdict', **words)}{early}", help=say("term.verdict"))
     found = report.distrust(reader, experiment)
     if found:
-        st.error(parts.literal(found), icon=":material/error:")
+        st.error(markup.literal(found), icon=":material/error:")
     if rows:
         st.caption(standing(reader, experiment))
 
@@ -155,7 +155,7 @@ def _metric(reader: Reader, shown: pa.Table, experiment: str, metric: str) -> No
         st.markdown(sentence(row, unit), help=say(f"term.{BASIS[row['basis']]}"))
     each = report.is_per_customer(reader, metric, experiment)
     drawn = plots.effects(told_first, unit, order=reader.arms, per_customer=each)
-    parts.figure(drawn, "effects", say("alt.effects"))
+    figures.figure(drawn, "effects", say("alt.effects"))
     for text in bases(judged, reader, experiment):
         st.caption(text)
     if any("CUPED" in row["method"] for row in whole.to_pylist()):
@@ -166,7 +166,7 @@ def _metric(reader: Reader, shown: pa.Table, experiment: str, metric: str) -> No
     if unit == reader.currency and judged["total"].null_count < judged.num_rows:  # a ratio has none
         columns += ["total", f"{prefix}total_lower", f"{prefix}total_upper"]
     columns += ["p_value", *MEANS] if is_single else MEANS
-    parts.table(judged, columns, tables.JUDGED, reader.currency, f"effects_{metric}", unit)
+    grid.table(judged, columns, tables.JUDGED, reader.currency, f"effects_{metric}", unit)
     with parts.section():
         _sequence(reader, experiment, metric, unit)
     _segments(where(shown, metric=metric), reader, experiment, metric)
@@ -181,7 +181,7 @@ def _sequence(reader: Reader, experiment: str, metric: str, unit: str) -> None:
         st.caption(band_note(reader, experiment, metric))
         each = report.is_per_customer(reader, metric, experiment)
         drawn = readings.sequence(looks, unit, reader.arms, per_customer=each)
-        parts.figure(drawn, "sequence", say("alt.sequence"))
+        figures.figure(drawn, "sequence", say("alt.sequence"))
 
 
 def _unit(metric: str, reader: Reader, experiment: str) -> str:
@@ -199,7 +199,7 @@ def sentence(row: dict[str, Any], unit: str) -> str:
     """Say one effect in a sentence."""
     words: dict[str, str] = {name: plain(row[name]) for name in ("arm", "control")}
     words |= {name: number(row[name]) for name in ("n", "n_control")}
-    is_rate, unit = unit == parts.RATE, "" if unit == parts.RATE else unit
+    is_rate, unit = unit == grid.RATE, "" if unit == grid.RATE else unit
     if row["effect"] is None or row["lower"] is None:
         return say("experiments.unknown", reason=plain(told(row["reason"])), **words)
 
@@ -243,9 +243,9 @@ def _segments(shown: pa.Table, reader: Reader, experiment: str, metric: str) -> 
     parts_only = where(parts_only, arm=arm)
     each = report.is_per_customer(reader, metric, experiment)
     drawn = plots.effects(parts_only, unit, order=reader.arms, per_customer=each)
-    parts.figure(drawn, "segments", say("alt.effects"))
+    figures.figure(drawn, "segments", say("alt.effects"))
     columns = ["segment", *COLUMNS, "p_corrected", "p_heterogeneity", "p_value", *MEANS, "arm"]
-    parts.table(parts_only, columns, tables.SUMMARY_EFFECTS, reader.currency, f"segments_{metric}", unit)
+    grid.table(parts_only, columns, tables.SUMMARY_EFFECTS, reader.currency, f"segments_{metric}", unit)
 
 
 def _guardrails(reader: Reader, experiment: str) -> None:
@@ -265,7 +265,7 @@ def _guardrails(reader: Reader, experiment: str) -> None:
     unit = units.pop() if len(units) == 1 else ""
     st.caption(say("experiments.guardrails_note"))
     columns = ["metric", "arm", "standing", "limit", "effect", *ALWAYS, "days"]
-    parts.table(shown, columns, tables.GUARDRAILS, reader.currency, "guardrails", unit)
+    grid.table(shown, columns, tables.GUARDRAILS, reader.currency, "guardrails", unit)
 
 
 def guards_in_words(reader: Reader, declared: Experiment) -> list[str]:
@@ -276,7 +276,7 @@ def guards_in_words(reader: Reader, declared: Experiment) -> list[str]:
         if guard.role != "guardrail":
             continue
         unit = _unit(guard.name, reader, declared.experiment_id)
-        margin = points(guard.margin) if unit == parts.RATE else number(guard.margin, unit)
+        margin = points(guard.margin) if unit == grid.RATE else number(guard.margin, unit)
         key = "ratio" if guard.denominator else "planned" if declared.ends_at else "open"
         words = {"metric": _named(guard.name), "margin": margin, "days": days}
         out.append(say(f"experiments.guardrail.{key}", **words))
@@ -290,13 +290,13 @@ def _named(metric: str) -> str:
 def _sizes(reader: Reader, experiment: str) -> None:
     st.subheader(say("experiments.srm"), help=say("term.srm"))
     for is_fault, text in report.checks(reader, experiment):
-        (st.error if is_fault else st.markdown)(parts.literal(text))
+        (st.error if is_fault else st.markdown)(markup.literal(text))
     if not reader.has("summary_arms"):
         return
     shown = where(reader.table("summary_arms"), experiment_id=experiment)
     if shown.num_rows:
         columns = ["arm", "n", "n_expected"]
-        parts.table(shown, columns, tables.SUMMARY_ARMS, reader.currency, "arms")
+        grid.table(shown, columns, tables.SUMMARY_ARMS, reader.currency, "arms")
         st.caption(say("experiments.srm_note"))
 
 

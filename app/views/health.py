@@ -4,7 +4,7 @@ from typing import Any
 
 import streamlit as st
 
-from app import parts
+from app import figures, grid, parts
 from app.data import Reader, where
 from app.messages import age, clock, label, number, plain, say
 from nba import tables
@@ -35,7 +35,7 @@ def _checks(reader: Reader) -> None:
     words = {"n": number(shown.num_rows), "bad": number(bad), "at": clock(shown["at"][0].as_py())}
     st.markdown(say("health.checked", **words))
     columns = ["alert", "subject", "status", "value", "limit", "note"]
-    parts.table(shown, columns, tables.ALERTS, reader.currency, "alerts")
+    grid.table(shown, columns, tables.ALERTS, reader.currency, "alerts")
 
 
 def _runs(reader: Reader) -> None:
@@ -61,7 +61,7 @@ def _runs(reader: Reader) -> None:
         }
         st.markdown(say(f"health.run_{ended}", **words))
     columns = ["run_id", "step", "status", "started_at", "seconds", "note"]
-    parts.table(shown, columns, tables.RUNS, reader.currency, "runs")
+    grid.table(shown, columns, tables.RUNS, reader.currency, "runs")
 
 
 def _tables(reader: Reader) -> None:
@@ -75,9 +75,9 @@ def _tables(reader: Reader) -> None:
         if name in sizes
     ]  # fmt: skip
     parts.numbers(*cards)
-    parts.figure(insight.freshness(parts.worded(shown)), "freshness", say("alt.freshness"))
+    figures.figure(insight.freshness(grid.worded(shown)), "freshness", say("alt.freshness"))
     columns = ["table", "n_rows", "newest_at", "days_behind"]
-    parts.table(shown, columns, tables.SUMMARY_TABLES, reader.currency, "tables")
+    grid.table(shown, columns, tables.SUMMARY_TABLES, reader.currency, "tables")
 
 
 def _sources(reader: Reader) -> None:
@@ -85,7 +85,7 @@ def _sources(reader: Reader) -> None:
     if not parts.filled(reader, "summary_sources"):
         return
     shown = reader.table("summary_sources")
-    parts.table(shown, shown.column_names, tables.SUMMARY_SOURCES, reader.currency, "sources")
+    grid.table(shown, shown.column_names, tables.SUMMARY_SOURCES, reader.currency, "sources")
 
 
 def _quarantine(reader: Reader) -> None:
@@ -95,7 +95,7 @@ def _quarantine(reader: Reader) -> None:
         return
     shown = reader.table("summary_quarantine")
     columns = ["source", "reason", "n", "file", "row_number"]
-    parts.table(shown, columns, tables.SUMMARY_QUARANTINE, reader.currency, "quarantine")
+    grid.table(shown, columns, tables.SUMMARY_QUARANTINE, reader.currency, "quarantine")
 
 
 def _identity(reader: Reader) -> None:
@@ -113,12 +113,12 @@ def _identity(reader: Reader) -> None:
         st.caption(say("health.kinds_note"))
         shown = reader.table("summary_identities")
         columns = ["identifier_kind", "n", "share", "n_junk", "n_cut", "note"]
-        parts.table(shown, columns, tables.SUMMARY_IDENTITIES, reader.currency, "identities")
+        grid.table(shown, columns, tables.SUMMARY_IDENTITIES, reader.currency, "identities")
     if reader.has("summary_clusters"):
         st.caption(say("health.clusters_note"))
         columns = ["customer_id", "n_identifiers", "kinds", "first_seen_at"]
         shown = reader.table("summary_clusters")
-        parts.table(shown, columns, tables.SUMMARY_CLUSTERS, reader.currency, "clusters")
+        grid.table(shown, columns, tables.SUMMARY_CLUSTERS, reader.currency, "clusters")
 
 
 def _consent(reader: Reader) -> None:
@@ -126,9 +126,9 @@ def _consent(reader: Reader) -> None:
     if not reader.has("summary_consent"):
         return
     shown = reader.table("summary_consent")
-    parts.figure(policies.shares(shown, ("channel", "share"), "Reachable"), "consent", say("alt.consent"))
+    figures.figure(policies.shares(shown, ("channel", "share"), "Reachable"), "consent", say("alt.consent"))
     columns = ["channel", "n", "n_consent", "n_opted_out", "n_reachable", "share"]
-    parts.table(shown, columns, tables.SUMMARY_CONSENT, reader.currency, "consent")
+    grid.table(shown, columns, tables.SUMMARY_CONSENT, reader.currency, "consent")
 
 
 parts.page("health", draw)

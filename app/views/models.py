@@ -4,7 +4,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import streamlit as st
 
-from app import parts
+from app import figures, grid, markup, parts
 from app.data import Reader, where
 from app.messages import day, number, percent, plain, say
 from app.messages import feature as worded
@@ -47,10 +47,10 @@ def _board(reader: Reader) -> None:
     st.subheader(say("models.board"))
     st.caption(say("models.board_note", command=f"nba mlflow {reader.root}"))
     shown = _linked(reader)
-    parts.figure(insight.versions(shown), "versions", say("alt.versions"))
+    figures.figure(insight.versions(shown), "versions", say("alt.versions"))
     columns = ["version", "alias", "link", "trained_at", "n_examples", "auc", "log_loss", "log_loss_constant"]
     columns += ["ece", "qini", "qini_lower", "qini_upper"]
-    parts.table(shown, columns, tables.SUMMARY_MODELS, reader.currency, "models")
+    grid.table(shown, columns, tables.SUMMARY_MODELS, reader.currency, "models")
     if not reader.has("summary_checks"):
         return
     st.subheader(say("models.checks"))
@@ -69,7 +69,7 @@ def _board(reader: Reader) -> None:
         st.markdown(f":material/warning: {text}")
     with st.expander(say("models.all_checks", n=number(checks.num_rows))):
         columns = ["check", "subject", "status", "value", "limit"]
-        parts.table(checks, columns, tables.SUMMARY_CHECKS, reader.currency, "checks")
+        grid.table(checks, columns, tables.SUMMARY_CHECKS, reader.currency, "checks")
 
 
 def _linked(reader: Reader) -> pa.Table:
@@ -87,17 +87,17 @@ def _quality(reader: Reader) -> None:
         st.subheader(say("models.calibration"), help=say("term.calibration"))
         if reader.has("summary_calibration"):
             drawn = plots.calibration(reader.table("summary_calibration"))
-            parts.figure(drawn, "calibration", say("alt.calibration"))
+            figures.figure(drawn, "calibration", say("alt.calibration"))
     with right:
         st.subheader(say("models.qini_curve"), help=say("term.qini"))
         if reader.has("summary_qini"):
-            parts.figure(plots.qini(reader.table("summary_qini")), "qini", say("alt.qini"))
+            figures.figure(plots.qini(reader.table("summary_qini")), "qini", say("alt.qini"))
     st.subheader(say("models.deciles"), help=say("term.uplift"))
     if reader.has("summary_deciles"):
         shown = reader.table("summary_deciles")
-        parts.figure(plots.uplift_deciles(shown), "uplift", say("alt.uplift"))
+        figures.figure(plots.uplift_deciles(shown), "uplift", say("alt.uplift"))
         st.caption(say("models.deciles_note"))
-        parts.table(shown, shown.column_names, tables.SUMMARY_DECILES, reader.currency, "deciles")
+        grid.table(shown, shown.column_names, tables.SUMMARY_DECILES, reader.currency, "deciles")
 
 
 def _why(reader: Reader) -> None:
@@ -106,8 +106,8 @@ def _why(reader: Reader) -> None:
     model = parts.choose(say("models.of"), ["response", "uplift"], "model", "models.of")
     shown = where(reader.table("summary_importance"), model=model)
     st.subheader(say("models.importance"), help=say("term.shap"))
-    parts.figure(plots.importance(parts.worded(shown), 15), "importance", say("alt.importance"))
-    parts.download(shown, "importance")
+    figures.figure(plots.importance(grid.worded(shown), 15), "importance", say("alt.importance"))
+    grid.download(shown, "importance")
     if model == "response" and reader.has("summary_dependence"):
         st.subheader(say("models.dependence"), help=say("term.shap"))
         st.caption(say("models.dependence_note"))
@@ -117,7 +117,7 @@ def _why(reader: Reader) -> None:
             name = worded(feature)
             drawn = insight.dependence(where(found, feature=feature), name)
             with halves[place % 2]:
-                parts.figure(drawn, f"dependence_{feature}", say("alt.dependence", feature=name))
+                figures.figure(drawn, f"dependence_{feature}", say("alt.dependence", feature=name))
 
 
 def _drift(reader: Reader) -> None:
@@ -128,9 +128,9 @@ def _drift(reader: Reader) -> None:
     st.subheader(say("models.drift"), help=say("term.psi"))
     st.markdown(say("models.drifted", n=number(len(moved))) if moved else say("models.steady"))
     known = shown.filter(pc.is_valid(shown["psi"])).slice(0, 15)
-    parts.figure(insight.drift(parts.worded(known), DRIFTED), "drift", say("alt.drift"))
+    figures.figure(insight.drift(grid.worded(known), DRIFTED), "drift", say("alt.drift"))
     columns = ["feature", "psi", "mean_before", "mean_now", "unknown_before", "unknown_now"]
-    parts.table(shown, columns, tables.SUMMARY_DRIFT, reader.currency, "drift")
+    grid.table(shown, columns, tables.SUMMARY_DRIFT, reader.currency, "drift")
 
 
 def _card(reader: Reader) -> None:
@@ -145,7 +145,7 @@ def _card(reader: Reader) -> None:
     )
     st.caption(say("models.card_note"))
     with st.container(border=True):
-        st.markdown(parts.document(parts.without_naive(rows[version]["card"])))
+        st.markdown(markup.document(markup.without_naive(rows[version]["card"])))
 
 
 parts.page("models", draw)

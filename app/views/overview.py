@@ -5,7 +5,7 @@ from typing import Any
 import pyarrow.compute as pc
 import streamlit as st
 
-from app import parts
+from app import figures, grid, parts
 from app.data import Reader, leading, where
 from app.messages import chance, day, feature, label, number, percent, plain, say, told
 from app.report import BASIS, valid
@@ -47,7 +47,7 @@ def draw(reader: Reader) -> None:
         _counts(reader)
     st.subheader(say("overview.value"), help=say("term.incremental"))
     batches = reader.table("summary_batches")
-    parts.figure(plots.value_over_batches(batches, reader.currency, reader.arms), "value", say("alt.value"))
+    figures.figure(plots.value_over_batches(batches, reader.currency, reader.arms), "value", say("alt.value"))
     st.caption(say("overview.value_note"))
     for part in (_limits, _sent, _to_whom):
         with parts.section():
@@ -180,7 +180,7 @@ def _maturity(reader: Reader) -> str:
 def _sent(reader: Reader) -> None:
     st.subheader(say("overview.sent"))
     shown = reader.table("summary_channels")
-    parts.table(
+    grid.table(
         shown.filter(pc.not_equal(shown["channel"], "none")),
         ["channel", "n", "n_customers", "n_delivered", "cost"],
         tables.SUMMARY_CHANNELS,
@@ -197,7 +197,7 @@ def _to_whom(reader: Reader) -> None:
     names = sorted(set(reader.table("summary_segments")["attribute"].to_pylist()))
     attribute = parts.choose(say("attribute"), names, "attribute", "attribute")
     shown = where(reader.table("summary_segments"), attribute=attribute, arm=reader.headline_arm)
-    parts.figure(policies.segments(shown), "segments", say("alt.segments"))
+    figures.figure(policies.segments(shown), "segments", say("alt.segments"))
     st.caption(say("overview.to_whom_note", arm=plain(reader.headline_arm)))
 
 
@@ -215,10 +215,7 @@ def _limits(reader: Reader) -> None:
         st.markdown(say("overview.price", limit=limit, price=price))
     if not short:
         st.markdown(say("overview.no_price"))
-    shown, contract = parts.in_units(last, tables.BATCHES, reader.currency)
-    columns = ["limit", "used", "available", "unit", "price"]
-    titles = {"unit": say("feature.unit")}
-    parts.table(shown, columns, contract, reader.currency, "limits", titles=titles)
+    grid.limits(last, ["limit", "used", "available", "unit", "price"], reader.currency, "limits")
 
 
 parts.page("overview", draw)

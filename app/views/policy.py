@@ -6,7 +6,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import streamlit as st
 
-from app import parts, scenario
+from app import figures, grid, parts, scenario
 from app.data import Reader, where
 from app.messages import day, label, number, plain, say
 from nba import plots, tables
@@ -42,16 +42,16 @@ def _mix(reader: Reader, arm: str) -> None:
         _newest(batches, reader)
     st.subheader(say("policy.mix"))
     order = sorted(set(reader.table("summary_mix")[by].to_pylist()))
-    parts.figure(plots.mix(shown, by, order), "mix", say("alt.mix", by=label("policy.by", by)))
+    figures.figure(plots.mix(shown, by, order), "mix", say("alt.mix", by=label("policy.by", by)))
     _segments(reader, arm, by)
     latest_first = [("decided_at", "descending"), ("arm", "ascending")]
     shown, batches = shown.sort_by(latest_first), batches.sort_by(latest_first)
     st.subheader(say("policy.batches"))
     columns = ["batch_id", "arm", "decided_at", "n", "n_contacts", "n_delivered", "cost", "is_matured"]
-    parts.table(batches, columns, tables.SUMMARY_BATCHES, reader.currency, "batches")
+    grid.table(batches, columns, tables.SUMMARY_BATCHES, reader.currency, "batches")
     st.subheader(say("policy.treatments"))
     columns = ["batch_id", "arm", "action_id", "channel", "n", "n_delivered", "cost", "expected_value"]
-    parts.table(shown, columns, tables.SUMMARY_MIX, reader.currency, "treatments")
+    grid.table(shown, columns, tables.SUMMARY_MIX, reader.currency, "treatments")
 
 
 def _newest(batches: pa.Table, reader: Reader) -> None:
@@ -76,7 +76,7 @@ def _segments(reader: Reader, arm: str, by: str) -> None:
     shown = where(shown, attribute=attribute)
     if arm != parts.ALL:
         shown = where(shown, arm=arm)
-    parts.figure(policies.segments(shown, by), "segments", say("alt.segments"))
+    figures.figure(policies.segments(shown, by), "segments", say("alt.segments"))
 
 
 def _arbitration(reader: Reader, arm: str) -> None:
@@ -90,10 +90,10 @@ def _arbitration(reader: Reader, arm: str) -> None:
     listed = [row for row in shown.to_pylist() if row["treatment_id"] != "none"]
     offered = tables.SUMMARY_ARBITRATION.build(listed).sort_by([("priority", "descending")])
     if arm != parts.ALL:
-        parts.figure(policies.ranking(offered, reader.currency), "ranking", say("alt.ranking"))
+        figures.figure(policies.ranking(offered, reader.currency), "ranking", say("alt.ranking"))
     columns = ["treatment_id", "priority", "uplift", "value", "price", "p_response", "lever", "cost"]
     columns += ["p_action", "n_chosen", "n_eligible"]
-    parts.table(
+    grid.table(
         offered,
         columns if arm != parts.ALL else [columns[0], "arm", *columns[1:]],
         tables.SUMMARY_ARBITRATION,
@@ -105,10 +105,10 @@ def _arbitration(reader: Reader, arm: str) -> None:
     st.subheader(say("policy.removed"), help=say("term.eligible"))
     found = reader.table("summary_removed")
     found = found if arm == parts.ALL else where(found, arm=arm)
-    parts.figure(policies.removed(found), "removed", say("alt.removed"))
+    figures.figure(policies.removed(found), "removed", say("alt.removed"))
     gone = found.filter(pc.not_equal(found["reason"], "")).sort_by([("n", "descending")])
-    gone, contract = parts.staged(gone, tables.SUMMARY_REMOVED, reader)
-    parts.table(gone, ["arm", "treatment_id", "stage", "reason", "n"], contract, reader.currency, "removed")
+    gone, contract = grid.staged(gone, tables.SUMMARY_REMOVED, reader)
+    grid.table(gone, ["arm", "treatment_id", "stage", "reason", "n"], contract, reader.currency, "removed")
 
 
 def _prices(reader: Reader, arm: str) -> None:
@@ -125,11 +125,9 @@ def _prices(reader: Reader, arm: str) -> None:
         if row["price"] > 0:
             words = {"limit": plain(label("limit_unit", row["limit"])), "arm": plain(row["arm"])}
             st.markdown(say("policy.price", price=number(row["price"], reader.currency), **words))
-    parts.figure(plots.prices(shown, reader.currency), "prices", say("alt.prices"))
-    shown, contract = parts.in_units(shown, tables.BATCHES, reader.currency)
+    figures.figure(plots.prices(shown, reader.currency), "prices", say("alt.prices"))
     columns = ["batch_id", "decided_at", "arm", "limit", "used", "available", "unit", "price", "n_customers"]
-    titles = {"unit": say("feature.unit")}
-    parts.table(shown, columns, contract, reader.currency, "prices", titles=titles)
+    grid.limits(shown, columns, reader.currency, "prices")
 
 
 def _values(reader: Reader) -> None:
@@ -138,16 +136,16 @@ def _values(reader: Reader) -> None:
         return
     st.caption(say("policy.values_note"))
     shown = where(reader.table("policy_values"), batch_id="all")
-    parts.figure(
+    figures.figure(
         plots.policy_values(_of_whole_log(shown), reader.currency), "values", say("alt.policy_values")
     )
     columns = ["policy_id", "estimator", "value", "lower", "upper", "ess", "n", "max_weight", "reason"]
-    parts.table(shown, columns, tables.POLICY_VALUES, reader.currency, "values")
+    grid.table(shown, columns, tables.POLICY_VALUES, reader.currency, "values")
     if reader.has("diagnostics"):
         st.subheader(say("policy.diagnostics"), help=say("term.overlap"))
         columns = ["policy_id", "check", "status", "value", "limit", "note"]
         found = reader.table("diagnostics")
-        parts.table(found, columns, tables.DIAGNOSTICS, reader.currency, "diagnostics")
+        grid.table(found, columns, tables.DIAGNOSTICS, reader.currency, "diagnostics")
     if reader.has("promotion_evidence"):
         st.subheader(say("policy.promotion"), help=say("term.gate"))
         found = reader.table("promotion_evidence")
@@ -155,13 +153,13 @@ def _values(reader: Reader) -> None:
         words = {name: number(asked[name]) for name in ("challenger", "champion")}
         st.markdown(say("policy.asked", at=day(asked["asked_at"]), **words))
         columns = ["check", "status", "value", "limit", "note"]
-        parts.table(found, columns, tables.PROMOTION_EVIDENCE, reader.currency, "evidence")
+        grid.table(found, columns, tables.PROMOTION_EVIDENCE, reader.currency, "evidence")
         if parts.role().approves:
             st.markdown(say("policy.approve", command=f"nba promote {reader.root} --approver {_who()}"))
     if reader.has("promotions"):
         st.subheader(say("policy.promotions"))
         columns = ["promoted_at", "what", "from_version", "to_version", "approver", "is_passed", "note"]
-        parts.table(reader.table("promotions"), columns, tables.PROMOTIONS, reader.currency, "promotions")
+        grid.table(reader.table("promotions"), columns, tables.PROMOTIONS, reader.currency, "promotions")
 
 
 def _of_whole_log(shown: pa.Table) -> pa.Table:
@@ -191,14 +189,14 @@ def _ablations(reader: Reader) -> None:
     shown = where(found, method=method)
     named = [label("versus", row["versus"]) for row in shown.to_pylist()]
     drawn = shown.append_column("name", pa.array(named, pa.string()))
-    parts.figure(policies.ablations(drawn, reader.currency), "ablations", say("alt.ablations"))
+    figures.figure(policies.ablations(drawn, reader.currency), "ablations", say("alt.ablations"))
     columns = ["versus", "value", "lower", "upper", "n", "reason"]
-    parts.table(shown, columns, tables.ABLATIONS, reader.currency, "ablations")
+    grid.table(shown, columns, tables.ABLATIONS, reader.currency, "ablations")
     if reader.has("lever_costs") and reader.table("lever_costs").num_rows:
         st.subheader(say("policy.levers"), help=say("term.lever"))
         st.caption(say("policy.levers_note"))
         columns = ["batch_id", "lever", "weight", "n_customers", "value", "without", "cost", "moved"]
-        parts.table(reader.table("lever_costs"), columns, tables.LEVER_COSTS, reader.currency, "levers")
+        grid.table(reader.table("lever_costs"), columns, tables.LEVER_COSTS, reader.currency, "levers")
 
 
 parts.page("policy", draw)

@@ -2,7 +2,7 @@
 
 import streamlit as st
 
-from app import parts
+from app import figures, grid, markup, parts
 from app.data import Reader
 from app.messages import conditions, number, say
 from nba import tables
@@ -21,15 +21,15 @@ def draw(reader: Reader) -> None:
     words = {
         "segment": say("value.everybody")
         if worst["segment"] == "everybody"
-        else f"**{parts.safe(conditions(worst['segment']))}**",
+        else f"**{markup.safe(conditions(worst['segment']))}**",
         "n": number(worst["n"]),
         "nothing": number(worst["n_nothing"]),
         "blocked": number(worst["blocked"], reader.currency),
     }
     st.markdown(say("value.worst", **words))
-    parts.figure(policies.nothing(parts.worded(shown)), "nothing", say("alt.nothing"))
+    figures.figure(policies.nothing(grid.worded(shown)), "nothing", say("alt.nothing"))
     columns = ["segment", "n", "n_nothing", "reason", "best", "blocked", "blocked_total"]
-    parts.table(shown, columns, tables.BY_NAME[NAME], reader.currency, NAME)
+    grid.table(shown, columns, tables.BY_NAME[NAME], reader.currency, NAME)
     st.caption(say("value.note"))
 
 

@@ -449,6 +449,11 @@ def record(root: Path, run_id: str, status: str) -> None:
     path.write_text(json.dumps(run), encoding="utf-8")
 
 
+def figures(app: AppTest) -> int:
+    """How many figures a page shows."""
+    return len(app.get("plotly_chart"))
+
+
 @pytest.fixture(scope="session")
 def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A filled workspace with an empty one beside it; not to be changed."""

@@ -7,7 +7,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from app import data, parts, report
+from app import data, grid, report
 from nba import tables
 from nba.history import History
 
@@ -82,7 +82,7 @@ def test_names_in_data_never_act(show, hostile, page, view, words) -> None:
 
 def test_a_download_holds_no_formula_and_numbers_as_they_are() -> None:
     given = pa.table({"name": ["=1+1", "@x", "-2", "plain", None], "n": [-1.0, 2.0, 3.0, 4.0, 5.0]})
-    lines = parts._csv(given).decode().splitlines()
+    lines = grid._csv(given).decode().splitlines()
     assert lines[1:4] == ['"\'=1+1",-1', '"\'@x",2', '"\'-2",3']
     assert lines[4] == '"plain",4'
 

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from app import data, messages, parts, report
+from app import data, figures, grid, messages, report
 from app.messages import words as catalogue
 
 VIEWS = [
@@ -113,7 +113,7 @@ def test_tables_write_numbers_in_the_language_of_the_page(show, workspace) -> No
 
 
 def test_a_spanish_report_has_no_english_word(workspace, english, monkeypatch) -> None:
-    for module in (messages, parts, report):
+    for module in (messages, figures, grid, report):
         monkeypatch.setattr(module, "language", lambda: "es")
     made = report.build(data.read(workspace), "policy")
     text = html.unescape(

@@ -1,0 +1,32 @@
+"""Lifetime value: what a customer is worth, and who is at risk."""
+
+from app.messages import say
+from nba import tables
+from nba.history import History
+from tests.app.conftest import figures
+
+
+def test_nobody_at_risk_is_said(show, fresh, words) -> None:
+    root = fresh()
+    history = History.read(root)
+    row = {"clv_at_risk": 0.0, "p_alive": 1.0, "n_repeat": 1, "quiet_days": 9.0}
+    rows = [row | {"customer_id": f"c{i}", "clv": 10.0 + i} for i in range(3)]
+    history.commit(replace={"summary_at_risk": tables.SUMMARY_AT_RISK.build(rows)})
+    app = show(root, "clv", view="risk")
+    assert say("clv.nobody_at_risk") in [info.value for info in app.info]
+    assert app.dataframe[0].value["customer_id"].tolist() == ["c2", "c1", "c0"]  # the most valuable first
+    assert say("clv.nobody_at_risk") not in words(show(root, "clv", view="worth"))
+
+
+def test_lifetime_value_tells_the_tables_numbers(show, workspace) -> None:
+    history = History.read(workspace)
+    app = show(workspace, "clv")
+    (mean,) = history.sql("select avg(clv) as mean from clv")["mean"].to_pylist()
+    assert {m.label: m.value for m in app.metric}["Mean per customer"] == f"{mean:.2f} EUR"
+    app.segmented_control(key="view").set_value("groups").run()
+    assert app.dataframe[0].value["clv"].tolist() == [14.5, 9.0]  # the most valuable first
+    for view in ("alive", "check"):
+        app.segmented_control(key="view").set_value(view).run()
+        assert not app.exception
+        assert not app.error
+        assert figures(app) == 1

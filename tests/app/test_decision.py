@@ -1,0 +1,102 @@
+"""Single decision: what was chosen for one customer, from what, and why."""
+
+import numpy as np
+import pytest
+
+from app import why
+from app.messages import say
+from nba import tables
+from nba.history import History
+from nba.models import explain
+
+
+def test_a_decision_tells_the_tables_numbers(show, workspace, words) -> None:
+    history = History.read(workspace)
+    (row,) = history.sql(
+        "from decisions where arm = 'policy' and batch_id = 'b2' and treatment_id <> 'none' limit 1"
+    ).to_pylist()
+    app = show(workspace, "decision", customer=row["customer_id"], decision=row["decision_id"])
+    text = words(app)
+    assert f"Chance of this choice: {row['p_action']:.1%}" in text
+    assert f"Expected value: {row['expected_value']:+.2f} EUR" in text
+    assert row["treatment_id"].replace("_", "\\_") in text
+    candidates = app.dataframe[0].value
+    assert len(candidates) == 5
+    assert set(candidates["stage"]) == {""}
+    assert candidates["p_action"].sum() == pytest.approx(1.0)
+    assert len(app.dataframe[1].value) == 4  # its decisions in all batches
+    app.text_input(key="customer").set_value("nobody").run()
+    assert not app.exception
+    assert "No decision was made for nobody" in words(app)
+
+
+def test_an_example_chosen_after_a_link_is_shown(show, workspace, words) -> None:
+    app = show(workspace, "decision", customer="c1")
+    options = app.selectbox(key="example").options
+    assert not app.text_input(key="customer").placeholder.startswith("c0")
+    other = next(name.split(" · ")[0] for name in options[1:] if not name.startswith("c1 "))
+    app.selectbox(key="example").set_value(other).run()
+    assert not app.exception
+    assert app.text_input(key="customer").value == other
+    assert f"customer **{other}**" in words(app)
+    app.text_input(key="customer").set_value("c2").run()
+    assert "customer **c2**" in words(app)
+    assert app.selectbox(key="example").value == ""
+
+
+def test_candidates_stand_by_value_less_price_and_nothing_sent_was_not_delivered(show, fresh) -> None:
+    root = fresh()
+    history = History.read(root)
+    of_one = [row for row in history.table("choices").to_pylist() if row["decision_id"] == "b0-1"]
+    means = [0.0, 0.4, 0.3, None, 0.2]
+    told = [row | {"mean": mean, "is_eligible": mean is not None} for row, mean in zip(of_one, means)]
+    told[1]["price"] = 0.15
+    decided = [row for row in history.table("decisions").to_pylist() if row["decision_id"] == "b0-1"]
+    history.commit(
+        replace={
+            "choices": tables.CHOICES.build(told),
+            "decisions": tables.DECISIONS.build([decided[0] | {"treatment_id": "none", "channel": "none"}]),
+        }
+    )
+    app = show(root, "decision", customer="c1", decision="b0-1")
+    assert not app.exception
+    names = [told[i]["treatment_id"] for i in (2, 1, 4, 0, 3)]
+    assert app.dataframe[0].value["treatment_id"].tolist() == names
+    outcomes = next(frame.value for frame in app.dataframe if "delivery" in frame.value.columns)
+    assert outcomes["delivery"].isna().all()
+
+
+def test_without_the_model_that_decided_the_reasons_say_so(show, workspace, words) -> None:
+    app = show(workspace, "decision", customer="c1")
+    app.button(key="why").click().run()
+    assert not app.exception
+    assert say("why.gone") in words(app)
+
+
+def test_the_reasons_are_of_the_effect_first_with_units(show, fresh, words, monkeypatch) -> None:
+    root = fresh()
+    history = History.read(root)
+    rows = history.table("decisions").to_pylist()
+    (asked,) = [row for row in rows if row["decision_id"] == "b1-1"]
+    given = {"policy_id": "thompson@older", "treatment_id": "repair_push"}
+    changed = [row | given if row is asked else row for row in rows]
+    history.commit(replace={"decisions": tables.DECISIONS.build(changed)})
+    names = ("f_days_since_visit", "f_can_email", "f_margin_28", "f_a_acquisition_store")
+    found = explain.Reasons(
+        names, np.array([198.7, 1.0, 12.5, 1.0]), np.array([-0.5, 0.25, 0.0, 3.0]),
+        0.2, 0.05, 0.02, np.array([0.015, -0.005, 0.0, 0.01]), 0.01,
+    )  # fmt: skip
+    wanted = []
+    monkeypatch.setattr(why, "_decider", lambda _reader, model_id: wanted.append(model_id) or "a scorer")
+    monkeypatch.setattr(explain, "reasons", lambda _scorer, _example: found)
+    app = show(root, "decision", customer="c1", decision="b1-1")
+    app.button(key="why").click().run()
+    assert not app.exception
+    text = words(app).replace("\\", "")
+    assert wanted == ["older"]  # whatever the champion is now
+    assert "chance to respond by **+5.00 points**, and a usual customer's by +2.00 points" in text
+    assert "since the last visit: **199 days** raises it (+1.50 points)" in text
+    assert "chance to respond without contact: **20.0%** raises it (+1.00 points)" in text
+    assert "no later opt-out on it: **yes** lowers it (−0.50 points)" in text
+    assert text.index("+1.50 points") < text.index("**199 days** lowers it (−0.500)")
+    assert "store" not in text[text.index("The model expects") : text.index("**199 days** lowers")]

@@ -1,0 +1,51 @@
+"""Overview: the headline, the counts, and what it warns of."""
+
+from datetime import timedelta
+
+from app import data, report
+from nba import tables
+from nba.history import History
+from pipelines import overview
+from tests.app.conftest import START
+
+
+def test_overview_tells_the_tables_numbers(show, workspace, words) -> None:
+    app = show(workspace)
+    history = History.read(workspace)
+    (row,) = history.sql(
+        "from effects where metric = 'margin' and arm = 'policy' and segment = 'all'"
+    ).to_pylist()
+    shown = {m.label: m.value for m in app.metric}
+    assert shown["Incremental value of policy"] == f"{row['effect'] * row['n']:+,.2f} EUR"
+    text = words(app)
+    # No end is planned, so the headline has the interval by which the verdict goes.
+    low, high = (row[name] * row["n"] for name in ("always_lower", "always_upper"))
+    assert f"95% interval valid at every look: {low:+,.2f} EUR to {high:+,.2f} EUR" in text
+    assert "(95% interval valid at every look +1.00 EUR to +4.00 EUR)" in text
+    contacts = history.sql("select count(*) from decisions where treatment_id <> 'none'")[0][0].as_py()
+    cost = history.sql("select sum(cost) from touches")[0][0].as_py()
+    assert shown["Contacts decided"] == f"{contacts:,}"
+    assert shown["Spent on contacts"] == f"{cost:,.2f} EUR"
+    assert shown["Batches"] == "4"
+    assert "3 of 4 batches are matured" in text
+    assert "One more **SMS slot**" in text
+    assert "1 of 4 batches still have open reward windows" in text
+
+
+def test_uneven_arms_raise_an_alert(show, fresh, words) -> None:
+    root = fresh()
+    history = History.read(root)
+    fault = {"p_srm": 1e-6, "p_traffic": 1e-5, "verdict": "cannot be read", "reason": "arms are uneven."}
+    rows = [row | fault for row in history.table("readouts").to_pylist()]
+    history.commit(replace={"readouts": tables.READOUTS.build(rows)})
+    overview.overview(root, START + timedelta(weeks=4))
+    text = words(show(root))
+    assert "not as large as planned" in text
+    assert "**policy** cannot be read" in text
+    app = show(root, "experiments")
+    starts = ("Trust no effect", "No: counts", "In policy, treatments were not", "In random, treatments were")
+    assert len(app.error) == len(starts)
+    assert all(e.value.replace("\\", "").startswith(start) for e, start in zip(app.error, starts))
+    made = report.build(data.read(root), "policy")
+    assert "<p class=alarm>Trust no effect of this experiment" in made
+    assert "(p = &lt; 0.001, valid at every look)" in made

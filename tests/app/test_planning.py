@@ -1,0 +1,131 @@
+"""The planner of experiments and of scenarios: what they tell is the library's, and links repeat them."""
+
+import shutil
+
+import pytest
+
+from app.messages import say
+from nba import settings, tables
+from nba.experiments import planning
+from nba.history import History
+from nba.serving import whatif
+from pipelines import scenario
+
+
+def test_the_planner_tells_what_the_library_says(show, workspace) -> None:
+    app = show(workspace, "experiments", view="plan")
+    (row,) = (
+        History.read(workspace).sql("from summary_spreads where metric = 'margin' and days = 28").to_pylist()
+    )
+    n = int(row["n"] * 0.6)  # the champion decides 60% of the customers
+    mde = planning.detectable(row["sd_adjusted"], n * 0.9, n * 0.1)
+    shown = {m.label: m.value for m in app.metric}
+    assert shown["Smallest visible effect"] == f"{mde:.2f} EUR"
+    assert shown["Customers in the new arm"] == f"{n * 0.9:,.0f}"
+    app.slider(key="share").set_value(50).run()
+    assert not app.exception
+    half = planning.detectable(row["sd_adjusted"], n * 0.5, n * 0.5)
+    assert {m.label: m.value for m in app.metric}["Smallest visible effect"] == f"{half:.2f} EUR"
+
+
+def test_the_planner_refuses_no_effect_and_names_that_are_no_names(show, workspace, words) -> None:
+    app = show(workspace, "experiments", view="plan")
+    app.text_input(key="trial").set_value("bad name/../x").run()
+    assert not app.exception
+    assert say("planner.bad_name") in words(app)
+    assert not app.get("download_button") or all(
+        "declaration" not in button.proto.id for button in app.get("download_button")
+    )
+    app.number_input(key="effect").set_value(0.0).run()
+    assert not app.exception
+    assert say("planner.no_effect") in words(app)
+
+
+def test_the_planner_declares_what_the_settings_accept(show, workspace, tmp_path) -> None:
+    app = show(workspace, "experiments", view="plan")
+    app.text_input(key="trial").set_value("offers").run()
+    assert not app.exception
+    text = app.code[0].value
+    root = shutil.copytree(workspace, tmp_path / "declared")
+    with (root / "nba.toml").open("a", encoding="utf-8") as file:
+        file.write("\n" + text)
+    (trial,) = settings.read(root).experiments
+    assert (trial.experiment_id, trial.control) == ("offers", "offers_control")
+    assert [arm.share for arm in trial.arms] == [0.1, 0.9]
+    app = show(root, "experiments", view="plan")
+    app.text_input(key="trial").set_value("offers").run()
+    assert "cannot be declared" in app.error[0].value  # the name and the place are taken
+
+
+def test_the_scenario_planner_tells_what_the_library_says(show, workspace, words) -> None:
+    app = show(workspace, "policy", view="scenario")
+    assert not app.error
+    shown = {m.label: m.value for m in app.metric}
+    before = float(shown["Contacts"].replace(",", ""))
+    assert f"now {shown['Contacts']}" in words(app)
+    app.number_input(key="capacity_sms").set_value(0).run()
+    assert not app.exception
+    after = {m.label: m.value for m in app.metric}
+    assert float(after["Contacts"].replace(",", "")) < before
+    assert "--capacity sms=0" in words(app)
+    config = settings.read(workspace)
+    catalog = settings.read_catalog(workspace, config)
+    sample = History.read(workspace).table("summary_candidates")
+    assert 0 < sample["sampled"][0].as_py() < 1  # the holdout is no part of it
+    # The sample is everybody but the holdout: the page tells what the whole batch comes to.
+    whole = scenario.read(History.read(workspace), catalog, config, "b3")
+    changed, now = whatif.changed(whole, catalog, config, whatif.Changes({"sms": 0}))
+    exact = whatif.solve("what if", changed, *now, "")
+    assert after["Expected value"] == f"{exact[0]['value']:.2f} EUR"
+    assert after["Contacts"] == f"{exact[0]['contacts']:,.0f}"
+    previewed = whatif.preview(whatif.sample_of(sample, catalog), catalog, config, whatif.Changes({"sms": 0}))
+    before, exact = previewed[: len(exact)], whatif.solve(whatif.AS_DECIDED, whole, catalog, config, "")
+    for row, of_whole in zip(before, exact, strict=True):
+        assert row == pytest.approx(of_whole)
+
+
+def test_links_repeat_a_scenario_a_plan_and_what_a_decision_shows(show, workspace, words) -> None:
+    app = show(workspace, "policy", view="scenario")
+    app.number_input(key="capacity_sms").set_value(5).run()
+    app.slider(key="lever_coffee").set_value(1.5).run()
+    app.multiselect(key="stop").set_value(["repair"]).run()
+    assert not app.exception
+    link = dict(app.query_params)
+    assert link["capacity_sms"] == "5"
+    assert "lever_repair" not in link  # only what was changed
+    again = show(workspace, "policy", **link)
+    assert not again.exception
+    assert "--capacity sms=5 --lever coffee=1.5 --stop repair" in words(again)
+    assert [m.value for m in again.metric] == [m.value for m in app.metric]
+    again.number_input(key="capacity_sms").set_value(60).run()
+    assert "capacity_sms" not in again.query_params
+    wild = show(workspace, "policy", view="scenario", lever_coffee="99", stop="nothing", capacity_sms="x")
+    assert wild.slider(key="lever_coffee").value == 3.0
+    assert wild.multiselect(key="stop").value == []
+    assert wild.number_input(key="capacity_sms").value == 60
+
+    plan = show(workspace, "experiments", view="plan")
+    plan.slider(key="share").set_value(25).run()
+    plan.number_input(key="effect").set_value(0.5).run()
+    plan.text_input(key="trial").set_value("spring").run()
+    again = show(workspace, "experiments", **dict(plan.query_params))
+    assert not again.exception
+    assert [m.value for m in again.metric] == [m.value for m in plan.metric]
+    assert again.code[0].value == plan.code[0].value
+    assert 'experiment_id = "spring"' in again.code[0].value
+
+    shown = show(workspace, "decision", customer="c1")
+    shown.toggle(key="all_outcomes").set_value(False).run()
+    assert shown.query_params["all_outcomes"] == "0"
+    again = show(workspace, "decision", **dict(shown.query_params))
+    assert not again.toggle(key="all_outcomes").value
+
+
+def test_a_sample_that_does_not_say_for_whom_it_stands_asks_for_a_new_one(show, fresh, words) -> None:
+    root = fresh()
+    history = History.read(root)
+    old = history.table("summary_candidates").drop_columns(["stands_for", "spent_today"])
+    history.commit(replace={"summary_candidates": tables.SUMMARY_CANDIDATES.conform(old)})
+    app = show(root, "policy", view="scenario")
+    assert "earlier version gathered it" in app.error[0].value
+    assert "nba overview" in words(app)

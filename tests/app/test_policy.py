@@ -1,0 +1,46 @@
+"""Policy: what was sent, how candidates rank, what limits are worth."""
+
+import pytest
+
+from nba import tables
+from nba.history import History
+
+
+def test_changing_channel_to_action_and_arm(show, workspace) -> None:
+    app = show(workspace, "policy")
+    assert set(app.dataframe[0].value["arm"]) == {"policy"}
+    app.segmented_control(key="by").set_value("action_id").run()
+    app.selectbox(key="arm").set_value("all").run()
+    assert not app.exception
+    assert len(set(app.dataframe[0].value["arm"])) == 3
+
+
+def test_policy_tells_the_tables_numbers(show, workspace, words) -> None:
+    history = History.read(workspace)
+    app = show(workspace, "policy", view="arbitration")
+    shown = app.dataframe[0].value.set_index("treatment_id")
+    last = "batch_id = 'b3' and coalesce(arm, '') = 'policy'"
+    chosen = history.sql(f"select treatment_id, count(*) as n from decisions where {last} group by 1")
+    expected = {row["treatment_id"]: row["n"] for row in chosen.to_pylist()}
+    assert shown["n_chosen"].to_dict() == {k: v for k, v in expected.items() if k != "none"}
+    assert shown["value"].tolist() == pytest.approx([0.1] * 4)
+    app.segmented_control(key="view").set_value("prices").run()
+    assert "One more **SMS slot** for policy would have been worth about **0.40 EUR**" in words(app)
+    app.segmented_control(key="view").set_value("values").run()
+    assert app.dataframe[0].value["value"].tolist() == [3.1, 3.1, 2.2, 2.2]
+
+
+def test_policy_and_attribution_lead_with_numbers(show, fresh, words) -> None:
+    root = fresh()
+    row = {"level": "all", "item": "all", "n": 9, "source": "combined", "roas": 2.5, "margin": 99.0}
+    rows = [row | {"period": "all", "margin_lower": 50.0, "margin_upper": 148.0, "reason": ""}]
+    history = History.read(root).commit(replace={"incremental": tables.INCREMENTAL.build(rows)})
+    app = show(root, "attribution")
+    assert {m.label: m.value for m in app.metric}["Margin all contact caused"] == "99.00 EUR"
+    assert {m.label: m.value for m in app.metric}["Return on cost"] == "2.50"
+    assert "50.00 EUR to 148.00 EUR" in words(app)
+    app.selectbox(key="audience").set_value("acquisition=store").run()
+    assert not app.metric  # what contact caused is known of all customers only
+    (newest,) = history.sql("from summary_batches where arm = 'policy' and batch_id = 'b3'").to_pylist()
+    shown = {m.label: m.value for m in show(root, "policy").metric}
+    assert shown["Contacts of the last batch"] == str(newest["n_contacts"])
