@@ -136,7 +136,7 @@ def test_log_register_promote_load_and_serve(doubler, workspace, capfd):
 
 
 def _served_by_mlflow_alone(name, run_id):
-    with tracking._mlflow() as (mlflow, _):
+    with tracking.opened() as (mlflow, _):
         model = mlflow.pyfunc.load_model(f"models:/{name}@{tracking.CHAMPION}")
         frame = pa.table({"f_a": [0.25, 0.1]}).to_pandas()
         assert model.predict(frame)["p_response:none"].round(6).tolist() == [0.75, 0.3]
@@ -150,7 +150,7 @@ def _served_by_mlflow_alone(name, run_id):
 def test_a_run_without_a_model(workspace):
     tracking.setup(SETTINGS, workspace)
     run_id = tracking.log_run("judged", params={"a": 1}, metrics={"b": 2.0}, tags={"c": "d"})
-    with tracking._mlflow() as (mlflow, _):
+    with tracking.opened() as (mlflow, _):
         found = mlflow.MlflowClient().get_run(run_id).data
     assert found.params == {"a": "1"}
     assert found.metrics == {"b": 2.0}

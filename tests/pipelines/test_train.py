@@ -93,7 +93,7 @@ def test_snapshot_model_scores_everyone_and_is_judged_on_the_last_month(workspac
     found = train.train_snapshot(workspace, horizon_days=21, cutoffs=3)
     again = train.train_snapshot(workspace, horizon_days=21, cutoffs=3)
     assert (found.is_new, again.is_new, again.model) == (True, False, found.model)
-    with tracking._mlflow() as (mlflow, _):
+    with tracking.opened() as (mlflow, _):
         client = mlflow.MlflowClient()
         params = client.get_run(found.run_id).data.params
         searched = f"tags.mlflow.parentRunId = '{found.run_id}'"
@@ -176,7 +176,7 @@ def test_card_comparison_versions_bin_and_signature(workspace, end):
     with pytest.raises(MissingError, match="moved or deleted: run `nba train` again"):
         tracking.load_policy(name)
     folder.with_name("elsewhere").rename(folder)
-    with tracking._mlflow() as (mlflow, _):
+    with tracking.opened() as (mlflow, _):
         version = mlflow.MlflowClient().get_model_version(name, "1")
     for heading in ("## Data", "## Measures", "## Checks", "## Does personalising pay?", "## Limits"):
         assert heading in version.description
