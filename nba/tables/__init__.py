@@ -9,18 +9,19 @@ a customer, as the company names it). Money is in the workspace's currency, net 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from nba.tables import decisions, experiments, history, policies, summary, value
+from nba.tables import decisions, experiments, health, history, policies, summary, value
 from nba.tables.decisions import *  # noqa: F403 - every table is reached as `tables.NAME`
 from nba.tables.experiments import *  # noqa: F403 - every table is reached as `tables.NAME`
 from nba.tables.fields import TIME as TIME
 from nba.tables.fields import Field as Field
 from nba.tables.fields import Table as Table
+from nba.tables.health import *  # noqa: F403 - every table is reached as `tables.NAME`
 from nba.tables.history import *  # noqa: F403 - every table is reached as `tables.NAME`
 from nba.tables.policies import *  # noqa: F403 - every table is reached as `tables.NAME`
 from nba.tables.summary import *  # noqa: F403 - every table is reached as `tables.NAME`
 from nba.tables.value import *  # noqa: F403 - every table is reached as `tables.NAME`
 
-_AREAS = (history, decisions, experiments, value, policies, summary)
+_AREAS = (history, decisions, experiments, value, policies, summary, health)
 BY_NAME: Mapping[str, Table] = {
     table.name: table for area in _AREAS for table in vars(area).values() if isinstance(table, Table)
 }
