@@ -52,10 +52,10 @@ def mean(values: Array, level: float = 0.95, unit: NDArray[np.int64] | None = No
     n = len(values)
     if unit is not None and n:
         value = float(np.mean(values))
-        apart, found = sums(values - value, unit)
+        error, found = clustered(values - value, unit)
         if found < 2:
             return Interval.unknown(f"{found} independent units; an interval needs 2 or more", found)
-        se = float(np.sqrt(apart @ apart * found / (found - 1)) / n)
+        se = error / n
         half = float(special.stdtrit(found - 1, (1 + level) / 2)) * se
         return Interval(value, se, value - half, value + half, found)
     if n < 2:
@@ -84,6 +84,44 @@ def sums(values: Array, unit: NDArray[np.int64]) -> tuple[Array, int]:
     many = values.reshape(len(values), -1)
     found = np.column_stack([np.bincount(unit, part) for part in many.T]).astype(np.float64)
     return found.reshape(-1, *values.shape[1:]), int(np.count_nonzero(np.bincount(unit)))
+
+
+def clustered(
+    values: Array, unit: NDArray[np.int64] | None = None, *, corrected: bool = True
+) -> tuple[float, int]:
+    """Give the standard error of a sum whose rows may be of the same units (Liang, Zeger 1986).
+
+    Args:
+        values: What each row adds to the sum, less its expectation (its influence), shape (n,).
+        unit: Code of the independent unit (customer) of each row, from 0; codes may have gaps, shape (n,).
+            None where every row is another unit's.
+        corrected: Whether to allow for few units, m / (m - 1); NaN then where there are fewer than 2.
+
+    Returns:
+        The error of the sum (of a mean it is that over the rows), and the number m of units.
+
+    Example:
+        >>> clustered(np.array([3.0, -1.0, -2.0]), np.array([0, 1, 1]))
+        (6.0, 2)
+        >>> clustered(np.array([3.0, -3.0]), corrected=False)[0].__round__(3)
+        4.243
+    """
+    n = len(values) if unit is None else int(np.count_nonzero(np.bincount(unit)))
+    square = float(((values if unit is None else np.bincount(unit, values)) ** 2).sum())
+    if not corrected:
+        return float(np.sqrt(square)), n
+    return (float(np.sqrt(square * n / (n - 1))) if n > 1 else float("nan")), n
+
+
+def effective(weight: Array) -> float:
+    """Give how many equal rows weighted rows are worth (Kish 1965), 0 of none.
+
+    Example:
+        >>> effective(np.array([1.0, 1.0, 2.0]))
+        2.6666666666666665
+    """
+    square = float((weight**2).sum())
+    return float(weight.sum()) ** 2 / square if square > 0 else 0.0
 
 
 def difference(treated: Array, control: Array, level: float = 0.95) -> Interval:
@@ -154,8 +192,7 @@ def contrast(
     side = is_control.astype(int)
     sizes = np.bincount(side, weight, minlength=2)
     means = np.bincount(side, weight * values, minlength=2) / sizes
-    apart, n = sums((1 - 2 * side) * weight * (values - means[side]) / sizes[side], unit)
-    se = float(np.sqrt(apart @ apart * n / (n - 1)))
+    se, n = clustered((1 - 2 * side) * weight * (values - means[side]) / sizes[side], unit)
     value, half = float(means[0] - means[1]), float(special.stdtrit(n - 1, (1 + level) / 2)) * se
     return Interval(value, se, value - half, value + half, n)
 

@@ -6,6 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats as scipy_stats
 
+from nba import stats
+
 Array = NDArray[np.float64]
 
 # Where a finding is no longer ok; the first three are also where estimates refuse.
@@ -93,8 +95,7 @@ def examine(column: NDArray[np.int64], p_logged: Array, p_target: Array) -> list
     every = np.arange(n)
     weight = p_target[every, column] / p_logged[every, column]
     missing = float(np.where(p_logged > 0, 0.0, p_target).sum(axis=1).mean())
-    total = float((weight**2).sum())
-    ess = float(weight.sum() ** 2 / total) if total > 0 else 0.0
+    ess = stats.effective(weight)
     error = float(weight.std() / np.sqrt(n))
     z = abs(float(weight.mean()) - 1) / error if error > 0 else 0.0
     heavy = float(np.sort(weight)[::-1][: max(n // 100, 1)].sum() / max(weight.sum(), 1e-300))

@@ -92,7 +92,7 @@ def sequence(
     for end in last + 1:
         mean = float(value[:end].mean())
         part = influence[:end] - influence[:end].mean()
-        se = float(np.sqrt((np.bincount(unit[:end], part) ** 2).sum()) / end)
+        se = stats.clustered(part, unit[:end], corrected=False)[0] / end
         bound = float(stats.sequence_bound(np.array([float(end)]), planned, 1 - level)[0])
         half = bound * se if end >= _LEAST and se > 0 else np.inf
         out.append(Look(int(end), mean, mean - half, mean + half))

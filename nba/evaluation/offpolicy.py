@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats as scipy_stats
 
+from nba import stats
 from nba.evaluation import diagnostics, rewards
 
 Array = NDArray[np.float64]
@@ -226,9 +227,11 @@ def difference(log: Log, p_target: Array, p_base: Array, q: Array, level: float 
     """
     value, influence = contrast(log, p_target, p_base, q)
     weight, base = weights(log, p_target), weights(log, p_base)
-    thin = weight if _ess(weight) <= _ess(base) else base
+    thin = weight if stats.effective(weight) <= stats.effective(base) else base
     record = _record(value, influence, thin, log.unit, level)
-    reason = _refusal(log, p_target, weight, _ess(weight)) or _refusal(log, p_base, base, _ess(base))
+    reason = _refusal(log, p_target, weight, stats.effective(weight)) or _refusal(
+        log, p_base, base, stats.effective(base)
+    )
     return _unknown(record, reason) if reason else record
 
 
@@ -329,7 +332,7 @@ def _least_error(log: Log, p_target: Array, q: Array, tried: list[Array]) -> flo
     for shrunk in tried:
         score, lost = expected + shrunk * residual, (weight - shrunk) * residual
         value, bias = float(score.mean()), float(lost.mean())
-        spread = _clustered(score - value, log.unit) ** 2 + _clustered(lost - bias, log.unit) ** 2
+        spread = _error(score - value, log.unit) ** 2 + _error(lost - bias, log.unit) ** 2
         best = min(best, (spread + bias**2, value))
     return best[1]
 
@@ -359,7 +362,7 @@ def _refusal(log: Log, p_target: Array, weight: Array, ess: float) -> str:
         return f"no support: {missing:.1%} of the policy's choices could not have been logged"
     if ess < MIN_ESS:
         return f"{_TOO_FEW} is {ess:.0f}; {MIN_ESS:.0f} are needed"
-    error = _clustered(weight - weight.mean(), log.unit)
+    error = _error(weight - weight.mean(), log.unit)
     if error > 0 and abs(weight.mean() - 1) > MAX_WEIGHT_Z * error:
         return f"weights average {weight.mean():.3f}, not 1: the logged probabilities do not fit the log"
     return ""
@@ -368,9 +371,10 @@ def _refusal(log: Log, p_target: Array, weight: Array, ess: float) -> str:
 def _record(
     value: float, influence: Array, weight: Array, unit: NDArray[np.int64], level: float
 ) -> PolicyValue:
-    ess = _ess(weight)
-    error = _clustered(influence, unit)
-    freedom = max(min(ess, len(np.unique(unit))) - 1, 1)
+    ess = stats.effective(weight)
+    error, units = stats.clustered(influence, unit)
+    error /= max(len(influence), 1)
+    freedom = max(min(ess, units) - 1, 1)
     t = float(scipy_stats.t.ppf((1 + level) / 2, freedom))
     skew = _skewness(influence, unit)
     lower, upper = value - error * _unskewed(t, skew), value - error * _unskewed(-t, skew)
@@ -394,14 +398,5 @@ def _skewness(influence: Array, unit: NDArray[np.int64]) -> float:
     return float(np.mean((sums - sums.mean()) ** 3) / spread**3 / np.sqrt(len(sums)))
 
 
-def _ess(weight: Array) -> float:
-    total = float((weight**2).sum())
-    return float(weight.sum() ** 2 / total) if total > 0 else 0.0
-
-
-def _clustered(influence: Array, unit: NDArray[np.int64]) -> float:
-    # Standard error of a mean whose terms are summed within customers first.
-    sums = np.bincount(unit, weights=influence)[np.bincount(unit) > 0]
-    if len(sums) < 2:
-        return float("nan")
-    return float(np.sqrt((sums**2).sum() * len(sums) / (len(sums) - 1)) / len(influence))
+def _error(influence: Array, unit: NDArray[np.int64]) -> float:
+    return stats.clustered(influence, unit)[0] / max(len(influence), 1)

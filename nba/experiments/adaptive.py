@@ -20,7 +20,7 @@ from scipy import special
 
 from nba.errors import DataError, listed
 from nba.experiments.sequential import sequence_bound
-from nba.stats import Interval
+from nba.stats import Interval, clustered
 
 Array = NDArray[np.float64]
 Codes = NDArray[np.int64]
@@ -108,10 +108,8 @@ def final(log: Log, target: Array, level: float = 0.95) -> Interval:
     if not weight.any():
         return Interval.unknown("the target asks for nothing", n)
     value = float(weight @ score / weight.sum())
-    share: Array = weight * (score - value)
-    if log.customer is not None:
-        share = np.bincount(log.customer, share).astype(np.float64)
-    se = float(np.sqrt((share**2).sum()) / weight.sum())
+    error, _ = clustered(weight * (score - value), log.customer, corrected=False)
+    se = float(error / weight.sum())
     if not se > 0:
         return Interval(value, np.nan, np.nan, np.nan, n, "no variance in the rewards")
     half = float(special.ndtri((1 + level) / 2)) * se
@@ -135,7 +133,7 @@ def monitor(log: Log, target: Array, planned: float, level: float = 0.95) -> Mon
     value = first / n + (score[0] if len(score) else 0.0)
     se = np.sqrt(np.maximum(second / n - (first / n) ** 2, 0.0) / n)
     if log.customer is not None and len(last):
-        se = np.maximum(se, _clustered(score, log.customer, last))
+        se = np.maximum(se, _errors(score, log.customer, last))
     half = np.where(n >= _LEAST, sequence_bound(n, planned, 1 - level) * se, np.inf)
     return Monitored(n, value, value - half, value + half)
 
@@ -180,11 +178,11 @@ def _batch_weights(log: Log, target: Array) -> Array:
     return np.asarray(weight[number], dtype=np.float64)
 
 
-def _clustered(score: Array, customer: Codes, last: Codes) -> Array:
+def _errors(score: Array, customer: Codes, last: Codes) -> Array:
     out = np.empty(len(last))
     for i, end in enumerate(last + 1):
         part = score[:end] - score[:end].mean()
-        out[i] = np.sqrt((np.bincount(customer[:end], part) ** 2).sum()) / end
+        out[i] = clustered(part, customer[:end], corrected=False)[0] / end
     return out
 
 

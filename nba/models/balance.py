@@ -45,9 +45,3 @@ def weights(column: Whole, p_action: Array, arm: Whole | None = None) -> Array:
     pooled = inverse * worth[cell]
     total = np.maximum(np.bincount(column, pooled), 1e-300)
     return np.asarray(pooled * (np.bincount(column, known) / total)[column])
-
-
-def effective(weight: Array) -> float:
-    """Give how many equal rows weighted rows are worth (Kish 1965), 0 of none."""
-    square = float(weight @ weight)
-    return float(weight.sum()) ** 2 / square if square > 0 else 0.0

@@ -13,6 +13,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from scipy.stats import norm as normal
 
+from nba import stats
 from nba.catalog import Catalog
 from nba.models import inputs
 from nba.models.inputs import Coding
@@ -120,8 +121,7 @@ def _candidate(
     key: tuple[str, float | None], error: Array, default: Array, unit: NDArray[np.int64]
 ) -> Candidate:
     gap = default - error
-    sums = np.bincount(unit, gap - gap.mean())
-    se = float(np.sqrt((sums**2).sum()) / len(gap))
+    se = stats.clustered(gap - gap.mean(), unit, corrected=False)[0] / len(gap)
     gain = float(gap.mean() / se) if se > 0 else 0.0
     return Candidate(*key, float(error.mean()), gain, len(error))
 

@@ -14,7 +14,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from scipy.stats import norm
 
-from nba import tables
+from nba import stats, tables
 from nba.models import clv_counts, clv_score
 from nba.models.clv import Choice, Forecaster, fit, margin_of, sample, span, spend_of
 from nba.models.clv_ml import Correction, Log, Seen, follow, look
@@ -121,7 +121,7 @@ def departs(
     for name, loss in losses.items():
         difference = losses[default] - loss
         mean = float(difference.mean())
-        se = float(np.sqrt((np.bincount(unit, difference - mean) ** 2).sum()) / len(loss))
+        se = stats.clustered(difference - mean, unit, corrected=False)[0] / len(loss)
         rows.append(
             {"part": part, "candidate": name, "loss": float(loss.mean()), "default_loss": base, "se": se}
         )

@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from nba import stats
 from nba.catalog import NONE, Catalog
 from nba.errors import DataError
 from nba.models import inputs, trial, tuning
@@ -288,7 +289,7 @@ def checks(names: tuple[str, ...], X: Array, y: Array, p: Array) -> list[str]:
     if not len(p):
         return out
     share = float((p < _RARE).mean())
-    ess = float((1 / p).sum() ** 2 / (1 / p**2).sum() / len(p))
+    ess = stats.effective(1 / p) / len(p)
     out.append(
         f"Logged probabilities reach from {p.min():.2g} to {p.max():.2g}; {share:.1%} of the decisions"
         f" were taken with less than {_RARE:.0%}; weighing by them leaves an effective {ess:.0%} of the rows."

@@ -286,7 +286,7 @@ class UpliftEnsemble(_Learner):
                 shown(rows),
                 int((average - half > 0).sum()),
                 float(data.weight @ np.abs(data.y) / data.weight.sum()) * float(np.mean(self._per_unit())),
-                effective(data.weight * could.any(axis=1) / data.p_own),
+                stats.effective(data.weight * could.any(axis=1) / data.p_own),
             ),
         )
 
@@ -490,16 +490,6 @@ def shown(rows: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
     )
 
 
-def effective(weight: Array) -> float:
-    """Give the number of equally weighted rows that say as much (Kish 1965).
-
-    Example:
-        >>> effective(np.array([1.0, 1.0, 2.0]))
-        2.6666666666666665
-    """
-    return float(weight.sum() ** 2 / (weight**2).sum())
-
-
 def gate(
     believed: Array,
     scores: Array,
@@ -523,7 +513,9 @@ def gate(
     """
     n, w = len(scores), weight / weight.mean()
     if known is None:
-        known = Evidence(ranking(believed, scores, customer=customer), (), 0, float("nan"), effective(w))
+        known = Evidence(
+            ranking(believed, scores, customer=customer), (), 0, float("nan"), stats.effective(w)
+        )
     zero = np.zeros((n, 1))
     value = np.hstack([zero, scores])
     chosen = np.hstack([zero, believed]).argmax(axis=1)

@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import ArrayLike, NDArray
 
-from nba import metrics
+from nba import metrics, stats
 from nba.catalog import NONE
 from nba.errors import listed
 from nba.models import crossfit, trial
@@ -115,7 +115,7 @@ def diagnose(X: Array, arm: Whole, p: Array, arms: tuple[Any, ...]) -> pa.Table:
         weight = 1 / p[own, k]
         apart = z[own].mean(axis=0), np.average(z[own], axis=0, weights=weight)
         largest = [float(np.abs(part).max()) if part.size else 0.0 for part in apart]
-        ess = float(weight.sum() ** 2 / (weight**2).sum() / own.sum())
+        ess = stats.effective(weight) / float(own.sum())
         auc = metrics.auc(own.astype(float), p[:, k])
         rare = float((p[:, k] < _RARE).mean())
         rows.append((str(name), int(own.sum()), auc, float(p[:, k].min()), rare, ess, *largest))

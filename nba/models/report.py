@@ -86,7 +86,7 @@ def judge(
     found["uplift_spread"] = float(learnt.effect[rows.column > 0].std()) if treated.any() else np.nan
     found["p_action_known"] = float(np.mean(np.isfinite(chance) & (chance > 0))) if len(chance) else 0.0
     found["compared_n"] = float(treated.sum())
-    found["compared_effective"] = balance.effective(weight[treated])
+    found["compared_effective"] = stats.effective(weight[treated])
     both = weight * rows.weight[used]
     interval = metrics.qini_interval(
         y, kept.effect, treated.astype(float), rng, both, customer=customer, repeats=50

@@ -407,7 +407,7 @@ def _rare(p: Array, arm: Whole, arms: Sequence[Any]) -> list[str]:
         low = p[(p[:, k] > 0) & (p[:, k] < _RARE), k]
         if len(low):
             w = 1 / p[arm == k, k]
-            ess = (w / w.max()).sum() ** 2 / ((w / w.max()) ** 2).sum()
+            ess = stats.effective(w / w.max())
             out.append(
                 f"p_action: {len(low)} of {len(arm)} rows have less than {_RARE:g} for {name!r} (down to"
                 f" {low.min():.2g}); weighing leaves an effective {ess:.0f} of its {len(w)} rows"

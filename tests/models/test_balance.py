@@ -26,10 +26,10 @@ def test_arms_are_pooled_by_what_they_are_worth():
     column, arm = np.ones(6, dtype=int), np.array([0, 0, 0, 0, 1, 1])
     p = np.array([0.5, 0.5, 0.5, 0.5, 0.1, 0.9])
     found = balance.weights(column, p, arm)
-    worth = balance.effective(1 / p[4:])  # of two
+    worth = stats.effective(1 / p[4:])  # of two
     np.testing.assert_allclose(found[:4].sum() / found[4:].sum(), 4 / worth)
-    assert balance.effective(found) == pytest.approx(4 + worth)
-    assert balance.effective(np.zeros(0)) == 0
+    assert stats.effective(found) == pytest.approx(4 + worth)
+    assert stats.effective(np.zeros(0)) == 0
 
 
 # laws
@@ -68,6 +68,6 @@ def test_weighted_customers_are_those_of_all():
     found = balance.weights(column, np.where(column > 0, p_treated, 1 - p_treated), arm)
     for group in (0, 1):
         at = column == group
-        se = x[at].std() / np.sqrt(balance.effective(found[at]))
+        se = x[at].std() / np.sqrt(stats.effective(found[at]))
         assert abs(x[at].mean()) > 0.15
         assert abs(np.average(x[at], weights=found[at])) < 3 * se
