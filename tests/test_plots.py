@@ -1,5 +1,6 @@
 """Figures show what the tables say, in the colours promised, and fail clearly."""
 
+import itertools
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -287,15 +288,59 @@ def test_few_arms_get_the_colours_told_apart_best() -> None:
     }
 
 
-def test_template_text_reads_on_white_and_on_black() -> None:
-    def light(colour: str) -> float:
-        parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
-        linear = [p / 12.92 if p <= 0.03928 else ((p + 0.055) / 1.055) ** 2.4 for p in parts]
-        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+# What eyes without one kind of cone see of linear red, green and blue: Machado, Oliveira & Fernandes (2009),
+# severity 1.
+EYES = {
+    "usual": np.eye(3),
+    "without red": np.array(
+        [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]]
+    ),
+    "without green": np.array(
+        [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.011820, 0.042940, 0.968881]]
+    ),
+    "without blue": np.array(
+        [[1.255528, -0.076749, -0.178779], [-0.078411, 0.930809, 0.147602], [0.004733, 0.691367, 0.303900]]
+    ),
+}
 
+
+def linear(colour: str) -> np.ndarray:
+    """Linear red, green and blue of a colour, 0-1."""
+    parts = np.array([int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)])
+    return np.where(parts <= 0.04045, parts / 12.92, ((parts + 0.055) / 1.055) ** 2.4)
+
+
+def light(colour: str) -> float:
+    """Relative luminance of a colour, 0-1 (WCAG)."""
+    return float(linear(colour) @ (0.2126, 0.7152, 0.0722))
+
+
+def apart(one: str, other: str, eyes: str) -> float:
+    """Distance of two colours in CIE Lab (D65), as some eyes see them."""
+    to_xyz = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]])
+    lab = []
+    for colour in (one, other):
+        seen = to_xyz @ np.clip(EYES[eyes] @ linear(colour), 0, 1) / (0.95047, 1.0, 1.08883)
+        x, y, z = np.where(seen > 0.008856, np.cbrt(seen), 7.787 * seen + 16 / 116)
+        lab.append(np.array([116 * y - 16, 500 * (x - y), 200 * (y - z)]))
+    return float(np.linalg.norm(lab[0] - lab[1]))
+
+
+def test_arms_are_told_apart_by_all_eyes_and_from_channels() -> None:
+    style = plots.style
+    # By hand: black and white are 100 apart for everybody, as their lightness is.
+    assert all(apart("#000000", "#FFFFFF", eyes) == pytest.approx(100, abs=0.1) for eyes in EYES)
+    for one, other in itertools.combinations(style.ARMS, 2):
+        assert min(apart(one, other, eyes) for eyes in EYES) > 22, (one, other)
+    for arm in style.ARMS:
+        for name, colour in style.CHANNEL.items():
+            assert apart(arm, colour, "usual") > 30, (arm, name)
+
+
+def test_template_text_and_arms_read_on_white_and_on_black() -> None:
     text = light(plots.style.TEMPLATE.layout.font.color)
     assert 1.05 / (text + 0.05) > 4  # on white
     assert (text + 0.05) / (light("#0e1117") + 0.05) > 4
-    for colour in (plots.style.BLUE, plots.style.GREY, plots.style.RED):
+    for colour in (plots.style.BLUE, plots.style.GREY, plots.style.RED, *plots.style.ARMS):
         assert 1.05 / (light(colour) + 0.05) > 3
         assert (light(colour) + 0.05) / (light("#0e1117") + 0.05) > 3
