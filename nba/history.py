@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from nba import settings, tables
+from nba import merged, settings, tables
 from nba.errors import DataError, MissingError, NbaError, listed
 from nba.spill import Spill
 
@@ -37,19 +37,6 @@ _ARRIVED = {
 }
 # Tables of ingestion, whose rows follow a customer that went into another.
 _MOVED = ("identities", *_ARRIVING, *tables.EARLIER.values())
-_TIMES = {"orders": "ordered_at", "events": "occurred_at", "touches": "touched_at"}
-# What was decided for a customer that went into another since: decisions count for the other, from when it is
-# the other; of two assignments to one experiment the surviving id's stands, by which it is also decided.
-_FOLLOWING = {
-    "decisions": """select d.* replace (coalesce(a.customer_id, d.customer_id) as customer_id)
-        from decisions_raw d left join aliases_then a on a.alias_id = d.customer_id""",
-    "assignments": """select * exclude (is_moved) from (
-            select s.* replace (coalesce(a.customer_id, s.customer_id) as customer_id),
-                a.alias_id is not null as is_moved
-            from assignments_raw s left join aliases_then a on a.alias_id = s.customer_id)
-        qualify row_number() over (
-            partition by experiment_id, customer_id order by is_moved, assigned_at, arm) = 1""",
-}
 _VISIBLE = {
     "customers": "joined_at < $at",
     "identities": "first_seen_at < $at",
@@ -271,10 +258,18 @@ class History:
             return None
 
     def connection(self) -> duckdb.DuckDBPyConnection:
-        """Open DuckDB with one view per table, whole: for readers of what happened, not for features."""
+        """Open DuckDB with one view per table, whole: for readers of what happened, not for features.
+
+        Decisions and assignments carry the ids of then; `decisions_all` and `assignments_all` those of now.
+        """
         connection = connect()
         for name in self.files:
             _view(connection, name, self, name)
+        if self.has("aliases"):
+            connection.execute("create view aliases_then as from aliases").fetchall()
+        followed = _follow(connection, self, "'infinity'::timestamptz")
+        for name in set(merged.DECIDED) & set(self.files) - followed:
+            connection.execute(f"create view {name}_all as from {name}").fetchall()
         return connection
 
     def sql(self, query: str, parameters: Mapping[str, Any] | None = None) -> pa.Table:
@@ -285,6 +280,7 @@ class History:
     def lookup(self, name: str, column: str, values: Sequence[str]) -> pa.Table:
         """Read the rows of a table in which a text column has one of the values, without the other rows.
 
+        Decisions of a customer are also those made for ids that went into it; they keep those ids.
         Files and row groups that cannot hold them are left out by their bounds, so that a customer of a table
         sorted by customer is found in milliseconds.
 
@@ -292,6 +288,10 @@ class History:
             MissingError: when no step has written the table yet.
             DataError: when a file is damaged.
         """
+        if name in merged.DECIDED and column == "customer_id" and self.has("aliases"):
+            known = self.table("aliases")
+            gone = known.filter(pc.is_in(known["customer_id"], value_set=pa.array(values, pa.string())))
+            values = [*values, *gone["alias_id"].to_pylist()]
         with connect() as connection:
             _view(connection, "looked_up", self, name)
             query = f'from looked_up where "{column}" in (select unnest($values))'
@@ -325,15 +325,14 @@ class Snapshot:
         self._spill = Spill(folder) if memory_gb is not None and folder.is_dir() else None
         self.connection = connect(memory_gb=memory_gb, spill=self._spill.path if self._spill else None)
         moment = f"timestamptz '{self.at:%Y-%m-%d %H:%M:%S.%f}+00'"
-        follows = history.has("aliases")
-        if follows:
+        if history.has("aliases"):
             _view(self.connection, "aliases_all", history, "aliases")
             then = f" where joined_at is null or joined_at < {moment}" if _is_dated(history) else ""
             self.connection.execute(f"create view aliases_then as from aliases_all{then}").fetchall()
+        followed = _follow(self.connection, history, moment)
         for name, visible in _VISIBLE.items():
-            if history.has(name) and follows and name in _FOLLOWING:
-                _view(self.connection, f"{name}_raw", history, name)
-                self.connection.execute(f"create view {name}_all as {_FOLLOWING[name]}").fetchall()
+            if name in followed:
+                pass  # made above
             elif name == "customers" and all(_has_rows(history, n) for n in (name, "states")):
                 _as_told(self.connection, history, moment)
             elif history.has(name):
@@ -367,6 +366,16 @@ class Snapshot:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _follow(connection: duckdb.DuckDBPyConnection, history: History, moment: str) -> set[str]:
+    # Views of what was decided for customers of then, beside `aliases_then`; gives the tables that have them.
+    decided = {name for name in merged.DECIDED if history.has("aliases") and history.has(name)}
+    for name in decided:
+        _view(connection, f"{name}_raw", history, name)
+    for view, query in merged.views(decided, moment).items():
+        connection.execute(f"create view {view} as {query}").fetchall()
+    return decided
 
 
 def _as_told(connection: duckdb.DuckDBPyConnection, history: History, moment: str) -> None:
@@ -489,25 +498,8 @@ def _scan(history: History, name: str) -> str:
     files = ", ".join("'" + path.replace("'", "''") + "'" for path in history.paths(name))
     rows = f"read_parquet([{files}], union_by_name = true)"
     if name in _MOVED and history.has_pending_aliases:
-        return _moved(history, name, rows)
+        return merged.moved(name, rows, _scan(history, "aliases"), is_dated=_is_dated(history))
     return rows
-
-
-def _moved(history: History, name: str, rows: str) -> str:
-    # Rows of a customer that went into another are the other's, from when it is the other.
-    since = "joined_at" if _is_dated(history) else "null::timestamptz"
-    pending = f"""(select alias_id, customer_id as now_id, {since} as since
-        from {_scan(history, "aliases")} where is_pending)"""
-    moved = f"{rows} r left join {pending} a on a.alias_id = r.customer_id"
-    owner = "coalesce(a.now_id, r.customer_id) as customer_id"
-    if since != "joined_at":  # as do tables of earlier versions
-        return f"(select r.* replace ({owner}) from {moved})"
-    if name == "identities":
-        return f"(select r.* replace ({owner}, greatest(r.joined_at, a.since) as joined_at) from {moved})"
-    time = _TIMES[name.removesuffix("_earlier")]
-    known = f"case when a.since > greatest(r.{time}, r.known_at) then a.since else r.known_at end as known_at"
-    once = " where not coalesce(a.since >= r.superseded_at, false)" if name not in _TIMES else ""
-    return f"(select r.* replace ({owner}, {known}) from {moved}{once})"
 
 
 def _is_dated(history: History) -> bool:

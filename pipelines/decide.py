@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 
 from nba import settings, tables, tracking
 from nba.errors import DataError, MissingError, SettingsError
-from nba.experiments import declared, facts
+from nba.experiments import declared, design, facts
 from nba.features import table as features
 from nba.history import History, Snapshot
 from nba.models.scorer import Scorer
@@ -139,7 +139,8 @@ def _decide(
             spent = limits.spent_today(snapshot, catalog, config.workspace.timezone)
             moment = snapshot.at
             job = jobs.Job(
-                batch_id, moment, catalog, config, models, nuisance, moment, corrects, spent, audience
+                *(batch_id, moment, catalog, config, models, nuisance, moment, corrects, spent, audience),
+                design.units(snapshot),
             )
             try:
                 staged, logged, notes = _part_by_part(job, snapshot, ids, root, asked, progress)

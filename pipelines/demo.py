@@ -99,7 +99,7 @@ def true_values(workspace: Path) -> dict[str, stats.Interval]:
     world = World.load(workspace / simulate.FOLDER)
     decisions = History.read(workspace).table("decisions")
     decisions = decisions.append_column("true_value", [world.true_value(decisions)])
-    per_customer = decisions.group_by(["arm", "customer_id"]).aggregate([("true_value", "sum")])
+    per_customer = decisions.group_by(["arm", "external_id"]).aggregate([("true_value", "sum")])
     arms = pc.unique(per_customer["arm"]).to_pylist()
     return {
         arm: stats.mean(per_customer.filter(pc.equal(per_customer["arm"], arm))["true_value_sum"].to_numpy())

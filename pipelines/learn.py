@@ -21,7 +21,7 @@ from pipelines.progress import Progress, silent
 _RESPONSES = """
     with first as (
         select decision_id, min(ordered_at) as ordered_at
-        from decisions d join orders r using (customer_id)
+        from decisions_all d join orders r using (customer_id)
         where r.revenue > 0 and not r.is_return and r.ordered_at < $at
             and r.ordered_at >= d.decided_at and r.ordered_at < d.decided_at + to_days($window::integer)
         group by 1

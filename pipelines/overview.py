@@ -44,7 +44,7 @@ create temp view decided as
         d.treatment_id <> 'none' and coalesce(o.is_delivered, s.is_seen, false) as is_delivered,
         o.reward, o.closed_at,
         d.decided_at + to_days($window) as matures_at
-    from decisions d left join outcomes o using (decision_id) left join spent s using (decision_id)
+    from decisions_all d left join outcomes o using (decision_id) left join spent s using (decision_id)
 """
 _BATCHES = """
     select batch_id, arm, max(policy_id) as policy_id, min(decided_at) as decided_at,

@@ -22,14 +22,14 @@ def gather(connection: duckdb.DuckDBPyConnection, history: History, config: sett
     """Count the customers of every declared experiment by arm, beside what its shares promise.
 
     Args:
-        connection: Holds `assignments` where there are any, and the view `decided`.
+        connection: Holds `assignments_all` where anybody is assigned, and the view `decided`.
         history: Holds the readouts, whose p-values stand beside the counts.
         config: Declares the experiments.
 
     Returns:
         The `summary_arms` table; experiments to which nobody is assigned have none.
     """
-    source = "assignments" if history.has("assignments") else _FROM_DECISIONS
+    source = "assignments_all" if history.has("assignments") else _FROM_DECISIONS
     found = history.table("readouts").to_pylist() if history.has("readouts") else []
     readouts = {(row["experiment_id"], row["arm"]): row for row in found}
     alike = {row["experiment_id"]: row["p_srm"] for row in found}

@@ -322,19 +322,35 @@ def test_a_look_back_to_before_two_were_known_to_be_one_keeps_them_apart(tmp_pat
             decided = {r["decision_id"]: r["customer_id"] for r in snapshot.table("decisions").to_pylist()}
             assert (found, decided) == (orders, {"d1": "a", "d2": whose})
             arms = {r["customer_id"]: r["arm"] for r in snapshot.table("assignments").to_pylist()}
-            assert arms == {
-                "a": "policy",
-                **({"b": "holdout", "x": "policy"} if day == 6 else {"c": "policy"}),
-            }
+            apart = {"a": "policy", "b": "holdout", "x": "policy"}
+            assert arms == (apart if day == 6 else {"a": "holdout", "c": "policy"})
 
 
-def test_of_two_assignments_that_of_the_id_that_goes_on_stands(tmp_path: Path) -> None:
+def test_of_two_assignments_the_earlier_stands_whichever_id_goes_on(tmp_path: Path) -> None:
     history = _merged(tmp_path)
     with history.as_of(datetime(2026, 2, 1, tzinfo=UTC)) as snapshot:
         rows = {row["customer_id"]: row["arm"] for row in snapshot.table("assignments").to_pylist()}
-    # `b` was assigned earlier, in another arm; `a` goes on, is decided by its own arm, and counts once.
-    # `x` alone was assigned, so its arm goes with it to `c`.
-    assert rows == {"a": "policy", "c": "policy"}
+        units = {row["customer_id"]: row["unit_id"] for row in snapshot.sql("from units").to_pylist()}
+        apart = snapshot.sql("from decided_apart")["decision_id"].to_pylist()
+    # `b` was assigned earlier, in another arm: its arm goes on in `a`, which counts once. `x` alone was
+    # assigned, so its arm goes with it to `c`.
+    assert rows == {"a": "holdout", "c": "policy"}
+    assert units == {"a": "b", "c": "x"}
+    assert apart == ["d1"]
+    with history.connection() as connection:
+        whole = connection.sql("select customer_id, arm from assignments_all").fetchall()
+        decided = connection.sql("select decision_id, customer_id from decisions_all").fetchall()
+    assert dict(whole) == rows
+    assert dict(decided) == {"d1": "a", "d2": "a"}
+    assert sorted(history.lookup("decisions", "customer_id", ["a"])["decision_id"].to_pylist()) == [
+        "d1",
+        "d2",
+    ]
+    # Before anybody of them was assigned nobody has a unit; before `a` was, `b` has its own.
+    for before, seen in ((9, {}), (1, {"a": "b"})):
+        with history.as_of(datetime(2026, 1, 1, tzinfo=UTC) - timedelta(days=before)) as snapshot:
+            assert dict(snapshot.connection.sql("from units").fetchall()) == seen
+            assert snapshot.table("assignments").num_rows == len(seen)
     scans = {name: assess.Scan(history.scan(name), True) for name in ("aliases", "assignments")}
     with history.connection() as connection:
         told = assess.measure(connection, scans, None, None)

@@ -8,6 +8,9 @@ independent ones. The unit of randomisation is the customer, everywhere.
 The standing experiment goes first: its holdout is the global one, persistent, with new customers at the
 same rate. Declared trials (`[[experiments]]`) share out the customers of the arms that run the champion: each
 layer draws anew with salt `"layer|" + layer`, and trials of one layer own disjoint slots of that draw.
+
+A customer that another one went into keeps the arms of whoever was assigned first: it is drawn by that id,
+its unit (`nba.merged`).
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,10 +20,12 @@ from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from nba import draws, tables
 from nba.errors import DataError
+from nba.history import Snapshot
 from nba.settings import Arm, Experiment, Settings, Trial
 
 Array = NDArray[np.float64]
@@ -92,6 +97,7 @@ def place(
     customer_ids: Sequence[str] | pa.Array,
     at: datetime,
     attributes: Mapping[str, Sequence[object]] | None = None,
+    units: Mapping[str, str] | None = None,
 ) -> Placed:
     """Say which experiment and arm decide for each customer; the global holdout comes before all.
 
@@ -100,10 +106,12 @@ def place(
         customer_ids: n customer ids; an Arrow array is fastest.
         at: Moment of decision.
         attributes: Columns of the customers table, n values each, for trials with an audience.
+        units: As `units` gives them; none if absent.
 
     Raises:
         DataError: when a trial's audience asks for an attribute that is not given.
     """
+    customer_ids = drawn_by(customer_ids, units or {})
     standing = assign(config.experiment, customer_ids, at)
     experiment_id = np.full(len(customer_ids), config.experiment.experiment_id, dtype=object)
     arm, p_arm = standing.arm.astype(object), standing.p_arm.copy()
@@ -115,6 +123,27 @@ def place(
     return Placed(experiment_id.astype(str), arm.astype(str), p_arm, standing)
 
 
+def units(snapshot: Snapshot) -> dict[str, str]:
+    """Give the customers who are drawn by another id, with that id: one that they had when first assigned."""
+    found = snapshot.sql("from units where unit_id <> customer_id")
+    return dict(zip(found["customer_id"].to_pylist(), found["unit_id"].to_pylist(), strict=True))
+
+
+def drawn_by(customer_ids: Sequence[str] | pa.Array, units: Mapping[str, str]) -> Sequence[str] | pa.Array:
+    """Give what customers are drawn by: their id, or their unit.
+
+    Example:
+        >>> drawn_by(["anna", "ben"], {"ben": "visitor"})
+        ['anna', 'visitor']
+    """
+    if not units:
+        return customer_ids
+    if not isinstance(customer_ids, pa.Array):
+        return [units.get(name, name) for name in customer_ids]
+    found = pc.index_in(customer_ids, pa.array(list(units), customer_ids.type))
+    return pc.coalesce(pa.array(list(units.values()), customer_ids.type).take(found), customer_ids)
+
+
 def members(
     trial: Trial,
     config: Settings,
@@ -123,7 +152,10 @@ def members(
     attributes: Mapping[str, Sequence[object]] | None = None,
     standing: Assigned | None = None,
 ) -> NDArray[np.bool_]:
-    """Say who takes part in a trial, shape (n,): in a champion's arm, in its slots, and of its audience."""
+    """Say who takes part in a trial, shape (n,): in a champion's arm, in its slots, and of its audience.
+
+    Customers are named by what they are drawn by (`drawn_by`).
+    """
     standing = standing or assign(config.experiment, customer_ids, at)
     open_arms = [arm.name for arm in config.experiment.arms if arm.policy == "champion"]
     slot = draws.uniform(customer_ids, salt=f"layer|{trial.layer}")
@@ -166,6 +198,7 @@ def assignments(
     at: datetime,
     known: Mapping[str, Sequence[str]],
     attributes: Mapping[str, Sequence[object]] | None = None,
+    units: Mapping[str, str] | None = None,
 ) -> pa.Table:
     """Make the `assignments` rows of customers who come under an experiment for the first time.
 
@@ -175,9 +208,11 @@ def assignments(
         at: Moment of decision.
         known: Experiment id to the customers that it already has.
         attributes: As in `place`.
+        units: As in `place`.
     """
-    standing = assign(config.experiment, customer_ids, at)
     ids = np.asarray(customer_ids, dtype=object)
+    drawn = np.asarray(drawn_by(customer_ids, units or {}), dtype=object)
+    standing = assign(config.experiment, drawn.tolist(), at)
     parts = [_rows(config.experiment, ids, standing, at, known)]
     for trial in config.experiments:
         if (
@@ -185,8 +220,9 @@ def assignments(
             and trial.starts_at <= at
             and (trial.ends_at is None or at < trial.ends_at)
         ):
-            inside = ids[members(trial, config, customer_ids, at, attributes, standing)]
-            parts.append(_rows(trial, inside, assign(trial, inside.tolist(), at), at, known))
+            inside = members(trial, config, drawn.tolist(), at, attributes, standing)
+            own = assign(trial, drawn[inside].tolist(), at)
+            parts.append(_rows(trial, ids[inside], own, at, known))
     return tables.ASSIGNMENTS.conform(pa.concat_tables(parts))
 
 

@@ -120,7 +120,8 @@ def assigned(snapshot: Snapshot, experiment: Experiment, standing: Experiment | 
         within = _shares_of(source, names).sum(axis=1)
         p_arm = pa.array(rows["p_arm"].to_numpy() / within[phases])
         rows = rows.set_column(rows.column_names.index("p_arm"), "p_arm", p_arm)
-    moved = design.is_moved(source, rows["customer_id"].to_pylist(), snapshot.at)
+    drawn = design.drawn_by(rows["customer_id"].to_pylist(), design.units(snapshot))
+    moved = design.is_moved(source, drawn, snapshot.at)
     rows = rows.append_column("phase", pa.array(phases, pa.int64()))
     return rows.append_column("is_moved", pa.array(moved.tolist(), pa.bool_()))
 

@@ -175,6 +175,9 @@ def treated_arms(experiment: Experiment) -> list[str]:
 def mismatch(snapshot: Snapshot, experiment: Experiment, people: pa.Table) -> tuple[float, str]:
     """Check that assignment worked: shares by phase, one arm per customer, no change without a phase.
 
+    Customers who were in two arms before they turned out to be one are no fault: they count as first
+    assigned, and what was decided by the other assignment is left out.
+
     Returns:
         The p-value of the counts, valid at any look, and the fault in words, empty if none.
     """
@@ -197,6 +200,7 @@ def mismatch(snapshot: Snapshot, experiment: Experiment, people: pa.Table) -> tu
     p_value = float(srm.sequential(counts, shares)[-1]) if people.num_rows else float("nan")
     twice = snapshot.connection.execute(
         "select count(*) from (select customer_id from decisions join people using (customer_id)"
+        " anti join decided_apart using (decision_id)"
         " where experiment_id = $id and not is_moved group by 1 having count(distinct decisions.arm) > 1)",
         {"id": experiment.experiment_id},
     ) if _registered(snapshot, people) else None  # fmt: skip

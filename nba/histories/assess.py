@@ -79,12 +79,12 @@ def measure(
         if at is not None and newest is not None:
             out.append(_stale(table, newest, at))
     if "aliases" in scans and "assignments" in scans:
-        query = f"""select count(*) from {scans["aliases"].rows} a
-            join {scans["assignments"].rows} one on one.customer_id = a.alias_id
-            join {scans["assignments"].rows} other on other.customer_id = a.customer_id
-                and other.experiment_id = one.experiment_id where one.arm <> other.arm"""
+        query = f"""select count(*) from (
+            select count(distinct arm) as n_arms from {scans["assignments"].rows} s
+            left join {scans["aliases"].rows} a on a.alias_id = s.customer_id
+            group by coalesce(a.customer_id, s.customer_id), experiment_id) where n_arms > 1"""
         n = connection.execute(query).fetchall()[0][0]
-        note = "pairs in two arms turned out to be one; the assignment of the id that goes on stands"
+        note = "customers in two arms turned out to be one; who was assigned first counts"
         out.append(("aliases", "merged_across_arms", float(n), note))
     if "touches" in scans and "treatments" in scans:
         query = f"""select count(*) filter (treatment_id is not null and treatment_id not in (

@@ -7,8 +7,7 @@ weak identifier (a cookie, a device) never joins two customers who both have a C
 refused, the older one stands. Links between records that are only alike (`matching`) come after all of
 these, and are held to the same guards.
 
-Of earlier customers that turn out to be one, the one with a CRM id goes on (who was decided for keeps arm and
-decisions), of several such the one seen first; the others become aliases.
+Of earlier customers that turn out to be one, the one that was seen first goes on; the others become aliases.
 
 Who is who is dated. A customer begins with one identifier, its root: the one that it is named after, or that
 it began with in earlier runs. Every other one is the customer's since links lead from it to the root; rows
@@ -295,8 +294,7 @@ def _likenesses(connection: duckdb.DuckDBPyConnection, links: pa.Table) -> tuple
 
 def _names(connection: duckdb.DuckDBPyConnection) -> tuple[dict[str, str], int]:
     # An earlier customer lives on where its strongest, oldest identifier is now. Of several that meet, the
-    # one of the strongest identifier gives the id, and of those the oldest: who has a CRM id was decided
-    # for, and keeps arm and decisions. A new customer is named after its strongest, oldest identifier.
+    # one that was seen first gives the id. A new customer is named after its strongest, oldest identifier.
     _run(
         connection,
         f"""create or replace temp table known_member as
@@ -329,12 +327,16 @@ def _names(connection: duckdb.DuckDBPyConnection) -> tuple[dict[str, str], int]:
         """with places as (
             select customer_id, count(distinct component) as n_places from known_member group by 1),
         home as (from known_home),
-        age as (select customer_id, min(turn) as since from known_member group by 1),
-        doubtful as (select component from home group by 1 having count(*) > 1)
-        select component, customer_id, n_places from home join age using (customer_id)
-        join places using (customer_id)
-        where n_places > 1 or component in (from doubtful)
-        order by component, since, customer_id"""
+        doubtful as (select component from home group by 1 having count(*) > 1),
+        claim as (
+            from home join places using (customer_id)
+            where n_places > 1 or component in (from doubtful)),
+        age as (
+            select customer_id, min(first_seen_at) as since, min(strength) as strongest
+            from known semi join claim using (customer_id) left join kind_strength using (identifier_kind)
+            group by 1)
+        select component, customer_id, n_places from claim join age using (customer_id)
+        order by component, since, strongest, customer_id"""
     ).fetchall()
     first: dict[int, str] = {}
     merged: dict[str, str] = {}

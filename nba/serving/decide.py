@@ -196,7 +196,8 @@ def decide(
     deciders = _deciders(snapshot.at, features, catalog, config, models, worth)
     limited = limits_of(catalog, config.limits, volumes.spent_today(snapshot, catalog, zone))
     people = _attributes(snapshot, config, customer_ids)
-    placed = design.place(config, ids, at, people)
+    units = design.units(snapshot)
+    placed = design.place(config, ids, at, people, units)
     decided = {}
     for arm in design.arms(config, at):
         rows = np.flatnonzero(placed.arm == arm.name)
@@ -224,7 +225,7 @@ def decide(
         _limit_rows(batch_id, at, catalog, decided),
         removals(batch_id, removed(rules.reason, len(rules.reasons)), config.engagement, catalog),
         features,
-        design.assignments(config, ids, at, _assigned(snapshot), people),
+        design.assignments(config, ids, at, _assigned(snapshot), people, units),
         {name: found.decider.policy_id for name, found in decided.items()},
         {alias: model.model_id for alias, model in models.items()},
         _notes(catalog, decided),

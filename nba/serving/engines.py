@@ -174,7 +174,7 @@ def score_part(job: Job, snapshot: Snapshot, features: pa.Table) -> Scored:
         job.valid_until,
         job.config.workspace.timezone,
     )
-    placed = design.place(job.config, ids, job.at, attributes_of(job, snapshot, ids))
+    placed = design.place(job.config, ids, job.at, attributes_of(job, snapshot, ids), job.units)
     rules = job.rules
     arm = _numbers(placed.arm, [rule.arm for rule in rules])
     experiments = [job.config.experiment.experiment_id, *(e.experiment_id for e in job.config.experiments)]

@@ -1,7 +1,7 @@
 """What a batch is while it runs: what is the same for all customers, a scored part of them, its cuts."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
@@ -28,6 +28,7 @@ class Job:
         spent: Choices of each treatment earlier on the day, shape (k,); none if absent.
         corrects: The batch that this one takes the place of.
         audience: Condition that the customers fulfil; all are decided for if absent.
+        units: Customers whose arms are those of another id, as `nba.experiments.design.units` gives them.
     """
 
     batch_id: str
@@ -40,6 +41,7 @@ class Job:
     corrects: str | None = None
     spent: Array | None = None
     audience: str | None = None
+    units: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def rules(self) -> tuple[Rule, ...]:

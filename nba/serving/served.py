@@ -62,7 +62,7 @@ class Served:
         catalog = Catalog.from_tables(*(t.replace_schema_metadata(None) for t in (actions, treatments)))
         job = Job(
             plan["batch_id"], at, catalog, Settings.model_validate(plan["settings"]), models,
-            np.array(plan["nuisance"]), at,
+            np.array(plan["nuisance"]), at, units=plan.get("units", {}),
         )  # fmt: skip
         m = len(job.limited.names)
         read = (Cut(*(np.array(cut[name]) for name in Cut._fields)) for cut in plan["cuts"])
@@ -96,7 +96,7 @@ class Served:
         job = self.job
         ids = asked["customer_id"].combine_chunks().cast(pa.string())
         names = ids.to_pylist()
-        placed = design.place(job.config, names, job.at)
+        placed = design.place(job.config, names, job.at, units=job.units)
         arms = [rule.arm for rule in job.rules]
         arm = np.array([arms.index(name) for name in placed.arm], dtype=np.int16)
         n, k = len(names), len(job.catalog.treatment_ids)
@@ -145,6 +145,7 @@ def save(job: Job, drawn: Drawn, folder: Path, loaders: Mapping[str, str]) -> No
         "at": job.at.isoformat(),
         "settings": job.config.model_dump(mode="json"),
         "nuisance": job.nuisance.tolist(),
+        "units": dict(job.units),
         "models": {alias: loaders[alias] for alias in job.models},
         "cuts": [
             {name: np.asarray(part).tolist() for name, part in zip(Cut._fields, cut)} for cut in drawn.cuts

@@ -219,6 +219,8 @@ def features(spark: Any, snapshot: Snapshot) -> Any:
     for name in _READ:
         if history.has(name):
             frame = spark.read.option("mergeSchema", "true").parquet(*history.paths(name))
+            if name == "decisions" and history.has("aliases"):
+                frame = _of_now(frame, spark.createDataFrame(snapshot.table("aliases_then")))
         else:
             frame = spark.createDataFrame([], _ddl(tables.BY_NAME[name]))
         frame.createOrReplaceTempView(f"{name}_all")
@@ -229,6 +231,15 @@ def features(spark: Any, snapshot: Snapshot) -> Any:
         visible = carried_over(_view(snapshot, name))
         spark.sql(visible).createOrReplaceTempView(name)
     return spark.sql(carried_over(table.query(snapshot)))
+
+
+def _of_now(decided: Any, aliases: Any) -> Any:
+    # As `nba.merged` does it: decisions of an id that went into another count for the other.
+    from pyspark.sql import functions as f
+
+    moved = aliases.select(f.col("alias_id").alias("customer_id"), f.col("customer_id").alias("now_id"))
+    owner = f.coalesce(f.col("now_id"), f.col("customer_id"))
+    return decided.join(moved, "customer_id", "left").withColumn("customer_id", owner).drop("now_id")
 
 
 def carried_over(query: str) -> str:

@@ -329,7 +329,7 @@ def assignments_of(job: Job, snapshot: Snapshot, ids: pa.Array, known: pa.Table)
             for name in pc.unique(old["experiment_id"]).to_pylist()
         }
         attributes = attributes_of(job, snapshot, some)
-        found.append(design.assignments(job.config, some.to_pylist(), job.at, by, attributes))
+        found.append(design.assignments(job.config, some.to_pylist(), job.at, by, attributes, job.units))
     return pa.concat_tables(found)
 
 

@@ -87,6 +87,21 @@ def test_assignments_are_made_once():
     assert design.assignments(config, IDS[:101], START + timedelta(days=7), known).num_rows >= 1
 
 
+def test_a_customer_is_drawn_by_its_unit_in_every_experiment():
+    config, units = workspace(trial()), {f"c{i}": f"v{i}" for i in range(0, 200, 2)}
+    units |= {"somebody else": "c1"}
+    drawn = [units.get(c, c) for c in IDS[:200]]
+    for ids in (IDS[:200], pa.array(IDS[:200])):
+        found = design.place(config, ids, START, units=units)
+        wanted = design.place(config, drawn, START)
+        assert (found.arm == wanted.arm).all()
+        assert (found.experiment_id == wanted.experiment_id).all()
+    rows = design.assignments(config, IDS[:200], START, {}, units=units)
+    wanted = design.assignments(config, drawn, START, {})
+    assert rows.drop_columns("customer_id").equals(wanted.drop_columns("customer_id"))
+    assert [units.get(c, c) for c in rows["customer_id"].to_pylist()] == wanted["customer_id"].to_pylist()
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [

@@ -211,6 +211,57 @@ def test_customers_decided_in_two_arms_cannot_be_read(workspace, tmp_path):
     assert "decided in two arms" in found.readouts.to_pylist()[0]["reason"]
 
 
+def joined(workspace, folder, *, is_assigned, arm):
+    """`gone`, in the challenger's arm, turns out to be `stays`, which is decided in an arm from then on."""
+    history, since = History.read(workspace), START + timedelta(days=20)
+    people = history.table("assignments").to_pylist()
+    own = {row["customer_id"]: row["arm"] for row in people if row["experiment_id"] == "cc"}
+    stays, gone = (next(c for c in own if own[c] == name) for name in ("champ", "chall"))
+    people = [row for row in people if is_assigned or row["customer_id"] != stays]
+    for row in people:
+        row["assigned_at"] += timedelta(hours=row["customer_id"] == stays)
+    decided = history.table("decisions").to_pylist()
+    decided = [row for row in decided if row["customer_id"] != gone or row["decided_at"] < since]
+    decided = [
+        row for row in decided if is_assigned or row["customer_id"] != stays or row["decided_at"] > since
+    ]
+    for row in decided:
+        if row["customer_id"] == stays and row["decided_at"] > since:
+            row["arm"] = arm
+    orders = history.table("orders").to_pylist()
+    for row in orders:
+        row["customer_id"] = stays if row["customer_id"] == gone else row["customer_id"]
+    told = [{"alias_id": gone, "customer_id": stays, "joined_at": since, "is_pending": False}]
+    merged = History.read(folder).commit(
+        append={
+            "assignments": tables.ASSIGNMENTS.build(people),
+            "decisions": tables.DECISIONS.build(decided),
+            "orders": tables.ORDERS.build(orders),
+            "customers": history.table("customers"),
+            "aliases": tables.ALIASES.build(told),
+        }
+    )
+    trial = settings.read(workspace).experiments[0]
+    with merged.as_of(START + timedelta(days=60)) as snapshot:
+        who = facts.assigned(snapshot, trial)
+        of = dict(zip(who["customer_id"].to_pylist(), who["arm"].to_pylist()))
+        return of[stays], len(of) - len(own), readout.read(snapshot, trial, 7).readouts.to_pylist()[0]
+
+
+def test_two_in_two_arms_who_turn_out_to_be_one_count_as_first_assigned(workspace, tmp_path):
+    arm, more, row = joined(workspace, tmp_path, is_assigned=True, arm="chall")
+    assert (arm, more) == ("chall", -1)
+    assert row["verdict"] != "cannot be read"
+
+
+@pytest.mark.parametrize(("arm", "is_read"), [("chall", True), ("champ", False)])
+def test_who_was_assigned_under_another_id_stays_in_that_arm(workspace, tmp_path, arm, is_read):
+    own, more, row = joined(workspace, tmp_path, is_assigned=False, arm=arm)
+    assert (own, more) == ("chall", -1)
+    assert (row["verdict"] != "cannot be read") is is_read
+    assert ("1 customers were decided in two arms" in row["reason"]) is not is_read
+
+
 def test_a_lost_arm_is_a_sample_ratio_mismatch(workspace, tmp_path):
     history = History.read(workspace)
     people = history.table("assignments").to_pylist()

@@ -150,32 +150,40 @@ def test_known_customers_keep_their_ids() -> None:
     assert then.merged == {}
 
 
-def test_a_merge_keeps_the_id_that_was_decided_for_and_tells_the_others() -> None:
-    # Who has a CRM id may have been decided for: an anonymous visitor, though older, goes into it.
-    first = resolve([{"crm_id": "1", "day": 4}, {"cookie": "k", "day": 2}, {"email": "e", "day": 3}])
+def test_a_merge_keeps_the_older_id_and_tells_the_others() -> None:
+    # Whoever was seen first, be it a visitor whose CRM id came to be known later.
+    apart = [{"crm_id": "1", "day": 4}, {"cookie": "k", "day": 2}, {"email": "e", "day": 3}]
     together = [{"crm_id": "1", "cookie": "k", "email": "e", "day": 9}]
-    then = resolve([{"crm_id": "1", "day": 4}, {"cookie": "k", "day": 2}, *together], first.identities)
-    kept = customer(first, "1")
-    assert {row["customer_id"] for row in then.identities.to_pylist()} == {kept}
-    assert then.merged == {customer(first, "k"): kept, customer(first, "e"): kept}
+    for day, oldest in ((4, "k"), (1, "1")):
+        apart[0]["day"] = day
+        first = resolve(apart)
+        then = resolve(apart + together, first.identities)
+        kept = customer(first, oldest)
+        assert {row["customer_id"] for row in then.identities.to_pylist()} == {kept}
+        assert then.merged == {customer(first, one): kept for one in {"1", "k", "e"} - {oldest}}
+        again = resolve(apart + together, then.identities)
+        assert (again.merged, again.identities) == ({}, then.identities)
 
 
-def test_of_two_customers_with_crm_ids_the_older_gives_the_id() -> None:
-    apart = [{"crm_id": "new", "day": 4}, {"crm_id": "old", "day": 2}]
+def test_the_age_of_a_customer_is_that_of_any_of_its_identifiers() -> None:
+    apart = [{"crm_id": "1", "day": 5}, {"crm_id": "1", "cookie": "k", "day": 7}, {"cookie": "k", "day": 1}]
+    apart += [{"crm_id": "2", "email": "e", "day": 4}]
     first = resolve(apart)
-    then = resolve(
-        [*apart, *({"crm_id": one, "email": "e", "day": 9} for one in ("new", "old"))], first.identities
-    )
-    assert then.merged == {customer(first, "new"): customer(first, "old")}
-    for visitors in (
-        [{"cookie": "k", "day": 5}, {"cookie": "j", "day": 3}],
-        [{"cookie": "k"}, {"cookie": "j"}],
+    then = resolve([*apart, {"crm_id": "1", "email": "e", "day": 9}], first.identities)
+    assert then.merged == {customer(first, "2"): customer(first, "1")}
+
+
+def test_of_customers_of_one_age_that_of_the_stronger_identifier_goes_on_and_then_the_lesser_id() -> None:
+    for strong, weak, together in (
+        ({"crm_id": "z"}, {"cookie": "a"}, {"crm_id": "z", "cookie": "a"}),
+        ({"email": "b"}, {"email": "y"}, {"crm_id": "1", "email": "b"}),
     ):
-        before = resolve(visitors)
-        after = resolve(
-            [*visitors, *({"email": "e", "cookie": one, "day": 9} for one in "kj")], before.identities
-        )
-        assert after.merged == {customer(before, "k"): customer(before, "j")}
+        seen = [{**weak, "day": 2}, {**strong, "day": 2}]
+        first = resolve(seen)
+        more = [together, {"crm_id": "1", "email": "y"}] if "email" in weak else [together]
+        then = resolve([*seen, *({**row, "day": 9} for row in more)], first.identities)
+        gone, kept = (customer(first, *one.values()) for one in (weak, strong))
+        assert then.merged == {gone: kept}
 
 
 def since(found: Found) -> dict[str, int]:
@@ -193,13 +201,13 @@ def test_an_identifier_is_the_customers_since_links_lead_to_the_one_it_began_wit
     assert since(first) == {"1": 2, "a": 2, "k": 4, "p": 4, "j": 3}
     # It stays the one that the customer began with, though others are older.
     assert since(resolve(seen, first.identities)) == since(first)
-    # The visitor `j` is the older of two who meet, but who has a CRM id goes on from where it began.
+    # The visitor `j` is the older of two who meet, and goes on from where it began.
     seen = [*seen, {"cookie": "j", "day": -1}]
     then = resolve(seen, first.identities)
     assert since(then) == {**since(first), "j": -1}
     both = [*seen, {"cookie": "j", "phone": "p", "day": 7}]
     merged = resolve(both, then.identities)
-    assert since(merged) == {**since(first), "j": 7}
+    assert since(merged) == {"j": -1, "1": 7, "a": 7, "k": 7, "p": 7}
     assert {at.day - 1 for at in merged.merged_at.values()} == {7}
     assert resolve(both, merged.identities).identities.equals(merged.identities)
 

@@ -251,7 +251,7 @@ def test_what_is_told_of_a_customer_outlives_its_merge(workspace: Path) -> None:
     assert (ana["can_email"], ana["can_sms"], ana["a_wish"]) == (True, True, "tea")
 
 
-@pytest.mark.parametrize(("since", "goes_on"), [("2024-06-01", "ana"), ("2025-06-01", "ana")])
+@pytest.mark.parametrize(("since", "goes_on"), [("2024-06-01", "visitor"), ("2025-06-01", "ana")])
 def test_decisions_and_arm_survive_whichever_of_two_customers_is_the_older(
     workspace: Path, since: str, goes_on: str
 ) -> None:

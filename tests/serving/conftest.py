@@ -12,6 +12,7 @@ import pytest
 
 from nba import draws, settings, tables
 from nba.catalog import Action, Catalog, Treatment
+from nba.experiments import design
 from nba.history import History
 
 AT = datetime(2026, 3, 2, 6, tzinfo=UTC)
@@ -98,6 +99,26 @@ def make_shop():
     return SimpleNamespace(
         at=AT, catalog=catalog, config=config, customers=customers, features=features, model=Believer()
     )
+
+
+def with_merged(history, shop):
+    """Let others go into the first 60 customers, and tell by which id each of the 60 is drawn.
+
+    Of three, the first was assigned only as the other, the second as the other and later as itself, the third
+    as itself and later as the other.
+    """
+    config, day = shop.config, timedelta(days=1)
+    first = [f"v{i:04d}" if i % 3 < 2 else f"c{i:04d}" for i in range(60)]
+    second = [f"{'cv'[i % 3 - 1]}{i:04d}" for i in range(60) if i % 3]
+    aliases = [
+        {"alias_id": f"v{i:04d}", "customer_id": f"c{i:04d}", "joined_at": AT - day, "is_pending": False}
+        for i in range(60)
+    ]
+    assigned = [design.assignments(config, ids, AT - age * day, {}) for ids, age in ((first, 9), (second, 5))]
+    after = history.commit(
+        append={"aliases": tables.ALIASES.build(aliases), "assignments": pa.concat_tables(assigned)}
+    )
+    return after, {f"c{i:04d}": unit for i, unit in enumerate(first)}
 
 
 @pytest.fixture

@@ -18,9 +18,11 @@ import pytest
 
 from nba import tracking
 from nba.errors import DataError
+from nba.experiments import design
 from nba.policy import arbitrate
 from nba.policy.eligibility import eligible
 from nba.serving import jobs, served, stream
+from tests.serving.conftest import with_merged
 
 ROOT = Path(__file__).parents[2]
 _BELIEVER = """
@@ -62,9 +64,14 @@ def model(shop, history, tmp_path, monkeypatch):
 
     path = tmp_path / "features.parquet"
     pq.write_table(shop.features, path)
+    history, first = with_merged(history, shop)
     with history.as_of(shop.at) as snapshot:
         nuisance = arbitrate.nuisance(snapshot, shop.catalog, shop.config.reward)
-        job = jobs.Job("b1", shop.at, shop.catalog, shop.config, {"champion": Believer()}, nuisance, shop.at)
+        job = jobs.Job(
+            "b1", shop.at, shop.catalog, shop.config, {"champion": Believer()}, nuisance, shop.at,
+            units=design.units(snapshot),
+        )  # fmt: skip
+        assert first.items() > job.units.items() > set()
         found = stream.run(job, snapshot, [path], tmp_path / "out")
         ids = shop.features["customer_id"].combine_chunks()
         rules = eligible(snapshot, shop.catalog, shop.config.limits, ids)

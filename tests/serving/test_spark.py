@@ -28,7 +28,8 @@ _CODE = """
 import sys
 from pathlib import Path
 import numpy as np, pyarrow as pa, pyarrow.parquet as pq
-from tests.serving.conftest import Mortal, make_shop
+from tests.serving.conftest import Mortal, make_shop, with_merged
+from nba.experiments import design
 from nba.history import History
 from nba.policy import arbitrate
 from nba.serving import delivery, engines, jobs, spark, stream
@@ -36,6 +37,7 @@ from nba.serving import delivery, engines, jobs, spark, stream
 folder, master = Path(sys.argv[1]), sys.argv[2]
 shop = make_shop()
 history = History.read(folder / "shop").commit(append={"customers": shop.customers})
+history, first = with_merged(history, shop)
 files = []
 for i in range(3):
     files.append(folder / f"{i}.parquet")
@@ -46,7 +48,10 @@ stream.SAMPLE = 200
 def rows(name, engine, model=shop.model):
     with history.as_of(shop.at) as snapshot:
         nuisance = arbitrate.nuisance(snapshot, shop.catalog, shop.config.reward)
-        job = jobs.Job("b1", shop.at, shop.catalog, shop.config, {"champion": model}, nuisance, shop.at)
+        job = jobs.Job(
+            "b1", shop.at, shop.catalog, shop.config, {"champion": model}, nuisance, shop.at,
+            units=design.units(snapshot),
+        )
         found = stream.run(job, snapshot, files, folder / name, engine=engine)
     parts = [pq.ParquetFile(path).read() for path in sorted(found.staged.glob("*.parquet"))]
     said = {k: v for k, v in found.manifest.items() if k != "files"}
@@ -61,6 +66,9 @@ there = rows("spark", spark.Spark(session), model)
 session.stop()
 assert local[0].equals(there[0]), "rows differ"
 assert local[1] == there[1], "manifests differ"
+of = dict(zip(there[0]["customer_id"].to_pylist(), there[0]["arm"].to_pylist()))
+drawn = design.assign(shop.config.experiment, list(first.values())).arm.tolist()
+assert [of[name] for name in first] == drawn, "arms on record are lost"
 print("identical", local[0].num_rows)
 """
 

@@ -8,11 +8,13 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
+from nba.experiments import design
 from nba.policy import arbitrate
 from nba.policy.streamed import Cut
 from nba.serving import delivery, engines, jobs, pricing, stream
 from nba.serving.decide import decide
 from nba.settings import Engagement, Lever, Rule, SendWindow, Volume
+from tests.serving.conftest import with_merged
 
 # by hand
 
@@ -31,7 +33,8 @@ def run(shop, history, root, tmp_path, *, rows=64, threads=2, monkeypatch=None, 
         monkeypatch.setattr(engines.read_parts, "__defaults__", (rows,))
         monkeypatch.setattr(stream, "SAMPLE", sample or stream.SAMPLE)
     with history.as_of(shop.at) as snapshot:
-        return stream.run(job_of(shop, snapshot), snapshot, [path], root, engine=engines.Local(threads))
+        job = job_of(shop, snapshot, units=design.units(snapshot))
+        return stream.run(job, snapshot, [path], root, engine=engines.Local(threads))
 
 
 def rows_of(folder):
@@ -59,6 +62,27 @@ def test_prices_stand_in_the_manifest(shop, history, tmp_path):
     assert set(found.manifest["prices"]) == {"random", "response", "policy"}
     assert set(found.manifest["prices"]["policy"]["price"]) == {"email", "sms", "call", "budget"}
     assert found.manifest["feature_as_of"] == "2026-03-02T06:00:00+00:00"
+
+
+def test_a_merged_customer_keeps_the_arm_of_whoever_was_assigned_first(shop, history, tmp_path, batch):
+    merged, first = with_merged(history, shop)
+    ids = batch.decisions["customer_id"].to_pylist()
+    drawn = design.assign(shop.config.experiment, [first.get(name, name) for name in ids]).arm.tolist()
+    own = design.assign(shop.config.experiment, ids).arm.tolist()
+    moved = [name for name, a, b in zip(ids, drawn, own) if a != b]
+    assert {int(name[1:]) % 3 for name in moved} == {0, 1}  # the third kind has its own arm
+    with merged.as_of(shop.at) as snapshot:
+        whole = decide(snapshot, shop.features, shop.catalog, shop.config, {"champion": shop.model}, "b1")
+    assert whole.decisions["arm"].to_pylist() == drawn
+    got = rows_of(delivery.publish(run(shop, merged, tmp_path / "out", tmp_path).staged))
+    for name in ("decision_id", "arm", "p_arm", "treatment_id", "policy_id"):
+        assert got[name].to_pylist() == whole.decisions[name].to_pylist(), name
+    # Who is on record is not assigned again; a batch once logged changes nothing of its own moment.
+    assert not set(whole.assignments["customer_id"].to_pylist()) & set(first)
+    logged = merged.commit(append={"assignments": whole.assignments, "decisions": whole.decisions})
+    with logged.as_of(shop.at) as snapshot:
+        again = decide(snapshot, shop.features, shop.catalog, shop.config, {"champion": shop.model}, "b1")
+    assert again.decisions.equals(whole.decisions)
 
 
 def keen(shop):
