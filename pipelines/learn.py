@@ -92,24 +92,31 @@ def learn(workspace: Path, at: datetime, *, progress: Progress | None = None) ->
         history = history.commit(append={"learning": tables.LEARNING.build(tried)})
     n_open = 0
     if config.models.use_open:
-        more = open_examples(history, config, rows, at)
+        asked = config.model_copy(update={"models": models})
+        more = open_examples(history, asked, rows, at, catalog)
         n_open = more.num_rows
         rows = tables.EXAMPLES.conform(pa.concat_tables([rows, more], promote_options="permissive"))
     trained = train.train(workspace, at, models=models, rows=rows, has_open=n_open > 0, progress=progress)
     return LearnReport(trained, closed.n_closed, closed.n_waiting, n_open, reason, tried)
 
 
-def open_examples(history: History, config: Settings, examples: pa.Table, at: datetime) -> pa.Table:
+def open_examples(
+    history: History, config: Settings, examples: pa.Table, at: datetime, catalog: Catalog
+) -> pa.Table:
     """Complete the decisions whose window is still open by how soon responses came to closed ones.
 
     Args:
         history: With decisions, orders and features.
-        config: Gives the window.
+        config: Gives the window, and how to fit what closed examples tell of each open one.
         examples: The closed examples.
         at: The moment.
+        catalog: Its treatments.
 
     Returns:
         Weighted `examples`.
+
+    Raises:
+        DataError: when there are too few closed examples to learn from.
     """
     window = config.reward.window_days
     with history.connection() as connection:
@@ -120,10 +127,6 @@ def open_examples(history: History, config: Settings, examples: pa.Table, at: da
         delay = found["delay"].to_numpy()
         responded = known & np.isfinite(delay)
         shares = immature.completeness(delay[responded], treated[responded], float(window))
-        base = tuple(
-            float(responded[known & group].mean()) if (known & group).any() else float(responded.mean())
-            for group in (treated, ~treated)
-        )
         is_open = ~known & ~found["is_closed"].to_numpy(zero_copy_only=False)
         connection.register("open_now", found.filter(pa.array(is_open)))
         rows = connection.sql(_OPEN).to_arrow_table()
@@ -133,7 +136,9 @@ def open_examples(history: History, config: Settings, examples: pa.Table, at: da
     with history.as_of(at) as snapshot:
         until = closing.data_until(snapshot)  # what has not arrived yet says nothing
     age = np.maximum(until.timestamp() / 86400 - moments, 0.0)
-    return immature.expected(tables.EXAMPLES.conform(rows), age, shares, (base[0], base[1]))
+    waiting = tables.EXAMPLES.conform(rows)
+    p = belief.chances(examples, waiting, catalog, config.models, config.workspace.seed)
+    return immature.expected(waiting, age, shares, p)
 
 
 def _chosen(

@@ -101,6 +101,28 @@ def split(examples: pa.Table) -> tuple[pa.Table, pa.Table | None]:
     return examples.filter(pa.array(~rows)), late if contacts >= _LEAST_CONTACTS else None
 
 
+def chances(closed: pa.Table, waiting: pa.Table, catalog: Catalog, settings: Models, seed: int) -> Array:
+    """Give the chance of a response of open decisions, by a model of the closed ones.
+
+    Args:
+        closed: The `examples` of decisions whose outcome is known.
+        waiting: The `examples` of others, n rows.
+        catalog: Its treatments.
+        settings: To fit with.
+        seed: Of folds and trees.
+
+    Returns:
+        Shape (n,), each of its own customer and treatment.
+
+    Raises:
+        DataError: when there are too few closed examples to learn from.
+    """
+    p = Scorer.fit(closed, catalog, settings, seed).scores(waiting, catalog).p_response
+    column = Coding.of(catalog).columns(waiting["treatment_id"].to_pylist())
+    # Treatments that the catalog no longer has are not learnt from: whatever they are given.
+    return np.asarray(p[np.arange(len(p)), np.maximum(column, 0)])
+
+
 def _errors(scorer: Scorer, late: pa.Table, catalog: Catalog) -> tuple[Array, NDArray[np.int64]]:
     # Squared errors of the effect, one per contact of the latest batches, and the number of its customer.
     column = Coding.of(catalog).columns(late["treatment_id"].to_pylist())

@@ -3,7 +3,9 @@
 Of those who will respond, a share c(d) has responded d days after the decision. A decision of age d without
 a response will have one with chance p (1 - c) / (1 - p c), p being the chance at the decision; it then counts
 as that part of a response and the rest of none (expectation step of the delayed-feedback model, Chapelle
-2014).
+2014). p is of the customer and the treatment, as closed decisions tell: one chance for all would pull every
+treatment to the mean. A decision, with a response or without, weighs c(d), for that is about what it tells
+(at age 0 nothing); weights that depend on the age alone leave rates as they are.
 """
 
 from typing import NamedTuple
@@ -60,28 +62,30 @@ def completeness(delay: Array, is_treated: NDArray[np.bool_], window: float) -> 
     return Completeness(days, *parts)
 
 
-def expected(examples: pa.Table, age: Array, found: Completeness, base: tuple[float, float]) -> pa.Table:
+def expected(examples: pa.Table, age: Array, found: Completeness, p: Array) -> pa.Table:
     """Turn open decisions into weighted examples.
 
     Args:
         examples: The `examples` of open decisions, as known today, n rows.
         age: Days since each decision, shape (n,).
         found: How soon responses come.
-        base: Chance of a response within the window of contacted and of other customers.
+        p: Chance of a response within the window of each decision's customer and treatment, shape (n,).
 
     Returns:
-        Examples with a `weight`: those with a response as they are; of the others, a row without a response,
-        and one with, whose weights sum to 1 and whose ids end in `+`. All are marked `is_open`.
+        Examples with a `weight`: with a response, the share known by then; of the others, a row without a
+        response, and one with, whose weights sum to that share and whose ids end in `+`. Decisions of whose
+        age nothing is known are left out. All are marked `is_open`.
     """
     is_treated = np.array([name != "none" for name in examples["treatment_id"].to_pylist()])
-    p = np.where(is_treated, *base)
     known = found.at(age, is_treated)
+    telling = known > 0
+    examples, known, p = examples.filter(pa.array(telling)), known[telling], p[telling]
     later = p * (1 - known) / np.maximum(1 - p * known, 1e-12)
     responded = examples["is_response"].to_numpy(zero_copy_only=False)
-    whole = np.where(responded, 1.0, 1 - later)
+    whole = known * np.where(responded, 1.0, 1 - later)
     kept = _with(examples, "weight", pa.array(whole))
     coming = np.flatnonzero(~responded & (later > 0))
-    more = _with(examples.take(pa.array(coming)), "weight", pa.array(later[coming]))
+    more = _with(examples.take(pa.array(coming)), "weight", pa.array((known * later)[coming]))
     more = _with(more, "is_response", pa.array(np.ones(len(coming), dtype=bool)))
     ids = [f"{name}+" for name in more["decision_id"].to_pylist()]
     every = pa.concat_tables([kept, _with(more, "decision_id", pa.array(ids, pa.string()))])

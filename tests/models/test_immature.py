@@ -5,6 +5,7 @@ import pyarrow as pa
 import pytest
 
 from nba import tables
+from nba.models import belief
 from nba.models.immature import completeness, expected
 
 AT = datetime(2026, 3, 2, tzinfo=UTC)
@@ -23,13 +24,21 @@ def examples(treatments, responded):
 
 def test_an_open_decision_counts_as_part_of_a_response():
     found = completeness(np.array([1.0, 3.0]), np.array([True, True]), 4.0)
-    rows = expected(examples(["mail", "mail", "none"], [0, 1, 0]), np.full(3, 2.0), found, (0.2, 0.1))
+    rows = expected(
+        examples(["mail", "mail", "none"], [0, 1, 0]), np.full(3, 2.0), found, np.array([0.2, 0.2, 0.1])
+    )
     shown = {row["decision_id"]: (row["is_response"], row["weight"]) for row in rows.to_pylist()}
     later = 0.2 * 0.5 / (1 - 0.2 * 0.5)
-    assert shown["d0"] == (False, pytest.approx(1 - later))
-    assert shown["d0+"] == (True, pytest.approx(later))
-    assert shown["d1"] == (True, 1.0)
-    assert shown["d2+"][1] == pytest.approx(0.1 * 0.5 / (1 - 0.1 * 0.5))
+    assert shown["d0"] == (False, pytest.approx(0.5 * (1 - later)))
+    assert shown["d0+"] == (True, pytest.approx(0.5 * later))
+    assert shown["d1"] == (True, 0.5)
+    assert shown["d2+"][1] == pytest.approx(0.5 * 0.1 * 0.5 / (1 - 0.1 * 0.5))
+
+
+def test_a_decision_of_this_moment_tells_nothing():
+    found = completeness(np.array([1.0, 3.0]), np.array([True, True]), 4.0)
+    rows = expected(examples(["mail", "none"], [0, 0]), np.array([0.0, 4.0]), found, np.array([0.2, 0.1]))
+    assert [(row["decision_id"], row["weight"]) for row in rows.to_pylist()] == [("d1", 1.0)]
 
 
 def test_without_responses_they_come_evenly():
@@ -51,9 +60,34 @@ def test_the_rate_of_open_decisions_is_recovered():
     age = rng.uniform(0.5, 13, 20_000)
     seen = delay[:20_000] <= age
     base = float(np.isfinite(delay[20_000:]).mean())
-    rows = expected(examples(["mail"] * 20_000, seen), age, found, (base, base))
+    rows = expected(examples(["mail"] * 20_000, seen), age, found, np.full(20_000, base))
     weight, y = rows["weight"].to_numpy(), rows["is_response"].to_numpy(zero_copy_only=False)
-    assert weight.sum() == pytest.approx(20_000)
+    assert weight.sum() == pytest.approx(found.at(age, np.ones(20_000, dtype=bool)).sum())
     assert seen.mean() < truth - 0.05
     assert weight @ y / weight.sum() == pytest.approx(truth, abs=3 * np.sqrt(truth / 20_000))
     assert pa.types.is_floating(rows["weight"].type)
+
+
+def test_open_decisions_leave_treatments_as_far_apart_as_they_are(catalog, quick):
+    rng = np.random.default_rng(1)
+    names = np.array(["none", *catalog.treatment_ids[1:3]])
+    truth = np.array([0.05, 0.30, 0.05])
+    column = rng.integers(0, 3, 12_000)
+    responds = rng.random(12_000) < truth[column]
+    delay = rng.uniform(0, 14, 12_000)
+    is_open = np.arange(12_000) >= 6_000
+    age = np.where(is_open, rng.choice([0.0, 3.5], 12_000), 14.0)
+    rows = examples(names[column], responds & (delay <= age))
+    x = pa.array(rng.normal(size=12_000))
+    rows = rows.set_column(rows.column_names.index("f_x"), "f_x", x)
+    closed, waiting = rows.slice(0, 6_000), rows.slice(6_000)
+    found = completeness(np.linspace(0, 14, 1_000)[1:], np.ones(999, dtype=bool), 14.0)
+    p = belief.chances(closed, waiting, catalog, quick, 0)
+    done = expected(waiting, age[is_open], found, p)
+    weight, y = done["weight"].to_numpy(), done["is_response"].to_numpy(zero_copy_only=False)
+    given = np.array(done["treatment_id"].to_pylist())
+    for name, rate in zip(names, truth):
+        own = given == name
+        error = np.sqrt(rate * (1 - rate) / 2_000)  # of closed decisions of a treatment
+        assert weight[own] @ y[own] / weight[own].sum() == pytest.approx(rate, abs=3 * error)
+    assert weight.sum() == pytest.approx(found.at(age[is_open], column[is_open] > 0).sum())

@@ -265,7 +265,7 @@ def test_open_decisions_are_read_but_judge_nothing(varied, catalog, quick):
     seen = waiting["is_response"].to_numpy() & (rng.random(3000) < 0.5)
     at = waiting.schema.get_field_index("is_response")
     waiting = waiting.set_column(at, "is_response", pa.array(seen))
-    waiting = immature.expected(waiting, np.full(3000, 7.0), shares, (0.15, 0.1))
+    waiting = immature.expected(waiting, np.full(3000, 7.0), shares, np.full(3000, 0.2))
     rows = pa.concat_tables([closed, waiting], promote_options="permissive")
     found = Scorer.fit(rows, catalog, quick, 0)
     measured, y = found.report.metrics, closed["is_response"].to_numpy()
