@@ -71,23 +71,24 @@ def test_the_rate_of_open_decisions_is_recovered():
 def test_open_decisions_leave_treatments_as_far_apart_as_they_are(catalog, quick):
     rng = np.random.default_rng(1)
     names = np.array(["none", *catalog.treatment_ids[1:3]])
-    truth = np.array([0.05, 0.30, 0.05])
-    column = rng.integers(0, 3, 12_000)
-    responds = rng.random(12_000) < truth[column]
-    delay = rng.uniform(0, 14, 12_000)
-    is_open = np.arange(12_000) >= 6_000
-    age = np.where(is_open, rng.choice([0.0, 3.5], 12_000), 14.0)
+    truth = np.array([0.05, 0.40, 0.05])
+    n, n_closed = 6_000, 1_500
+    column = rng.integers(0, 3, n)
+    responds = rng.random(n) < truth[column]
+    delay = rng.uniform(0, 14, n)
+    is_open = np.arange(n) >= n_closed
+    age = np.where(is_open, rng.choice([0.0, 3.5], n), 14.0)
     rows = examples(names[column], responds & (delay <= age))
-    x = pa.array(rng.normal(size=12_000))
-    rows = rows.set_column(rows.column_names.index("f_x"), "f_x", x)
-    closed, waiting = rows.slice(0, 6_000), rows.slice(6_000)
+    rows = rows.set_column(rows.column_names.index("f_x"), "f_x", pa.array(rng.normal(size=n)))
+    closed, waiting = rows.slice(0, n_closed), rows.slice(n_closed)
     found = completeness(np.linspace(0, 14, 1_000)[1:], np.ones(999, dtype=bool), 14.0)
-    p = belief.chances(closed, waiting, catalog, quick, 0)
+    asked = quick.model_copy(update={"trees": 5, "folds": 2, "capacity": "linear"})
+    p = belief.chances(closed, waiting, catalog, asked, 0)
     done = expected(waiting, age[is_open], found, p)
     weight, y = done["weight"].to_numpy(), done["is_response"].to_numpy(zero_copy_only=False)
     given = np.array(done["treatment_id"].to_pylist())
     for name, rate in zip(names, truth):
         own = given == name
-        error = np.sqrt(rate * (1 - rate) / 2_000)  # of closed decisions of a treatment
+        error = np.sqrt(rate * (1 - rate) / (n_closed / 3))  # of closed decisions of a treatment
         assert weight[own] @ y[own] / weight[own].sum() == pytest.approx(rate, abs=3 * error)
     assert weight.sum() == pytest.approx(found.at(age[is_open], column[is_open] > 0).sum())
