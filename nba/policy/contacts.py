@@ -106,12 +106,17 @@ class Contacts:
         )
         return self._flags(rows, cap.level) & self._concerned(cap.level, cap.only)
 
-    def paused(self, policy: ContactPolicy) -> Flags:
-        """Say which columns a contact policy pauses, shape (n, k)."""
+    def paused(self, policy: ContactPolicy, window_days: int) -> Flags:
+        """Say which columns a contact policy pauses, shape (n, k).
+
+        Args:
+            policy: What pauses what.
+            window_days: Days after a decision in which a purchase is a response to it.
+        """
         within = policy.within_days if policy.within_days is not None else policy.pause_days
         before = f"to_microseconds({int(within * 86400e6) - 1})"
         rows = self._ask(
-            f"with {_CONTACTS}, {_happened(policy)},"
+            f"with {_CONTACTS}, {_happened(policy, window_days)},"
             f' counted as (select row, "{policy.level}", happened_at, count(*) over (partition by row,'
             f' "{policy.level}" order by happened_at range between {before}'
             f' preceding and current row) as times from happened where "{policy.level}" is not null)'
@@ -169,7 +174,7 @@ def _keys(catalog: Catalog) -> dict[str, NDArray[np.str_]]:
     return {**catalog.levels, "everything": np.where(catalog.channel == NONE, NONE, "all")}
 
 
-def _happened(policy: ContactPolicy) -> str:
+def _happened(policy: ContactPolicy, window_days: int) -> str:
     # What a policy counts, once per decision: happened(row, happened_at, levels).
     levels = 'o.treatment, o.action, o."group", o.issue'
     rest = f"{levels}, coalesce(o.channel, d.channel) as channel, 'all' as everything"
@@ -181,11 +186,15 @@ def _happened(policy: ContactPolicy) -> str:
             f" where decision_id is not null or kind = 'sent' group by row, {once})"
         )
     if policy.after == "bought":
+        # As feedback defines a response, from the purchase on and not only when the window has closed.
         return (
-            f"happened as (select a.row, c.closed_at as happened_at, {rest} from outcomes c"
+            "bought as (select decision_id, min(ordered_at) as happened_at from decisions join asked"
+            " using (customer_id) join orders using (customer_id) where treatment_id <> 'none'"
+            " and revenue > 0 and not is_return and ordered_at >= decided_at"
+            f" and ordered_at < decided_at + to_days({int(window_days)}) group by 1),"
+            f" happened as (select a.row, b.happened_at, {rest} from bought b"
             " join decisions d using (decision_id) join asked a using (customer_id)"
-            " left join offer o on o.treatment = d.treatment_id"
-            " where c.is_response and d.treatment_id <> 'none')"
+            " left join offer o on o.treatment = d.treatment_id)"
         )
     return (
         "raised as (select t.customer_id, min(t.touched_at) as happened_at, any_value(t.channel) as channel,"

@@ -19,7 +19,7 @@ from nba.errors import DataError, SettingsError
 from nba.history import Snapshot
 from nba.policy import rules, windows
 from nba.policy.contacts import Contacts
-from nba.settings import ContactPolicy, Engagement, FrequencyCap, Limits
+from nba.settings import ContactPolicy, Engagement, FrequencyCap, Limits, Reward
 
 Flags = NDArray[np.bool_]
 
@@ -61,6 +61,22 @@ class Eligibility(NamedTuple):
     stages: tuple[str, ...] = STAGES
 
 
+class Terms(NamedTuple):
+    """What rules are asked by, beside the rules themselves.
+
+    Attributes:
+        until: When a decision lapses; without it send windows are not asked.
+        zone: Zone of customers whose own is not known.
+        window_days: Days after a decision in which a purchase is a response to it.
+        without: Rules that are not asked, by name.
+    """
+
+    until: datetime | None = None
+    zone: str = "UTC"
+    window_days: int = Reward().window_days
+    without: tuple[str, ...] = ()
+
+
 def reasons(engagement: Engagement) -> tuple[tuple[str, str], ...]:
     """Give every rule that can remove a candidate and its stage, in the order of their numbers."""
     own: list[tuple[str, str]] = [(rule.name, rule.stage) for rule in engagement.rules]
@@ -77,8 +93,7 @@ def eligible(
     customer_ids: pa.Array,
     engagement: Engagement | None = None,
     features: pa.Table | None = None,
-    until: datetime | None = None,
-    zone: str = "UTC",
+    terms: Terms = Terms(),  # noqa: B008 it is immutable
 ) -> Eligibility:
     """Apply the rules to every customer and treatment, as known at the snapshot's moment.
 
@@ -91,8 +106,7 @@ def eligible(
         customer_ids: Shape (n,).
         engagement: The workspace's own rules, pauses, caps and send windows; none if absent.
         features: Of the customers, in their order; what rules may read beside the customers' columns.
-        until: When a decision lapses; without it send windows are not asked.
-        zone: Zone of customers whose own is not known.
+        terms: How long a decision holds, and what else rules depend on.
 
     Raises:
         DataError: when a channel of the catalog has no consent column, or a customer is not known.
@@ -107,7 +121,8 @@ def eligible(
     reason = np.zeros((len(customer_ids), len(catalog.treatment_ids)), dtype=np.int8)
 
     def remove(rule: int, which: Flags) -> None:
-        reason[(reason == 0) & which] = rule
+        if every[rule][0] not in terms.without:
+            reason[(reason == 0) & which] = rule
 
     remove(_STOPPED, ~catalog.active(snapshot.at)[None, :])
     remove(_UNREACHABLE, _column(customers, "unreachable")[:, None])
@@ -117,18 +132,18 @@ def eligible(
         remove(_OPTED_OUT, _column(customers, f"left_{channel}")[:, None] & here)
     for name, gone in _by_rules(snapshot, catalog, engagement, customer_ids, features):
         remove(number[name], gone)
-    zones = windows.numbers(customers["timezone"], zone)
+    zones = windows.numbers(customers["timezone"], terms.zone)
     contacts = Contacts(snapshot, catalog, customer_ids, pa.array(windows.ZONES).take(pa.array(zones)))
     remove(_COOLDOWN, contacts.cooling())
     for policy in engagement.contact_policies:
-        remove(number[policy.name], contacts.paused(policy))
+        remove(number[policy.name], contacts.paused(policy, terms.window_days))
     if engagement.issue_days:
         remove(_ISSUE, contacts.kept_by_another(engagement.issue_days))
     remove(_FREQUENCY, contacts.tired(limits)[:, None])
     for cap in engagement.frequency_caps:
         remove(number[cap.name], contacts.capped(cap))
-    if until is not None:
-        start, _ = windows.spans(snapshot.at, until, zones, catalog.channels, engagement.send_windows)
+    if terms.until is not None:
+        start, _ = windows.spans(snapshot.at, terms.until, zones, catalog.channels, engagement.send_windows)
         column = np.array([catalog.channels.index(name) for name in catalog.channel[1:]], dtype=np.int64)
         remove(_QUIET, np.insert(start[:, column] < 0, 0, values=False, axis=1))
     reason[:, 0] = 0

@@ -23,7 +23,7 @@ from nba.history import Snapshot
 from nba.policy import arbitrate, explore, levers, windows
 from nba.policy import limits as volumes
 from nba.policy.allocate import Allocation, allocate, trim
-from nba.policy.eligibility import Eligibility, eligible, removals, removed
+from nba.policy.eligibility import Eligibility, Terms, eligible, removals, removed
 from nba.policy.explore import Estimate, Policy
 from nba.policy.limits import Limited, scaled
 from nba.policy.streamed import Cut
@@ -187,12 +187,10 @@ def decide(
     ids: list[str] = customer_ids.to_pylist()
     if not ids:
         raise DataError(f"no customer is known at {at}", "Ingest customers first.")
-    valid_until = at + timedelta(days=config.policy.valid_days)
-    zone = config.workspace.timezone
-    rules = eligible(
-        snapshot, catalog, config.limits, customer_ids, config.engagement, features, valid_until, zone
-    )
-    worth = _worth(snapshot, features, catalog, config)
+    valid_until, zone = at + timedelta(days=config.policy.valid_days), config.workspace.timezone
+    terms = Terms(valid_until, zone, config.reward.window_days)
+    rules = eligible(snapshot, catalog, config.limits, customer_ids, config.engagement, features, terms)
+    worth = worth_of(snapshot, features, catalog, config)
     deciders = _deciders(snapshot.at, features, catalog, config, models, worth)
     limited = limits_of(catalog, config.limits, volumes.spent_today(snapshot, catalog, zone))
     people = _attributes(snapshot, config, customer_ids)
@@ -328,7 +326,8 @@ def believed(rule: Rule, scores: Mapping[str, Scores], catalog: Catalog, worth: 
     return belief(found, catalog, worth)
 
 
-def _worth(snapshot: Snapshot, features: pa.Table, catalog: Catalog, config: settings.Settings) -> Worth:
+def worth_of(snapshot: Snapshot, features: pa.Table, catalog: Catalog, config: settings.Settings) -> Worth:
+    """Give money beyond margin and cost, and the weights, of customers as known at the snapshot's moment."""
     chosen = config.policy.levers
     return Worth(
         arbitrate.fatigue(arbitrate.nuisance(snapshot, catalog, config.reward), features),

@@ -18,7 +18,7 @@ from nba.experiments import design
 from nba.history import Snapshot
 from nba.models import traverse
 from nba.policy import arbitrate, levers
-from nba.policy.eligibility import eligible
+from nba.policy.eligibility import Terms, eligible
 from nba.policy.explore import Estimate
 from nba.serving.decide import Worth, believed
 from nba.serving.jobs import Job, Scored
@@ -164,16 +164,9 @@ def score_part(job: Job, snapshot: Snapshot, features: pa.Table) -> Scored:
         features: Their features.
     """
     ids = features["customer_id"].combine_chunks().cast(pa.string())
-    found = eligible(
-        snapshot,
-        job.catalog,
-        job.config.limits,
-        ids,
-        job.config.engagement,
-        features,
-        job.valid_until,
-        job.config.workspace.timezone,
-    )
+    config = job.config
+    terms = Terms(job.valid_until, config.workspace.timezone, config.reward.window_days)
+    found = eligible(snapshot, job.catalog, config.limits, ids, config.engagement, features, terms)
     placed = design.place(job.config, ids, job.at, attributes_of(job, snapshot, ids), job.units)
     rules = job.rules
     arm = _numbers(placed.arm, [rule.arm for rule in rules])

@@ -116,7 +116,7 @@ class ContactPolicy(Frozen):
     Attributes:
         name: Of the policy; a removed candidate keeps it as its reason.
         after: What is counted: sent, seen, clicked, refused, unsubscribed or bought (a response within the
-            reward window, known once that has closed).
+            reward window, from the purchase on).
         times: How often it must have happened.
         within_days: In how many days; None is as long as the pause. A day is 24 hours.
         pause_days: Days without it, from the last time on.

@@ -9,7 +9,7 @@ from nba import tables
 from nba.catalog import Action, Catalog, Treatment
 from nba.errors import DataError, SettingsError
 from nba.history import History
-from nba.policy.eligibility import REASONS, eligible, removals, removed
+from nba.policy.eligibility import REASONS, Terms, eligible, removals, removed
 from nba.settings import ContactPolicy, Engagement, FrequencyCap, Limits, Purpose, Rule, SendWindow
 
 AT = datetime(2026, 3, 2, 6, tzinfo=UTC)
@@ -161,21 +161,20 @@ MADRID = customer("a", timezone="Europe/Madrid")
 PLAIN = Catalog(SHOP.actions, tuple(replace(one, cooldown_days=0) for one in SHOP.treatments))
 
 
-def engage(
-    folder, customers, touches=(), decisions=(), outcomes=(), at=AT, features=None, until=None, **more
-):
+def engage(folder, customers, touches=(), decisions=(), orders=(), at=AT, features=None, terms=None, **more):
+    terms = terms or Terms(zone="Europe/Madrid")
     history = History.read(folder).commit(
         append={
             "customers": tables.CUSTOMERS.build(customers),
             "touches": tables.TOUCHES.build(touches),
             "decisions": tables.DECISIONS.build(decisions),
-            "outcomes": tables.OUTCOMES.build(outcomes),
+            "orders": tables.ORDERS.build(orders),
         }
     )
     ids = pa.array([row["customer_id"] for row in customers])
     loose = Limits(max_contacts=1000)
     with history.as_of(at) as snapshot:
-        found = eligible(snapshot, PLAIN, loose, ids, Engagement(**more), features, until, "Europe/Madrid")
+        found = eligible(snapshot, PLAIN, loose, ids, Engagement(**more), features, terms)
     return found, {
         name: [found.reasons[code] for code in found.reason[i][1:4]] for i, name in enumerate(ids.to_pylist())
     }
@@ -256,37 +255,34 @@ def test_a_pause_begins_with_the_time_that_makes_it_enough(tmp_path):
 
 
 def test_what_is_counted_sent_seen_bought(tmp_path):
-    made = [decision(name, 6, "sale_mail") for name in ("sent", "seen", "bought", "open", "lost")]
+    made = [decision(name, 6, "sale_mail") for name in ("sent", "seen", "bought", "before", "lost")]
     touches = [
         touch("seen", 5, "seen", decision_id="d-seen-6"),
         touch("seen", 4, "seen", decision_id="d-seen-6"),
         touch("lost", 5, "failed", decision_id="d-lost-6"),
     ]
-    outcomes = [
-        {
-            "decision_id": f"d-{name}-6",
-            "is_delivered": True,
-            "is_unsubscribe": False,
-            "is_response": True,
-            "reward": 5.0,
-            "closed_at": ago(days),
-            "window_days": 1,
-        }
-        for name, days in {"bought": 2, "open": -1}.items()
-    ]
-    people = [customer(name) for name in ("sent", "seen", "bought", "open", "lost", "other")]
+    bought = (("bought", 4, False), ("bought", 1, False), ("before", 7, False), ("seen", 3, True))
+    orders = [
+        {"order_id": f"o-{name}-{days}", "customer_id": name, "ordered_at": ago(days), "is_return": back,
+         "revenue": 5.0, "margin": 5.0, "n_items": 1}
+        for name, days, back in bought
+    ]  # fmt: skip
+    people = [customer(name) for name in ("sent", "seen", "bought", "before", "lost", "other")]
 
-    def told(after, times=1):
-        policy = ContactPolicy(name="pause", after=after, times=times, pause_days=30, level="treatment")
-        _, words = engage(
-            tmp_path / f"{after}{times}", people, touches, made, outcomes, contact_policies=(policy,)
-        )
+    def told(after, times=1, pause=30, window=14):
+        policy = ContactPolicy(name="pause", after=after, times=times, pause_days=pause, level="treatment")
+        folder = tmp_path / f"{after}{times}{pause}{window}"
+        asked = {"terms": Terms(window_days=window), "contact_policies": (policy,)}
+        _, words = engage(folder, people, touches, made, orders, **asked)
         return {name for name, found in words.items() if found == ["pause", "", ""]}
 
-    assert told("sent") == {"sent", "seen", "bought", "open"}
+    assert told("sent") == {"sent", "seen", "bought", "before"}
     assert told("seen") == {"seen"}
     assert told("seen", times=2) == set()
-    assert told("bought") == {"bought"}
+    # From the purchase on, while the window is open too; the second purchase is of the same decision.
+    assert told("bought") == told("bought", pause=4.1) == {"bought"}
+    assert told("bought", pause=4) == set()
+    assert told("bought", window=2) == set()
 
 
 def test_caps_count_by_level_in_rolling_windows(tmp_path):
@@ -354,9 +350,11 @@ def test_quiet_hours_remove_what_cannot_be_sent_before_it_lapses(tmp_path):
     people = [customer("a", timezone="Europe/Madrid"), customer("b", timezone="Asia/Tokyo"), customer("c")]
     quiet = (SendWindow(channels=("sms",), opens="09:00", closes="14:00"),)
     until = AT + timedelta(hours=1.5)  # 07:30 UTC: 08:30 in Madrid, 16:30 in Tokyo
-    _, words = engage(tmp_path, people, until=until, send_windows=quiet)
+    _, words = engage(tmp_path, people, terms=Terms(until, "Europe/Madrid"), send_windows=quiet)
     assert {name: found[1] for name, found in words.items()} == dict.fromkeys("abc", "quiet until it lapses")
-    _, words = engage(tmp_path / "later", people, until=AT + timedelta(hours=3), send_windows=quiet)
+    _, words = engage(
+        tmp_path / "later", people, terms=Terms(AT + timedelta(hours=3), "Europe/Madrid"), send_windows=quiet
+    )
     assert {name: found[1] for name, found in words.items()} == {
         "a": "",
         "b": "quiet until it lapses",
