@@ -1,4 +1,4 @@
-"""How often the gate promotes what is no better, when it is asked every night."""
+"""How often the gate promotes what is no better, or loses customers, when it is asked every night."""
 
 import os
 from concurrent.futures import ProcessPoolExecutor
@@ -11,6 +11,7 @@ from benchmarks.record import Row, row
 SIMULATIONS = int(os.environ.get("NBA_PROMOTION_WORLDS", "1000"))  # fewer on a machine without time
 NIGHTS, PER_NIGHT, CUSTOMERS = 40, 150, 1500
 LIFT = 0.35  # money per decision, for the power
+LOST = 0.02  # opt-outs per decision where they are what is wrong: above what is borne by just nothing
 
 
 def false_promotions() -> list[Row]:
@@ -18,23 +19,28 @@ def false_promotions() -> list[Row]:
     for library in ("OMP", "OPENBLAS"):
         os.environ[f"{library}_NUM_THREADS"] = "1"
     with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
-        rates = list(pool.map(_rate, [(0.0, SIMULATIONS), (LIFT, SIMULATIONS // 5)]))
+        tasks = [(0.0, 0.0, SIMULATIONS), (LIFT, 0.0, SIMULATIONS // 5), (3 * LIFT, LOST, SIMULATIONS // 2)]
+        rates = list(pool.map(_rate, tasks))
     more = {"n": NIGHTS * PER_NIGHT}
     return [
         row("promotion.false_rate", rates[0], "fraction", 0.05, "<=", seeds=SIMULATIONS,
-            conditions=f"challenger worth the same, asked on each of {NIGHTS} nights, money of 5% responders",
+            conditions="one challenger (each new one begins anew with the same rate), worth the same, nobody"
+            f" opts out, asked on each of {NIGHTS} nights, money of 5% responders; the judging step alone",
             **more),
         row("promotion.power", rates[1], "fraction", None, ">=", seeds=SIMULATIONS // 5,
-            conditions=f"challenger worth {LIFT} more per decision", **more),
+            conditions=f"challenger worth {LIFT} more per decision, nobody opts out", **more),
+        row("promotion.false_rate_opt_outs", rates[2], "fraction", 0.05, "<=", seeds=SIMULATIONS // 2,
+            conditions=f"one challenger worth {3 * LIFT:g} more that makes just so many more opt out that it"
+            f" is not borne, where {LOST:.0%} do, asked on each of {NIGHTS} nights", **more),
     ]  # fmt: skip
 
 
-def _rate(task: tuple[float, int]) -> float:
-    lift, repeats = task
-    return float(np.mean([_promoted(seed, lift) for seed in range(repeats)]))
+def _rate(task: tuple[float, float, int]) -> float:
+    lift, lost, repeats = task
+    return float(np.mean([_promoted(seed, lift, lost) for seed in range(repeats)]))
 
 
-def _promoted(seed: int, lift: float) -> bool:
+def _promoted(seed: int, lift: float, lost: float) -> bool:
     from nba.evaluation import promotion
     from nba.evaluation.offpolicy import Log
 
@@ -50,13 +56,16 @@ def _promoted(seed: int, lift: float) -> bool:
     effect = lift * gap / np.mean((gap**2).sum(axis=1))
     reward = reward + effect[np.arange(n), column]
     unit = rng.integers(0, CUSTOMERS, n)
-    batch = np.repeat(np.arange(NIGHTS), PER_NIGHT)
-    rules = promotion.Rules(planned=n)
+    # More of those opt out who get what the challenger favours; what is borne is just as much in all.
+    p_lost = np.clip(lost * (1 + 4 * gap), 0, 1)
+    unsubscribed = (rng.random(n) < p_lost[np.arange(n), column]).astype(float)
+    borne = float((gap * p_lost).sum(axis=1).mean()) if lost else promotion.Rules().unsubscribes
+    rules = promotion.Rules(planned=n, unsubscribes=borne)
     for night in range(1, NIGHTS + 1):
         m = night * PER_NIGHT
         log = Log(column[:m], reward[:m], p_logged[:m], np.unique(unit[:m], return_inverse=True)[1])
         q = np.zeros((m, k))
-        if promotion.passes(promotion.judge(log, np.zeros(m), batch[:m], one[:m], other[:m], q, rules)):
+        if promotion.passes(promotion.judge(log, unsubscribed[:m], one[:m], other[:m], q, rules)):
             return True
     return False
 

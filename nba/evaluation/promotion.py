@@ -1,8 +1,9 @@
 """May the challenger become the champion: a gate that may be asked every night.
 
-All evidence is from decisions that neither model was trained on. The paired difference has an interval that
-holds at all looks together (an asymptotic confidence sequence), so that asking again until it says yes does
-not make a worse policy pass.
+All evidence is from decisions that neither model was trained on. The paired differences of value and of
+opt-outs have intervals that hold at all looks together (asymptotic confidence sequences), so that asking
+again until it says yes does not make a worse policy pass. That is of one challenger: each new one begins
+anew.
 """
 
 from typing import NamedTuple
@@ -53,26 +54,20 @@ class Rules(NamedTuple):
 
 
 def judge(
-    log: Log, unsubscribed: Array, batch: NDArray[np.int64], challenger: Array, champion: Array, q: Array,
-    rules: Rules,
-) -> list[Check]:  # fmt: skip
+    log: Log, unsubscribed: Array, challenger: Array, champion: Array, q: Array, rules: Rules
+) -> list[Check]:
     """Ask value, guardrail and support of the challenger against the champion.
 
     Args:
         log: Decisions that neither was trained on, in the order of their batches.
         unsubscribed: 1 where the customer opted out within the window, shape (n,).
-        batch: Number of the batch, not decreasing, shape (n,).
         challenger: Its probabilities, shape (n, k).
         champion: Its probabilities, shape (n, k).
         q: Expected reward of each treatment, shape (n, k), not learnt from the row itself.
         rules: What is asked.
     """
-    value, influence = offpolicy.contrast(log, challenger, champion, q)
-    refusal = offpolicy.difference(log, challenger, champion, q, rules.level).reason
-    checks = [_value(value, influence, batch, log.unit, rules, refusal)]
     lost = log._replace(reward=unsubscribed)
-    more = offpolicy.difference(lost, challenger, champion, np.zeros_like(q), rules.level)
-    checks.append(_guardrail(more, rules))
+    checks = [_value(log, challenger, champion, q, rules), _guardrail(lost, challenger, champion, rules)]
     for name, p in (("challenger", challenger), ("champion", champion)):
         for found in diagnostics.examine(log.column, log.p_logged, p):
             if found.status == "refused" or found.check == "support":
@@ -103,31 +98,41 @@ def passes(checks: list[Check]) -> bool:
     return bool(checks) and all(check.status == PASS for check in checks)
 
 
-def _value(
-    value: float, influence: Array, batch: NDArray[np.int64], unit: NDArray[np.int64], rules: Rules,
-    refusal: str,
-) -> Check:  # fmt: skip
+def _value(log: Log, challenger: Array, champion: Array, q: Array, rules: Rules) -> Check:
     name = "paired value, lower bound at any look"
-    if refusal:
+    if refusal := offpolicy.difference(log, challenger, champion, q, rules.level).reason:
         return Check(name, UNKNOWN, np.nan, -rules.margin, refusal)
+    value, influence = offpolicy.contrast(log, challenger, champion, q)
     if not influence.any():
         return Check(name, FAIL if rules.margin == 0 else PASS, 0.0, -rules.margin, "both do the same")
+    look = _look(value, influence, log.unit, rules)
+    status = PASS if look.lower > -rules.margin else FAIL
+    note = f"{value:+.4f} per decision, {look.lower:+.4f} to {look.upper:+.4f} at all looks together"
+    return Check(name, status, look.lower, -rules.margin, note)
+
+
+def _guardrail(lost: Log, challenger: Array, champion: Array, rules: Rules) -> Check:
+    name = "additional opt-outs per decision, upper bound at any look"
+    q = np.zeros_like(challenger)
+    found = offpolicy.difference(lost, challenger, champion, q, rules.level)
+    if found.reason:
+        return Check(name, UNKNOWN, np.nan, rules.unsubscribes, found.reason)
+    value, influence = offpolicy.contrast(lost, challenger, champion, q)
+    if influence.any():
+        upper = _look(value, influence, lost.unit, rules).upper
+    elif (challenger == champion).all():
+        upper = 0.0
+    else:
+        # Nobody opted out: a rate above this would have shown by now, whenever one looks ("rule of three").
+        upper = float(-np.log((1 - rules.level) / 2) / found.ess)
+    status = PASS if upper <= rules.unsubscribes else FAIL
+    return Check(name, status, upper, rules.unsubscribes, f"{value:+.5f} per decision")
+
+
+def _look(value: float, influence: Array, unit: NDArray[np.int64], rules: Rules) -> intervals.Look:
     # The influence of each row is about the whole log; the newest look rests on all of it.
-    looks = intervals.sequence(influence, value + influence, batch * 0, unit, rules.planned, rules.level)
-    lower, upper = looks[-1].lower, looks[-1].upper
-    status = PASS if lower > -rules.margin else FAIL
-    note = f"{value:+.4f} per decision, {lower:+.4f} to {upper:+.4f} at all looks together"
-    return Check(name, status, lower, -rules.margin, note)
-
-
-def _guardrail(more: offpolicy.PolicyValue, rules: Rules) -> Check:
-    name = "additional opt-outs per decision, upper bound"
-    if more.reason:
-        return Check(name, UNKNOWN, np.nan, rules.unsubscribes, more.reason)
-    note = f"{more.value:+.5f} per decision"
-    return Check(
-        name, PASS if more.upper <= rules.unsubscribes else FAIL, more.upper, rules.unsubscribes, note
-    )
+    batch = np.zeros(len(unit), dtype=np.int64)
+    return intervals.sequence(influence, value + influence, batch, unit, rules.planned, rules.level)[-1]
 
 
 def _at_most(name: str, value: float, limit: float, note: str) -> Check:

@@ -1,8 +1,9 @@
 import numpy as np
 import pytest
 
+from nba import stats
 from nba.evaluation import promotion
-from nba.evaluation.offpolicy import Log
+from nba.evaluation.offpolicy import Log, difference
 from nba.evaluation.promotion import Rules, health, judge, passes
 
 
@@ -22,7 +23,10 @@ def policy(share: float, n: int) -> np.ndarray:
 def asked(log, batch, challenger, champion, rules=None):
     n = len(batch)
     zero = np.zeros((n, 2))
-    return judge(log, np.zeros(n), batch, policy(challenger, n), policy(champion, n), zero, rules or Rules())
+    return judge(log, np.zeros(n), policy(challenger, n), policy(champion, n), zero, rules or Rules())
+
+
+OPT_OUTS = "additional opt-outs per decision, upper bound at any look"
 
 
 # by hand
@@ -49,10 +53,8 @@ def test_opt_outs_no_support_and_a_poor_model_stop_it():
     log, batch = nights(2, 8000, 0.3)
     n = len(batch)
     lost = 0.02 * log.column
-    found = {
-        c.check: c for c in judge(log, lost, batch, policy(0.9, n), policy(0.2, n), np.zeros((n, 2)), Rules())
-    }
-    assert found["additional opt-outs per decision, upper bound"].status == "fail"
+    found = {c.check: c for c in judge(log, lost, policy(0.9, n), policy(0.2, n), np.zeros((n, 2)), Rules())}
+    assert found[OPT_OUTS].status == "fail"
     never = log._replace(p_logged=np.tile([1.0, 0.0], (n, 1)), column=np.zeros(n, dtype=np.int64))
     found = asked(never, batch, 0.9, 0.0)
     assert found[0].status == "unknown"
@@ -62,6 +64,25 @@ def test_opt_outs_no_support_and_a_poor_model_stop_it():
     assert not passes(health({**good, "ece": 0.2}, Rules()))
     assert not passes(health({**good, "log_loss": 0.3}, Rules()))
     assert not passes(health({}, Rules()))
+
+
+def test_the_bound_of_opt_outs_holds_at_all_looks():
+    log, _ = nights(4, 4_000, 0.0)
+    lost = (np.random.default_rng(5).random(4_000) < 0.05).astype(float)
+    p, base, q = policy(0.8, 4_000), policy(0.2, 4_000), np.zeros((4_000, 2))
+    found = {check.check: check for check in judge(log, lost, p, base, q, Rules(planned=3_000))}[OPT_OUTS]
+    once = difference(log._replace(reward=lost), p, base, q)
+    wider = float(stats.sequence_bound(np.array([4_000.0]), 3_000, 0.05)[0])
+    assert wider > 2.5
+    assert found.value == pytest.approx(once.value + wider * once.se, rel=0.01)
+
+
+def test_nobody_opting_out_bounds_what_would_have_shown_by_now():
+    for n, status in ((2_000, "fail"), (8_000, "pass")):
+        log, batch = nights(3, n, 0.3)
+        found = {check.check: check for check in asked(log, batch, 0.9, 0.2)}[OPT_OUTS]
+        assert found.status == status
+        assert found.value == pytest.approx(np.log(40) / (n / 1.64), rel=0.05)  # weights 1.8 and 0.2
 
 
 # recovery
