@@ -245,7 +245,8 @@ def between_arms(
     """Give how much more one randomised arm earned than another, compared within batches.
 
     Differences are weighed by the decisions of both arms in the batch, so that arms whose shares or worlds
-    change from batch to batch are still compared like with like.
+    change from batch to batch are still compared like with like. Batches with a single decision of an arm, of
+    which nothing shows how much they vary, are left out.
 
     Args:
         reward: Of decisions of the two arms, shape (n,).
@@ -259,15 +260,21 @@ def between_arms(
         >>> between_arms(np.array([3.0, 1, 1, 1, 6, 6, 4, 2]), first, batch, np.arange(8)).value
         2.0
     """
-    n = len(reward)
-    if n < 2:
-        return PolicyValue.unknown("no closed batch in which both arms ran these policies", n)
     cell = 2 * batch + is_first
-    size = np.bincount(cell, minlength=2 * int(batch.max()) + 2)
+    size = np.bincount(cell, minlength=2 * int(batch.max(initial=-1)) + 2)
+    known = (size.reshape(-1, 2).min(axis=1) > 1)[batch]
+    if not known.any():
+        reason = "no closed batch in which both arms ran these policies, on two customers each or more"
+        return PolicyValue.unknown(reason, len(reward))
+    reward, is_first, batch, cell = reward[known], is_first[known], batch[known], cell[known]
+    unit, n = np.unique(unit[known], return_inverse=True)[1], len(reward)
+    size = np.bincount(cell, minlength=len(size))
     mean = np.bincount(cell, reward, minlength=len(size)) / np.maximum(size, 1)
     both = size[::2] + size[1::2]
     value = float(both @ (mean[1::2] - mean[::2]) / n)
-    influence = np.where(is_first, 1, -1) * (reward - mean[cell]) * both[batch] / size[cell]
+    # What a cell's own mean takes from its variance is given back.
+    apart = (reward - mean[cell]) * np.sqrt(size[cell] / (size[cell] - 1))
+    influence = np.where(is_first, 1, -1) * apart * both[batch] / size[cell]
     return _record(value, influence, np.ones(n), unit, level)
 
 

@@ -79,6 +79,22 @@ def test_arms_are_compared_within_batches():
     assert "no closed batch" in offpolicy.between_arms(reward[:0], first[:0], batch[:0], batch[:0]).reason
 
 
+def test_small_arms_are_as_uncertain_as_they_are():
+    # Arms of two decisions in each of many batches: their own means leave half of the variance.
+    rng = np.random.default_rng(2)
+    batch = np.repeat(np.arange(2000), 4)
+    first = np.tile([True, True, False, False], 2000)
+    reward = rng.normal(size=8000)
+    found = offpolicy.between_arms(reward, first, batch, np.arange(8000))
+    assert found.se == pytest.approx(np.sqrt(2 / 4000), rel=0.05)
+    # A batch with a single decision of an arm says nothing of how far off it is.
+    one = np.append(batch, [2000, 2000, 2000])
+    more = offpolicy.between_arms(
+        np.append(reward, [100.0, 0, 0]), np.append(first, [True, False, False]), one, np.arange(8003)
+    )
+    assert (more.value, more.se, more.n) == pytest.approx((found.value, found.se, 8000))
+
+
 def test_a_log_that_cannot_tell_is_refused_with_a_reason():
     log, p_target, _X, _ = play(2000, 0)
     few = Log(*(part[:50] for part in log))
