@@ -162,5 +162,5 @@ def _chosen(
             update = {"capacity": found["capacity"], "half_life_days": found["half_life_days"] or None}
             return models.model_copy(update=update), f"as chosen on {day}", []
     with threadpool_limits(limits=1, user_api="blas"):
-        choice = belief.choose(rows, catalog, models, config.workspace.seed)
+        choice = belief.choose(rows, catalog, models, config.workspace.seed, config.reward.window_days)
     return choice.settings, choice.reason, belief.rows(choice, at)

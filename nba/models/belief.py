@@ -2,8 +2,10 @@
 
 The latest batches stand for tomorrow: a candidate is fitted on what came before, as the refit would fit it,
 and judged by its squared error of the effect on contacted customers of the latest batches, response −
-baseline being a noisy score of it. The default stays unless another is better by more standard errors,
-clustered by customer, than the best of so many would be by chance one time in twenty (Bonferroni's bound).
+baseline being a noisy score of it. As tomorrow, what is learnt from had closed when the latest batches were
+decided: windows that reach into them would share purchases with what is judged on. The default stays unless
+another is better by more standard errors, clustered by customer, than the best of so many would be by chance
+one time in twenty (Bonferroni's bound).
 """
 
 from typing import Any, NamedTuple
@@ -17,7 +19,8 @@ from nba import stats
 from nba.catalog import Catalog
 from nba.models import inputs
 from nba.models.inputs import Coding
-from nba.models.scorer import Scorer
+from nba.models.response import check_responses
+from nba.models.scorer import Scorer, check_contacts
 from nba.settings import Models
 
 Array = NDArray[np.float64]
@@ -53,7 +56,7 @@ class Choice(NamedTuple):
     reason: str
 
 
-def choose(examples: pa.Table, catalog: Catalog, settings: Models, seed: int) -> Choice:
+def choose(examples: pa.Table, catalog: Catalog, settings: Models, seed: int, window_days: int) -> Choice:
     """Choose capacity and half-life by the latest examples.
 
     Args:
@@ -61,9 +64,10 @@ def choose(examples: pa.Table, catalog: Catalog, settings: Models, seed: int) ->
         catalog: Its treatments.
         settings: The default, which stays unless another is clearly better.
         seed: Of samples, folds and trees.
+        window_days: Days after a decision in which orders count.
     """
-    early, late = split(examples)
-    if late is None:
+    early, late = split(examples, window_days)
+    if late is None or _too_few(early, catalog):
         return Choice(settings, (), "too few batches or contacts to choose by: the settings stand")
     rng = np.random.default_rng(seed)
     if early.num_rows > _MOST_ROWS:
@@ -88,17 +92,28 @@ def choose(examples: pa.Table, catalog: Catalog, settings: Models, seed: int) ->
     )
 
 
-def split(examples: pa.Table) -> tuple[pa.Table, pa.Table | None]:
-    """Split examples by time: the latest moments, a fifth of the rows, are judged on; None if too few."""
+def split(examples: pa.Table, window_days: int) -> tuple[pa.Table, pa.Table | None]:
+    """Split examples by time: those of windows that had ended by then, and the latest moments.
+
+    The latest moments, a fifth of the rows, are judged on; None if too few.
+    """
     at = examples["as_of"].cast(pa.int64()).to_numpy()
     moments, counts = np.unique(at, return_counts=True)
     if len(moments) < _LEAST_BATCHES:
         return examples, None
     later = np.cumsum(counts[::-1])[::-1] <= max(_LATEST * len(at), counts[-1])
-    rows = np.isin(at, moments[later])
-    late = examples.filter(pa.array(rows))
+    begin = moments[later].min()
+    late = examples.filter(pa.array(at >= begin))
+    early = examples.filter(pa.array(at + int(window_days * 86400e6) <= begin))
     contacts = sum(name != "none" for name in late["treatment_id"].to_pylist())
-    return examples.filter(pa.array(~rows)), late if contacts >= _LEAST_CONTACTS else None
+    return early, late if contacts >= _LEAST_CONTACTS else None
+
+
+def _too_few(examples: pa.Table, catalog: Catalog) -> bool:
+    column = Coding.of(catalog).columns(examples["treatment_id"].to_pylist())
+    known = column >= 0
+    y = examples["is_response"].to_numpy(zero_copy_only=False)[known]
+    return bool(check_responses(y) or check_contacts(column[known]))
 
 
 def chances(closed: pa.Table, waiting: pa.Table, catalog: Catalog, settings: Models, seed: int) -> Array:

@@ -1,4 +1,7 @@
+from datetime import timedelta
+
 import numpy as np
+import pyarrow.compute as pc
 import pytest
 
 from nba.models import belief
@@ -19,6 +22,18 @@ def test_gains_are_clustered_by_customer():
     )
     assert five.gain_se == pytest.approx(apart.gain_se)
     assert (five.n, apart.n) == (2000, 400)
+
+
+def test_what_is_learnt_from_had_closed_when_the_latest_were_decided(varied, catalog, quick):
+    early, late = belief.split(varied.examples, 14)
+    last, first = pc.max(early["as_of"]).as_py(), pc.min(late["as_of"]).as_py()
+    assert first - last >= timedelta(days=14)
+    between = early.num_rows + late.num_rows
+    near, same = belief.split(varied.examples, 1)
+    assert same.equals(late)
+    assert between < near.num_rows + late.num_rows == varied.examples.num_rows
+    long = belief.choose(varied.examples, catalog, quick, 0, 300)  # nothing had closed by then
+    assert (long.settings, long.candidates) == (quick, ())
 
 
 def test_the_default_gains_nothing_over_itself():
