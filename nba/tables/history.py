@@ -151,7 +151,8 @@ TOUCHES = Table(
         f.text("channel", "the medium"),
         f.code(
             "kind",
-            "what happened",
+            "what happened; failed: the channel could not deliver it; refused: the customer or their provider"
+            " did not take it (a blocked number, a call not accepted), so that neither counts as a contact",
             values=("sent", "delivered", "failed", "seen", "clicked", "refused", "unsubscribed"),
         ),
         f.identifier("treatment_id", "what was sent; unknown where it was not ours", nullable=True),
