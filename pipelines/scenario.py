@@ -1,5 +1,6 @@
 """What if: other limits, levers or rules on the stored candidates of a batch, its prices solved anew."""
 
+from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,8 @@ from nba.catalog import Catalog
 from nba.errors import DataError, MissingError, listed
 from nba.history import History
 from nba.policy import arbitrate, levers, limits
-from nba.serving.whatif import AS_DECIDED, Changes, Stored, changed, check, solve, stored_of
+from nba.policy.eligibility import Terms, eligible
+from nba.serving.whatif import AS_DECIDED, Changes, Stored, asked_again, changed, check, solve, stored_of
 from pipelines import replay
 from pipelines.progress import Progress, silent
 
@@ -69,7 +71,7 @@ def scenario(
     step(1)
     rows = solve(AS_DECIDED, stored, catalog, config, "")
     step(1)
-    moved, after = changed(stored, catalog, config, changes)
+    moved, after = changed(_asked_again(history, stored, catalog, config, changes), catalog, config, changes)
     rows += solve(name, moved, after[0], after[1], changes.words)
     step(1)
     made = tables.SCENARIOS.build(rows)
@@ -111,6 +113,20 @@ def parse(pairs: list[str], what: str, *, whole: bool = False) -> dict[str, floa
     if faults:
         raise listed(faults, "the scenario cannot be read", f"Write for example {what} email=500.")
     return out
+
+
+def _asked_again(
+    history: History, stored: Stored, catalog: Catalog, config: settings.Settings, changes: Changes
+) -> Stored:
+    if not changes.without_rules and not changes.rules_as_set:
+        return stored
+    until = stored.decided_at + timedelta(days=config.policy.valid_days)
+    terms = Terms(until, config.workspace.timezone, config.reward.window_days, changes.without_rules)
+    seen = replay.features_of(history, stored.batch_id, stored.ids)
+    ids = seen["customer_id"].combine_chunks()
+    with history.as_of(stored.decided_at) as snapshot:
+        found = eligible(snapshot, catalog, config.limits, ids, config.engagement, seen, terms)
+    return asked_again(stored, found, changes)
 
 
 def read(
@@ -159,7 +175,9 @@ def read(
         by_recent = arbitrate.nuisance(snapshot, catalog, config.reward)
         spent = limits.spent_today(snapshot, catalog, config.workspace.timezone)
     nuisance = replay.fatigue_of(by_recent, history, batch_id, ids)
-    stored = stored._replace(nuisance=nuisance, spent=spent, stands_for=customers["decided"] / len(ids))
+    stored = stored._replace(
+        nuisance=nuisance, spent=spent, stands_for=customers["decided"] / len(ids), ids=tuple(ids)
+    )
     if not config.policy.levers:
         return stored
     seen = replay.features_of(history, batch_id, ids)

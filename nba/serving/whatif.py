@@ -14,12 +14,14 @@ from nba.catalog import Catalog
 from nba.errors import DataError, listed
 from nba.policy import levers
 from nba.policy.allocate import allocate
+from nba.policy.eligibility import Eligibility
 from nba.policy.explore import Estimate
 from nba.policy.limits import bounded, reachable
 from nba.serving.decide import Limited, limits_of, scaled, strategy
 
 Array = NDArray[np.float64]
 AS_DECIDED = "as decided"
+NOT_OFFERED = "not offered then"  # treatments that are new since, and those of which nothing is believed
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,7 @@ class Changes:
         costs: Treatment to its cost per delivery, money.
         without_rules: Rules that are not applied, as the reasons of the choices name them.
         stopped: Treatments or actions that are not proposed.
+        rules_as_set: Whether the rules are those that the settings have now.
     """
 
     capacity: Mapping[str, int]
@@ -41,6 +44,7 @@ class Changes:
     costs: Mapping[str, float] | None = None
     without_rules: tuple[str, ...] = ()
     stopped: tuple[str, ...] = ()
+    rules_as_set: bool = False
 
     @property
     def words(self) -> str:
@@ -51,6 +55,7 @@ class Changes:
         parts += [f"cost of {name} {x:g}" for name, x in (self.costs or {}).items()]
         parts += [f"without {rule}" for rule in self.without_rules]
         parts += [f"{name} stopped" for name in self.stopped]
+        parts += ["rules as set now"] if self.rules_as_set else []
         return ", ".join(parts)
 
 
@@ -60,13 +65,15 @@ class Stored(NamedTuple):
     Attributes:
         estimate: Belief in money, shapes (n, k).
         is_eligible: Shape (n, k).
-        reason: Rule that removed each candidate, shape (n, k); empty if eligible.
+        reason: Rule that removed each candidate, the first where several would, shape (n, k); empty if
+            eligible.
         share: Part of the batch's customers that these are; limits shrink with it.
         nuisance: Price of fatigue per contact, money, shape (n, k).
         weight: Business weights that the belief holds, shape (n, k).
         context: Which of the settings' levers hold, as bits, shape (n,); 0 where it is not known.
         spent: Choices of each treatment by earlier batches of the same day, shape (k,).
         stands_for: Customers that are decided, the holdout not among them, for each of these.
+        ids: The customers, where they are known, in order.
     """
 
     batch_id: str
@@ -80,6 +87,7 @@ class Stored(NamedTuple):
     context: NDArray[np.int32]
     spent: Array
     stands_for: float = 1.0
+    ids: tuple[str, ...] = ()
 
     def gain(self, catalog: Catalog) -> Estimate:
         """Give what treatments gain before costs and without any weight, shapes (n, k)."""
@@ -107,7 +115,7 @@ def stored_of(rows: pa.Table, catalog: Catalog, batch_id: str, share: float) -> 
     cell = (code[column >= 0], column[column >= 0])
     mean, se = np.full((n, k), np.nan), np.full((n, k), np.nan)
     mean[cell], se[cell] = rows["mean"].to_numpy()[column >= 0], rows["se"].to_numpy()[column >= 0]
-    is_eligible, reason = np.zeros((n, k), dtype=bool), np.full((n, k), "not offered then", dtype=object)
+    is_eligible, reason = np.zeros((n, k), dtype=bool), np.full((n, k), NOT_OFFERED, dtype=object)
     is_eligible[cell] = rows["is_eligible"].to_numpy(zero_copy_only=False)[column >= 0]
     reason[cell] = np.array(rows["reason"].to_pylist(), dtype=object)[column >= 0]
     if np.isnan(mean[:, 1:]).all():
@@ -117,6 +125,7 @@ def stored_of(rows: pa.Table, catalog: Catalog, batch_id: str, share: float) -> 
         )
     mean[:, 0] = se[:, 0] = 0.0
     believed = np.isfinite(mean)
+    reason[~believed] = NOT_OFFERED
     estimate = Estimate(np.nan_to_num(mean), np.nan_to_num(se))
     known = column >= 0
     nuisance, weight = np.zeros((n, k)), np.tile(catalog.lever, (n, 1))
@@ -193,7 +202,7 @@ def check(changes: Changes, catalog: Catalog, stored: Stored, config: settings.S
         "capacity": (changes.capacity, set(catalog.channels) | volumes),
         "lever": (changes.levers or {}, actions | {lever.name for lever in config.policy.levers}),
         "cost": (changes.costs or {}, set(catalog.treatment_ids[1:])),
-        "rule": (changes.without_rules, set(stored.reason[~stored.is_eligible].tolist())),
+        "rule": (changes.without_rules, set(stored.reason[~stored.is_eligible].tolist()) - {NOT_OFFERED}),
         "stop": (changes.stopped, actions | set(catalog.treatment_ids[1:])),
     }
     faults = [
@@ -209,6 +218,25 @@ def check(changes: Changes, catalog: Catalog, stored: Stored, config: settings.S
     ]
     if faults:
         raise listed(faults, "the scenario cannot be solved", "Name what the catalog and the batch have.")
+
+
+def asked_again(stored: Stored, found: Eligibility, changes: Changes) -> Stored:
+    """Say which other rules remove the candidates of the rules that are left out, or what all rules say now.
+
+    Only the first rule that removed a candidate is stored: without it, later ones may still remove it.
+
+    Args:
+        stored: As decided.
+        found: What the rules say of the same customers at the same moment, those left out not asked.
+        changes: Which are left out.
+    """
+    again = np.array(found.reasons, dtype=object)[found.reason]
+    known = stored.reason != NOT_OFFERED
+    if changes.rules_as_set:
+        reason = np.where(known, again, stored.reason)
+        return stored._replace(reason=reason, is_eligible=reason == "")
+    opened = known & np.isin(stored.reason, list(changes.without_rules)) & (again != "")
+    return stored._replace(reason=np.where(opened, again, stored.reason))
 
 
 def changed(

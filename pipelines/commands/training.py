@@ -136,9 +136,13 @@ def shadow(
     """Log what another version would have decided in a batch, without delivering anything."""
     from pipelines import shadow as step
 
-    table = run(lambda progress: step.shadow(workspace, moment(at), batch_id, alias, progress=progress))
-    counts = table.group_by("treatment_id").aggregate([("decision_id", "count"), ("expected_value", "sum")])
+    found = run(lambda progress: step.shadow(workspace, moment(at), batch_id, alias, progress=progress))
+    counts = found.rows.group_by("treatment_id").aggregate(
+        [("decision_id", "count"), ("expected_value", "sum")]
+    )
     show(f"What {alias} would have sent", counts.sort_by("treatment_id").to_pylist())
+    if found.n_left_out:
+        out.print(f"Of {found.n_left_out:,} other customers of the batch no candidates are stored.")
 
 
 @app.command(rich_help_panel=PANEL)
@@ -175,6 +179,10 @@ def scenario(
     cost: Annotated[list[str] | None, typer.Option(help="treatment=money; may be repeated.")] = None,
     without: Annotated[list[str] | None, typer.Option(help="Rule not to apply, as reasons name it.")] = None,
     stop: Annotated[list[str] | None, typer.Option(help="Action or treatment not to propose.")] = None,
+    rules_as_set: Annotated[
+        bool,
+        typer.Option("--rules-as-set", help="Ask the rules that nba.toml has now, changed or new ones too."),
+    ] = False,
 ) -> None:
     """Change limits, levers or rules on a stored batch: expected value, volume, cost and prices."""
     from pipelines import scenario as step
@@ -186,6 +194,7 @@ def scenario(
         step.parse(cost or [], "--cost"),
         tuple(without or ()),
         tuple(stop or ()),
+        rules_as_set,
     )
     table = run(
         lambda progress: step.scenario(workspace, name, changes, batch_id, progress=progress)

@@ -6,6 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nba.catalog import Action, Catalog, Treatment
+from nba.errors import DataError
+from nba.policy.eligibility import Eligibility
 from nba.policy.explore import Estimate
 from nba.serving import whatif
 from nba.settings import Settings
@@ -49,6 +51,24 @@ def test_limits_per_day_have_less_after_an_earlier_batch():
     _, later = solved(stored_of(mean, se, spent=12.0), settings_of(**daily))
     assert (fresh["available"], later["available"]) == (30, 18)
     assert later["used"] <= 18
+
+
+def test_without_a_rule_later_ones_still_remove():
+    stored = stored_of([2.0, 2.0, 2.0, 2.0], [1.0] * 4)
+    reason = np.array([["", "cap"], ["", "cap"], ["", "no consent"], ["", whatif.NOT_OFFERED]], dtype=object)
+    stored = stored._replace(reason=reason, is_eligible=reason == "")
+    # Of the first two the cap was the first rule; one of them is paused, too.
+    numbers = np.array([[0, 1], [0, 0], [0, 2], [0, 0]], dtype=np.int8)
+    found = Eligibility(None, numbers == 0, numbers, None, ("", "paused", "no consent"), ())
+    config, changes = settings_of(), whatif.Changes({}, without_rules=("cap",))
+    again = whatif.asked_again(stored, found, changes)
+    assert again.reason[:, 1].tolist() == ["paused", "cap", "no consent", whatif.NOT_OFFERED]
+    after, _ = whatif.changed(again, SHOP, config, changes)
+    assert after.is_eligible[:, 1].tolist() == [False, True, False, False]
+    now = whatif.asked_again(stored, found, whatif.Changes({}, rules_as_set=True))
+    assert now.is_eligible[:, 1].tolist() == [False, True, False, False]
+    with pytest.raises(DataError, match="rule 'not offered then' is not known"):
+        whatif.check(whatif.Changes({}, without_rules=(whatif.NOT_OFFERED,)), SHOP, stored, config)
 
 
 # laws
