@@ -17,13 +17,16 @@ from nba.history import History
 from nba.policy import arbitrate, explore
 from nba.policy.explore import Estimate
 from nba.serving.decide import strategy
+from pipelines import pooled as pooling
 from pipelines import replay
+from pipelines.pooled import Pooled
 from pipelines.progress import Progress, silent
-from pipelines.replay import Context, Model, Part, Player, Pooled, Unseen
+from pipelines.replay import Context, LeftOut, Model, Part, Player, Unseen
 
 Array = NDArray[np.float64]
 ALL = "all"
 _LEARNT = "all closed decisions were in its training: judge it once later ones have closed"
+_UNREAD = "no decision closed since its training has a logged probability and stored candidates"
 _REPEATS = 400
 FULL = "full policy"
 
@@ -37,10 +40,10 @@ _CLOSED = """
 def evaluate(workspace: Path, at: datetime, *, progress: Progress | None = None) -> pa.Table:
     """Write `policy_values`, and beside it `diagnostics`, `ablations` and `value_finder`.
 
-    Arms are judged on their own decisions. The champion is judged on decisions that were not in its training
-    (those whose window closed later, and made later where it has read open ones; on others it would look
-    better than it is), of the arms that could have chosen whatever it would choose. A row's weight rests on
-    the probability of its own arm.
+    Arms are judged on their own decisions. The champion is judged on decisions that were made since its
+    training (on earlier ones it would look better than it is); while none of these has closed, on those made
+    before that closed later, and `diagnostics` says so. It is judged on the arms that could have chosen
+    whatever it would choose. A row's weight rests on the probability of its own arm.
 
     Args:
         workspace: Folder of the workspace.
@@ -61,34 +64,28 @@ def evaluate(workspace: Path, at: datetime, *, progress: Progress | None = None)
     closed = history.sql(_CLOSED.format(settled=context.settled), {"at": at})
     level = context.config.experiment.level
     champion = Model.find(context, "champion")
-    batches = replay.closed_batches(context, Unseen.by(champion)) if champion else []
+    unseen, batches = _unseen(context, champion) if champion else (Unseen(), [])
     step = progress.step("judging policies", total=len(batches) + 2)
     rows = _arm_values(closed, level)
     step(1)
     written: dict[str, pa.Table] = {}
     if champion:
         players = _players(context, champion)
-        n_dropped = 0
         parts: list[Part] = []
         played: dict[str, list[Array]] = {name: [] for name in players}
         for batch_id in batches:
-            if part := replay.read(context, batch_id, unseen=Unseen.by(champion)):
+            if part := replay.read(context, batch_id, unseen=unseen):
                 parts.append(part)
-                n_dropped += part.n_dropped
                 for name, player in players.items():
                     played[name].append(player.play(part).final)
             step(1)
-        pooled = replay.pool(parts, played) if parts else None
+        pooled = pooling.pool(parts, played) if parts else None
         policy_id = players[FULL].policy_id
-        why = "no decision since its training has a logged probability" if batches else _LEARNT
-        found, checks = _champion_values(pooled, policy_id, context, why)
-        if pooled is not None:
-            note = f"{n_dropped} decisions without a logged probability are left out"
-            limit = float(len(pooled.arm))
-            checks.append(
-                {"policy_id": policy_id, "check": "logged", "value": float(n_dropped), "limit": limit,
-                 "status": "warning" if n_dropped else "ok", "note": note}
-            )  # fmt: skip
+        found, checks = _champion_values(pooled, policy_id, context, _UNREAD if batches else _LEARNT)
+        if batches:
+            checks += _readable(replay.left_out(context, unseen), policy_id)
+            if unseen.made_since < champion.trained_at:
+                checks.append(_overlapping(policy_id))
         rows += found
         written["diagnostics"] = tables.DIAGNOSTICS.build(checks)
         ablated = _ablations(closed, pooled, policy_id, context, players)
@@ -108,8 +105,7 @@ def _players(context: Context, champion: Model) -> dict[str, Player]:
 
     def responses(part: Part) -> Estimate:
         found = champion.scorer.scores(part.features, catalog)
-        weight = replay.worth(context, part).weight
-        return arbitrate.by_response(found.p_response, found.margin_per_response, catalog, weight)
+        return arbitrate.by_response(found.p_response, found.margin_per_response, catalog, part.worth.weight)
 
     def without_levers(part: Part) -> Estimate:
         return replay.believed(context, champion, part, weighed=False)
@@ -148,13 +144,43 @@ def _arm_values(closed: pa.Table, level: float) -> list[dict[str, Any]]:
     return out
 
 
+def _unseen(context: Context, champion: Model) -> tuple[Unseen, list[str]]:
+    # What has read open windows has read decisions that closed later, too.
+    unseen = Unseen.by(champion)
+    batches = replay.closed_batches(context, unseen)
+    if not batches and not champion.has_open:
+        unseen = Unseen(closed_after=champion.trained_at)
+        batches = replay.closed_batches(context, unseen)
+    return unseen, batches
+
+
+def _overlapping(policy_id: str) -> dict[str, Any]:
+    note = "decided before its training and closed later: what was bought between may have been learnt from"
+    return {"policy_id": policy_id, "check": "made since training", "value": 0.0, "limit": 1.0,
+            "status": "warning", "note": note}  # fmt: skip
+
+
+def _readable(left: LeftOut, policy_id: str) -> list[dict[str, Any]]:
+    # A batch may log the candidates of some customers only, by hash: they stand for the others.
+    told = (
+        ("logged", left.n_unlogged, "a logged probability", "warning" if left.n_unlogged else "ok"),
+        ("candidates", left.n_bare, "stored candidates", "ok"),
+    )
+    return [
+        {"policy_id": policy_id, "check": check, "value": float(n), "limit": float(left.n),
+         "status": "refused" if n and n == left.n else status,
+         "note": f"{n} decisions without {what} are left out"}
+        for check, n, what, status in told
+    ]  # fmt: skip
+
+
 def _champion_values(
     pooled: Pooled | None, policy_id: str, context: Context, why: str
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     level = context.config.experiment.level
     if pooled is None:
         return [_row(policy_id, "dros", ALL, PolicyValue.unknown(why))], []
-    able = replay.supported(pooled, [FULL])
+    able = pooling.supported(pooled, [FULL])
     if not len(able.arm):
         reason = "no arm of the log could have chosen what the champion would choose"
         return [_row(policy_id, "dros", ALL, PolicyValue.unknown(reason))], []
@@ -216,9 +242,9 @@ def _ablations(
             continue
         remark = "" if weighted or versus != "no levers" else "all levers are 1"
         if pooled is None:
-            value = PolicyValue.unknown("all closed decisions were in the champion's training")
+            value = PolicyValue.unknown("no closed decision that is new to the champion can be replayed")
         else:
-            able = replay.supported(pooled, [FULL, versus])
+            able = pooling.supported(pooled, [FULL, versus])
             value = _paired(able, versus, level)
         out.append(_ablation(versus, "off-policy", policy_id, level, value, remark))
     return out

@@ -13,7 +13,7 @@ from nba.errors import DataError, MissingError
 from nba.evaluation import offpolicy, promotion
 from nba.evaluation.promotion import Check, Rules
 from nba.history import History
-from pipelines import replay
+from pipelines import pooled, replay
 from pipelines.progress import Progress, silent
 from pipelines.replay import Context, Model
 
@@ -164,21 +164,31 @@ def evidence(context: Context, champion: Model, challenger: Model) -> list[Check
             for name, player in players.items():
                 played[name].append(player.play(part).final)
     name = "decisions that neither has learnt from"
+    left = replay.left_out(context, unseen)
     if not parts:
         note = "none of them has closed yet: ask again once a window has"
+        if left.n:
+            note = f"none of {left.n} has its probability and its candidates stored"
         return [Check(name, promotion.UNKNOWN, 0.0, 1.0, note), *health]
-    able = replay.supported(replay.pool(parts, played), list(players))
+    able = pooled.supported(pooled.pool(parts, played), list(players))
     if not len(able.arm):
         note = "no arm of the log could have chosen what both would choose"
         return [Check(name, promotion.FAIL, 0.0, 1.0, note), *health]
     n = len(able.arm)
-    found = Check(name, promotion.PASS, float(n), 1.0, f"of {len(parts)} batches")
+    note = f"of {len(parts)} batches"
+    if missing := left.n_unlogged + left.n_bare:
+        note += f"; {missing} without probability or candidates are left out"
+    found = Check(name, promotion.PASS, float(n), 1.0, note)
     mixed = 0.5 * (able.target["champion"] + able.target["challenger"])
     q = offpolicy.outcome_model(able.X, able.log, mixed)
     judged = promotion.judge(
-        able.log, np.nan_to_num(able.unsubscribed), able.batch, able.target["challenger"],
-        able.target["champion"], q, asked,
-    )  # fmt: skip
+        able.log,
+        np.nan_to_num(able.unsubscribed),
+        able.target["challenger"],
+        able.target["champion"],
+        q,
+        asked,
+    )
     return [found, *judged, *health]
 
 

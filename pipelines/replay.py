@@ -4,7 +4,7 @@
 features, candidates and logged probabilities, and a player that gives its own probabilities for them.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,21 +12,18 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from nba import draws, feedback, settings, tables, tracking
+from nba import draws, feedback, settings, tracking
 from nba.catalog import Catalog
 from nba.errors import DataError, MissingError
-from nba.evaluation import offpolicy
-from nba.evaluation.offpolicy import Log
 from nba.history import History
 from nba.models.scorer import Scorer
-from nba.policy import arbitrate, explore, levers
+from nba.policy import arbitrate, explore
 from nba.policy.allocate import allocate, trim
 from nba.policy.explore import Estimate, Policy
 from nba.policy.limits import reachable, spent_today
-from nba.serving.decide import Limited, Worth, belief, limits_of, scaled, strategy
+from nba.serving.decide import Limited, Worth, belief, limits_of, scaled, strategy, worth_of
 
 Array = NDArray[np.float64]
 Whole = NDArray[np.int64]
@@ -34,11 +31,23 @@ Whole = NDArray[np.int64]
 MAX_CUSTOMERS = 10_000
 _EVER = datetime(1970, 1, 1, tzinfo=UTC)
 
-_LOGGED = """
+# What a policy decided, with its probability, and with the candidates that it chose from.
+_IS_LOGGED = "coalesce(d.p_action > 0 and not isnan(d.p_action), false)"
+_HAS_CANDIDATES = "d.decision_id in (select decision_id from choices where treatment_id = 'none')"
+_UNSEEN = "d.decided_at >= $since and o.closed_at > $after"
+_LOGGED = f"""
     select d.customer_id, d.decision_id, coalesce(d.arm, 'policy') as arm, d.treatment_id, d.p_action,
         o.reward, o.is_unsubscribe::double as unsubscribed, d.policy_id = 'none' as is_held
-    from decisions d left join ({settled}) o using (decision_id)
-    where d.batch_id = $batch and d.policy_id <> 'outside' and {which} order by d.customer_id
+    from decisions d left join ({{settled}}) o using (decision_id)
+    where d.batch_id = $batch and d.policy_id <> 'outside' and {_IS_LOGGED} and {_HAS_CANDIDATES}
+        and {{which}}
+    order by d.customer_id
+"""
+_LEFT_OUT = f"""
+    select count(*) as n, count(*) filter (not {_IS_LOGGED}) as n_unlogged,
+        count(*) filter ({_IS_LOGGED} and not {{candidates}}) as n_bare
+    from decisions d join ({{settled}}) o using (decision_id)
+    where d.policy_id not in ('none', 'outside') and {_UNSEEN}
 """
 _FEATURES = """
     select f.* from features f join wanted w on f.customer_id = w.customer_id
@@ -65,7 +74,7 @@ class Part(NamedTuple):
         names: Treatments by column.
         is_held: Of the holdout, which gets nothing from any policy, shape (n,).
         share: Part of all the batch's decisions that these are, those of other systems counted.
-        n_dropped: Rows left out because their probability was not logged.
+        worth: Price of fatigue, lifetime value saved and weights, as known when the batch was decided.
     """
 
     batch_id: str
@@ -80,7 +89,7 @@ class Part(NamedTuple):
     names: tuple[str, ...]
     is_held: NDArray[np.bool_]
     share: float
-    n_dropped: int
+    worth: Worth
 
 
 class Played(NamedTuple):
@@ -108,17 +117,12 @@ class Played(NamedTuple):
 
 @dataclass(frozen=True)
 class Context:
-    """What is the same for all players of a workspace.
-
-    Attributes:
-        nuisance: Price of fatigue per contact by number of recent contacts, money, shape (levels, k).
-    """
+    """What is the same for all players of a workspace."""
 
     config: settings.Settings
     catalog: Catalog
     history: History
     at: datetime
-    nuisance: Array
 
     @classmethod
     def read(cls, workspace: Path, at: datetime) -> "Context":
@@ -135,9 +139,11 @@ class Context:
             )
         tracking.setup(config, workspace)
         catalog = settings.read_catalog(workspace, config)
-        with history.as_of(at) as snapshot:
-            nuisance = arbitrate.nuisance(snapshot, catalog, config.reward)
-        return cls(config, catalog, history, at, nuisance)
+        return cls(config, catalog, history, at)
+
+    def asked(self, unseen: "Unseen") -> dict[str, datetime]:
+        """Give what queries of unseen decisions ask."""
+        return {"at": self.at, "since": unseen.made_since, "after": unseen.closed_after}
 
     @property
     def settled(self) -> str:
@@ -185,14 +191,18 @@ class Model:
 class Unseen(NamedTuple):
     """What models have not learnt from: decisions made since one moment that closed after another."""
 
-    made_since: datetime
-    closed_after: datetime
+    made_since: datetime = _EVER
+    closed_after: datetime = _EVER
 
     @classmethod
     def by(cls, *models: Model) -> "Unseen":
-        """Say what none of some models has learnt from."""
-        opened = [model.trained_at for model in models if model.has_open]
-        return cls(max(opened, default=_EVER), max(model.trained_at for model in models))
+        """Say what none of some models can have learnt anything of.
+
+        The window of a decision made before may share purchases with those of decisions that were learnt
+        from, though it closed later.
+        """
+        trained_at = max(model.trained_at for model in models)
+        return cls(trained_at, trained_at)
 
 
 class Player(NamedTuple):
@@ -227,20 +237,8 @@ def believed(context: Context, model: Model, part: Part, *, weighed: bool = True
         weighed: Whether business weights count.
     """
     scores = model.scorer.scores(part.features, context.catalog)
-    return belief(scores, context.catalog, worth(context, part, weighed=weighed))
-
-
-def worth(context: Context, part: Part, *, weighed: bool = True) -> Worth:
-    """Give money beyond margin and cost, and the weights, of a part's customers."""
-    catalog, chosen, saved = context.catalog, context.config.policy.levers, None
-    if context.config.reward.clv_actions:
-        with context.history.as_of(context.at) as snapshot:
-            saved = arbitrate.saved(snapshot, catalog, context.config.reward, part.features["customer_id"])
-    tired = arbitrate.fatigue(context.nuisance, part.features)
-    weight = np.ones(tired.shape)
-    if weighed:
-        weight = levers.weights(levers.contexts(part.features, chosen), chosen, catalog)
-    return Worth(tired, saved, weight)
+    worth = part.worth if weighed else part.worth._replace(weight=np.ones_like(part.worth.weight))
+    return belief(scores, context.catalog, worth)
 
 
 def within(context: Context, part: Part, policy: Policy, estimate: Estimate) -> Played:
@@ -302,16 +300,13 @@ def random_player(context: Context) -> Player:
     return Player("random", play)
 
 
-def closed_batches(context: Context, unseen: Unseen | None = None) -> list[str]:
-    """Name the batches with closed outcomes, or with unseen ones, in the order of their decisions."""
+def closed_batches(context: Context, unseen: Unseen = Unseen()) -> list[str]:  # noqa: B008 it is immutable
+    """Name the batches with closed outcomes, of unseen decisions where asked, in the order of decisions."""
     query = (
         f"select batch_id, min(decided_at) as decided_at from decisions d join ({context.settled}) o"
-        " using (decision_id) where o.closed_at > $after and d.decided_at >= $since"
-        " group by 1 order by 2, 1"
+        f" using (decision_id) where {_UNSEEN} group by 1 order by 2, 1"
     )
-    since, after = unseen or Unseen(_EVER, _EVER)
-    asked = {"at": context.at, "after": after, "since": since}
-    return context.history.sql(query, asked)["batch_id"].to_pylist()
+    return context.history.sql(query, context.asked(unseen))["batch_id"].to_pylist()
 
 
 def read(
@@ -334,33 +329,29 @@ def read(
         held: Whether the holdout is read, too.
 
     Returns:
-        The rows, or None where there are none whose probability was logged.
+        The rows, or None where there are none whose probability and candidates were logged: what a policy
+        would do is not known of others. Where a batch logs candidates of a share of its customers
+        (`log_choices`), it is one by hash, which stands for all of them.
     """
-    asked: dict[str, Any] = {"batch": batch_id, "at": context.at}
+    history = context.history
+    if not history.has("choices"):
+        return None
     which = "o.decision_id is not null" if closed else "true"
     if not held:
         which += " and d.policy_id <> 'none'"
+    asked: dict[str, Any] = {"batch": batch_id, "at": context.at}
     if unseen is not None:
-        which += " and d.decided_at >= $since and o.closed_at > $after"
-        asked["since"], asked["after"] = unseen
-    history = context.history
+        which += f" and {_UNSEEN}"
+        asked |= context.asked(unseen)
     logged = history.sql(_LOGGED.format(settled=context.settled, which=which), asked)
-    n_all = logged.num_rows
-    kept = draws.uniform(logged["customer_id"].to_pylist(), "evaluate") < most / max(n_all, 1)
+    kept = draws.uniform(logged["customer_id"].to_pylist(), "evaluate") < most / max(logged.num_rows, 1)
     logged = logged.filter(pa.array(kept))
-    known = pc.and_(pc.is_valid(logged["p_action"]), pc.greater(logged["p_action"], 0.0))
-    n_thinned = logged.num_rows
-    logged = logged.filter(known)
     if not logged.num_rows:
         return None
     with history.connection() as connection:
         connection.register("wanted", logged.select(["decision_id", "customer_id"]))
         found = connection.sql(_FEATURES, params={"batch": batch_id}).to_arrow_table()
-        choices = (
-            connection.sql(_CHOICES).to_arrow_table()
-            if history.has("choices")
-            else tables.CHOICES.empty().select(["decision_id", "treatment_id", "is_eligible", "p_action"])
-        )
+        choices = connection.sql(_CHOICES).to_arrow_table()
     if found.num_rows != logged.num_rows:
         raise DataError(
             f"batch {batch_id} has {logged.num_rows} decisions but {found.num_rows} rows of features",
@@ -369,7 +360,31 @@ def read(
     # Limits are shared out over everybody in the batch: other arms, open windows and other systems' too.
     whole = history.sql("select count(*) as n from decisions where batch_id = $batch", {"batch": batch_id})
     share = logged.num_rows / whole["n"][0].as_py()
-    return _part(context.catalog, batch_id, logged, found, choices, share, n_thinned - logged.num_rows)
+    with history.as_of(found["as_of"][0].as_py()) as snapshot:
+        worth = worth_of(snapshot, found, context.catalog, context.config)
+    return _part(context.catalog, batch_id, logged, found, choices, share, worth)
+
+
+class LeftOut(NamedTuple):
+    """Decisions that no replay can judge by.
+
+    Attributes:
+        n: Closed decisions of policies, these among them.
+        n_unlogged: Without a logged probability.
+        n_bare: With one, but without stored candidates.
+    """
+
+    n: int
+    n_unlogged: int
+    n_bare: int
+
+
+def left_out(context: Context, unseen: Unseen) -> LeftOut:
+    """Count the unseen closed decisions that `read` leaves out."""
+    candidates = _HAS_CANDIDATES if context.history.has("choices") else "false"
+    query = _LEFT_OUT.format(settled=context.settled, candidates=candidates)
+    (found,) = context.history.sql(query, context.asked(unseen)).to_pylist()
+    return LeftOut(**found)
 
 
 def _part(
@@ -379,7 +394,7 @@ def _part(
     features: pa.Table,
     choices: pa.Table,
     share: float,
-    n_dropped: int,
+    worth: Worth,
 ) -> Part:
     n = logged.num_rows
     given, candidates = logged["treatment_id"].to_pylist(), choices["treatment_id"].to_pylist()
@@ -392,117 +407,24 @@ def _part(
     is_eligible, p_logged = np.zeros((n, len(names)), dtype=bool), np.zeros((n, len(names)))
     is_eligible[cell] = choices["is_eligible"].to_numpy(zero_copy_only=False)
     p_logged[cell] = choices["p_action"].to_numpy()
-    own = logged["p_action"].to_numpy()
-    bare = np.setdiff1d(np.arange(n), row)
-    # Logged without candidates: only the chosen one's probability is known, which is all that weights need.
-    k = len(catalog.treatment_ids)
-    is_eligible[bare, :k] = True
-    p_logged[bare, :k] = ((1 - own[bare]) / max(k - 1, 1))[:, None]
-    p_logged[np.arange(n), column] = own
+    p_logged[np.arange(n), column] = logged["p_action"].to_numpy()
     return Part(
         batch_id,
         logged["customer_id"].to_pylist(),
         np.array(logged["arm"].to_pylist(), dtype=object),
         column,
-        _numbers(logged["reward"]),
-        _numbers(logged["unsubscribed"]),
+        numbers(logged["reward"]),
+        numbers(logged["unsubscribed"]),
         p_logged,
         is_eligible,
         features,
         names,
         np.array(logged["is_held"].to_pylist(), dtype=bool),
         share,
-        n_dropped,
+        worth,
     )
 
 
-class Pooled(NamedTuple):
-    """Parts together, on the columns of all of them.
-
-    Attributes:
-        log: Rows of arms that could have chosen what is judged.
-        unsubscribed: Shape (n,).
-        X: Features, shape (n, d).
-        batch: Number of the batch, not decreasing, shape (n,).
-        target: Probabilities by player, each of shape (n, k).
-        arm: Shape (n,).
-    """
-
-    log: Log
-    unsubscribed: Array
-    X: Array
-    batch: Whole
-    target: Mapping[str, Array]
-    arm: NDArray[np.object_]
-
-    def only(self, rows: NDArray[np.bool_]) -> "Pooled":
-        """Keep some rows; customers are numbered anew."""
-        log = self.log
-        unit = np.unique(log.unit[rows], return_inverse=True)[1]
-        kept = Log(log.column[rows], log.reward[rows], log.p_logged[rows], unit)
-        target = {name: p[rows] for name, p in self.target.items()}
-        return Pooled(kept, self.unsubscribed[rows], self.X[rows], self.batch[rows], target, self.arm[rows])
-
-
-def pool(parts: Sequence[Part], played: Mapping[str, Sequence[Array]]) -> Pooled:
-    """Put parts together.
-
-    Args:
-        parts: In the order of their batches.
-        played: Player to its probabilities on each part, columns of the catalog.
-    """
-    names = tuple(dict.fromkeys(name for part in parts for name in part.names))
-    number = {name: i for i, name in enumerate(names)}
-
-    def widened(part: Part, p: Array) -> Array:
-        wide = np.zeros((len(part.ids), len(names)))
-        wide[:, [number[name] for name in part.names[: p.shape[1]]]] = p
-        return wide
-
-    ids = np.array([name for part in parts for name in part.ids])
-    column = np.concatenate([np.array([number[x] for x in part.names])[part.column] for part in parts])
-    log = Log(
-        column,
-        np.concatenate([part.reward for part in parts]),
-        np.vstack([widened(part, part.p_logged) for part in parts]),
-        np.unique(ids, return_inverse=True)[1],
-    )
-    batch = np.concatenate([np.full(len(part.ids), i) for i, part in enumerate(parts)])
-    target = {
-        name: np.vstack([widened(part, p) for part, p in zip(parts, found, strict=True)])
-        for name, found in played.items()
-    }
-    unsubscribed = np.concatenate([part.unsubscribed for part in parts])
-    arm = np.concatenate([part.arm for part in parts])
-    return Pooled(log, unsubscribed, _features(parts), batch, target, arm)
-
-
-def supported(pooled: Pooled, names: Sequence[str]) -> Pooled:
-    """Keep the arms that could have chosen whatever the players named would choose."""
-    able = []
-    for arm in np.unique(pooled.arm):
-        rows = pooled.arm == arm
-        p = pooled.log.p_logged[rows]
-        missing = max(
-            float(np.where(p > 0, 0.0, pooled.target[name][rows]).sum(axis=1).mean()) for name in names
-        )
-        if missing <= offpolicy.MAX_UNSUPPORTED:
-            able.append(arm)
-    return pooled.only(np.isin(pooled.arm, able))
-
-
-def _features(parts: Sequence[Part]) -> Array:
-    # Batches logged before a feature existed have fewer: it is unknown there.
-    names = sorted({x for part in parts for x in part.features.column_names if x.startswith("f_")})
-    blocks = []
-    for part in parts:
-        block = np.full((len(part.ids), len(names)), np.nan)
-        for j, name in enumerate(names):
-            if name in part.features.column_names:
-                block[:, j] = _numbers(part.features[name])
-        blocks.append(block)
-    return np.vstack(blocks)
-
-
-def _numbers(column: pa.ChunkedArray) -> Array:
+def numbers(column: pa.ChunkedArray) -> Array:
+    """Give a column as numbers, shape (n,); NaN where it is not known."""
     return np.asarray(column.cast(pa.float64()).to_numpy(), dtype=np.float64)

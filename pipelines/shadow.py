@@ -2,6 +2,7 @@
 
 from datetime import datetime
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -14,6 +15,18 @@ from pipelines.progress import Progress, silent
 from pipelines.replay import Context, Model
 
 
+class Shadowed(NamedTuple):
+    """What another version would have decided.
+
+    Attributes:
+        rows: The rows of `shadows`.
+        n_left_out: Decisions of the batch whose candidates were not stored, by hash: nothing is said of them.
+    """
+
+    rows: pa.Table
+    n_left_out: int
+
+
 def shadow(
     workspace: Path,
     at: datetime,
@@ -21,7 +34,7 @@ def shadow(
     alias: str = "challenger",
     *,
     progress: Progress | None = None,
-) -> pa.Table:
+) -> Shadowed:
     """Log what another version would have decided in a batch; again changes nothing.
 
     Args:
@@ -31,12 +44,9 @@ def shadow(
         alias: The version that decides in the shadow.
         progress: Where to report.
 
-    Returns:
-        The rows of `shadows`.
-
     Raises:
         MissingError: when nothing has the alias.
-        DataError: when the batch is not known.
+        DataError: when the batch is not known, or none of its candidates are stored.
     """
     progress = progress or silent()
     context = Context.read(workspace, at)
@@ -45,17 +55,23 @@ def shadow(
         raise MissingError(f"no version is called {alias!r}", "Run `nba learn`: it registers a challenger.")
     step = progress.step(f"{alias} in the shadow of {batch_id}", total=2)
     part = replay.read(context, batch_id, closed=False, most=10**9, held=True)
-    if part is None:
+    ids = context.history.sql(
+        "select customer_id, decision_id from decisions where batch_id = $b and policy_id <> 'outside'",
+        {"b": batch_id},
+    )
+    if not ids.num_rows:
         raise DataError(f"batch {batch_id!r} is not known", "Decide it first.")
+    if part is None:
+        raise DataError(
+            f"batch {batch_id!r} has no stored candidates: what could have been sent is not known",
+            "Set log_choices under [delivery] above 0 for later batches.",
+        )
     step(1)
     player = replay.champion_player(context, model)
     mean = replay.believed(context, model, part).mean
     played = player.play(part)
     p, column = played.final, played.column(part)
     every = np.arange(len(column))
-    ids = context.history.sql(
-        "select customer_id, decision_id from decisions where batch_id = $b", {"b": batch_id}
-    )
     decision = dict(zip(ids["customer_id"].to_pylist(), ids["decision_id"].to_pylist(), strict=True))
     known = part.column < p.shape[1]
     decided = np.where(known, p[every, np.minimum(part.column, p.shape[1] - 1)], 0.0)
@@ -82,4 +98,4 @@ def shadow(
     ]
     history.commit(replace={"shadows": pa.concat_tables([tables.SHADOWS.build(kept), rows])})
     step(1)
-    return rows
+    return Shadowed(rows, ids.num_rows - rows.num_rows)

@@ -65,15 +65,15 @@ def _train(workspace: Path, at: datetime, progress: Progress) -> Counts:
 
 
 def _waiting(workspace: Path, at: datetime) -> Counts:
-    # What has read open windows is judged on decisions made later only. Replaced before one of them closes,
-    # no challenger would ever be judged where windows are longer than a week.
+    # A challenger is judged on decisions made since its training only. Replaced before one of them closes,
+    # none would ever be judged where windows are longer than a week.
     context = replay.Context.read(workspace, at)
     challenger = replay.Model.find(context, tracking.CHALLENGER)
-    if challenger is None or not challenger.has_open or challenger.trained_at >= at:
+    if challenger is None or challenger.trained_at >= at:
         return {}
     if replay.closed_batches(context, replay.Unseen.by(challenger)):
         return {}
-    reason = "it has read open windows, and no decision made since its training has closed"
+    reason = "no decision made since its training has closed"
     return {"alias": tracking.CHALLENGER, "is_new": 0, "settings": f"the challenger stands: {reason}"}
 
 

@@ -70,7 +70,8 @@ def history(frame: pd.DataFrame, half: Literal[0, 1]) -> dict[str, pa.Table]:
         half: 0 to learn from, 1 to judge on; halves are drawn by hash of the row number.
 
     Returns:
-        customers (of both halves), and the half's decisions, outcomes and touches.
+        customers (of both halves), and the half's decisions, choices (anybody could get any arm), outcomes
+        and touches.
     """
     ids = pd.Series([f"h{i:06d}" for i in range(len(frame))])
     mine = np.floor(2 * uniform(ids, "hillstrom-half")).astype(int) == half
@@ -86,6 +87,12 @@ def history(frame: pd.DataFrame, half: Literal[0, 1]) -> dict[str, pa.Table]:
         "experiment_id": ["hillstrom-test"] * n, "arm": ["random"] * n, "p_arm": [1.0] * n,
         "reason": ["drawn at random"] * n, "config_hash": ["hillstrom-test"] * n,
         "valid_until": _times(SENT_AT + timedelta(days=1), n),
+    }  # fmt: skip
+    arms = list(_SENT.values())
+    choices = {
+        "decision_id": np.repeat(decision_ids, len(arms)), "treatment_id": arms * n,
+        "is_eligible": [True] * (n * len(arms)), "reason": [""] * (n * len(arms)),
+        "p_action": [1 / len(arms)] * (n * len(arms)), "price": [0.0] * (n * len(arms)),
     }  # fmt: skip
     outcomes = {
         "decision_id": decision_ids, "is_delivered": [True] * n, "is_response": rows["visit"] == 1,
@@ -103,6 +110,7 @@ def history(frame: pd.DataFrame, half: Literal[0, 1]) -> dict[str, pa.Table]:
     return {
         "customers": _customers(frame, ids.tolist()),
         "decisions": tables.DECISIONS.conform(pa.table(decisions)),
+        "choices": tables.CHOICES.conform(pa.table(choices)),
         "outcomes": tables.OUTCOMES.conform(pa.table(outcomes)),
         "touches": tables.TOUCHES.conform(pa.table(touches)),
     }

@@ -148,11 +148,19 @@ def test_a_replay_has_of_a_days_limit_what_earlier_batches_left(workspace):
 @pytest.mark.parametrize("other", ["response_greedy", "outside"])
 def test_the_policy_that_decided_replays_what_it_decided_and_the_holdout_gets_nothing(workspace, other):
     toml = workspace.root / "nba.toml"
-    toml.write_text(toml.read_text().replace('policy = "response_greedy"', f'policy = "{other}"'))
+    asked = toml.read_text().replace('policy = "response_greedy"', f'policy = "{other}"')
+    toml.write_text(asked.replace("window_days = 7\n", "window_days = 7\nunsubscribe_cost = 20.0\n"))
     workspace.registered.model = Believer()
     batch_id = decide.decide(workspace.root, AT).batch_id
+    # What they opt out of later does not change what contacts were thought to cost then.
+    gone = {"channel": "sms", "kind": "unsubscribed", "touched_at": AT + timedelta(days=2), "cost": 0.0}
+    touches = tables.TOUCHES.build(
+        gone | {"touch_id": f"t{i}", "customer_id": f"c{i:04d}"} for i in range(0, N, 4)
+    )
+    History.read(workspace.root).commit(append={"touches": touches})
     feedback.feedback(workspace.root, AT + timedelta(days=8))
-    rows = shadow.shadow(workspace.root, AT + timedelta(days=8), batch_id, "champion")
+    rows, n_left_out = shadow.shadow(workspace.root, AT + timedelta(days=8), batch_id, "champion")
+    assert n_left_out == 0
     history = History.read(workspace.root)
     decided = {row["decision_id"]: row for row in history.table("decisions").to_pylist()}
     pairs = [(row, decided[row["decision_id"]]) for row in rows.to_pylist()]
@@ -172,6 +180,55 @@ def test_the_policy_that_decided_replays_what_it_decided_and_the_holdout_gets_no
     assert "holdout" not in part.arm
     p = player.play(part).final
     np.testing.assert_allclose(p[mine], part.p_logged[mine][:, : p.shape[1]], atol=1e-9)
+
+
+def test_customers_whose_candidates_were_not_stored_are_left_out_not_made_up(workspace):
+    customers = History.read(workspace.root).table("customers")
+    mailed = customers.set_column(
+        customers.column_names.index("can_sms"), "can_sms", pa.array([i % 2 == 0 for i in range(N)])
+    )
+    History.read(workspace.root).commit(replace={"customers": mailed})
+    workspace.registered.model = Believer()
+    batch_id, bare = (decide.decide(workspace.root, AT + timedelta(days=d)).batch_id for d in (0, 1))
+    # Of two in five of one batch, by hash, and of nobody of the other, as `log_choices` says of large ones.
+    some = History.read(workspace.root).sql(
+        "select c.* from choices c join decisions d using (decision_id)"
+        " where batch_id = $batch and hash(customer_id) % 5 < 2",
+        {"batch": batch_id},
+    )
+    History.read(workspace.root).commit(replace={"choices": tables.CHOICES.conform(some)})
+    late = AT + timedelta(days=9)
+    feedback.feedback(workspace.root, late)
+    context = replay.Context.read(workspace.root, late)
+    stored = context.history.sql(
+        "select d.customer_id, c.* from choices c join decisions d using (decision_id) where arm <> 'holdout'"
+    ).to_pandas()
+    part = replay.read(context, batch_id)
+    assert part.ids == sorted(stored["customer_id"].unique())
+    assert part.share == len(part.ids) / N
+    for name, wide in (("is_eligible", part.is_eligible), ("p_action", part.p_logged)):
+        table = stored.pivot(index="customer_id", columns="treatment_id", values=name)
+        assert (table[list(part.names)].to_numpy() == wide).all()
+    assert not part.is_eligible.all()  # some may not get SMS
+    assert replay.read(context, bare) is None
+    decided = context.history.sql("select count(*) as n from decisions where arm <> 'holdout'")["n"][
+        0
+    ].as_py()
+    assert replay.left_out(context, replay.Unseen()) == (decided, 0, decided - len(part.ids))
+    rows, n_left_out = shadow.shadow(workspace.root, late, batch_id, "champion")
+    assert set(part.ids) < set(rows["customer_id"].to_pylist())  # and the holdout
+    assert rows.num_rows + n_left_out == N
+    with pytest.raises(DataError, match=f"'{bare}' has no stored candidates"):
+        shadow.shadow(workspace.root, late, bare, "champion")
+    evaluate.evaluate(workspace.root, late)
+    checks = {row["check"]: row for row in History.read(workspace.root).table("diagnostics").to_pylist()}
+    assert (
+        checks["candidates"]["note"]
+        == f"{decided - len(part.ids)} decisions without stored candidates are left out"
+    )
+    assert checks["candidates"]["status"] == "ok"
+    nothing = evaluate._readable(replay.LeftOut(5, 0, 5), "p")
+    assert [row["status"] for row in nothing] == ["ok", "refused"]
 
 
 def test_policies_are_judged_from_the_log(workspace, monkeypatch):

@@ -24,11 +24,12 @@ def end(small_demo):
 
 @pytest.fixture(scope="module")
 def workspace(small_demo, tmp_path_factory, end):
-    """A champion of the first closed batch, and a challenger that read two."""
+    """A champion that knows of averages only, and a challenger, both of the first closed batch."""
     folder = tmp_path_factory.mktemp("learnt") / "copy"
     shutil.copytree(small_demo, folder, ignore=shutil.ignore_patterns(".tracking-id"))
-    train.train(folder, end - timedelta(days=15), has_open=True)  # as if it had read open windows
-    learn.learn(folder, end - timedelta(days=8))
+    models = settings.read(folder).models.model_copy(update={"capacity": "constant"})
+    train.train(folder, end - timedelta(days=15), models=models)
+    learn.learn(folder, end - timedelta(days=15))
     return folder
 
 
@@ -46,7 +47,7 @@ def champion(workspace):
 
 
 def test_learning_again_the_same_night_changes_nothing(workspace, end):
-    at = end - timedelta(days=8)
+    at = end - timedelta(days=15)
     before = {x: History.read(workspace).table(x).num_rows for x in ("outcomes", "decisions")}
     again = learn.learn(workspace, at)
     assert not again.trained.is_new
@@ -98,9 +99,7 @@ def test_a_week_feeds_back_asks_the_gate_learns_by_its_own_choice_and_evaluates(
     assert record.steps["evaluate"]["numbers"]["policies"] == values.num_rows > 0
 
 
-def test_a_challenger_that_read_open_windows_stands_until_a_later_decision_has_closed(
-    workspace, end, monkeypatch
-):
+def test_a_challenger_stands_until_a_later_decision_has_closed(workspace, end, monkeypatch):
     model = replay.Model.find(replay.Context.read(workspace, end), "champion")
 
     def waits(**of_it):
@@ -108,10 +107,9 @@ def test_a_challenger_that_read_open_windows_stands_until_a_later_decision_has_c
         return weekly._train(workspace, end, None) if weekly._waiting(workspace, end) else {}
 
     late, early = end - timedelta(days=2), end - timedelta(days=15)
-    assert "has read open windows" in waits(has_open=True, trained_at=late)["settings"]
-    assert not waits(has_open=True, trained_at=early)
-    assert not waits(has_open=False, trained_at=late)
-    assert not waits(has_open=True, trained_at=end)  # the same week again
+    assert "no decision made since its training has closed" in waits(trained_at=late)["settings"]
+    assert not waits(trained_at=early)
+    assert not waits(trained_at=end)  # the same week again
 
 
 def test_the_gate_shows_evidence_and_asks_for_a_name(workspace, end):
@@ -166,7 +164,7 @@ def test_promotion_and_rollback_are_on_record_and_move_the_alias(workspace, end,
 def test_what_was_rolled_back_does_not_come_again_by_itself(workspace, end):
     # Version 2 was rolled back in the test before; training it again changes nothing.
     assert champion(workspace) == 1
-    again = learn.learn(workspace, end - timedelta(days=8)).trained
+    again = learn.learn(workspace, end - timedelta(days=15)).trained
     assert (again.alias, again.is_new, champion(workspace)) == ("challenger", False, 1)
     found = {check.check: check for check in promote.promote(workspace, end).checks}
     assert found["not rolled back before"].status == "fail"
@@ -180,9 +178,8 @@ def test_a_shadow_decides_and_delivers_nothing(workspace, end):
     decisions = history.table("decisions")
     batch_id = decisions["batch_id"][-1].as_py()
     folders = sorted((workspace / "decisions").iterdir())
-    rows = shadow.shadow(workspace, end, batch_id)
-    again = shadow.shadow(workspace, end, batch_id)
-    assert rows.equals(again)
+    rows = shadow.shadow(workspace, end, batch_id).rows
+    assert rows.equals(shadow.shadow(workspace, end, batch_id).rows)
     assert History.read(workspace).table("shadows").equals(rows)
     assert sorted((workspace / "decisions").iterdir()) == folders
     assert History.read(workspace).table("decisions").equals(decisions)
@@ -213,6 +210,8 @@ def test_scenarios_move_as_they_must(workspace):
     if reason.num_rows:
         wider, _, _ = total("everybody agrees", without_rules=("no consent",))
         assert wider["value"] > base["value"]
+    as_then, _, _ = total("the same rules", rules_as_set=True)
+    assert as_then["value"] == pytest.approx(base["value"])
     assert all(r["used"] <= r["available"] + 1e-6 for (_, item), r in rows.items() if item != "total")
     assert len(History.read(workspace).table("scenarios")) > len(rows)
     with pytest.raises(DataError) as error:
@@ -250,10 +249,12 @@ def test_a_log_without_probabilities_is_left_out(workspace, end):
     History.read(copy).commit(replace={"decisions": decisions.set_column(at, "p_action", unknown)})
     other = replay.Context.read(copy, end)
     assert replay.read(other, batch_id) is None
-    assert replay.read(context, batch_id).n_dropped == 0
+    part = replay.read(context, batch_id)
+    assert replay.left_out(context, replay.Unseen())[1:] == (0, 0)
+    assert replay.left_out(other, replay.Unseen()).n_unlogged == len(part.ids) > 0
 
 
-def test_a_version_that_read_open_decisions_is_not_judged_on_them(workspace, end, monkeypatch):
+def test_a_version_is_not_judged_on_decisions_that_it_may_have_read_open(workspace, end, monkeypatch):
     copy = workspace.with_name("open-windows")
     shutil.copytree(workspace, copy, ignore=shutil.ignore_patterns(".tracking-id"))
     text = (copy / "nba.toml").read_text()
@@ -264,10 +265,10 @@ def test_a_version_that_read_open_decisions_is_not_judged_on_them(workspace, end
     monkeypatch.setattr(learn.train, "train", lambda *_, **asked: trained.update(asked))
     at = end - timedelta(days=15)  # of three batches one has closed, one is open, and one is of this moment
     assert learn.learn(copy, at).n_open > 0
-    assert trained["has_open"]
     learnt = {name.removesuffix("+") for name in trained["rows"]["decision_id"].to_pylist()}
     model = replay.Model.find(replay.Context.read(workspace, end), "champion")
-    assert (model.trained_at, model.has_open) == (at, True)  # as it was registered
+    assert model.trained_at == at
+    assert trained["has_open"]
     context = replay.Context.read(copy, end)
     ids = context.history.sql("select batch_id, customer_id, decision_id from decisions").to_pylist()
     number = {(row["batch_id"], row["customer_id"]): row["decision_id"] for row in ids}
@@ -278,9 +279,16 @@ def test_a_version_that_read_open_decisions_is_not_judged_on_them(workspace, end
 
     assert judged_on(replay.Unseen.by(model))
     assert not judged_on(replay.Unseen.by(model)) & learnt
-    assert judged_on(replay.Unseen.by(replace(model, has_open=False))) & learnt  # closing later is not enough
-    older = replace(model, has_open=False, trained_at=end - timedelta(days=20))
-    assert judged_on(replay.Unseen.by(older, model)) == judged_on(replay.Unseen.by(model))
+    assert judged_on(replay.Unseen(closed_after=at)) & learnt  # closing later is not enough
+    older = replace(model, trained_at=end - timedelta(days=20))
+    assert replay.Unseen.by(older, model) == replay.Unseen.by(model) == (at, at)
+    # Once judged on decisions made since, while none has closed on those closed later, if it read none open.
+    asked = evaluate._unseen(context, model)
+    assert (asked[0], len(asked[1])) == (replay.Unseen.by(model), 1)
+    late = replace(model, trained_at=end - timedelta(days=8))
+    assert evaluate._unseen(context, late)[0] == replay.Unseen(closed_after=late.trained_at)
+    assert evaluate._unseen(context, late)[1]
+    assert not evaluate._unseen(context, replace(late, has_open=True))[1]
 
 
 # recovery
@@ -308,9 +316,9 @@ def test_validation_prefers_the_recent_where_tastes_have_turned():
                  "f_orders_total": 1.0}
             )  # fmt: skip
     examples = tables.EXAMPLES.build(rows)
-    found = belief.choose(examples, shop, Models(trees=20, folds=2), 0)
+    found = belief.choose(examples, shop, Models(trees=20, folds=2), 0, 14)
     assert found.settings.half_life_days is not None
     assert found.settings.capacity != "constant"
     early = examples.slice(0, 1000)
-    stays = belief.choose(early, shop, Models(trees=20, folds=2), 0)
+    stays = belief.choose(early, shop, Models(trees=20, folds=2), 0, 14)
     assert (stays.settings, stays.candidates) == (Models(trees=20, folds=2), ())
