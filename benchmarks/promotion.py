@@ -19,17 +19,17 @@ def false_promotions() -> list[Row]:
     for library in ("OMP", "OPENBLAS"):
         os.environ[f"{library}_NUM_THREADS"] = "1"
     with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
-        tasks = [(0.0, 0.0, SIMULATIONS), (LIFT, 0.0, SIMULATIONS // 5), (3 * LIFT, LOST, SIMULATIONS // 2)]
+        tasks = [(0.0, 0.0, SIMULATIONS), (LIFT, 0.0, SIMULATIONS // 5), (3 * LIFT, LOST, SIMULATIONS // 4)]
         rates = list(pool.map(_rate, tasks))
     more = {"n": NIGHTS * PER_NIGHT}
     return [
         row("promotion.false_rate", rates[0], "fraction", 0.05, "<=", seeds=SIMULATIONS,
-            conditions="one challenger (each new one begins anew with the same rate), worth the same, nobody"
-            f" opts out, asked on each of {NIGHTS} nights, money of 5% responders; the judging step alone",
+            conditions="one challenger (each new one begins anew at the same rate), worth the same, opt-outs"
+            f" borne, asked on each of {NIGHTS} nights, money of 5% responders; the judging step alone",
             **more),
         row("promotion.power", rates[1], "fraction", None, ">=", seeds=SIMULATIONS // 5,
-            conditions=f"challenger worth {LIFT} more per decision, nobody opts out", **more),
-        row("promotion.false_rate_opt_outs", rates[2], "fraction", 0.05, "<=", seeds=SIMULATIONS // 2,
+            conditions=f"challenger worth {LIFT} more per decision, opt-outs borne", **more),
+        row("promotion.false_rate_opt_outs", rates[2], "fraction", 0.05, "<=", seeds=SIMULATIONS // 4,
             conditions=f"one challenger worth {3 * LIFT:g} more that makes just so many more opt out that it"
             f" is not borne, where {LOST:.0%} do, asked on each of {NIGHTS} nights", **more),
     ]  # fmt: skip
@@ -59,7 +59,7 @@ def _promoted(seed: int, lift: float, lost: float) -> bool:
     # More of those opt out who get what the challenger favours; what is borne is just as much in all.
     p_lost = np.clip(lost * (1 + 4 * gap), 0, 1)
     unsubscribed = (rng.random(n) < p_lost[np.arange(n), column]).astype(float)
-    borne = float((gap * p_lost).sum(axis=1).mean()) if lost else promotion.Rules().unsubscribes
+    borne = float((gap * p_lost).sum(axis=1).mean()) if lost else 1.0
     rules = promotion.Rules(planned=n, unsubscribes=borne)
     for night in range(1, NIGHTS + 1):
         m = night * PER_NIGHT
