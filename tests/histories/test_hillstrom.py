@@ -32,6 +32,10 @@ def test_arms_become_decisions_of_known_probability(tmp_path: Path) -> None:
     assert decisions.loc["h000000", "treatment_id"] == "womens_email"
     assert decisions.loc["h000001", "treatment_id"] == "none"
     assert (decisions["p_action"] == 1 / 3).all()
+    choices = pa.concat_tables([half["choices"] for half in halves]).to_pandas()
+    assert choices["is_eligible"].all()
+    assert choices.groupby("decision_id")["p_action"].sum().tolist() == pytest.approx([1.0] * 3)
+    assert set(choices["decision_id"]) == set(decisions["decision_id"])
     outcomes = pa.concat_tables([half["outcomes"] for half in halves]).to_pandas()
     bought = outcomes.set_index("decision_id").filter(like="h000002", axis=0).iloc[0]
     assert bought["is_response"]
