@@ -186,11 +186,14 @@ def _happened(policy: ContactPolicy, window_days: int) -> str:
             f" where decision_id is not null or kind = 'sent' group by row, {once})"
         )
     if policy.after == "bought":
-        # As feedback defines a response, from the purchase on and not only when the window has closed.
+        # As feedback defines a response, from the purchase on and not only when the window has closed; of
+        # decisions that are not so old that none of their purchases could count.
+        oldest = window_days + policy.pause_days + (policy.within_days or policy.pause_days)
         return (
             "bought as (select decision_id, min(ordered_at) as happened_at from decisions join asked"
-            " using (customer_id) join orders using (customer_id) where treatment_id <> 'none'"
+            " using (customer_id) join orders using (customer_id), asked_at where treatment_id <> 'none'"
             " and revenue > 0 and not is_return and ordered_at >= decided_at"
+            f" and epoch_us(moment) - epoch_us(decided_at) < {int(oldest * 86400e6)}"
             f" and ordered_at < decided_at + to_days({int(window_days)}) group by 1),"
             f" happened as (select a.row, b.happened_at, {rest} from bought b"
             " join decisions d using (decision_id) join asked a using (customer_id)"
