@@ -194,7 +194,8 @@ class Delivery(Frozen):
         formats: What is written: parquet always, csv and jsonl beside it if named.
         stream_above: Batches of more customers are decided part by part, so that memory does not grow with
             them; smaller ones are solved whole.
-        log_choices: Share of the customers of a streamed batch, by hash, of whom every candidate is logged.
+        log_choices: Share of the customers of a streamed batch, by hash, of whom every candidate is logged;
+            `nba evaluate`, `promote` and `shadow` can replay these alone.
         sinks: Where `nba nightly` and `nba deliver` send batches.
     """
 
