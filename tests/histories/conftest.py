@@ -20,6 +20,18 @@ ORDERS = {
     "columns": {"order_id": "order", "ordered_at": "placed", "revenue": "amount"},
     "margin_share": 0.5,
 }
+# What such files hold.
+HEAD = "order,placed,amount,crm\n"
+GOOD = HEAD + "O1,2026-01-05 10:00:00,12.50,C1\nO2,2026-01-06T09:00:00Z,3,C2\n"
+EVENTS = {
+    "name": "web",
+    "table": "events",
+    "path": "web.jsonl",
+    "format": "jsonl",
+    "identifiers": {"cookie": "cookie", "email": "user.email"},
+    "columns": {"occurred_at": "ts", "kind": "type"},
+    "margin_share": None,
+}
 
 
 @pytest.fixture

@@ -6,17 +6,7 @@ from typing import Any
 import pytest
 
 from nba.histories import sources, staging
-
-HEAD = "order,placed,amount,crm\n"
-GOOD = HEAD + "O1,2026-01-05 10:00:00,12.50,C1\nO2,2026-01-06T09:00:00Z,3,C2\n"
-EVENTS = {
-    "name": "web",
-    "table": "events",
-    "path": "web.jsonl",
-    "format": "jsonl",
-    "columns": {"occurred_at": "ts", "kind": "type"},
-    "margin_share": None,
-}
+from tests.histories.conftest import EVENTS, GOOD, HEAD
 
 # by hand
 

@@ -17,18 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from nba.histories import sources
-
-HEAD = "order,placed,amount,crm\n"
-GOOD = HEAD + "O1,2026-01-05 10:00:00,12.50,C1\nO2,2026-01-06T09:00:00Z,3,C2\n"
-EVENTS = {
-    "name": "web",
-    "table": "events",
-    "path": "web.jsonl",
-    "format": "jsonl",
-    "identifiers": {"cookie": "cookie", "email": "user.email"},
-    "columns": {"occurred_at": "ts", "kind": "type"},
-    "margin_share": None,
-}
+from tests.histories.conftest import EVENTS, GOOD, HEAD
 
 
 def zipped(files: dict[str, str]) -> bytes:
