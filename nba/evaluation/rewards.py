@@ -6,6 +6,9 @@ narrower, and shrinking estimators (DRos) less biased. All of it rests on one Gr
 treatment, so that a choice among penalties costs nothing more in rows.
 """
 
+from collections.abc import Sequence
+from itertools import groupby
+from operator import itemgetter
 from typing import NamedTuple
 
 import numpy as np
@@ -54,17 +57,19 @@ def fit_predict(
     Z, part = design(X), unit % folds
     sums = _sums(Z, column, reward, k, part, folds)
     out = np.zeros((len(reward), k))
+    solved: dict[tuple[int, ...], Array] = {}  # the same parts are left when held and inner change places
     for held in range(folds):
         others = [f for f in range(folds) if f != held]
         losses = np.zeros(len(_PENALTIES))
         for inner in others:
             rows = part == inner
-            rest = [f for f in others if f != inner]
-            for i, penalty in enumerate(_PENALTIES):
-                beta = _solve(sums, rest, penalty)
+            rest = tuple(f for f in others if f != inner)
+            if rest not in solved:
+                solved[rest] = _solve(sums, rest, _PENALTIES)
+            for i, beta in enumerate(solved[rest]):
                 error = reward[rows] - np.einsum("ij,ij->i", Z[rows], beta[column[rows]])
                 losses[i] += weight[rows] @ error**2
-        beta = _solve(sums, others, _PENALTIES[int(np.argmin(losses))])
+        (beta,) = _solve(sums, others, [_PENALTIES[int(np.argmin(losses))]])
         out[part == held] = Z[part == held] @ beta.T
     return out
 
@@ -89,15 +94,22 @@ def _sums(
     return _Sums(gram, moment)
 
 
-def _solve(sums: _Sums, parts: list[int], penalty: tuple[float, float]) -> Array:
-    # Coefficients by treatment, shape (k, q): common c and own d_a, by eliminating d_a (Schur complement).
-    gram, moment = sums.gram[parts].sum(axis=0), sums.moment[parts].sum(axis=0)
+def _solve(sums: _Sums, parts: Sequence[int], penalties: Sequence[tuple[float, float]]) -> Array:
+    # Coefficients by penalty and treatment, shape (p, k, q): common c and own d_a, by eliminating d_a (Schur
+    # complement), once for neighbouring penalties that differ in that of c alone.
+    gram, moment = sums.gram[list(parts)].sum(axis=0), sums.moment[list(parts)].sum(axis=0)
     q = gram.shape[1]
-    common, own = np.full(q, penalty[0]), np.full(q, penalty[1])
-    common[0], own[0] = _FREE, _OWN_MEAN
-    inverse = np.linalg.inv(gram + np.diag(own))
-    left = gram @ inverse
-    matrix = (gram - left @ gram).sum(axis=0) + np.diag(common)
-    target = (moment - np.einsum("aij,aj->ai", left, moment)).sum(axis=0)
-    shared = np.linalg.solve(matrix, target)
-    return np.asarray(shared + np.einsum("aij,aj->ai", inverse, moment - gram @ shared))
+    out = []
+    for penalty, group in groupby(penalties, key=itemgetter(1)):
+        own = np.full(q, penalty)
+        own[0] = _OWN_MEAN
+        inverse = np.linalg.inv(gram + np.diag(own))
+        left = gram @ inverse
+        matrix = (gram - left @ gram).sum(axis=0)
+        target = (moment - np.einsum("aij,aj->ai", left, moment)).sum(axis=0)
+        for of_common, _ in group:
+            common = np.full(q, of_common)
+            common[0] = _FREE
+            shared = np.linalg.solve(matrix + np.diag(common), target)
+            out.append(shared + np.einsum("aij,aj->ai", inverse, moment - gram @ shared))
+    return np.stack(out)
