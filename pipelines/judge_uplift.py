@@ -12,7 +12,8 @@ from nba.histories import hillstrom as source
 from nba.history import History
 from nba.models import compare
 from nba.models.classifier import ResponseClassifier
-from nba.models.ensemble import Gate, UpliftEnsemble
+from nba.models.ensemble import UpliftEnsemble
+from nba.models.gate import Gate
 from nba.models.scorer import Scorer
 from pipelines import train
 

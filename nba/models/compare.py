@@ -18,7 +18,8 @@ from nba import stats
 from nba.catalog import NONE, Catalog
 from nba.errors import DataError
 from nba.models import inputs, trial, tuning
-from nba.models.ensemble import Gate, UpliftEnsemble
+from nba.models.ensemble import UpliftEnsemble
+from nba.models.gate import Gate
 from nba.models.inputs import Coding
 from nba.models.scorer import Scorer
 from nba.models.tuning import Found, Search

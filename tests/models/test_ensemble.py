@@ -5,7 +5,7 @@ from sklearn.linear_model import LinearRegression
 
 from nba import stats
 from nba.errors import DataError
-from nba.models import ensemble
+from nba.models import ensemble, gate
 from nba.models.ensemble import UpliftEnsemble
 from nba.models.trial import split
 
@@ -35,19 +35,19 @@ def fitted():
 def test_gate_by_hand():
     # Two customers of a kind: treatment 1 helps half of them and hurts the others as much.
     scores = np.array([[1.0], [-1.0]] * 50) + np.tile([[0.1], [0.1], [-0.1], [-0.1]], (25, 1))
-    knowing = ensemble.gate(np.sign(scores), scores, ("none", "mail"), np.ones(100))
+    knowing = gate.decide(np.sign(scores), scores, ("none", "mail"), np.ones(100))
     assert knowing.rule == "personalise"
     assert knowing.gain.value == pytest.approx(0.5, abs=0.06)
-    blind = ensemble.gate(np.ones((100, 1)), scores, ("none", "mail"), np.ones(100))
+    blind = gate.decide(np.ones((100, 1)), scores, ("none", "mail"), np.ones(100))
     assert blind.rule == "none"
     # A hundred scores of ±1 leave a standard error of 0.1: that is no sign of nothing.
     assert "cannot tell" in blind.reason
     assert "a gain below 0.2 each would not show" in blind.reason
     assert "nothing to find" not in blind.reason
     two = (scores[:, 0] < 0).astype(int)
-    few = ensemble.gate(np.sign(scores), scores, ("none", "mail"), np.ones(100), two)
+    few = gate.decide(np.sign(scores), scores, ("none", "mail"), np.ones(100), two)
     assert (few.rule, few.gain.value) == ("none", knowing.gain.value)
-    everyone = ensemble.gate(np.ones((100, 1)), scores + 2, ("none", "mail"), np.ones(100))
+    everyone = gate.decide(np.ones((100, 1)), scores + 2, ("none", "mail"), np.ones(100))
     assert everyone.rule == "mail"
     assert "that choosing by customer beats it does not show" in everyone.reason
 
@@ -58,8 +58,8 @@ def test_the_gate_takes_no_evidence_for_evidence_of_nothing_only_where_gains_are
     told = {"better": (), "raising": 0, "level": 10.0, "n": 80.0}
 
     def reason(**more):
-        known = ensemble.Evidence(**{"rate": flat, **told, **more})
-        return ensemble.gate(np.ones((100, 1)), scores, silent, np.ones(100), None, known).reason
+        known = gate.Evidence(**{"rate": flat, **told, **more})
+        return gate.decide(np.ones((100, 1)), scores, silent, np.ones(100), None, known).reason
 
     assert "There is nothing to find" in reason()  # 0.2 of 10 is little
     assert "2% of what a customer is worth" in reason()
@@ -76,7 +76,7 @@ def test_the_gate_takes_no_evidence_for_evidence_of_nothing_only_where_gains_are
         {"candidate": name, "gain_lower": gain, "rate_lower": rate}
         for name, gain, rate in (("none", 1, 0), ("constant", 0, 0), ("stack", -1, 0.1), ("dr_ridge", -1, -1))
     ]
-    assert ensemble.shown(rows) == ("stack",)
+    assert gate.shown(rows) == ("stack",)
 
 
 def test_value_may_differ_by_treatment():
@@ -111,9 +111,9 @@ def test_a_customers_rows_count_once():
 def test_ranking_by_hand():
     effects = np.array([[1.0], [2.0], [3.0], [4.0]])
     # ranks -3/8, -1/8, 1/8, 3/8 times deviations -1.5, -0.5, 0.5, 1.5
-    assert ensemble.ranking(effects, effects).value == pytest.approx(2 * (1.5 * 3 + 0.5) / 8 / 4)
-    assert ensemble.ranking(np.zeros((4, 1)), effects).value == 0
-    assert ensemble.ranking(-effects, effects).value < 0
+    assert gate.ranking(effects, effects).value == pytest.approx(2 * (1.5 * 3 + 0.5) / 8 / 4)
+    assert gate.ranking(np.zeros((4, 1)), effects).value == 0
+    assert gate.ranking(-effects, effects).value < 0
 
 
 def test_stack_takes_what_is_true_and_the_prior_where_nothing_is_known():
