@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from streamlit.testing.v1 import AppTest
+from streamlit.util import calc_hash
 
 from nba import tables
 from nba.history import History
@@ -480,15 +481,18 @@ def fresh(workspace: Path, tmp_path: Path) -> Callable[..., Path]:
 
 @pytest.fixture
 def show(monkeypatch: pytest.MonkeyPatch) -> Callable[..., AppTest]:
-    """Open a page of the app on a workspace."""
+    """Open a page of the app on a workspace, as a link to it does."""
 
     def opened(root: Path, page: str = "overview", **query: str) -> AppTest:
         monkeypatch.setenv("NBA_WORKSPACE", str(root))
         app = AppTest.from_file(str(HOME), default_timeout=30)
         for name, value in query.items():
             app.query_params[name] = value
-        app.run()
-        return app if page == "overview" else app.switch_page(f"views/{page}.py").run()
+        if page != "overview":
+            # `switch_page` knows the pages of `st.navigation` only after a run, which would draw the
+            # first page before each other one.
+            app._page_hash = calc_hash(page)
+        return app.run()
 
     return opened
 

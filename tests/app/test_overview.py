@@ -3,6 +3,7 @@
 from datetime import timedelta
 
 from app import data, report
+from app.messages import say
 from nba import tables
 from nba.history import History
 from pipelines import overview
@@ -49,3 +50,11 @@ def test_uneven_arms_raise_an_alert(show, fresh, words) -> None:
     made = report.build(data.read(root), "policy")
     assert "<p class=alarm>Trust no effect of this experiment" in made
     assert "(p = &lt; 0.001, valid at every look)" in made
+
+
+def test_pages_follow_each_other_in_one_session(show, workspace) -> None:
+    app = show(workspace)
+    for page in ("clv", "overview"):
+        app.switch_page(f"views/{page}.py").run()
+        assert not app.exception
+        assert app.title[0].value == say(f"page.{page}")

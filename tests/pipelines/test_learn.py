@@ -79,10 +79,6 @@ def test_open_decisions_are_completed_by_their_age(workspace, end):
 def test_a_week_feeds_back_asks_the_gate_learns_by_its_own_choice_and_evaluates(small_demo, end, tmp_path):
     folder = tmp_path / "week"
     shutil.copytree(small_demo, folder, ignore=shutil.ignore_patterns(".tracking-id"))
-    text = (folder / "nba.toml").read_text()
-    (folder / "nba.toml").write_text(
-        text.replace("[models]\nfolds = 3\n", "[models]\nfolds = 2\ntrees = 10\n")
-    )
     # What learning chose last week holds for `validate_days`.
     chosen = {"learnt_at": end - timedelta(days=7), "capacity": "constant", "half_life_days": 45.0}
     more = {"loss": 0.1, "gain_se": 3.0, "is_chosen": True, "n": 1_000}

@@ -1,6 +1,7 @@
 """The night and the week as one command each: records, going on, one run at a time, exit codes, alerts."""
 
 import json
+import multiprocessing
 import os
 import shutil
 import subprocess
@@ -14,7 +15,7 @@ import pytest
 from nba.errors import NbaError
 from nba.history import History
 from nba.serving import delivery
-from pipelines import nightly, runs, simulate, weekly
+from pipelines import decide, nightly, runs, simulate, weekly
 from pipelines.lock import BusyError, locked
 
 ROOT = Path(__file__).parents[2]
@@ -165,16 +166,28 @@ decide.decide(Path(sys.argv[1]), datetime.fromisoformat(sys.argv[2]))
 """
 
 
-def decided(workspace, at, **more):
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), **more.pop("env", {})}
-    return subprocess.Popen(
-        [sys.executable, "-c", _DECIDE, str(workspace), at.isoformat()],
-        cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, **more,
-    )  # fmt: skip
+@pytest.fixture(scope="module")
+def decided():
+    """Start a process that decides; all are forked off one that has loaded what they need, and no more."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["pipelines.decide"])
+
+    def run(target, *given):
+        process = context.Process(target=target, args=given)
+        process.start()
+        return process
+
+    run(int).join()  # when one has run, all is loaded
+    return lambda workspace, at: run(decide.decide, workspace, at)
+
+
+def ended(process):
+    process.join()
+    return process.exitcode
 
 
 @pytest.mark.parametrize("stream_above", [0, IN_MEMORY])
-def test_a_batch_killed_at_any_moment_is_the_same_in_the_end(workspace, tmp_path, stream_above):
+def test_a_batch_killed_at_any_moment_is_the_same_in_the_end(workspace, tmp_path, decided, stream_above):
     import random
     import time
 
@@ -186,17 +199,17 @@ def test_a_batch_killed_at_any_moment_is_the_same_in_the_end(workspace, tmp_path
     at = start(workspace)
     twin = Path(shutil.copytree(workspace, tmp_path / "twin"))
     begun = time.monotonic()
-    assert decided(twin, at).wait() == 0
+    assert ended(decided(twin, at)) == 0
     whole = time.monotonic() - begun
     chance = random.Random(stream_above)
     for _ in range(2):
         run = decided(workspace, at)
         time.sleep(whole * chance.uniform(0.3, 0.95))
         run.kill()
-        run.wait()
+        run.join()
         folders = list((workspace / "decisions").glob("batch_id=*"))
         assert all((folder / "manifest.json").is_file() for folder in folders)
-    assert decided(workspace, at).wait() == 0
+    assert ended(decided(workspace, at)) == 0
     (one,), (other,) = ((w / "decisions").glob("batch_id=*") for w in (workspace, twin))
     assert delivery.verify(one) == delivery.verify(other)
     for path in other.iterdir():
@@ -208,7 +221,7 @@ def test_a_batch_killed_at_any_moment_is_the_same_in_the_end(workspace, tmp_path
 
 
 @pytest.mark.parametrize("stream_above", [0, IN_MEMORY])
-def test_a_full_disk_leaves_no_manifest_and_says_what_to_do(workspace, stream_above):
+def test_a_full_disk_leaves_no_manifest_and_says_what_to_do(workspace, decided, stream_above):
     from pipelines import ingest
 
     with (workspace / "nba.toml").open("a") as file:
@@ -229,6 +242,6 @@ def test_a_full_disk_leaves_no_manifest_and_says_what_to_do(workspace, stream_ab
     assert "make room and run the same command again" in run.stderr
     assert list((workspace / "decisions").glob("batch_id=*")) == []
     assert not History.read(workspace).has("decisions")
-    assert decided(workspace, at).wait() == 0
+    assert ended(decided(workspace, at)) == 0
     (folder,) = (workspace / "decisions").glob("batch_id=*")
     delivery.verify(folder)
