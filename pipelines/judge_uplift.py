@@ -31,7 +31,8 @@ def log(workspace: Path, at: datetime) -> compare.Comparison:
     examples = train.examples(history, at)
     catalog = settings.read_catalog(workspace, config)
     logged = train.candidates(history)
-    return compare.compare(Scorer.load(folder), examples, catalog, config.workspace.seed, logged=logged)
+    champion, seed = Scorer.load(folder), config.workspace.seed
+    return compare.compare(champion, examples, catalog, config.models, seed, logged=logged)
 
 
 def hillstrom(data: Path, share: float = 0.3) -> tuple[pd.DataFrame, Gate]:

@@ -151,13 +151,15 @@ def train(
         return _report(scorer, same.registered, same.alias, is_new=False)
     later = latest.judge(rows, catalog, chosen, seed, window)
     scorer = replace(scorer, report=replace(scorer.report, metrics=scorer.report.metrics | later))
-    comparison = None
+    choices = candidates(History.read(workspace))
     if compared:
         heard = _told(progress, asked, "effects")
         search = tuning.Search(asked, seed, study, heard)
-        choices = candidates(History.read(workspace))
-        comparison = compare.compare(scorer, rows, catalog, seed, search=search, logged=choices)
+        comparison = compare.compare(scorer, rows, catalog, chosen, seed, search, choices)
         comparison = comparison.with_stability(wording.under_resampling(rows, catalog, chosen, seed))
+    else:
+        comparison = compare.unfitted(scorer, rows, choices)
+    told = comparison if compared else None
     step(1)
     trials = tuning.trials(rows, catalog, asked, seed, study, window_days=window)
     first = _registered(tracking.policy_name(config), tracking.CHAMPION) is None
@@ -168,15 +170,15 @@ def train(
     if same is not None:
         _log(replace(logged, trials=[]), datetime.fromisoformat(same.tags["at"]), same.registered)
         step(1)
-        return _report(scorer, same.registered, same.alias, is_new=False, comparison=comparison)
+        return _report(scorer, same.registered, same.alias, is_new=False, comparison=told)
     registered = _log(logged, at)
     named = alias or (tracking.CHAMPION if first else tracking.CHALLENGER)
     tracking.promote(registered, named)
     step(1)
-    report = _report(scorer, registered, named, is_new=True, comparison=comparison)
+    report = _report(scorer, registered, named, is_new=True, comparison=told)
     for row in snapshot_examples.suspects(rows).to_pylist():
-        told = f"suspect: {row['feature']} nearly tells the response (AUC, by {row['by']})"
-        report.rows.append({"measure": told, "value": row["separates"]})
+        suspect = f"suspect: {row['feature']} nearly tells the response (AUC, by {row['by']})"
+        report.rows.append({"measure": suspect, "value": row["separates"]})
     return report
 
 
@@ -364,7 +366,7 @@ class _Logged:
     config: Settings
     tuned: Mapping[str, float]
     trials: list[dict[str, Any]]
-    comparison: compare.Comparison | None
+    comparison: compare.Comparison
     has_open: bool
     limits: tuple[str, ...] = ()
 
@@ -392,15 +394,15 @@ def _log(logged: _Logged, at: datetime, stands: tracking.Registered | None = Non
     }
     tags = {"model_id": scorer.model_id, "config_hash": config.config_hash, "at": at.isoformat()}
     tags |= {tracking.HAS_OPEN: "true"} if logged.has_open else {}
-    tags |= {tracking.IS_COMPARED: "true"} if comparison is not None else {}
+    compared = {tracking.IS_COMPARED: "true"} if comparison.gate is not None else {}
     found = {f"{k}.html": draw(scorer.report.tables[k]) for k, draw in _FIGURES.items()}
     more: dict[str, pa.Table] = {}
-    stability = {f"reasons_{k}": v for k, v in (comparison.stability if comparison else {}).items()}
+    stability = {f"reasons_{k}": v for k, v in comparison.stability.items()}
     trials = logged.trials
-    if comparison is not None and comparison.tuned is not None:
+    if comparison.tuned is not None:
         params |= {f"stack_{name}": value for name, value in comparison.tuned.trees.items()}
         trials = trials + [{**trial, "measure": "dr_loss"} for trial in comparison.tuned.trials]
-    if comparison is not None and comparison.gate is not None:
+    if comparison.gate is not None:
         more = {"candidates": comparison.candidates, "average_effects": comparison.averages}
         found["stack_deciles.html"] = plots.uplift_deciles(comparison.deciles)
     sample = rows.take(pa.array(_spread(rows.num_rows, explain.MAX_ROWS)))
@@ -419,7 +421,7 @@ def _log(logged: _Logged, at: datetime, stands: tracking.Registered | None = Non
             examples=rows,
             params=params,
             metrics={**scorer.report.metrics, **stability, "n_examples": float(rows.num_rows)},
-            tags=tags,
+            tags=tags | compared,
             figures=found,
             tables={**scorer.report.tables, **more},
             texts={"card.md": card.card(scorer, rows, comparison, params, logged.limits)},
@@ -428,7 +430,7 @@ def _log(logged: _Logged, at: datetime, stands: tracking.Registered | None = Non
         if stands is None:
             return tracking.log_training(training)
         # How and when it was trained stays as it was told then.
-        tracking.amend(stands, replace(training, tags={tracking.IS_COMPARED: "true"}))
+        tracking.amend(stands, replace(training, tags=compared))
         return stands
 
 

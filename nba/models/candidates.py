@@ -10,6 +10,7 @@ Newton step from the fit to all rows.
 - `hierarchy`: the Bayesian hierarchy over standardised features (`nba.models.hierarchy`), logistic for 0/1
   outcomes, linear for money;
 - `x_trees`: the X-learner with LightGBM, trees of one split: what features add to an effect, each by itself;
+  for 0/1 outcomes on the log-odds, since what contact adds in points goes with p (1 − p);
 - `t_trees`: the difference of the outcome models;
 - `dr_trees`, `dr_ridge`: regressions of doubly robust scores, the trees of more splits, for interactions;
 - `response`: the same relative lift for everyone, so that effects rank as responses do.
@@ -28,8 +29,9 @@ from sklearn.linear_model import RidgeCV
 from nba.models import hierarchy, learners
 from nba.models.hierarchy import Hierarchy
 from nba.models.inputs import Coding
-from nba.models.learners import Fitted
+from nba.models.learners import Fitted, Shifted
 from nba.models.trial import Trial
+from nba.models.uplift import log_odds
 
 Array = NDArray[np.float64]
 Whole = NDArray[np.int64]
@@ -150,14 +152,49 @@ class XTrees:
             none, got = rows[data.arm[rows] == 0], rows[data.arm[rows] == k]
             high = Fitted(fold.base, data.X[got], data.y[got] - fold.mu[got, 0], data.weight[got])
             low = Fitted(fold.base, data.X[none], fold.mu[none, k] - data.y[none], data.weight[none])
-            share = data.weight[got].sum() / (data.weight[got].sum() + data.weight[none].sum())
-            sides.append((high, low, float(share)))
+            sides.append((high, low, _share(data.weight, got, none)))
         return cls(tuple(sides))
 
     def __call__(self, X: Array, mu: Array) -> Array:
         """Predict, shape (n, T)."""
         del mu
         return np.column_stack([g * low(X) + (1 - g) * high(X) for high, low, g in self.sides])
+
+
+@dataclass(frozen=True)
+class OddsTrees:
+    """An X-learner of 0/1 outcomes on the log-odds.
+
+    Each side's outcomes are fitted by logistic loss, starting from the chance that the outcome model of the
+    other side gives: rows count by their noise, and features add to the odds, so that effects in points
+    are larger where a response is neither rare nor sure, without trees having to find that out.
+    """
+
+    sides: tuple[tuple[Shifted, Shifted, float], ...]
+
+    @classmethod
+    def fit(cls, fold: Fold) -> "OddsTrees":
+        """Learn how far contact moves the log-odds, on both sides."""
+        data, odds, sides = fold.data, log_odds(fold.mu), []
+        for k in range(1, len(data.arms)):
+            rows = fold.supported(k)
+            none, got = rows[data.arm[rows] == 0], rows[data.arm[rows] == k]
+            high = Shifted(fold.base, data.X[got], data.y[got], data.weight[got], odds[got, 0])
+            # What contact would have added to the control: from its chance with contact, of no response.
+            low = Shifted(fold.base, data.X[none], 1 - data.y[none], data.weight[none], -odds[none, k])
+            sides.append((high, low, _share(data.weight, got, none)))
+        return cls(tuple(sides))
+
+    def __call__(self, X: Array, mu: Array) -> Array:
+        """Predict, shape (n, T)."""
+        odds = log_odds(mu[:, 0])
+        moved = np.column_stack([g * low(X) + (1 - g) * high(X) for high, low, g in self.sides])
+        return np.asarray(expit(odds[:, None] + moved) - expit(odds)[:, None])
+
+
+def _share(weight: Array, got: Whole, none: Whole) -> float:
+    treated = weight[got].sum()
+    return float(treated / (treated + weight[none].sum()))
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from nba.models import compare, immature, jackknife
+from nba.models import immature, jackknife
 from nba.models.compare import Comparison
 from nba.models.scorer import Scorer
 from nba.models.snapshots import Snapshots
@@ -25,7 +25,7 @@ _MEASURES = {
 def card(
     scorer: Scorer,
     examples: pa.Table,
-    comparison: Comparison | None,
+    comparison: Comparison,
     params: Mapping[str, Any],
     limits: Sequence[str] = (),
 ) -> str:
@@ -34,7 +34,7 @@ def card(
     Args:
         scorer: The served model with its report.
         examples: What it was fitted on.
-        comparison: With the stack; None if it was not made.
+        comparison: With the stack; `compare.unfitted` where there is none.
         params: Settings of the training.
         limits: More sentences for the section on limits.
     """
@@ -52,18 +52,19 @@ def card(
         "",
         *_head("treatment", "examples", "effect", "95% interval", "as served"),
         *(_effect(row) for row in scorer.report.tables["effects"].to_pylist()),
+        *_leaning(scorer.report.tables["effects"].to_pylist()),
         "## Measures, on customers that the model had not seen",
         *_measures(measured),
         *_latest(measured),
         *_widened(measured),
         f"- Qini coefficient (scikit-uplift's definition): {qini[0]:.4f}, 95% {qini[1]:.4f} to {qini[2]:.4f}",
-        *(_compared(comparison) if comparison else _checked(scorer, examples)),
+        *_compared(comparison),
         "## Limits",
         "- Effects are of deciding, delivered or not, on such customers, within the reward window.",
         "- A treatment with few examples borrows from its action and channel; its error says so.",
         "- The served effects are learnt without weights: where a policy picked customers by what the"
         " baseline misses, they lean that way (as served against effect, above), which their error does not"
-        " know.",
+        " know. Decisions of a holdout tell the baseline and the effects above, not the stack.",
         *(f"- {limit}" for limit in limits),
         "## Settings",
         "`" + "`, `".join(f"{key}={value}" for key, value in sorted(params.items())) + "`",
@@ -147,6 +148,18 @@ def _effect(row: Mapping[str, Any]) -> str:
     return _row(row["treatment_id"], f"{row['n']:,}", _number(row["effect"]), interval, served)
 
 
+def _leaning(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    known = [row for row in rows if row["lower"] == row["lower"] and row["predicted"] == row["predicted"]]
+    names = [row["treatment_id"] for row in known if not row["lower"] <= row["predicted"] <= row["upper"]]
+    if not names:
+        return []
+    return [
+        "",
+        f"What is served lies outside of the 95% interval for {len(names)} of {len(known)} treatments (by"
+        f" chance for one in twenty): {', '.join(names)}. There, believe the interval.",
+    ]
+
+
 def _decisions(examples: pa.Table) -> str:
     closed = immature.closed(examples)
     ids = examples["decision_id"].to_pylist() if "decision_id" in examples.column_names else []
@@ -197,29 +210,21 @@ def _row(*cells: str) -> str:
     return "|" + "|".join(f"\u00a0{cell}\u00a0" for cell in cells) + "|"
 
 
-def _number(value: float) -> str:
-    return "unknown" if value != value else f"{value:.4f}"
-
-
-def _checked(scorer: Scorer, examples: pa.Table) -> list[str]:
-    return [
-        "## Checks",
-        *(f"- {sentence}" for sentence in compare.examined(scorer, examples)),
-        "- The stack was not fitted for this model: whether personalising pays is not judged here;"
-        " `nba train` on the same examples adds it.",
-    ]
+def _number(value: float, digits: int = 4) -> str:
+    return "unknown" if value != value else f"{value:.{digits}f}"
 
 
 def _compared(found: Comparison) -> list[str]:
     lines = ["## Checks", *(f"- {sentence}" for sentence in found.findings)]
     if found.gate is None:
-        return [*lines, "- The stack could not be fitted: see above."]
+        return lines
     return [
         *lines,
         "## Does personalising pay?",
         f"- {found.gate.reason} (Worth is money per decision: the margin of a response, less contact costs.)",
-        f"- The served model's effects correlate with the stack's by {found.agreement:.2f} and lie"
-        f" {found.distance:.4f} apart (root mean square, in chance of a response).",
+        f"- The served model's effects correlate with the stack's by {_number(found.agreement, 2)} and lie"
+        f" {_number(found.distance)} apart (root mean square, in chance of a response), both by models that"
+        " had not seen the customer.",
         *(_losses(found.losses) if found.losses else []),
         "",
         *_head(
@@ -240,6 +245,6 @@ def _compared(found: Comparison) -> list[str]:
 def _losses(losses: Mapping[str, float]) -> list[str]:
     told = ", ".join(f"{name} {losses[name]:.6f}" for name in ("average", "stack", "served"))
     return [
-        f"- Doubly robust loss of the average effect alone, the stack and the served model: {told}. The"
-        " served model has read these rows, the stack's models had not: agreement and loss flatter it."
+        "- Doubly robust loss of the same (mean square of score less effect, over the scores' variance; most"
+        f" of it is noise): {told}. Average is one effect for all."
     ]

@@ -220,6 +220,7 @@ class ResponseClassifier(ClassifierMixin, BaseEstimator):
         """Give the calibrated log-odds of the second class, shape (n,)."""
         check_is_fitted(self, "classes_")
         if self._coding.is_plain:
+            trial.check_numbers(X)
             values = np.asarray(
                 validate_data(self, X, dtype=np.float64, ensure_all_finite=False, reset=False)
             )
@@ -339,8 +340,15 @@ class Validation:
             yield model._blended(boosted[seen], self.linear[seen], self.y[seen])[1]
 
 
-def _check_moments(moment: NDArray[Any]) -> None:
-    # Text sorts by its letters, and what is unknown is neither before nor after.
+def moments(at: ArrayLike, n: int) -> NDArray[Any]:
+    """Give the moment of each of n rows, checked: text sorts by its letters, and what is unknown nowhere.
+
+    Raises:
+        DataError: when they are not n, text, or missing.
+    """
+    moment = np.asarray(at)
+    if moment.shape != (n,):
+        raise DataError(f"at has shape {moment.shape}; expected ({n},)", "Pass the moment of each row.")
     if moment.dtype.kind in "USTb" or (
         moment.dtype.kind == "O" and any(isinstance(value, str | bytes) for value in moment.tolist())
     ):
@@ -351,6 +359,7 @@ def _check_moments(moment: NDArray[Any]) -> None:
             f"at: {missing} of {len(moment)} values are missing; expected the moment of each row",
             "Leave out rows whose moment is unknown, or fit without `at`.",
         )
+    return moment
 
 
 def _splits(y: Array, at: ArrayLike | None, folds: int, seed: int) -> tuple[list[tuple[Whole, Whole]], bool]:
@@ -358,10 +367,7 @@ def _splits(y: Array, at: ArrayLike | None, folds: int, seed: int) -> tuple[list
     if at is None:
         k = int(min(folds, y.sum(), len(y) - y.sum()))
         return list(StratifiedKFold(k, shuffle=True, random_state=seed).split(y, y)), False
-    moment = np.asarray(at)
-    if len(moment) != len(y):
-        raise DataError(f"at has {len(moment)} values; expected {len(y)}")
-    _check_moments(moment)
+    moment = moments(at, len(y))
     order = np.argsort(moment, kind="stable")
     edges = np.unique(moment)
     if len(edges) == 1:

@@ -28,7 +28,7 @@ from nba import stats
 from nba.catalog import NONE
 from nba.errors import DataError
 from nba.models import candidates, learners
-from nba.models.candidates import NAMES, ByTreatment, Fold, Linear, Relative, TTrees, XTrees
+from nba.models.candidates import NAMES, ByTreatment, Fold, Linear, OddsTrees, Relative, TTrees, XTrees
 from nba.models.gate import HALF, Evidence, decide, ranking, shown
 from nba.models.inputs import Coding
 from nba.models.learners import _Learner
@@ -187,7 +187,8 @@ class UpliftEnsemble(_Learner):
         if name == "hierarchy":
             return linear
         if name == "x_trees":
-            return XTrees.fit(fold)
+            # Signs are asked of effects in points, which those on the log-odds need not have.
+            return (OddsTrees if fold.data.is_binary and self.monotone is None else XTrees).fit(fold)
         if name == "t_trees":
             return TTrees()
         if name == "dr_trees":

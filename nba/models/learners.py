@@ -24,6 +24,7 @@ from typing import Any, Self
 import lightgbm as lgb
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.special import expit
 from sklearn.base import BaseEstimator, clone, is_classifier
 from sklearn.utils.validation import check_is_fitted, validate_data
 
@@ -36,6 +37,7 @@ Array = NDArray[np.float64]
 Whole = NDArray[np.int64]
 
 _LEAST = 20  # rows below which an arm's outcome is its mean
+_NEWTON = 10
 _QUIET: dict[str, Any] = {
     "verbosity": -1, "n_jobs": 1, "deterministic": True, "force_col_wise": True, "max_bin": 63,
 }  # fmt: skip
@@ -70,7 +72,7 @@ class Fitted:
             return
         model = clone(base)
         if "min_child_samples" in model.get_params():
-            model.set_params(min_child_samples=int(np.clip(len(y) // 20, 1, model.min_child_samples)))
+            model.set_params(min_child_samples=_least_leaf(model, len(y)))
         target = y.astype(int) if is_classifier(base) else y
         if len(y) and np.allclose(weight, weight[0]):
             self.model = model.fit(X, target)
@@ -86,6 +88,43 @@ class Fitted:
         if is_classifier(self.model):
             return np.asarray(self.model.predict_proba(X)[:, 1], dtype=np.float64)
         return np.asarray(self.model.predict(X), dtype=np.float64)
+
+
+class Shifted:
+    """What moves 0/1 outcomes from given log-odds: one number, and trees of what it leaves.
+
+    The number has a normal prior of standard deviation 1, so that few rows of one outcome give a finite one.
+
+    Args:
+        base: LightGBM whose parameters the trees have.
+        X: Features, shape (n, p).
+        y: 0 or 1, shape (n,).
+        weight: Shape (n,).
+        offset: Log-odds to start from, shape (n,).
+    """
+
+    def __init__(self, base: Any, X: Array, y: Array, weight: Array, offset: Array) -> None:
+        self.shift, self.model = 0.0, None
+        for _ in range(_NEWTON):
+            p = expit(offset + self.shift)
+            step = (weight @ (y - p) - self.shift) / (weight @ (p * (1 - p)) + 1)
+            self.shift += float(np.clip(step, -1, 1))
+        if len(y) < _LEAST or np.ptp(y) == 0:
+            return
+        model = lgb.LGBMClassifier(**base.get_params())
+        model.set_params(min_child_samples=_least_leaf(model, len(y)))
+        self.model = model.fit(X, y.astype(int), sample_weight=weight, init_score=offset + self.shift)
+
+    def __call__(self, X: Array) -> Array:
+        """Give by how much the log-odds move, shape (n,)."""
+        if self.model is None:
+            return np.full(len(X), self.shift)
+        return np.asarray(self.shift + self.model.booster_.predict(X, raw_score=True))
+
+
+def _least_leaf(model: Any, n: int) -> int:
+    # Few rows must be able to split at all.
+    return int(np.clip(n // 20, 1, model.get_params()["min_child_samples"]))
 
 
 def _weighted(model: Any, weight: Array) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """Data frames as numbers, and the penalised logistic regression that stands beside the trees."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -8,6 +9,7 @@ from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
 
 from nba.errors import DataError
+from nba.models import trial
 
 Array = NDArray[np.float64]
 
@@ -27,10 +29,7 @@ class Columns:
         """
         if not isinstance(X, pd.DataFrame):
             return cls([], {})
-        moments = [str(name) for name in X.columns if _holds_moments(X[name])]
-        if moments:
-            hint = "Make a number of each, such as days before the decision."
-            raise DataError(f"columns {moments} hold moments; expected numbers or categories", hint)
+        _refuse_moments(X, X.columns)
         codes = {}
         for name in X.columns:
             if not (pd.api.types.is_numeric_dtype(X[name]) or pd.api.types.is_bool_dtype(X[name])):
@@ -53,11 +52,14 @@ class Columns:
         """Give the frame as numbers by name: other orders are fine, unseen categories are unknown.
 
         Raises:
-            DataError: when columns are missing.
+            DataError: when columns are missing, hold moments, or hold text where the fit had numbers.
         """
         absent = [name for name in self.names if name not in getattr(X, "columns", [])]
         if absent:
             raise DataError(f"columns {absent} are missing; expected {self.names}", "Pass a data frame.")
+        _refuse_moments(X, self.names)
+        plain = X[[name for name in self.names if name not in self.codes]]
+        trial.check_numbers(plain)
         parts = []
         for name in self.names:
             if name in self.codes:
@@ -65,6 +67,13 @@ class Columns:
             else:
                 parts.append(X[name].to_numpy(dtype=np.float64, na_value=np.nan))
         return np.column_stack(parts)
+
+
+def _refuse_moments(X: pd.DataFrame, names: Iterable[Any]) -> None:
+    moments = [str(name) for name in names if _holds_moments(X[name])]
+    if moments:
+        hint = "Make a number of each, such as days before the decision."
+        raise DataError(f"columns {moments} hold moments; expected numbers or categories", hint)
 
 
 def _holds_moments(column: "pd.Series[Any]") -> bool:

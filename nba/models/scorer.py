@@ -18,7 +18,7 @@ from threadpoolctl import threadpool_limits
 
 from nba.catalog import NONE, Catalog
 from nba.errors import DataError, MissingError, listed
-from nba.models import crossfit, inputs, response, trial, uplift
+from nba.models import crossfit, immature, inputs, response, trial, uplift
 from nba.models.hierarchy import Hierarchy, Layout
 from nba.models.inputs import Coding
 from nba.models.margin import Margin, fit_margin, margin_by_action
@@ -137,7 +137,7 @@ class Scorer:
         crossed = response.fit(X, codes[column], codes[paired], y, weight, fold, params, settings.trees)
         arrays = Rows(X, column, paired, y, weight, fold)
         learnt = uplift.fit(arrays, crossed, coding, settings, seed)
-        whole = _whole(rows)
+        whole = immature.closed(rows)  # what came of the others is not all known: they have no margin
         margin = fit_margin(rows.filter(pa.array(whole)), catalog.cost[column[whole]])
         margin = replace(margin, by_action=margin_by_action(catalog, column))
         crossed = response.with_rates(crossed, column, y, weight, fold, coding)
@@ -301,13 +301,6 @@ def pair(column: Whole, n_treatments: int, rng: np.random.Generator) -> Whole:
     given = column[column > 0]
     pool = given if len(given) else np.arange(1, n_treatments + 1)
     return np.where(column > 0, column, rng.choice(pool, len(column)))
-
-
-def _whole(rows: pa.Table) -> NDArray[np.bool_]:
-    # Examples whose outcome is known: parts of a response that is yet to come have no margin.
-    if "weight" not in rows.column_names:
-        return np.ones(rows.num_rows, dtype=bool)
-    return np.asarray(rows["weight"].fill_null(1.0).to_numpy() == 1.0)
 
 
 def age_weight(examples: pa.Table, half_life_days: float | None) -> Array:

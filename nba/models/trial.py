@@ -168,7 +168,7 @@ def read(
     faults += _faults_of_folds(fold, folds, groups)
     data = Trial(X, target, arm, p, w, fold, arms, customer)
     if not faults:
-        faults = [*_contradictions(data), *(_gaps(data) if has_gaps else [])]
+        faults = [*contradictions(p, arm, arms, w, customer), *(_gaps(data) if has_gaps else [])]
     if faults:
         raise listed(faults, "effects cannot be learnt from these rows", _HINT)
     for j in leaks(X, target):
@@ -332,18 +332,30 @@ def _probabilities(p_action: Any, arm: Whole, arms: Sequence[Any], has_gaps: boo
     return p, _faults_of_probabilities(p, arm, arms, has_gaps)
 
 
-def _contradictions(data: Trial) -> list[str]:
-    # Rows that got an arm, each for 1/p, must stand for all rows that could have got it: else p is not what
-    # dealt out the arms, or some could not have got it and nothing says who.
-    out, certain = [], data.p_own >= _CERTAIN
-    weight = data.weight / data.weight.mean()
-    for k, name in enumerate(data.arms):
-        p, got = data.p[:, k], data.arm == k
-        could = np.where(np.isnan(p), ~certain, p > 0)
-        odds = np.divide(1.0, p, out=np.zeros_like(p), where=got)
-        found = stats.mean(weight * (odds - could), unit=data.customer)
+def contradictions(
+    p: Array, arm: Whole, arms: Sequence[Any], weight: Array | None = None, customer: Whole | None = None
+) -> list[str]:
+    """Name arms that the probabilities cannot have dealt out, one sentence each.
+
+    Rows that got an arm, each for 1/p, must stand for all rows that could have got it: else p is not what
+    dealt out the arms, or some could not have got it and nothing says who.
+
+    Args:
+        p: Probability of each arm, shape (n, 1 + T); above 0 of the row's own arm, NaN where not known.
+        arm: Column of the arm of each row, shape (n,).
+        arms: Names, the control first.
+        weight: Shape (n,); all 1 if None.
+        customer: Code of each row's customer, shape (n,); None where every row is another's.
+    """
+    out, certain = [], p[np.arange(len(p)), arm] >= _CERTAIN
+    weight = np.ones(len(p)) if weight is None else weight / weight.mean()
+    for k, name in enumerate(arms):
+        chance, got = p[:, k], arm == k
+        could = np.where(np.isnan(chance), ~certain, chance > 0)
+        odds = np.divide(1.0, chance, out=np.zeros_like(chance), where=got)
+        found = stats.mean(weight * (odds - could), unit=customer)
         # What the draws vary by, if p is right: the rows drawn say too little of it where p is small.
-        known = np.divide(1.0, p, out=np.ones_like(p), where=p > 0) - 1
+        known = np.divide(1.0, chance, out=np.ones_like(chance), where=chance > 0) - 1
         limit = _APART * max(found.se, np.sqrt((weight**2 * known).sum()) / len(p)) + _SLACK
         if abs(found.value) > limit:
             share = float((weight * could).mean())

@@ -20,11 +20,12 @@ import pyarrow as pa
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import expit
 from sklearn.base import clone
+from sklearn.utils.validation import check_consistent_length
 
 from nba import metrics
 from nba.catalog import Catalog
 from nba.errors import DataError
-from nba.models import candidates, crossfit, inputs, latest, response, trial
+from nba.models import candidates, classifier, crossfit, inputs, latest, response, trial
 from nba.models.classifier import ResponseClassifier
 from nba.models.ensemble import UpliftEnsemble
 from nba.models.inputs import Coding
@@ -331,7 +332,8 @@ def responses(
     """
     n = np.shape(y)[0]
     kept = np.sort(np.random.default_rng(search.seed).permutation(n)[: search.settings.tune_rows])
-    moment = None if at is None else np.asarray(at)[kept]
+    check_consistent_length(X, y)
+    moment = None if at is None else classifier.moments(at, n)[kept]
     part = X.iloc[kept] if isinstance(X, pd.DataFrame) else np.asarray(X)[kept]
     with trial.quiet():
         rows = model.validation(part, np.asarray(y)[kept], at=moment)

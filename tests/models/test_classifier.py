@@ -45,7 +45,7 @@ def test_bad_input_is_one_clear_error():
         ResponseClassifier().fit(X, np.arange(200) == 0)
     with pytest.raises(DataError, match="monotone has 1 signs"):
         ResponseClassifier(monotone=[1], trees=20).fit(X, y)
-    with pytest.raises(DataError, match="at has 3 values"):
+    with pytest.raises(DataError, match=r"at has shape \(3,\)"):
         ResponseClassifier().fit(X, y, at=[1, 2, 3])
     with pytest.raises(ValueError, match=r"infinite values in columns \[0, 1\]"):
         ResponseClassifier().fit(np.full((20, 2), np.inf), np.arange(20) % 2)
@@ -77,6 +77,18 @@ def test_columns_of_moments_are_no_categories():
         ResponseClassifier().fit(wrong, y)
     coding = Columns.of(X.assign(month=day.dt.strftime("%b"), is_new=y > 0))
     assert set(coding.codes) == {"segment", "month"}
+
+
+def test_what_is_no_number_at_scoring_is_named(fitted):
+    X, _, _ = table(1, 50)
+    day = pd.Series(pd.date_range("2026-01-01", periods=50))
+    with pytest.raises(DataError, match=r"columns \['orders'\] hold moments"):
+        fitted.predict_proba(X.assign(orders=day))
+    with pytest.raises(DataError, match=r"recency holds .*; expected numbers"):
+        fitted.predict_proba(X.assign(recency="long ago"))
+    plain = ResponseClassifier(trees=20, seeds=1).fit(X[["orders", "recency"]], np.arange(50) % 2)
+    with pytest.raises(DataError, match=r"orders holds datetime64.*; expected numbers"):
+        plain.predict_proba(X.assign(orders=day)[["orders", "recency"]])
 
 
 def test_columns_by_name_unseen_categories_are_unknown_missing_ones_are_named(fitted):

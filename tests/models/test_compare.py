@@ -4,14 +4,14 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from nba.models import card, compare
+from nba.models import card, compare, crossfit
 from nba.models.compare import LEAST
 from nba.models.inputs import Coding
 
 
 @pytest.fixture(scope="module")
-def found(scorer, varied, catalog):
-    return compare.compare(scorer, varied.examples, catalog, 0)
+def found(scorer, varied, catalog, quick):
+    return compare.compare(scorer, varied.examples, catalog, quick, 0)
 
 
 # by hand
@@ -66,31 +66,58 @@ def test_candidates_that_were_logged_say_who_could_have_got_what(scorer, varied,
     assert "sale_email" in given.told(coding)[0]
 
 
-def test_a_log_that_contradicts_itself_is_said_on_the_card_not_raised(scorer, varied, catalog):
+def test_a_log_that_contradicts_itself_is_said_on_the_card_not_raised(scorer, varied, catalog, quick):
     wrong = pa.array(np.full(varied.examples.num_rows, 0.9))
     at = varied.examples.column_names.index("p_action")
-    found = compare.compare(scorer, varied.examples.set_column(at, "p_action", wrong), catalog, 0)
+    contradictory = varied.examples.set_column(at, "p_action", wrong)
+    found = compare.compare(scorer, contradictory, catalog, quick, 0)
     assert found.gate is None
-    assert "p_action contradicts the arms: rows that got 'none'" in found.findings[-1]
+    assert "p_action contradicts the arms: rows that got 'none'" in found.findings[-2]
+    alone = compare.unfitted(scorer, contradictory).findings
+    assert sum("contradicts the arms" in sentence for sentence in alone) == 5
     assert "contradicts the arms" in card.card(scorer, varied.examples, found, {})
 
 
-def test_too_few_examples_are_said_not_raised(scorer, varied, catalog):
-    few = compare.compare(scorer, varied.examples.slice(0, LEAST // 2), catalog, 0)
+def test_too_few_examples_are_said_not_raised(scorer, varied, catalog, quick):
+    few = compare.compare(scorer, varied.examples.slice(0, LEAST // 2), catalog, quick, 0)
     assert few.gate is None
-    assert "Fewer than" in few.findings[-1]
+    assert "Fewer than" in few.findings[-2]
     text = card.card(scorer, varied.examples, few, {})
     assert "The stack could not be fitted" in text
 
 
 def test_a_card_without_a_stack_has_checks_all_the_same(scorer, varied):
-    text = card.card(scorer, varied.examples, None, {})
+    text = card.card(scorer, varied.examples, compare.unfitted(scorer, varied.examples), {})
+    assert "contradicts" not in text
     assert "No feature tells the outcome almost exactly." in text
     assert "Logged probabilities reach from" in text
     assert "The stack was not fitted" in text
     y = varied.examples["is_response"].cast("double")
     told = varied.examples.set_column(varied.examples.column_names.index("f_x0"), "f_x0", y)
-    assert "'f_x0' tells the outcome almost exactly" in card.card(scorer, told, None, {})
+    assert "'f_x0' tells the outcome almost exactly" in compare.unfitted(scorer, told).findings[0]
+
+
+def test_effects_are_compared_by_models_that_had_not_seen_the_customer(varied, catalog, quick):
+    rows = varied.examples.slice(0, 3000)
+    found = compare.unseen(rows, rows.slice(0, 600), catalog, quick, 0)
+    assert found.shape == (600, 4)
+    # Outcomes of a third of the customers change: what is said of them does not.
+    third = crossfit.folds(rows["customer_id"], 3, 1) == 1
+    y = rows["is_response"].to_numpy(zero_copy_only=False)
+    at = rows.column_names.index("is_response")
+    other = rows.set_column(at, "is_response", pa.array(np.where(third, ~y, y)))
+    again = compare.unseen(other, other.slice(0, 600), catalog, quick, 0)
+    np.testing.assert_array_equal(again[third[:600]], found[third[:600]])
+    assert (again[~third[:600]] != found[~third[:600]]).all()
+    assert np.isnan(compare.unseen(rows.slice(0, 90), rows.slice(0, 5), catalog, quick, 0)).all()
+
+
+def test_agreement_leaves_out_what_is_unknown():
+    gap = np.array([[1.0, np.nan], [2.0, np.nan], [3.0, np.nan]])
+    assert compare.together(gap, np.array([[1.0, 0.0], [3.0, 0.0], [5.0, 9.0]])) == pytest.approx(
+        (1.0, np.sqrt(5 / 3))
+    )
+    assert np.isnan(compare.together(gap[:, 1:], gap[:, 1:])).all()
 
 
 # laws
@@ -146,3 +173,5 @@ def test_losses_are_of_pairs_that_were_possible():
     )
     found = compare.losses(model, np.array([[1.0], [2.0], [7.0]]))
     assert found == {"average": 1.0, "stack": 0.0, "served": 0.5}
+    assert compare.losses(model, np.array([[np.nan], [2.0], [7.0]]))["served"] == 1.0
+    assert compare.losses(model, np.full((3, 1), np.nan)) == {}

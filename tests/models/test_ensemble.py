@@ -5,8 +5,9 @@ from sklearn.linear_model import LinearRegression
 
 from nba import stats
 from nba.errors import DataError
-from nba.models import ensemble, gate
+from nba.models import candidates, ensemble, gate
 from nba.models.ensemble import UpliftEnsemble
+from nba.models.learners import Shifted
 from nba.models.trial import split
 
 KNOWN = {0: 0.4, 1: 0.3, 2: 0.3}
@@ -179,6 +180,28 @@ def test_trees_of_the_prior_know_nothing_of_the_fold_that_judges_them():
         model.fit(X, outcome, arm, KNOWN, groups=customer)._members[0](X[judged]) for outcome in (y, other)
     )
     np.testing.assert_array_equal(first, second)
+
+
+def test_trees_of_chances_move_the_odds_and_signs_are_those_of_points():
+    # The odds double for everyone: nothing is left to trees but to leave it so.
+    rng = np.random.default_rng(0)
+    offset = np.repeat([-3.0, 0.0, 2.0], 4000)
+    y = (rng.random(12_000) < expit(offset + np.log(2))).astype(float)
+    X, base = rng.normal(size=(12_000, 2)), candidates.base_effect(0, None)
+    moved = Shifted(base, X, y, np.ones(12_000), offset)
+    assert moved.shift == pytest.approx(np.log(2), abs=3 * 0.03)
+    assert np.abs(moved(X) - moved.shift).max() < 0.2
+    few = Shifted(base, X[:4], np.zeros(4), np.ones(4), offset[:4])
+    assert -1 < few.shift < 0
+    assert few.model is None
+    trees = candidates.OddsTrees(((moved, moved, 0.5),))
+    mu = expit(np.array([[-3.0, 0.0], [0.0, 0.0]]))
+    move = np.repeat(moved(X[:1]), 2)
+    np.testing.assert_allclose(trees(X[[0, 0]], mu)[:, 0], expit(np.array([-3, 0]) + move) - mu[:, 0])
+    X, y, arm, _ = trial(0, 1500)
+    for monotone, kind in ((None, candidates.OddsTrees), ([1, 0, 0, 0], candidates.XTrees)):
+        model = UpliftEnsemble(control=0, folds=2, names=("x_trees",), monotone=monotone)
+        assert type(model.fit(X, y, arm, KNOWN)._members[0].effects[0]) is kind
 
 
 def test_recommendation_follows_the_gate_and_costs(fitted):

@@ -11,7 +11,7 @@ import pytest
 from nba import metrics
 from nba.catalog import Action, Catalog, Treatment
 from nba.errors import DataError, MissingError
-from nba.models import card, immature, margin, report
+from nba.models import card, compare, immature, margin, report
 from nba.models import scorer as module
 from nba.models.inputs import Coding
 from nba.models.scorer import Scorer
@@ -222,13 +222,22 @@ def test_the_card_says_how_errors_were_widened(scorer, varied):
     widening = scorer.report.metrics["se_widening"]
     assert 1 <= widening < 4
     said = f"effects were multiplied by {widening:.2f} (jackknife over customers)\n"
-    assert said in card.card(scorer, varied.examples, None, {})
+    alone = compare.unfitted(scorer, varied.examples)
+    assert said in card.card(scorer, varied.examples, alone, {})
     most = replace(
         scorer, report=replace(scorer.report, metrics=scorer.report.metrics | {"se_widening": 4.0})
     )
     assert "multiplied by 4.00 (jackknife over customers): the most there is" in card.card(
-        most, varied.examples, None, {}
+        most, varied.examples, alone, {}
     )
+
+
+def test_the_card_names_where_what_is_served_lies_outside_of_the_interval():
+    row = {"treatment_id": "mail", "lower": -0.01, "upper": 0.02, "predicted": 0.02}
+    unknown = row | {"treatment_id": "sms", "lower": np.nan, "upper": np.nan}
+    assert card._leaning([row, unknown]) == []
+    _, told = card._leaning([row, unknown, row | {"treatment_id": "call", "predicted": 0.021}])
+    assert "outside of the 95% interval for 1 of 2 treatments (by chance for one in twenty): call." in told
 
 
 def test_what_the_baseline_misses_is_no_effect():
@@ -270,10 +279,12 @@ def test_open_decisions_are_read_but_judge_nothing(varied, catalog, quick):
     found = Scorer.fit(rows, catalog, quick, 0)
     measured, y = found.report.metrics, closed["is_response"].to_numpy()
     assert (measured["n"], measured["base_rate"]) == (6000, pytest.approx(y.mean()))
+    cost = catalog.cost[Coding.of(catalog).columns(closed["treatment_id"].to_pylist())]
+    assert found.margin.population == margin.fit_margin(closed, cost).population
     assert abs(measured["calibration_slope"] - 1) < 0.3
     contacts = 6000 - closed["treatment_id"].to_pylist().count("none")
     assert sum(found.report.tables["effects"]["n"].to_pylist()) == contacts
-    text = card.card(found, rows, None, {})
+    text = card.card(found, rows, compare.unfitted(found, rows), {})
     assert "- 6,000 decisions with closed outcomes and 3,000 whose window is open, completed" in text
 
 
@@ -313,6 +324,10 @@ def test_what_a_policy_picked_by_is_no_effect(quick):
     assert found.metrics["p_action_known"] == 1
     assert found.metrics["compared_effective"] < 0.9 * found.metrics["compared_n"]
     # Without the chances the same rows show an effect that is not there.
+    # Effects as served are not weighed: the card names where they lean too far to be chance.
+    lean = effects.loc[~effects["predicted"].between(effects["lower"], effects["upper"]), "treatment_id"]
+    said = f"outside of the 95% interval for {len(lean)} of 2 treatments"
+    assert card._leaning(found.tables["effects"].to_pylist())[1].startswith(f"What is served lies {said}")
     blind = Scorer.fit(log.drop_columns(["p_action"]), shop, quick, 1).report
     assert blind.metrics["p_action_known"] == 0
     false = blind.tables["effects"].to_pandas()

@@ -212,6 +212,11 @@ def test_responses_are_searched_on_the_loss_of_unseen_rows_and_the_search_goes_o
     assert "trees_" not in vars(model)
     with pytest.raises(DataError, match="0 trials"):
         searched(0)
+    search = Search(Models(tune_trials=1), 0, tmp_path / "tuning.db")
+    with pytest.raises(DataError, match=r"at has shape \(3,\); expected \(240,\)"):
+        tuning.responses(model, X, y, search, at=[1, 2, 3])
+    with pytest.raises(ValueError, match="inconsistent numbers of samples"):
+        tuning.responses(model, X[:5], y, search)
 
 
 def test_responses_with_times_are_judged_part_by_part_on_later_rows():

@@ -128,7 +128,7 @@ def test_too_short_a_history_says_what_it_needs(workspace):
         train.train_snapshot(workspace, horizon_days=300)
 
 
-def test_card_comparison_versions_bin_and_signature(workspace, end):
+def test_card_comparison_versions_bin_and_signature(workspace, end, monkeypatch):
     from pipelines import models
     from pipelines.commands import training
 
@@ -136,6 +136,11 @@ def test_card_comparison_versions_bin_and_signature(workspace, end):
     listed = tracking.versions(tracking.policy_name(settings.read(workspace)))
     assert "## Does personalising pay?" not in listed[0]["card"]
     assert "Logged probabilities reach from" in listed[0]["card"]
+    # A comparison that ended in an error is told and made again.
+    with monkeypatch.context() as patch:
+        patch.setattr(train.compare, "LEAST", 10**9)
+        failed = train.train(workspace, end, compared=True)
+    assert (failed.is_new, failed.comparison.gate) == (False, None)
     # The same model, now held against the stack: no new version, but a card that tells it.
     report = train.train(workspace, end, compared=True)
     assert (report.is_new, report.model_id, report.alias) == (False, first.model_id, "champion")
