@@ -119,7 +119,7 @@ class Shifted:
         """Give by how much the log-odds move, shape (n,)."""
         if self.model is None:
             return np.full(len(X), self.shift)
-        return np.asarray(self.shift + self.model.booster_.predict(X, raw_score=True))
+        return self.shift + np.asarray(self.model.booster_.predict(X, raw_score=True), dtype=np.float64)
 
 
 def _least_leaf(model: Any, n: int) -> int:
