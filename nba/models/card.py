@@ -50,6 +50,9 @@ def card(
         f" response rate {measured.get('base_rate', float('nan')):.4f}",
         f"- {_weighed(measured)}",
         "",
+        "Average effects on the chance of a response, against no contact (0.01 is a point); as served: the"
+        " model's own mean on the same decisions, their customers unseen.",
+        "",
         *_head("treatment", "examples", "effect", "95% interval", "as served"),
         *(_effect(row) for row in scorer.report.tables["effects"].to_pylist()),
         *_leaning(scorer.report.tables["effects"].to_pylist()),
@@ -223,9 +226,9 @@ def _compared(found: Comparison) -> list[str]:
         "## Does personalising pay?",
         f"- {found.gate.reason} (Worth is money per decision: the margin of a response, less contact costs.)",
         f"- The served model's effects correlate with the stack's by {_number(found.agreement, 2)} and lie"
-        f" {_number(found.distance)} apart (root mean square, in chance of a response), both by models that"
-        " had not seen the customer.",
-        *(_losses(found.losses) if found.losses else []),
+        f" {_number(found.distance)} apart (root mean square, in chance of a response): both learnt"
+        " from the decisions that are compared here, at most 60,000, without the customers whose effects they"
+        " give. So did all below; `served` is the served kind of model.",
         "",
         *_head(
             "candidate", "weight", "gain in loss over the constant effect, 95%", "RATE (Qini weights), 95%"
@@ -239,12 +242,4 @@ def _compared(found: Comparison) -> list[str]:
             )
             for row in found.candidates.to_pylist()
         ),
-    ]
-
-
-def _losses(losses: Mapping[str, float]) -> list[str]:
-    told = ", ".join(f"{name} {losses[name]:.6f}" for name in ("average", "stack", "served"))
-    return [
-        "- Doubly robust loss of the same (mean square of score less effect, over the scores' variance; most"
-        f" of it is noise): {told}. Average is one effect for all."
     ]

@@ -42,17 +42,16 @@ class Comparison:
     """What the stack says of the same examples.
 
     Attributes:
-        candidates: Table candidate, weight, gain and rate with their 95% intervals; see `UpliftEnsemble`.
+        candidates: Table candidate, weight, gain and rate with their 95% intervals; see `UpliftEnsemble`. The
+            last row, `served`, is the kind of model that is served.
         averages: Table treatment, n, effect, se, lower, upper (95%), in chance of a response.
         deciles: Table decile, n, predicted, observed, lower, upper of the stack's out-of-fold effects,
             observed ones from doubly robust scores.
         gate: What to do, in words, worth in money net of contact costs; None where nothing could be compared.
         agreement: Correlation of the served model's effects with the stack's, mean over treatments. Here and
-            below both are of customers that their models have not seen: the stack's are of four fifths of
-            the others, the served kind's of two thirds.
+            in `candidates` both are of customers that their models have not seen, out of the compared
+            rows: the stack's models know four fifths of the customers, the served kind's two thirds.
         distance: Root mean square difference of both, in chance of a response.
-        losses: Doubly robust loss of the average effects alone, of the stack and of the served model, over
-            the scores' variance.
         findings: Leaks, overlap and gaps, one sentence each.
         tuned: The search of the stack's trees; None if there was none.
         stability: Share of the strongest reasons that resampling customers leaves, by kind.
@@ -67,7 +66,6 @@ class Comparison:
     findings: list[str] = field(default_factory=list)
     tuned: Found | None = None
     stability: Mapping[str, float] = field(default_factory=dict)
-    losses: Mapping[str, float] = field(default_factory=dict)
 
     def with_stability(self, found: Mapping[str, float]) -> "Comparison":
         """Add how far reasons agree between models of resampled customers, and say so; NaN says nothing."""
@@ -146,7 +144,7 @@ def compare(
     served = unseen(examples.take(pa.array(rows)), kept, catalog, settings, seed)[:, at]
     agreement, distance = together(served, model.oof_)
     return Comparison(
-        model.candidates_,
+        pa.Table.from_pylist([*model.candidates_.to_pylist(), model.judged("served", served)]),
         model.average_,
         _deciles(model),
         model.gate_,
@@ -154,7 +152,6 @@ def compare(
         distance,
         found,
         tuned,
-        losses=losses(model, served),
     )
 
 
@@ -208,27 +205,6 @@ def together(served: Array, stack: Array) -> tuple[float, float]:
         float(np.mean(found)) if found else float("nan"),
         float(np.sqrt(np.mean(apart**2))) if len(apart) else float("nan"),
     )
-
-
-def losses(model: UpliftEnsemble, served: Array) -> dict[str, float]:
-    """Give the doubly robust loss of the average effects, the stack's and the served model's.
-
-    Args:
-        model: The stack; its scores and out-of-fold effects.
-        served: The served model's effects of the same rows and treatments, shape (n, T); NaN is left out.
-
-    Returns:
-        average, stack, served: mean square of score less effect over the scores' variance, of pairs of rows
-        and treatments that they could have had; empty where there are none.
-    """
-    effects, could = model.scores_[:, 1:] - model.scores_[:, :1], model.possible_
-    average = np.array([scores[at].mean() for scores, at in zip(effects.T, could.T)])
-    parts = {"average": np.broadcast_to(average, effects.shape), "stack": model.oof_, "served": served}
-    scale = np.array([scores[at].var() for scores, at in zip(effects.T, could.T)])
-    both = could & np.isfinite(served)
-    if not both.any():
-        return {}
-    return {name: float(((effects - part) ** 2 / scale)[both].mean()) for name, part in parts.items()}
 
 
 @dataclass(frozen=True)

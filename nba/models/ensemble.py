@@ -245,6 +245,21 @@ class UpliftEnsemble(_Learner):
             ),
         )
 
+    def judged(self, name: str, part: Array) -> dict[str, Any]:
+        """Judge other effects of the training rows as `candidates_` judges the stack's.
+
+        Args:
+            name: What to call them.
+            part: Effects by models that have not seen the row, shape (n, T); NaN is the average effect.
+
+        Returns:
+            A row of `candidates_`.
+        """
+        average = self.average_["effect"].to_numpy()
+        effects = np.where(self.possible_, self.scores_[:, 1:] - self.scores_[:, :1], average)
+        part = np.where(self.possible_ & np.isfinite(part), part, average)
+        return judge(name, part, effects, average, None, self.customer_)
+
     def _per_unit(self) -> Any:
         value = self.value
         return [float(value[t]) for t in self.treatments_] if isinstance(value, Mapping) else float(value)

@@ -225,6 +225,11 @@ def test_report_tables_hold_every_candidate_with_intervals(fitted):
     assert found["stack"]["gain_lower"] > 0 > found["none"]["gain_upper"]
     assert found["stack"]["rate_lower"] > 0
     assert found["stack"]["gain"] > found["response"]["gain"]
+    again = model.judged("stack", model.oof_)
+    for name in ("gain", "gain_lower", "rate", "rate_upper"):
+        assert again[name] == pytest.approx(found["stack"][name], rel=1e-9)
+    unknown = model.judged("?", np.full_like(model.oof_, np.nan))
+    assert (unknown["gain"], unknown["rate"]) == pytest.approx((0, 0), abs=1e-12)
 
 
 # recovery
