@@ -222,7 +222,7 @@ import sys
 from pathlib import Path
 from nba import settings
 from nba.history import connect
-from nba.histories import identifiers, identity, staging, unify
+from nba.histories import identifiers, identity, parquet, staging, unify
 workspace, plain = Path(sys.argv[1]), sys.argv[3] == "plain"
 config = settings.read(workspace)
 with connect(memory_gb=config.workspace.memory_gb, spill=workspace / "spill") as connection:
@@ -233,10 +233,10 @@ with connect(memory_gb=config.workspace.memory_gb, spill=workspace / "spill") as
     identity.resolve(connection, kinds, unify.names_of(staged), identity.Rules(config.identity))
     (workspace / "ready").mkdir(exist_ok=True)
     for name, more in (("people", ""), ("owners", ", reached_at")):
-        unify.copy(connection, f"select combo, customer_id{more} from owner join customer using (customer_no)",
+        parquet.copy(connection, f"select combo, customer_id{more} from owner join customer using (customer_no)",
             workspace / "ready" / f"{name}.parquet", "snappy")
     for table in ("orders", "events", "touches") if plain else ():
-        unify.copy(connection, f"select * exclude (source, file, row_number) from all_{table}",
+        parquet.copy(connection, f"select * exclude (source, file, row_number) from all_{table}",
             workspace / "ready" / f"{table}.parquet", "snappy")
 out = {}
 """

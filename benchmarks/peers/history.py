@@ -19,7 +19,7 @@ if name == "pandas":
         rows = pd.read_parquet(ready / f"{table}.parquet")
         rows = rows.merge(people, on="combo").drop(columns="combo")
         rows = rows.sort_values(["customer_id", at, "key"])
-        rows.to_parquet(target / f"{table}.parquet", compression="zstd", index=False)
+        rows.to_parquet(target / f"{table}.parquet", compression="zstd", compression_level=1, index=False)
         del rows
 else:
     import polars as pl
@@ -29,7 +29,7 @@ else:
     for table, at in TABLES.items():
         rows = pl.scan_parquet(ready / f"{table}.parquet").join(people, on="combo").drop("combo")
         rows = rows.sort("customer_id", at, "key").collect(engine="streaming")
-        rows.write_parquet(target / f"{table}.parquet", compression="zstd", compression_level=3)
+        rows.write_parquet(target / f"{table}.parquet", compression="zstd", compression_level=1)
         del rows
 seconds = time.perf_counter() - begun
 peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6

@@ -22,9 +22,9 @@ import pyarrow.parquet as pq
 from nba import tables
 from nba.errors import DataError
 from nba.histories import identifiers
+from nba.histories.parquet import copy
 from nba.histories.quality import FORGOTTEN
 from nba.histories.sources import literal, quoted
-from nba.histories.unify import copy
 from nba.history import History
 from nba.settings import Identity
 

@@ -438,8 +438,8 @@ def _identity(connection: duckdb.DuckDBPyConnection, *, has_known: bool) -> None
 def write(connection: duckdb.DuckDBPyConnection) -> str:
     """Give the query of the contract's table `identities`, in order of kind (strongest first) and hash."""
     now = f"""select identifier_kind, {_hex("hash")} as identifier_hash, customer_id, source,
-            make_timestamp(sight >> 10)::timestamptz as first_seen_at,
-            make_timestamp(joined)::timestamptz as joined_at, i.strength, node
+            make_timestamptz(sight >> 10) as first_seen_at,
+            make_timestamptz(joined) as joined_at, i.strength, node
         from identity i join customer using (customer_no) join kind_strength using (strength)
         join source_place on place = sight & 1023"""
     if not _has_earlier(connection):  # nodes are in that order

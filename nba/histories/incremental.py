@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from nba import tables
-from nba.histories import identity, quality, unify
+from nba.histories import identity, parquet, quality, unify
 from nba.histories.sources import literal
 from nba.histories.staging import StagedFile, StagedSource
 from nba.settings import Settings
@@ -131,13 +131,13 @@ def add(
     append["quarantine"] = folder / "quarantine.parquet"
     unify.write_quarantine(connection, fresh, late, append["quarantine"])
     aliases = _aliases(known.aliases, found)
-    unify.write_small(replace["aliases"], aliases)
+    parquet.write_small(replace["aliases"], aliases)
     _write_customers(connection, replace["customers"], scans["customers"], kinds[0])
     advance("customers")
     counts.latest.update(unify.newest(staged))
     files = {"customers": replace["customers"], "identities": identities}
     measured = quality.grown(connection, staged, counts, files, known.quality, aliases.num_rows)
-    unify.write_small(replace["quality"], measured)
+    parquet.write_small(replace["quality"], measured)
     return Added(append, replace, measured)
 
 
@@ -327,8 +327,8 @@ def _seen_before(connection: duckdb.DuckDBPyConnection) -> bool:
         connection,
         f"""create or replace temp table redated as
         select k.identifier_kind, k.identifier_hash, source_place.source as source_now,
-            make_timestamp(i.sight >> 10)::timestamptz as first_now,
-            case when {_IS_ROOT} then make_timestamp(i.joined)::timestamptz end as joined_now
+            make_timestamptz(i.sight >> 10) as first_now,
+            case when {_IS_ROOT} then make_timestamptz(i.joined) end as joined_now
         from {_THEN_AND_NOW} where epoch_us(k.first_seen_at) <> i.sight >> 10
             or k.source <> source_place.source""",
     )
@@ -336,7 +336,7 @@ def _seen_before(connection: duckdb.DuckDBPyConnection) -> bool:
 
 
 def _redate(connection: duckdb.DuckDBPyConnection, scan: str, added: Path, path: Path) -> None:
-    unify.copy(
+    parquet.copy(
         connection,
         f"""select * exclude (source_now, first_now, joined_now) replace (
             coalesce(source_now, source) as source, coalesce(first_now, first_seen_at) as first_seen_at,
@@ -358,7 +358,7 @@ def _corrects(connection: duckdb.DuckDBPyConnection, table: str, scan: str) -> b
 
 def _write_identities(connection: duckdb.DuckDBPyConnection, path: Path) -> None:
     rows = f"select f.* from ({identity.write(connection)}) f"
-    unify.copy(
+    parquet.copy(
         connection,
         f"{rows} anti join wanted_known using (identifier_kind, identifier_hash)"
         " semi join wanted using (identifier_kind, identifier_hash) order by all",
@@ -390,13 +390,13 @@ def _write_customers(connection: duckdb.DuckDBPyConnection, path: Path, scan: st
         oldest as (
             select customer_no, arg_min(hash, (sight, node)) as hash from identity
             semi join inside using (hash) where strength = 0 group by 1)
-        select customer_id, make_timestamp(min(joined))::timestamptz as joined_now,
+        select customer_id, make_timestamptz(min(joined)) as joined_now,
             any_value(clear) as external_now
         from identity i semi join inside using (hash) join customer using (customer_no)
         left join (select customer_no, clear from oldest join clear_now using (hash)) using (customer_no)
         group by 1""",
     )
-    unify.copy(
+    parquet.copy(
         connection,
         f"""select customer_id, coalesce(external_now, external_id) as external_id,
             least(joined_at, joined_now) as joined_at, {consent},

@@ -82,7 +82,7 @@ def customers(attributes: Mapping[str, Kind]) -> str:
             select customer_no, clear as external_id from oldest join identifiers using (node)
             join clear using (hash)),
         first as (select customer_no, min(joined) as joined from identity group by 1)
-        select customer_id, external_id, make_timestamp(joined)::timestamptz as joined_at,
+        select customer_id, external_id, make_timestamptz(joined) as joined_at,
             {_shown(attributes)}
         from first left join known using (customer_no) join customer using (customer_no)
             left join latest using (customer_no) order by customer_no"""

@@ -24,6 +24,7 @@ from nba.errors import listed
 from nba.histories import answers, database, identifiers, mapping, sources
 from nba.histories.answers import Entry
 from nba.histories.mapping import Plan
+from nba.histories.parquet import copy
 from nba.histories.sources import Fault, Raw, literal
 from nba.settings import Identity, Settings, Source
 
@@ -398,7 +399,7 @@ def _part(
 ) -> int:
     _combine(connection, plan, raw, after)
     rows = folder / f"rows-{part:05d}.parquet"
-    _copy(connection, mapping.query(plan, raw.types, raw.sql), rows)
+    copy(connection, mapping.query(plan, raw.types, raw.sql), rows, "snappy")
     time = mapping.TIMES[plan.source.table]
     known = f"greatest({time}, known_at)" if plan.source.table in tables.EARLIER else time
     kinds = list(plan.source.identifiers)
@@ -412,15 +413,17 @@ def _part(
     connection.execute(
         f"create or replace temp table combo_count as select * from ({counted}) join combo_now using (combo)"
     ).fetchall()
-    _copy(
+    copy(
         connection,
         f"select combo, {hashes}, external, seen_at, n from combo_count order by combo",
         folder / f"combos-{part:05d}.parquet",
+        "snappy",
     )
-    _copy(
+    copy(
         connection,
         f"select n_all, {junk} from combo_count where {junk.replace(', ', ' or ')}",
         folder / f"junk-{part:05d}.parquet",
+        "snappy",
     )
     n = connection.execute("select coalesce(max(combo), $after) from combo_now", {"after": after}).fetchall()
     connection.execute("drop table combo_count").fetchall()
@@ -433,11 +436,6 @@ def _pass_over(connection: duckdb.DuckDBPyConnection, plan: Plan) -> None:
         f"{identifiers.tombstone(f'i_{kind}')} in (from {SUPPRESSED})" for kind in plan.source.identifiers
     )
     connection.execute(f"delete from combo_now where {held}").fetchall()
-
-
-def _copy(connection: duckdb.DuckDBPyConnection, query: str, path: Path) -> None:
-    where = literal(str(path))
-    connection.execute(f"copy ({query}) to {where} (format parquet, compression snappy)").fetchall()
 
 
 def _register_phones(connection: duckdb.DuckDBPyConnection, plan: Plan, raw: Raw) -> None:
@@ -458,7 +456,7 @@ def _write_malformed(connection: duckdb.DuckDBPyConnection, plan: Plan, raw: Raw
     connection.register("malformed", pa.table(told, _QUARANTINE))
     first = literal(str(folder / "rows-00000.parquet"))
     query = f"from malformed union all by name (from read_parquet({first}) limit 0)"
-    _copy(connection, query, folder / "rows-malformed.parquet")
+    copy(connection, query, folder / "rows-malformed.parquet", "snappy")
     connection.unregister("malformed")
 
 

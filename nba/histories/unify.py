@@ -13,12 +13,13 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import duckdb
+import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from nba import tables
 from nba.histories import identifiers, identity, mapping, persons, quality
-from nba.histories.sources import literal
+from nba.histories.parquet import copy, write_small
 from nba.histories.staging import StagedSource
 from nba.settings import Settings
 
@@ -28,6 +29,8 @@ NAMES = (
 )  # fmt: skip
 N_PARTS = len(mapping.KEYS) + 2
 _SUMMED = ("number", "count")
+_PART = 16_000_000
+UInts = NDArray[np.uint64]
 _FILES = pa.schema([("source", pa.int32()), ("file", pa.int32()), ("name", pa.string())])
 
 
@@ -294,19 +297,6 @@ def _write_persons(
         write_small(files["states"], tables.STATES.empty())
 
 
-def copy(connection: duckdb.DuckDBPyConnection, query: str, path: Path, codec: str = "zstd") -> None:
-    """Write what a query gives as a Parquet file, streaming."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    where = literal(str(path))
-    _run(connection, f"copy ({query}) to {where} (format parquet, compression {codec})")
-
-
-def write_small(path: Path, table: pa.Table) -> None:
-    """Write a table that is in memory."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    pq.write_table(table, path, compression="zstd")
-
-
 def _once(
     connection: duckdb.DuckDBPyConnection, table: str, staged: Sequence[StagedSource], counts: quality.Counts
 ) -> None:
@@ -321,12 +311,11 @@ def _once(
     if table in tables.EARLIER:
         _run(connection, f"create or replace temp table grown as {_grown(table, fields, summed)}")
     # Keys that may stand twice, by a short hash, so that all others need not be compared.
-    _run(
-        connection,
-        """create or replace temp table contested as
-        select * from single where hash(key) in (
-            select h from (select hash(key) as h from single) group by h having count(*) > 1)""",
-    )
+    repeated = _repeated(connection, "single" if summed else f"all_{table}")
+    connection.register("repeated", pa.table({"h": repeated}))
+    some = "where hash(key) in (from repeated)" if len(repeated) else "limit 0"
+    _run(connection, f"create or replace temp table contested as select * from single {some}")
+    connection.unregister("repeated")
     same = ", ".join(f"coalesce({f.name}::varchar, chr(1))" for f in fields)
     _run(
         connection,
@@ -356,6 +345,19 @@ def _once(
         counts.records[source] = n[0][0] - sum(row[3] for row in lost if row[0] == source)
     but = "anti join beaten using (source, file, row_number, key, customer_no)" if lost else ""
     _run(connection, f"create or replace temp view once as select * from single {but}")
+
+
+def _repeated(connection: duckdb.DuckDBPyConnection, rows: str) -> UInts:
+    # Hashes of keys that stand more than once. In numpy: to sort them is several times faster than to group
+    # by them. Part by part: keys are as many as rows.
+    n = connection.execute(f"select count(*) from {rows}").fetchall()[0][0]
+    parts = n // _PART + 1
+    found = [np.zeros(0, np.uint64)]
+    for part in range(parts):
+        query = f"select h from (select hash(key) as h from {rows}) where h % {parts} = {part}"
+        h = np.sort(np.asarray(connection.execute(query).fetchnumpy()["h"], np.uint64))
+        found.append(np.unique(h[1:][h[1:] == h[:-1]]))
+    return np.concatenate(found)
 
 
 def _single(table: str, fields: Sequence[tables.Field], summed: Sequence[int]) -> str:
@@ -455,7 +457,7 @@ def _dated(connection: duckdb.DuckDBPyConnection, past: pa.Table | None) -> pa.T
         return past
     connection.register("undated", pa.table({"name": pa.array(undated, pa.string())}))
     found = connection.execute(
-        """select name, make_timestamp(min(joined))::timestamptz from (
+        """select name, make_timestamptz(min(joined)) from (
             select 'c' || left(replace(hash::varchar, '-', ''), 20) as name, joined from identity)
         semi join undated using (name) group by 1"""
     ).fetchall()
