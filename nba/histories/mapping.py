@@ -165,8 +165,9 @@ def query(plan: Plan, types: Sequence[pa.DataType], rows: str) -> str:
         SQL giving the staged columns; `reason` and `raw` are null where the row can be used.
     """
     source = plan.source
-    trimmed = [f"{_text(f'c{i}', kind)} as t{i}" for i, kind in enumerate(types)]
     texts = {name: f"t{i}" for i, name in enumerate(plan.wanted)}
+    typed = _typed(plan, types)
+    trimmed = [f"{_text(f'c{i}', kind)} as t{i}" for i, kind in enumerate(types) if i not in typed]
     kinds = dict(zip(plan.wanted, types))
     first = [f"{texts[column]} as k_{kind}" for kind, column in source.identifiers.items()]
     second, third = [], []
@@ -180,11 +181,13 @@ def query(plan: Plan, types: Sequence[pa.DataType], rows: str) -> str:
             first.append(f"{value} as y_{spec.name}")
             second.append(f"y_{spec.name} as w_{spec.name}")
         elif column is not None:
-            text = _replaced(texts[column], source.values.get(spec.name, {}))
-            first.append(f"{text} as x_{spec.name}")
-            direct = not source.values.get(spec.name) and _is_direct(spec.kind, kinds[column])
+            i = plan.wanted.index(column)
+            direct = _is_used_as_is(source, spec, kinds[column])
             if direct:
-                first.append(f"c{plan.wanted.index(column)} as y_{spec.name}")
+                first += [f"{_given(f'c{i}', kinds[column])} as x_{spec.name}", f"c{i} as y_{spec.name}"]
+            else:
+                text = _replaced(texts[column], source.values.get(spec.name, {}))
+                first.append(f"{text} as x_{spec.name}")
             kind = kinds[column] if direct else pa.string()
             value = _value(spec.kind, f"y_{spec.name}" if direct else f"x_{spec.name}", kind, plan)
             second.append(f"{value} as w_{spec.name}")
@@ -204,15 +207,20 @@ def query(plan: Plan, types: Sequence[pa.DataType], rows: str) -> str:
         f"texts.k_{kind} is not distinct from combo_now.k_{kind}" for kind in source.identifiers
     )
     told = "nullif(concat_ws('; ', " + ", ".join(reasons) + "), '')"
+    # What needs no text to be used gets one only where the row cannot be.
+    told_of = [
+        f"case when reason is not null then {_text(f'c{i}', types[i])} end as t{i}" for i in sorted(typed)
+    ]
     raw = f"case when reason is not null then {_raw(plan, texts)} end"
     return (
-        f"with trimmed as (select *, {', '.join(trimmed)} from {rows}),\n"
+        f"with trimmed as (select {', '.join(['*', *trimmed])} from {rows}),\n"
         f"texts as (select *, {', '.join(first)} from trimmed),\n"
         f"typed as (select texts.*, combo, names, {hashes}{', ' if second else ''}{', '.join(second)}"
         f" from texts join combo_now on {same}),\n"
         f"filled as (select *, {', '.join(third)} from typed),\n"
-        f"judged as (select *, {told} as reason from filled)\n"
-        f"select row_number, reason, {raw} as raw, combo, {', '.join(_finished(plan))} from judged"
+        f"judged as (select *, {told} as reason from filled),\n"
+        f"shown as (select {', '.join(['*', *told_of])} from judged)\n"
+        f"select row_number, reason, {raw} as raw, combo, {', '.join(_finished(plan))} from shown"
     )
 
 
@@ -328,6 +336,26 @@ def _text(column: str, found: pa.DataType) -> str:
     text = f"trim({column}::varchar)"
     blank = among(f"lower({text})", _BLANKS)
     return f"case when strlen({text}) > 4 then {text} when {blank} then null else {text} end"
+
+
+def _given(column: str, found: pa.DataType) -> str:
+    # Null where the text of a value would be.
+    return f"case when isfinite({column}) then {column} end" if pa.types.is_floating(found) else column
+
+
+def _is_used_as_is(source: Source, spec: tables.Field, found: pa.DataType) -> bool:
+    return not source.values.get(spec.name) and _is_direct(spec.kind, found)
+
+
+def _typed(plan: Plan, types: Sequence[pa.DataType]) -> set[int]:
+    """Give the places of wanted columns that only serve as what they are, never as text."""
+    source = plan.source
+    read = {*source.identifiers.values(), *(c for group in source.products.values() for c in group)}
+    for spec in plan.fields:
+        column = source.columns.get(spec.name)
+        if column is not None and not _is_used_as_is(source, spec, types[plan.wanted.index(column)]):
+            read.add(column)
+    return {i for i, name in enumerate(plan.wanted) if name not in read}
 
 
 def _replaced(text: str, values: Mapping[str, str | float | bool]) -> str:
@@ -463,9 +491,9 @@ def _scrubbed(plan: Plan, text: str) -> str:
     out = text
     for kind in plan.source.identifiers:
         if kind != plan.external:
-            own = f"case when strlen(k_{kind}) > 3 or k_{kind} = {text} then k_{kind} else chr(1) end"
-            replaced = f"replace({out}, {own}, '{_REMOVED}')"
-            out = f"case when contains({text}, k_{kind}) then {replaced} else {out} end"
+            # Nothing is replaced of what is empty. A `case` around it would write all before it twice.
+            is_told = f"contains({text}, k_{kind}) and (strlen(k_{kind}) > 3 or k_{kind} = {text})"
+            out = f"replace({out}, case when {is_told} then k_{kind} else '' end, '{_REMOVED}')"
     for pattern, sign in (
         (_MAIL, f"(contains({text}, '@') or contains({text}, '%40'))"),
         (_CALL, f"{_many_digits(text)}"),
