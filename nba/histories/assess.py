@@ -169,7 +169,7 @@ def _volumes(
     # if they tell of a new day that is over; of earlier days they only bring what was late.
     time = mapping.TIMES[table]
     rows = connection.execute(
-        f"select {time}::date as day, count(*) as n from {scan.rows}"
+        f"select make_timestamp(epoch_us({time}))::date as day, count(*) as n from {scan.rows}"
         f" group by 1 order by 1 desc limit {_DAYS + 2}"
     ).fetchall()
     known = [before[name] for name in ("usual_rows", "volume") if name in before]
