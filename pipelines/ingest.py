@@ -26,6 +26,7 @@ from nba.histories import (
     quality,
     staging,
     unify,
+    versions,
 )
 from nba.histories.staging import StagedSource
 from nba.history import FOLDER, History, connect, replace_text
@@ -238,9 +239,8 @@ def _attributes(history: History) -> dict[str, str]:
     return {name: kind[name] for name in names if known[name]}
 
 
-_CODE = b"".join(
-    Path(module.__file__ or "").read_bytes() for module in (identity, unify, persons, incremental, matching)
-)
+_RULES = (identity, unify, versions, persons, incremental, matching)
+_CODE = b"".join(Path(module.__file__ or "").read_bytes() for module in _RULES)
 
 
 def _ingested(staged: Sequence[StagedSource], config: Settings) -> pa.Table:

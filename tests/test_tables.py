@@ -3,12 +3,14 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from nba import tables
 from nba.errors import DataError
+from nba.tables.files import check_file
 
 DICTIONARY = Path(__file__).parents[1] / "docs" / "data-dictionary.md"
 
@@ -41,6 +43,23 @@ def test_bounds_unknowns_and_closed_lists_are_checked() -> None:
     rows = [touch | {"touch_id": name, "kind": "sent", "cost": 0.0} for name in "abb"]
     with pytest.raises(DataError, match="1 rows repeat the key"):  # in order, but not above one another
         tables.TOUCHES.build(rows)
+
+
+@pytest.mark.parametrize("is_told", [True, False])
+def test_a_file_is_held_to_its_contract_whatever_it_tells_of_itself(tmp_path: Path, is_told: bool) -> None:
+    good = tables.TOUCHES.sample(10, np.random.default_rng(0))
+    path = tmp_path / "touches.parquet"
+    pq.write_table(good, path, write_statistics=is_told)
+    check_file(tables.TOUCHES, path)
+    row = good.slice(0, 1).to_pylist()[0] | {"customer_id": None, "kind": "teleported", "cost": float("nan")}
+    broken = pa.concat_tables([good, pa.Table.from_pylist([row], good.schema)])
+    pq.write_table(broken, path, row_group_size=4, write_statistics=is_told)
+    with pytest.raises(DataError) as caught:
+        check_file(tables.TOUCHES, path)
+    text = str(caught.value)
+    assert "customer_id unknown: 1 values" in text
+    assert "cost unknown: 1 values" in text
+    assert "kind not among" in text
 
 
 def test_open_columns_are_allowed_only_with_their_prefix() -> None:

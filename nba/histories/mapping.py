@@ -20,6 +20,7 @@ import pyarrow as pa
 
 from nba import tables
 from nba.histories import identifiers
+from nba.histories.scrub import scrubbed
 from nba.histories.sources import among, literal
 from nba.settings import ANSWERS, Identity, Source
 
@@ -31,10 +32,6 @@ _HASHED_KEYS = ("event_id", "touch_id")
 _UPDATED = tables.Field("updated_at", "time", "when the row was last changed", nullable=True)
 _BLANKS = ("", "null", "nan", "none", "n/a")
 _YES, _NO = ("true", "t", "yes", "y", "1", "si", "sí"), ("false", "f", "no", "n", "0")
-# Also within the query of an address, where @ may stand as %40.
-_MAIL = '[^\\s@"<>,;=?&/]+(@|%40)[^\\s@"<>,;&]+'
-_CALL = "(\\+|\\b00)[1-9][\\d ().-]{6,}\\d"
-_REMOVED = "(removed)"
 
 
 @dataclass(frozen=True)
@@ -486,25 +483,7 @@ def _named(source: Source) -> set[str]:
 
 
 def _scrubbed(plan: Plan, text: str) -> str:
-    # E-mails, numbers with a prefix, and the row's own identifiers wherever they stand. What cannot hold one
-    # is left alone: regular expressions are slow.
-    out = text
-    for kind in plan.source.identifiers:
-        if kind != plan.external:
-            # Nothing is replaced of what is empty. A `case` around it would write all before it twice.
-            is_told = f"contains({text}, k_{kind}) and (strlen(k_{kind}) > 3 or k_{kind} = {text})"
-            out = f"replace({out}, case when {is_told} then k_{kind} else '' end, '{_REMOVED}')"
-    for pattern, sign in (
-        (_MAIL, f"(contains({text}, '@') or contains({text}, '%40'))"),
-        (_CALL, f"{_many_digits(text)}"),
-    ):
-        replaced = f"regexp_replace({out}, {literal(pattern)}, '{_REMOVED}', 'g')"
-        out = f"case when {sign} then {replaced} else {out} end"
-    return out
-
-
-def _many_digits(text: str) -> str:
-    return f"(strlen({text}) > 8 and (contains({text}, '+') or contains({text}, '00')))"
+    return scrubbed(text, [kind for kind in plan.source.identifiers if kind != plan.external])
 
 
 def _raw(plan: Plan, texts: Mapping[str, str]) -> str:

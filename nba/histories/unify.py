@@ -13,12 +13,10 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import duckdb
-import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 
 from nba import tables
-from nba.histories import identifiers, identity, mapping, persons, quality
+from nba.histories import identifiers, identity, mapping, persons, quality, versions
 from nba.histories.parquet import copy, write_small
 from nba.histories.staging import StagedSource
 from nba.settings import Settings
@@ -28,9 +26,6 @@ NAMES = (
     *tables.EARLIER.values(),
 )  # fmt: skip
 N_PARTS = len(mapping.KEYS) + 2
-_SUMMED = ("number", "count")
-_PART = 16_000_000
-UInts = NDArray[np.uint64]
 _FILES = pa.schema([("source", pa.int32()), ("file", pa.int32()), ("name", pa.string())])
 
 
@@ -192,12 +187,12 @@ def _columns(one: StagedSource, staged: Sequence[StagedSource], table: str) -> l
     own = [name for name in _named(one) if name.startswith("a_")]
     has = {f.name for f in mapping.staged_fields(table, own)}
     fields = mapping.staged_fields(table, _attributes(staged))
-    return [f.name if f.name in has else f"null::{_sql(f.type)} as {f.name}" for f in fields]
+    return [f.name if f.name in has else f"null::{versions.sql_type(f.type)} as {f.name}" for f in fields]
 
 
 def _no_rows(table: str, staged: Sequence[StagedSource]) -> str:
     fields = mapping.staged_fields(table, _attributes(staged))
-    nulls = ", ".join(f"null::{_sql(f.type)} as {f.name}" for f in fields)
+    nulls = ", ".join(f"null::{versions.sql_type(f.type)} as {f.name}" for f in fields)
     return (
         "select 0 as source, 0 as file, 0::bigint as combo, 0::bigint as row_number, '' as key,"
         f" {nulls} limit 0"
@@ -212,11 +207,6 @@ def _attributes(staged: Sequence[StagedSource]) -> list[str]:
     return sorted({name for one in staged for name in _named(one) if name.startswith("a_")})
 
 
-def _sql(kind: pa.DataType) -> str:
-    names = {pa.float64(): "double", pa.int64(): "bigint", pa.bool_(): "boolean", tables.TIME: "timestamptz"}
-    return names.get(kind, "varchar")
-
-
 def write_table(
     connection: duckdb.DuckDBPyConnection,
     table: str,
@@ -228,12 +218,11 @@ def write_table(
 
     Beside it stands what was known before of its rows, as `<table>_earlier`; see `earlier`.
     """
-    _once(connection, table, staged, counts)
-    copy(connection, _with_customer(tables.BY_NAME[table], "once", mapping.TIMES[table]), path)
-    contract = tables.BY_NAME[tables.EARLIER[table]]
-    copy(
-        connection, _with_customer(contract, _earlier(connection, table), mapping.TIMES[table]), earlier(path)
-    )
+    time = mapping.TIMES[table]
+    versions.once(connection, table, mapping.staged_fields(table), staged, counts)
+    copy(connection, _with_customer(tables.BY_NAME[table], "once", time), path)
+    before = _with_customer(tables.BY_NAME[tables.EARLIER[table]], versions.earlier(connection, table), time)
+    copy(connection, before, earlier(path))
 
 
 def earlier(path: Path) -> Path:
@@ -245,39 +234,9 @@ def _with_customer(contract: tables.Table, rows: str, time: str) -> str:
     key = contract.key[0]
     names = ", ".join(f.name for f in contract.fields if f.name not in ("customer_id", key, "known_at"))
     return f"""select {", ".join(contract.columns)} from (
-            select key as {key}, customer_id, customer_no, {names}, {_known_at(time)} as known_at
+            select key as {key}, customer_id, customer_no, {names}, {versions.known_at(time)} as known_at
             from {rows} join customer using (customer_no))
         order by customer_no, {time}, {", ".join(contract.key)}"""
-
-
-def _known_at(time: str) -> str:
-    # For the customer, a row is known no earlier than the identifier that it came through was the customer's.
-    return f"case when reached_at > greatest({time}, known_at) then reached_at else known_at end"
-
-
-def _earlier(connection: duckdb.DuckDBPyConnection, table: str) -> str:
-    """Give what stands after `from` for the versions of rows that were known until another took their place.
-
-    Of the rows of one key that were known at a moment the last counts; so each holds from when it was known
-    until the first moment at which one that stands after it is known.
-    """
-    time = mapping.TIMES[table]
-    known = f"coalesce({_known_at(time)}, {time}) as known"
-    names = "source, file, row_number, key, customer_no, reached_at, known"
-    fields = ", ".join(f.name for f in mapping.staged_fields(table))
-    grown = connection.execute("select count(*) from grown").fetchall()[0][0]
-    versions = f"select {names}, {fields} from (select *, {known} from contested)"
-    if grown:
-        versions = f"""select {names}, {fields} from (select *, {known} from single
-                where key in (select key from grown) or key in (select key from contested))
-            union all by name select {names}, {fields} from grown"""
-    return f"""(
-            select * from (
-                select *, min(known) over (
-                    partition by key order by source desc, file desc, row_number desc, known desc
-                    rows between unbounded preceding and 1 preceding) as superseded_at
-                from ({versions}))
-            where known < superseded_at)"""
 
 
 def _write_persons(
@@ -287,141 +246,15 @@ def _write_persons(
     counts: quality.Counts,
     told: Mapping[str, str],
 ) -> None:
-    _once(connection, "customers", staged, counts)
-    kinds = persons.kinds(connection, _attributes(staged), told)
+    attributes = _attributes(staged)
+    versions.once(connection, "customers", mapping.staged_fields("customers", attributes), staged, counts)
+    kinds = persons.kinds(connection, attributes, told)
     counts.unfit.update({name: (kind.n_unfit, kind.n) for name, kind in kinds.items() if kind.is_number})
     copy(connection, persons.customers(kinds), files["customers"])
     if any("updated_at" in _named(one) for one in staged):
         copy(connection, persons.states(kinds), files["states"])
     else:
         write_small(files["states"], tables.STATES.empty())
-
-
-def _once(
-    connection: duckdb.DuckDBPyConnection, table: str, staged: Sequence[StagedSource], counts: quality.Counts
-) -> None:
-    """Make the view `once`: lines summed where the source says so, one row per key."""
-    fields = mapping.staged_fields(table, _attributes(staged))
-    summed = [s for s, one in enumerate(staged) if one.source.aggregate and one.source.table == table]
-    _run(connection, f"create or replace temp view single as {_single(table, fields, summed)}")
-    if summed:
-        # Sums are wanted several times.
-        _run(connection, "create or replace temp table summed_once as from single")
-        _run(connection, "create or replace temp view single as from summed_once")
-    if table in tables.EARLIER:
-        _run(connection, f"create or replace temp table grown as {_grown(table, fields, summed)}")
-    # Keys that may stand twice, by a short hash, so that all others need not be compared.
-    repeated = _repeated(connection, "single" if summed else f"all_{table}")
-    connection.register("repeated", pa.table({"h": repeated}))
-    some = "where hash(key) in (from repeated)" if len(repeated) else "limit 0"
-    _run(connection, f"create or replace temp table contested as select * from single {some}")
-    connection.unregister("repeated")
-    same = ", ".join(f"coalesce({f.name}::varchar, chr(1))" for f in fields)
-    _run(
-        connection,
-        f"""create or replace temp table beaten as
-        select source, file, row_number, key, customer_no, n_rows, content <> best as differs,
-            source <> best_source and customer_no <> best_customer as clashes from (
-            select *, first_value(content) over w as best, row_number() over w as place,
-                first_value(source) over w as best_source,
-                first_value(customer_no) over w as best_customer from (
-                select *, md5(concat_ws('|', customer_id, {same})) as content
-                from contested join customer using (customer_no))
-            window w as (partition by key order by source desc, file desc, row_number desc))
-        where place > 1""",
-    )
-    lost = connection.execute(
-        "select source, sum(n_rows)::bigint, coalesce(sum(n_rows) filter (differs), 0)::bigint, count(*),"
-        " coalesce(sum(n_rows) filter (clashes), 0)::bigint from beaten group by 1"
-    ).fetchall()
-    for source, n, differing, records, clashing in lost:
-        counts.duplicates[source] = n
-        counts.clashes[source] = clashing
-        counts.conflicts[source] = differing
-        counts.kept[source] = counts.kept.get(source, 0) - n
-        counts.records[source] = counts.records.get(source, 0) - records
-    for source in summed:
-        n = connection.execute("select count(*) from single where source = $s", {"s": source}).fetchall()
-        counts.records[source] = n[0][0] - sum(row[3] for row in lost if row[0] == source)
-    but = "anti join beaten using (source, file, row_number, key, customer_no)" if lost else ""
-    _run(connection, f"create or replace temp view once as select * from single {but}")
-
-
-def _repeated(connection: duckdb.DuckDBPyConnection, rows: str) -> UInts:
-    # Hashes of keys that stand more than once. In numpy: to sort them is several times faster than to group
-    # by them. Part by part: keys are as many as rows.
-    n = connection.execute(f"select count(*) from {rows}").fetchall()[0][0]
-    parts = n // _PART + 1
-    found = [np.zeros(0, np.uint64)]
-    for part in range(parts):
-        query = f"select h from (select hash(key) as h from {rows}) where h % {parts} = {part}"
-        h = np.sort(np.asarray(connection.execute(query).fetchnumpy()["h"], np.uint64))
-        found.append(np.unique(h[1:][h[1:] == h[:-1]]))
-    return np.concatenate(found)
-
-
-def _single(table: str, fields: Sequence[tables.Field], summed: Sequence[int]) -> str:
-    owned = (
-        f"(select r.* exclude (combo), customer_no, reached_at from all_{table} r join owner using (combo)"
-    )
-    owned += " where customer_no is not null)"
-    plain = f"select *, 1 as n_rows from {owned}"
-    if not summed:
-        return plain
-    places = ", ".join(map(str, summed))
-    lines = ", ".join(_line(f, table) for f in fields)
-    known = f"coalesce(known_at, {mapping.TIMES[table]})"
-    grows = f", min({known}) < max({known}) as is_grown" if table in tables.EARLIER else ""
-    return f"""{plain} where source not in ({places}) union all by name
-        select source, max(file) as file, max(row_number) as row_number, key, customer_no, {lines},
-            null::timestamptz as reached_at, count(*) as n_rows{grows}
-        from {_lines(owned, table)} where source in ({places})
-        group by source, key, customer_no"""
-
-
-def _lines(owned: str, table: str) -> str:
-    # Each line was known when it was known of the customer.
-    if table not in tables.EARLIER:
-        return owned
-    return f"(select * replace ({_known_at(mapping.TIMES[table])} as known_at) from {owned})"
-
-
-def _grown(table: str, fields: Sequence[tables.Field], summed: Sequence[int]) -> str:
-    """Write the query of what was known of lines before the last of them: a row for each moment."""
-    time = mapping.TIMES[table]
-    if not summed:
-        return f"select *, {time} as known from single limit 0"
-    lines = ", ".join(_line(f, table, " over w") for f in fields)
-    owned = f"""(select r.* exclude (combo), customer_no, reached_at from all_{table} r
-        join owner using (combo) where source in ({", ".join(map(str, summed))}))"""
-    # Each stands in the order of rows where their sum does.
-    return f"""select source, last_file as file, last_row as row_number, key, customer_no,
-            null::timestamptz as reached_at, known, {lines}
-        from (select *, coalesce(known_at, {time}) as known from {_lines(owned, table)})
-        join (
-            select source, key, customer_no, file as last_file, row_number as last_row
-            from single where is_grown) using (source, key, customer_no)
-        window w as (partition by source, key, customer_no order by known),
-            whole as (partition by source, key, customer_no)
-        qualify known < max(known) over whole
-            and row_number() over (partition by source, key, customer_no, known) = 1"""
-
-
-def _line(spec: tables.Field, table: str, over: str = "") -> str:
-    name, time = spec.name, mapping.TIMES[table]
-    if name == "is_return":
-        return f"sum(revenue){over} < 0 as is_return"
-    if spec.kind in _SUMMED:
-        return f"(sum({name}){over})::{_sql(spec.type)} as {name}"
-    if name == time:
-        return f"min({name}){over} as {name}"
-    if name == "known_at":
-        # A sum is known with the last of its lines.
-        last = f"max(coalesce(known_at, {time})){over}"
-        return (
-            f"case when count(known_at){over} > 0 or {last} > min({time}){over} then {last} end as known_at"
-        )
-    return f"arg_max({name}, (file, row_number)){over} as {name}"
 
 
 def orphans(
