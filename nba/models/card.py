@@ -21,6 +21,18 @@ _MEASURES = {
     "calibration_slope": "calibration slope (1 is calibrated)",
 }
 
+_CANDIDATES = {
+    "none": "no effect",
+    "constant": "one effect per treatment",
+    "hierarchy": "Bayesian log-odds shared over actions and channels",
+    "x_trees": "X-learner",
+    "t_trees": "difference of outcome models",
+    "dr_trees, dr_ridge": "regressions of doubly robust scores",
+    "response": "the same relative lift for all",
+    "stack": "their weighted mean, which the gate judges",
+    "served": "the served kind of model",
+}
+
 
 def card(
     scorer: Scorer,
@@ -228,7 +240,8 @@ def _compared(found: Comparison) -> list[str]:
         f"- The served model's effects correlate with the stack's by {_number(found.agreement, 2)} and lie"
         f" {_number(found.distance)} apart (root mean square, in chance of a response): both learnt"
         " from the decisions that are compared here, at most 60,000, without the customers whose effects they"
-        " give. So did all below; `served` is the served kind of model.",
+        " give. So did all below.",
+        f"- Candidates: {'; '.join(f'`{name}` {text}' for name, text in _CANDIDATES.items())}.",
         "",
         *_head(
             "candidate", "weight", "gain in loss over the constant effect, 95%", "RATE (Qini weights), 95%"
