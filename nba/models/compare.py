@@ -320,7 +320,8 @@ def _contradictions(examples: pa.Table, column: Whole, coding: Coding, logged: L
     got, arm = np.unique(column[at], return_inverse=True)
     names = np.array([NONE, *coding.treatment_ids], dtype=object)[got]
     customer = inputs.customers(examples)[at]
-    return trial.contradictions(p[np.ix_(at, got)], arm, names.tolist(), customer=customer)
+    part, has_gaps = p[np.ix_(at, got)], not whole.any()
+    return trial.contradictions(part, arm, names.tolist(), customer=customer, has_gaps=has_gaps)
 
 
 def checks(names: tuple[str, ...], X: Array, y: Array, p: Array) -> list[str]:

@@ -333,7 +333,12 @@ def _probabilities(p_action: Any, arm: Whole, arms: Sequence[Any], has_gaps: boo
 
 
 def contradictions(
-    p: Array, arm: Whole, arms: Sequence[Any], weight: Array | None = None, customer: Whole | None = None
+    p: Array,
+    arm: Whole,
+    arms: Sequence[Any],
+    weight: Array | None = None,
+    customer: Whole | None = None,
+    has_gaps: bool = False,
 ) -> list[str]:
     """Name arms that the probabilities cannot have dealt out, one sentence each.
 
@@ -346,6 +351,8 @@ def contradictions(
         arms: Names, the control first.
         weight: Shape (n,); all 1 if None.
         customer: Code of each row's customer, shape (n,); None where every row is another's.
+        has_gaps: Whether rows may have been unable to get a treatment without a sign of it: then a treatment
+            that stands for too few is no contradiction.
     """
     out, certain = [], p[np.arange(len(p)), arm] >= _CERTAIN
     weight = np.ones(len(p)) if weight is None else weight / weight.mean()
@@ -357,7 +364,7 @@ def contradictions(
         # What the draws vary by, if p is right: the rows drawn say too little of it where p is small.
         known = np.divide(1.0, chance, out=np.ones_like(chance), where=chance > 0) - 1
         limit = _APART * max(found.se, np.sqrt((weight**2 * known).sum()) / len(p)) + _SLACK
-        if abs(found.value) > limit:
+        if abs(found.value) > limit and (found.value > 0 or k == 0 or not has_gaps):
             share = float((weight * could).mean())
             out.append(
                 f"p_action contradicts the arms: rows that got {name!r}, weighed by 1/p, stand for"
