@@ -59,7 +59,8 @@ def _changes(reader: Reader, catalog: Catalog, stored: whatif.Stored) -> whatif.
     with right:
         st.markdown(f"**{say('scenario.levers')}**")
         weights = {action.action_id: _lever(action) for action in catalog.actions}
-        rules = sorted({str(r) for r in stored.reason[~stored.is_eligible].ravel() if r})
+        reasons = {str(reason) for reason in stored.reason[~stored.is_eligible].ravel()}
+        rules = sorted(reasons - {"", whatif.NOT_OFFERED})
         without = parts.kept(
             "without", [], parts.several(rules),
             lambda: st.multiselect(
