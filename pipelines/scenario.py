@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from nba import settings, tables
 from nba.catalog import Catalog
@@ -125,8 +126,16 @@ def _asked_again(
     seen = replay.features_of(history, stored.batch_id, stored.ids)
     ids = seen["customer_id"].combine_chunks()
     with history.as_of(stored.decided_at) as snapshot:
-        found = eligible(snapshot, catalog, config.limits, ids, config.engagement, seen, terms)
-    return asked_again(stored, found, changes)
+        # Of whom the data no longer know at that moment (two that became one), what is stored stands.
+        known = pc.is_in(
+            ids, snapshot.sql("select customer_id from customers")["customer_id"].combine_chunks()
+        )
+        found = eligible(
+            snapshot, catalog, config.limits, ids.filter(known), config.engagement, seen.filter(known), terms
+        )
+    again = stored.reason.copy()
+    again[known.to_numpy(zero_copy_only=False)] = np.array(found.reasons, dtype=object)[found.reason]
+    return asked_again(stored, again, changes)
 
 
 def read(

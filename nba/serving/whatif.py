@@ -14,7 +14,6 @@ from nba.catalog import Catalog
 from nba.errors import DataError, listed
 from nba.policy import levers
 from nba.policy.allocate import allocate
-from nba.policy.eligibility import Eligibility
 from nba.policy.explore import Estimate
 from nba.policy.limits import bounded, reachable
 from nba.serving.decide import Limited, limits_of, scaled, strategy
@@ -220,17 +219,16 @@ def check(changes: Changes, catalog: Catalog, stored: Stored, config: settings.S
         raise listed(faults, "the scenario cannot be solved", "Name what the catalog and the batch have.")
 
 
-def asked_again(stored: Stored, found: Eligibility, changes: Changes) -> Stored:
+def asked_again(stored: Stored, again: NDArray[np.object_], changes: Changes) -> Stored:
     """Say which other rules remove the candidates of the rules that are left out, or what all rules say now.
 
     Only the first rule that removed a candidate is stored: without it, later ones may still remove it.
 
     Args:
         stored: As decided.
-        found: What the rules say of the same customers at the same moment, those left out not asked.
+        again: Reasons by the rules at the same moment, those left out not asked, shape (n, k).
         changes: Which are left out.
     """
-    again = np.array(found.reasons, dtype=object)[found.reason]
     known = stored.reason != NOT_OFFERED
     if changes.rules_as_set:
         reason = np.where(known, again, stored.reason)

@@ -7,7 +7,6 @@ from hypothesis import strategies as st
 
 from nba.catalog import Action, Catalog, Treatment
 from nba.errors import DataError
-from nba.policy.eligibility import Eligibility
 from nba.policy.explore import Estimate
 from nba.serving import whatif
 from nba.settings import Settings
@@ -58,8 +57,7 @@ def test_without_a_rule_later_ones_still_remove():
     reason = np.array([["", "cap"], ["", "cap"], ["", "no consent"], ["", whatif.NOT_OFFERED]], dtype=object)
     stored = stored._replace(reason=reason, is_eligible=reason == "")
     # Of the first two the cap was the first rule; one of them is paused, too.
-    numbers = np.array([[0, 1], [0, 0], [0, 2], [0, 0]], dtype=np.int8)
-    found = Eligibility(None, numbers == 0, numbers, None, ("", "paused", "no consent"), ())
+    found = np.array([["", "paused"], ["", ""], ["", "no consent"], ["", ""]], dtype=object)
     config, changes = settings_of(), whatif.Changes({}, without_rules=("cap",))
     again = whatif.asked_again(stored, found, changes)
     assert again.reason[:, 1].tolist() == ["paused", "cap", "no consent", whatif.NOT_OFFERED]
