@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
 
 Array = NDArray[np.float64]
 
@@ -55,22 +56,24 @@ def fit_predict(
     """
     weight = np.ones(len(reward)) if weight is None else weight
     Z, part = design(X), unit % folds
-    sums = _sums(Z, column, reward, k, part, folds)
     out = np.zeros((len(reward), k))
     solved: dict[tuple[int, ...], Array] = {}  # the same parts are left when held and inner change places
-    for held in range(folds):
-        others = [f for f in range(folds) if f != held]
-        losses = np.zeros(len(_PENALTIES))
-        for inner in others:
-            rows = part == inner
-            rest = tuple(f for f in others if f != inner)
-            if rest not in solved:
-                solved[rest] = _solve(sums, rest, _PENALTIES)
-            for i, beta in enumerate(solved[rest]):
-                error = reward[rows] - np.einsum("ij,ij->i", Z[rows], beta[column[rows]])
-                losses[i] += weight[rows] @ error**2
-        (beta,) = _solve(sums, others, [_PENALTIES[int(np.argmin(losses))]])
-        out[part == held] = Z[part == held] @ beta.T
+    # Threads of the linear algebra would wait for each other, and their sums would differ by machine.
+    with threadpool_limits(limits=1, user_api="blas"):
+        sums = _sums(Z, column, reward, k, part, folds)
+        for held in range(folds):
+            others = [f for f in range(folds) if f != held]
+            losses = np.zeros(len(_PENALTIES))
+            for inner in others:
+                rows = part == inner
+                rest = tuple(f for f in others if f != inner)
+                if rest not in solved:
+                    solved[rest] = _solve(sums, rest, _PENALTIES)
+                for i, beta in enumerate(solved[rest]):
+                    error = reward[rows] - np.einsum("ij,ij->i", Z[rows], beta[column[rows]])
+                    losses[i] += weight[rows] @ error**2
+            (beta,) = _solve(sums, others, [_PENALTIES[int(np.argmin(losses))]])
+            out[part == held] = Z[part == held] @ beta.T
     return out
 
 
