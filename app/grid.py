@@ -273,7 +273,11 @@ def written(frame: pd.DataFrame, config: Mapping[str, Any]) -> "pd.DataFrame | S
 
 
 MOST_WRITTEN = 20_000  # cells of a table; writing more would be waited for
-_WRITTEN: Mapping[str, Callable[[float], str]] = {"localized": decimals, "percent": share}
+_WRITTEN: Mapping[str, Callable[[float], str]] = {
+    "localized": decimals,
+    "percent": share,
+    **{form: lambda value, form=form: (form % value).replace("-", "−") for form in ("%.2f", "%.4g")},
+}
 
 
 def _is_large(column: pa.ChunkedArray) -> bool:

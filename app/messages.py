@@ -125,12 +125,17 @@ def feature(name: str) -> str:
 
 
 def conditions(text: str) -> str:
-    """Give the conditions of a segment, `feature: condition` each, in the session's language.
+    """Give a segment in the session's language: an attribute and its value, or `feature: condition` each.
 
     Example:
         >>> conditions("orders in 28 days: at most 2, can email: no")
         'orders in 28 days: at most 2, can email: no'
+        >>> conditions("a_acquisition=store")
+        'Acquisition channel: store'
     """
+    if re.fullmatch(r"\w+=.+", text):
+        attribute, _, value = text.partition("=")
+        return f"{label('attribute', attribute.removeprefix('a_'))}: {value}"
     if not phrases(language()):
         return text
     parts = [part.partition(": ") for part in text.split(", ")]

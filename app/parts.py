@@ -1,9 +1,8 @@
 """Parts that pages share: the frame around a page, empty states, single numbers and choices."""
 
 import logging
-import re
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import streamlit as st
@@ -13,7 +12,7 @@ from app import data
 from app.access import NOBODY, Role
 from app.data import Reader
 from app.markup import literal
-from app.messages import day, label, language, phrases, plain, say, told
+from app.messages import conditions, day, label, language, phrases, plain, say, told
 from nba.errors import MissingError, NbaError
 
 READER, ROLE, ALL = "reader", "role", "all"
@@ -44,7 +43,10 @@ def page(name: str, draw: Callable[[Reader], None]) -> None:
 
 @contextmanager
 def section() -> Iterator[None]:
-    """Let a part of a page fail alone: whatever goes wrong with its data becomes a message in its place."""
+    """Let a part of a page fail alone: whatever goes wrong with its data becomes a message in its place.
+
+    Serves as a block, and as a decorator of a function that draws a part.
+    """
     try:
         yield
     except NbaError as error:
@@ -83,7 +85,9 @@ def filled(reader: Reader, *needs: str) -> bool:
             st.info(say("empty.title"), icon=":material/hourglass_empty:")
             st.markdown(say("empty.step", command=reader.command(missing)))
             return False
-    _warn_if_stale(reader, needs)
+    # Where the numbers are no more than the age of what is shown, without them it is shown all the same.
+    with nullcontext() if NUMBERS in needs else section():
+        _warn_if_stale(reader, needs)
     return True
 
 
@@ -199,9 +203,8 @@ def several(options: Sequence[str]) -> Callable[[list[str]], Any | None]:
 
 
 def _option(prefix: str, name: str) -> str:
-    if re.fullmatch(r"\w+=.+", name):  # an attribute and its value
-        attribute, _, value = name.partition("=")
-        return f"{label('attribute', attribute.removeprefix('a_'))}: {value}"
+    if "=" in name:  # an attribute and its value
+        return conditions(name)
     own = label(prefix, name) if prefix else name
     return say("all") if name == ALL and own == ALL else own
 
@@ -239,10 +242,11 @@ _SUMMARISED = (
     *("effects", "readouts", "credits", "attribution", "clv"),
 )
 _STALE_TOLD = "is_stale_told"
+NUMBERS = "summary_numbers"
 
 
 def _warn_if_stale(reader: Reader, needs: Sequence[str]) -> None:
-    if not any(name.startswith("summary") for name in needs) or not reader.has("summary_numbers"):
+    if not any(name.startswith("summary") for name in needs) or not reader.has(NUMBERS):
         return
     version, at = reader.number("summarised"), reader.moment("summarised")
     is_told = st.session_state.get(_STALE_TOLD, False)

@@ -104,6 +104,9 @@ def build(reader: Reader, experiment: str) -> str:
     for metric in dict.fromkeys(effects["metric"].to_pylist()):
         body += _metric(reader, where(every, metric=metric), experiment, script=script)
         script = False
+    if set(every["segment"].to_pylist()) <= {"all"}:
+        body.append(f"<h2>{_safe(say('experiments.segments'))}</h2>")
+        body.append(f"<p>{_safe(no_segments(reader, experiment).replace('`', ''))}</p>")
     body += _guardrails(reader, experiment)
     body += _sizes(reader, experiment)
     body.append(f"<h2>{_safe(say('experiments.how'))}</h2>")
@@ -201,6 +204,13 @@ def distrust(reader: Reader, experiment: str) -> str:
     rows = reader.rows("readouts", experiment_id=experiment) if reader.has("readouts") else []
     why = [row["reason"] for row in rows if decision.is_distrusted(row)]
     return say("experiments.distrust", reason=sentence_case(told(why[0]))) if why else ""
+
+
+def no_segments(reader: Reader, experiment: str) -> str:
+    """Say why no effect by segment is known, and what makes one."""
+    declared = reader.declared(experiment)
+    key = "undone" if declared and declared.segments else "none"
+    return say(f"experiments.segments_{key}")
 
 
 def _verdicts(reader: Reader, experiment: str) -> str:

@@ -143,6 +143,7 @@ def _command(reader: Reader, changes: whatif.Changes) -> str:
     return " ".join(words)
 
 
+@parts.section()
 def _solved(reader: Reader) -> None:
     if not reader.has("scenarios"):
         return

@@ -179,6 +179,20 @@ def test_effects_of_one_metric_and_of_segments() -> None:
     assert {trace.y[0] for trace in plots.effects(parts).data} == {"policy · all", "policy · new"}
 
 
+def test_edges_of_bands_are_lines_that_do_not_meet_and_few_days_are_labelled() -> None:
+    days = [START + timedelta(days=7 * i) for i in range(12)]
+    rows = [
+        {"arm": arm, "looked_at": at, "effect": 1.0, "lower": 0.0, "upper": 2.0}
+        for arm in ("a", "b")
+        for at in days
+    ]
+    drawn = readings.sequence(pa.Table.from_pylist(rows), "EUR", ["a", "b"])
+    filled, _, edges, _ = drawn.data
+    assert (filled.fill, edges.fill) == ("toself", "none")
+    assert np.isnan(np.asarray(edges.y, dtype=float)).tolist() == [i == 12 for i in range(25)]
+    assert list(drawn.layout.xaxis.tickvals) == [np.datetime64(at.replace(tzinfo=None)) for at in days[::2]]
+
+
 def test_unknown_effects_are_left_out_not_drawn_as_zero() -> None:
     unknown = effects(effect=None, lower=None, upper=None, reason="too few")
     assert not plots.effects(unknown).data

@@ -49,6 +49,7 @@ def _credit(reader: Reader) -> None:
     grid.table(listed, columns, contract, reader.currency, f"credits_{method}")
 
 
+@parts.section()
 def _headline(reader: Reader, period: str) -> None:
     # What all contact caused stands above what methods credit, and is read before a figure is drawn.
     if not reader.has("incremental"):
@@ -77,13 +78,18 @@ def _cause(reader: Reader) -> None:
     _disagreements(shown, reader)
     figures.figure(journeys.credited_against_caused(shown, reader.currency), "caused", say("alt.caused"))
     st.caption(say("attribution.caused_note"))
-    found = where(reader.table("incremental"), period=period) if reader.has("incremental") else None
-    _left_out(found)
+    _left_out(reader, period)
     columns = ["method", "channel", "compared", "incremental", "lower", "upper", "ratio", "source", "reason"]
     grid.table(shown, columns, tables.ATTRIBUTION, reader.currency, "attribution")
+    _returns(reader, period)
+
+
+@parts.section()
+def _returns(reader: Reader, period: str) -> None:
     st.subheader(say("attribution.roas"), help=say("term.roas"))
-    if not parts.filled(reader, "incremental") or found is None:
+    if not parts.filled(reader, "incremental"):
         return
+    found = where(reader.table("incremental"), period=period)
     level = parts.choose(say("attribution.by"), ["channel", "action"], "level", "attribution.level")
     # What all contact caused stands below: what single channels or actions caused does not add up to it.
     once = _named(pa.concat_tables([where(found, level=level), where(found, level=parts.ALL)]), "item")
@@ -109,8 +115,11 @@ def _named(shown: pa.Table, column: str) -> pa.Table:
     return shown.set_column(shown.column_names.index(column), column, pa.array(names, pa.string()))
 
 
-def _left_out(found: pa.Table | None) -> None:
-    rows = where(found, level="channel").to_pylist() if found else []
+@parts.section()
+def _left_out(reader: Reader, period: str) -> None:
+    if not reader.has("incremental"):
+        return
+    rows = reader.rows("incremental", period=period, level="channel")
     lines = [f"{plain(named(row['item']))}: {plain(told(row['reason']))}" for row in rows if row["reason"]]
     if lines:
         st.markdown("\n".join([say("attribution.left_out"), "", *(f"- {line}" for line in lines)]))

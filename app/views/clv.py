@@ -100,14 +100,21 @@ def _risk(reader: Reader) -> None:
         risky = risky.sort_by([("clv", "descending")])
     columns = [name for name in columns if name in risky.column_names]  # an earlier version had no interval
     grid.table(risky, columns, tables.SUMMARY_AT_RISK, reader.currency, "customers_at_risk")
-    if is_any and reader.has("summary_retained"):
-        st.subheader(say("clv.retained"))
-        shown = reader.table("summary_retained")
-        named = [say("clv.band", n=number(band)) for band in shown["band"].to_pylist()]
-        drawn = tables.SUMMARY_SEGMENTS.empty().select(["segment", "n", "channel"])
-        drawn = drawn.from_pydict({"segment": named, "n": shown["n"], "channel": shown["channel"]})
-        figures.figure(policies.segments(drawn, sort=False), "retained", say("alt.segments"))
-        st.caption(say("clv.retained_note"))
+    if is_any:
+        _retained(reader)
+
+
+@parts.section()
+def _retained(reader: Reader) -> None:
+    if not reader.has("summary_retained"):
+        return
+    st.subheader(say("clv.retained"))
+    shown = reader.table("summary_retained")
+    named = [say("clv.band", n=number(band)) for band in shown["band"].to_pylist()]
+    drawn = tables.SUMMARY_SEGMENTS.empty().select(["segment", "n", "channel"])
+    drawn = drawn.from_pydict({"segment": named, "n": shown["n"], "channel": shown["channel"]})
+    figures.figure(policies.segments(drawn, sort=False), "retained", say("alt.segments"))
+    st.caption(say("clv.retained_note"))
 
 
 def _check(reader: Reader) -> None:
@@ -122,11 +129,17 @@ def _check(reader: Reader) -> None:
     shown = where(whole, origin_at=origin)
     title = "Margin per customer" if part == "value" else "Orders per customer"
     figures.figure(journeys.deciles(shown, title, unit), "deciles", say("alt.deciles"))
-    if reader.has("clv_scores"):
-        scores = where(reader.table("clv_scores"), part=part)
-        columns = ["origin_at", "n", "mae", "rmse", "ratio", "ngini", "top_decile", "decile_mape"]
-        columns += [name for name in ("cover", "above") if name in scores.column_names]
-        grid.table(scores, columns, tables.CLV_SCORES, reader.currency, "scores")
+    _scores(reader, part)
+
+
+@parts.section()
+def _scores(reader: Reader, part: str) -> None:
+    if not reader.has("clv_scores"):
+        return
+    scores = where(reader.table("clv_scores"), part=part)
+    columns = ["origin_at", "n", "mae", "rmse", "ratio", "ngini", "top_decile", "decile_mape"]
+    columns += [name for name in ("cover", "above") if name in scores.column_names]
+    grid.table(scores, columns, tables.CLV_SCORES, reader.currency, "scores")
 
 
 parts.page("clv", draw)

@@ -39,12 +39,12 @@ def draw(reader: Reader) -> None:
     asked = _decision(rows)
     _verdict(rows[asked], reader)
     _candidates(reader, rows[asked])
-    known = _known(reader, rows[asked])
+    known = tables.FEATURES.empty()
+    with parts.section():
+        known = _known(reader, rows[asked])
     if known.num_rows:
         why.offer(reader, rows[asked], known, personal=parts.role().sees_personal)
-    st.subheader(say("decision.timeline"))
-    shown = story.timeline(reader, customer, personal=parts.role().sees_personal)
-    figures.figure(policies.timeline(shown, story.lanes()), "timeline", say("alt.timeline"))
+    _timeline(reader, customer)
     _earlier(reader, found, asked)
     _features(known)
     if not parts.role().sees_personal:
@@ -62,25 +62,31 @@ def _customer(reader: Reader) -> str:
         placeholder=say("decision.customer_hint"),
         on_change=_typed,
     ).strip()
-    if reader.has("summary_examples"):
-        examples = reader.table("summary_examples")
-        contacted = [row for row in examples.to_pylist() if row["treatment_id"] != "none"]
-        listed = (contacted or examples.to_pylist())[:60]
-        names = {row["customer_id"]: _named(row) for row in listed}
-        with right:
-            st.selectbox(
-                say("decision.example"),
-                ["", *names],
-                format_func=lambda c: names.get(c, say("decision.pick")),
-                key=EXAMPLE,
-                on_change=_picked,
-            )
-        given = given or next(iter(names), "")
+    with right, parts.section():
+        given = given or _example(reader)
     if given:
         st.query_params[CUSTOMER] = given
     else:
         st.markdown(say("decision.none"))
     return given
+
+
+def _example(reader: Reader) -> str:
+    # Offers customers of the last batch; the first of them is shown where nobody is asked for.
+    if not reader.has("summary_examples"):
+        return ""
+    examples = reader.table("summary_examples")
+    contacted = [row for row in examples.to_pylist() if row["treatment_id"] != "none"]
+    listed = (contacted or examples.to_pylist())[:60]
+    names = {row["customer_id"]: _named(row) for row in listed}
+    st.selectbox(
+        say("decision.example"),
+        ["", *names],
+        format_func=lambda c: names.get(c, say("decision.pick")),
+        key=EXAMPLE,
+        on_change=_picked,
+    )
+    return next(iter(names), "")
 
 
 def _picked() -> None:
@@ -143,6 +149,7 @@ def _verdict(row: dict[str, Any], reader: Reader) -> None:
         st.caption(" · ".join(f"{say(key)} {plain(value)}" for key, value in facts.items()))
 
 
+@parts.section()
 def _candidates(reader: Reader, row: dict[str, Any]) -> None:
     st.subheader(say("decision.candidates"), help=say("term.eligible"))
     found = reader.lookup("choices", "decision_id", row["decision_id"])
@@ -178,9 +185,21 @@ def _with_channel(shown: pa.Table, reader: Reader) -> pa.Table:
     return shown.append_column("channel", pa.array(names, pa.string()))
 
 
+@parts.section()
+def _timeline(reader: Reader, customer: str) -> None:
+    st.subheader(say("decision.timeline"))
+    shown = story.timeline(reader, customer, personal=parts.role().sees_personal)
+    figures.figure(policies.timeline(shown, story.lanes()), "timeline", say("alt.timeline"))
+
+
 def _earlier(reader: Reader, found: pa.Table, asked: str) -> None:
     st.subheader(say("decision.earlier"))
     grid.table(found, EARLIER, tables.DECISIONS, reader.currency, "earlier")
+    _outcomes(reader, found, asked)
+
+
+@parts.section()
+def _outcomes(reader: Reader, found: pa.Table, asked: str) -> None:
     st.subheader(say("decision.outcomes"), help=say("term.matured"))
     # Outcomes are not sorted by customer: those of all decisions are only looked for when asked for.
     wanted = [asked]

@@ -10,7 +10,7 @@ import streamlit as st
 
 from app import figures, grid, markup, parts, planner, report
 from app.data import Reader, leading, where
-from app.messages import knows, label, number, percent, plain, points, say, told
+from app.messages import conditions, knows, label, number, percent, plain, points, say, told
 from app.report import BASIS, band_note, bases, sentence_case, standing, valid
 from nba import plots, tables
 from nba.experiments import guardrails
@@ -64,13 +64,11 @@ def draw(reader: Reader) -> None:
 def _listed(reader: Reader) -> None:
     if not reader.has("readouts"):
         return
-    shown = reader.table("readouts")
-    columns = [
-        *("experiment_id", "arm", "verdict", "state", "days_left", "metric", *JUDGED),
-        *("control", "n_looks", "matured_at", "ends_at"),
-    ]
-    shown, contract = _with_effects(shown, reader)
+    shown, contract = _with_effects(reader.table("readouts"), reader)
     shown, contract = _with_state(shown, contract, reader)
+    columns = ["experiment_id", "arm", "verdict", "state", "days_left", *JUDGED, "metric", "control"]
+    if shown["ends_at"].null_count < shown.num_rows:
+        columns.append("ends_at")
     known = [row for row in shown.to_pylist() if row["metric"]]
     units = {_unit(row["metric"], reader, row["experiment_id"]) for row in known}
     unit = units.pop() if len(units) == 1 else ""
@@ -231,9 +229,7 @@ def _segments(shown: pa.Table, reader: Reader, experiment: str, metric: str) -> 
     parts_only = shown.filter(pc.not_equal(shown["segment"], "all"))
     st.subheader(say("experiments.segments"), help=say("term.corrected"))
     if not parts_only.num_rows:
-        declared = reader.declared(experiment)
-        key = "undone" if declared and declared.segments else "none"
-        st.markdown(say(f"experiments.segments_{key}"))
+        st.markdown(report.no_segments(reader, experiment))
         return
     unit = _unit(metric, reader, experiment)
     st.caption(say("experiments.segments_note"))
@@ -242,7 +238,9 @@ def _segments(shown: pa.Table, reader: Reader, experiment: str, metric: str) -> 
     arm = parts.choose(say("arm"), [*first, *(a for a in arms if a not in first)], "segment_arm")
     parts_only = where(parts_only, arm=arm)
     each = report.is_per_customer(reader, metric, experiment)
-    drawn = plots.effects(parts_only, unit, order=reader.arms, per_customer=each)
+    read = pa.array([conditions(name) for name in parts_only["segment"].to_pylist()], pa.string())
+    named = parts_only.set_column(parts_only.column_names.index("segment"), "segment", read)
+    drawn = plots.effects(named, unit, order=reader.arms, per_customer=each)
     figures.figure(drawn, "segments", say("alt.effects"))
     columns = ["segment", *COLUMNS, "p_corrected", "p_heterogeneity", "p_value", *MEANS, "arm"]
     grid.table(parts_only, columns, tables.SUMMARY_EFFECTS, reader.currency, f"segments_{metric}", unit)

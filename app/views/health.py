@@ -16,14 +16,11 @@ VIEWS = ("data", "people", "runs")
 def draw(reader: Reader) -> None:
     """Show the page."""
     shown = parts.choose(say("view"), VIEWS, "view", "health.view")
-    if shown == "runs":
-        _checks(reader)
-        _runs(reader)
+    if shown != "runs" and not parts.filled(reader, "summary_tables"):
         return
-    if not parts.filled(reader, "summary_tables"):
-        return
-    for part in (_tables, _sources, _quarantine) if shown == "data" else (_consent, _identity):
-        part(reader)
+    for part in PARTS[shown]:
+        with parts.section():
+            part(reader)
 
 
 def _checks(reader: Reader) -> None:
@@ -109,16 +106,24 @@ def _identity(reader: Reader) -> None:
                 if name in numbers
             )
         )
-    if reader.has("summary_identities"):
-        st.caption(say("health.kinds_note"))
-        shown = reader.table("summary_identities")
-        columns = ["identifier_kind", "n", "share", "n_junk", "n_cut", "note"]
-        grid.table(shown, columns, tables.SUMMARY_IDENTITIES, reader.currency, "identities")
-    if reader.has("summary_clusters"):
-        st.caption(say("health.clusters_note"))
-        columns = ["customer_id", "n_identifiers", "kinds", "first_seen_at"]
-        shown = reader.table("summary_clusters")
-        grid.table(shown, columns, tables.SUMMARY_CLUSTERS, reader.currency, "clusters")
+
+
+def _identities(reader: Reader) -> None:
+    if not reader.has("summary_identities"):
+        return
+    st.caption(say("health.kinds_note"))
+    shown = reader.table("summary_identities")
+    columns = ["identifier_kind", "n", "share", "n_junk", "n_cut", "note"]
+    grid.table(shown, columns, tables.SUMMARY_IDENTITIES, reader.currency, "identities")
+
+
+def _clusters(reader: Reader) -> None:
+    if not reader.has("summary_clusters"):
+        return
+    st.caption(say("health.clusters_note"))
+    columns = ["customer_id", "n_identifiers", "kinds", "first_seen_at"]
+    shown = reader.table("summary_clusters")
+    grid.table(shown, columns, tables.SUMMARY_CLUSTERS, reader.currency, "clusters")
 
 
 def _consent(reader: Reader) -> None:
@@ -129,6 +134,13 @@ def _consent(reader: Reader) -> None:
     figures.figure(policies.shares(shown, ("channel", "share"), "Reachable"), "consent", say("alt.consent"))
     columns = ["channel", "n", "n_consent", "n_opted_out", "n_reachable", "share"]
     grid.table(shown, columns, tables.SUMMARY_CONSENT, reader.currency, "consent")
+
+
+PARTS = {
+    "data": (_tables, _sources, _quarantine),
+    "people": (_consent, _identity, _identities, _clusters),
+    "runs": (_checks, _runs),
+}
 
 
 parts.page("health", draw)

@@ -51,6 +51,11 @@ def _board(reader: Reader) -> None:
     columns = ["version", "alias", "link", "trained_at", "n_examples", "auc", "log_loss", "log_loss_constant"]
     columns += ["ece", "qini", "qini_lower", "qini_upper"]
     grid.table(shown, columns, tables.SUMMARY_MODELS, reader.currency, "models")
+    _checks(reader)
+
+
+@parts.section()
+def _checks(reader: Reader) -> None:
     if not reader.has("summary_checks"):
         return
     st.subheader(say("models.checks"))
@@ -83,15 +88,20 @@ def _linked(reader: Reader) -> pa.Table:
 
 def _quality(reader: Reader) -> None:
     left, right = parts.halves()
-    with left:
+    with left, parts.section():
         st.subheader(say("models.calibration"), help=say("term.calibration"))
         if reader.has("summary_calibration"):
             drawn = plots.calibration(reader.table("summary_calibration"))
             figures.figure(drawn, "calibration", say("alt.calibration"))
-    with right:
+    with right, parts.section():
         st.subheader(say("models.qini_curve"), help=say("term.qini"))
         if reader.has("summary_qini"):
             figures.figure(plots.qini(reader.table("summary_qini")), "qini", say("alt.qini"))
+    _deciles(reader)
+
+
+@parts.section()
+def _deciles(reader: Reader) -> None:
     st.subheader(say("models.deciles"), help=say("term.uplift"))
     if reader.has("summary_deciles"):
         shown = reader.table("summary_deciles")
@@ -108,16 +118,23 @@ def _why(reader: Reader) -> None:
     st.subheader(say("models.importance"), help=say("term.shap"))
     figures.figure(plots.importance(grid.worded(shown), 15), "importance", say("alt.importance"))
     grid.download(shown, "importance")
-    if model == "response" and reader.has("summary_dependence"):
-        st.subheader(say("models.dependence"), help=say("term.shap"))
-        st.caption(say("models.dependence_note"))
-        found = reader.table("summary_dependence")
-        halves = parts.halves()
-        for place, feature in enumerate(dict.fromkeys(found["feature"].to_pylist())):
-            name = worded(feature)
-            drawn = insight.dependence(where(found, feature=feature), name)
-            with halves[place % 2]:
-                figures.figure(drawn, f"dependence_{feature}", say("alt.dependence", feature=name))
+    if model == "response":
+        _dependence(reader)
+
+
+@parts.section()
+def _dependence(reader: Reader) -> None:
+    if not reader.has("summary_dependence"):
+        return
+    st.subheader(say("models.dependence"), help=say("term.shap"))
+    st.caption(say("models.dependence_note"))
+    found = reader.table("summary_dependence")
+    halves = parts.halves()
+    for place, feature in enumerate(dict.fromkeys(found["feature"].to_pylist())):
+        name = worded(feature)
+        drawn = insight.dependence(where(found, feature=feature), name)
+        with halves[place % 2]:
+            figures.figure(drawn, f"dependence_{feature}", say("alt.dependence", feature=name))
 
 
 def _drift(reader: Reader) -> None:

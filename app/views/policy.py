@@ -66,6 +66,7 @@ def _newest(batches: pa.Table, reader: Reader) -> None:
         )  # fmt: skip
 
 
+@parts.section()
 def _segments(reader: Reader, arm: str, by: str) -> None:
     if not reader.has("summary_segments"):
         return
@@ -100,6 +101,11 @@ def _arbitration(reader: Reader, arm: str) -> None:
         reader.currency,
         "arbitration",
     )
+    _removed(reader, arm)
+
+
+@parts.section()
+def _removed(reader: Reader, arm: str) -> None:
     if not reader.has("summary_removed"):
         return
     st.subheader(say("policy.removed"), help=say("term.eligible"))
@@ -141,25 +147,40 @@ def _values(reader: Reader) -> None:
     )
     columns = ["policy_id", "estimator", "value", "lower", "upper", "ess", "n", "max_weight", "reason"]
     grid.table(shown, columns, tables.POLICY_VALUES, reader.currency, "values")
-    if reader.has("diagnostics"):
-        st.subheader(say("policy.diagnostics"), help=say("term.overlap"))
-        columns = ["policy_id", "check", "status", "value", "limit", "note"]
-        found = reader.table("diagnostics")
-        grid.table(found, columns, tables.DIAGNOSTICS, reader.currency, "diagnostics")
-    if reader.has("promotion_evidence"):
-        st.subheader(say("policy.promotion"), help=say("term.gate"))
-        found = reader.table("promotion_evidence")
-        asked = found.slice(0, 1).to_pylist()[0]
-        words = {name: number(asked[name]) for name in ("challenger", "champion")}
-        st.markdown(say("policy.asked", at=day(asked["asked_at"]), **words))
-        columns = ["check", "status", "value", "limit", "note"]
-        grid.table(found, columns, tables.PROMOTION_EVIDENCE, reader.currency, "evidence")
-        if parts.role().approves:
-            st.markdown(say("policy.approve", command=f"nba promote {reader.root} --approver {_who()}"))
-    if reader.has("promotions"):
-        st.subheader(say("policy.promotions"))
-        columns = ["promoted_at", "what", "from_version", "to_version", "approver", "is_passed", "note"]
-        grid.table(reader.table("promotions"), columns, tables.PROMOTIONS, reader.currency, "promotions")
+    for part in (_diagnostics, _evidence, _promotions):
+        with parts.section():
+            part(reader)
+
+
+def _diagnostics(reader: Reader) -> None:
+    if not reader.has("diagnostics"):
+        return
+    st.subheader(say("policy.diagnostics"), help=say("term.overlap"))
+    columns = ["policy_id", "check", "status", "value", "limit", "note"]
+    found = reader.table("diagnostics")
+    grid.table(found, columns, tables.DIAGNOSTICS, reader.currency, "diagnostics")
+
+
+def _evidence(reader: Reader) -> None:
+    if not reader.has("promotion_evidence"):
+        return
+    st.subheader(say("policy.promotion"), help=say("term.gate"))
+    found = reader.table("promotion_evidence")
+    asked = found.slice(0, 1).to_pylist()[0]
+    words = {name: number(asked[name]) for name in ("challenger", "champion")}
+    st.markdown(say("policy.asked", at=day(asked["asked_at"]), **words))
+    columns = ["check", "status", "value", "limit", "note"]
+    grid.table(found, columns, tables.PROMOTION_EVIDENCE, reader.currency, "evidence")
+    if parts.role().approves:
+        st.markdown(say("policy.approve", command=f"nba promote {reader.root} --approver {_who()}"))
+
+
+def _promotions(reader: Reader) -> None:
+    if not reader.has("promotions"):
+        return
+    st.subheader(say("policy.promotions"))
+    columns = ["promoted_at", "what", "from_version", "to_version", "approver", "is_passed", "note"]
+    grid.table(reader.table("promotions"), columns, tables.PROMOTIONS, reader.currency, "promotions")
 
 
 def _of_whole_log(shown: pa.Table) -> pa.Table:
@@ -192,11 +213,17 @@ def _ablations(reader: Reader) -> None:
     figures.figure(policies.ablations(drawn, reader.currency), "ablations", say("alt.ablations"))
     columns = ["versus", "value", "lower", "upper", "n", "reason"]
     grid.table(shown, columns, tables.ABLATIONS, reader.currency, "ablations")
-    if reader.has("lever_costs") and reader.table("lever_costs").num_rows:
-        st.subheader(say("policy.levers"), help=say("term.lever"))
-        st.caption(say("policy.levers_note"))
-        columns = ["batch_id", "lever", "weight", "n_customers", "value", "without", "cost", "moved"]
-        grid.table(reader.table("lever_costs"), columns, tables.LEVER_COSTS, reader.currency, "levers")
+    _levers(reader)
+
+
+@parts.section()
+def _levers(reader: Reader) -> None:
+    if not reader.has("lever_costs"):
+        return
+    st.subheader(say("policy.levers"), help=say("term.lever"))
+    st.caption(say("policy.levers_note"))
+    columns = ["batch_id", "lever", "weight", "n_customers", "value", "without", "cost", "moved"]
+    grid.table(reader.table("lever_costs"), columns, tables.LEVER_COSTS, reader.currency, "levers")
 
 
 parts.page("policy", draw)

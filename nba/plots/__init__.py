@@ -150,7 +150,9 @@ def effects(
     """Draw each arm's effect against its control with its interval; left of zero is a loss.
 
     Args:
-        table: Columns of the `effects` table; rows whose effect is unknown are left out.
+        table: Columns of the `effects` table; rows whose effect is unknown are left out. A point is filled
+            where its interval leaves zero; one that was corrected for being one of many, where `p_corrected`
+            is below 1 - `level`.
         currency: Unit of money metrics; "%" for metrics that are fractions.
         metric: Draw this metric only; all rows if left out (they must share a unit then).
         order: Arms of all figures, for their colours.
@@ -166,23 +168,28 @@ def effects(
     if not keep.any():
         return style.empty(figure)
     whole = all(data["segment"][keep] == "all")
-    form = style.difference(currency)
+    is_one = len(set(data["arm"][keep])) == 1
+    is_clear = (data["lower"] > 0) | (data["upper"] < 0)
+    if "p_corrected" in table.column_names:
+        p = style.columns(table, "effects", ("p_corrected",))["p_corrected"].astype(float)
+        is_clear = np.where(np.isnan(p) | (data["segment"] == "all"), is_clear, p < 1 - data["level"])
+    form, money = style.difference(currency), style.behind(currency)
     of_arm = style.arms(data["arm"][keep], order)
     for i in np.flatnonzero(keep)[::-1]:
-        name = data["arm"][i] if whole else f"{data['arm'][i]} · {data['segment'][i]}"
+        arm, segment = data["arm"][i], data["segment"][i]
+        name = arm if whole else segment if is_one else f"{arm} · {segment}"
         middle, low, high = (data[part][i : i + 1] for part in ("effect", "lower", "upper"))
-        colour = of_arm[data["arm"][i]]
-        is_clear = low[0] > 0 or high[0] < 0  # filled where the interval leaves zero
+        colour = of_arm[arm]
         figure.add_scatter(
             x=middle,
             y=[name],
             mode="markers",
-            marker={"color": colour, "size": 13, "symbol": "circle" if is_clear else "circle-open"},
+            marker={"color": colour, "size": 13, "symbol": "circle" if is_clear[i] else "circle-open"},
             error_x={**style.whiskers(middle, low, high), "thickness": 2.5, "width": 8, "color": colour},
             customdata=[
                 [low[0], high[0], data["n"][i], data["n_control"][i], data["control"][i], data["level"][i]]
             ],
-            hovertemplate=f"%{{x:{form}}} (%{{customdata[0]:{form}}} to %{{customdata[1]:{form}}}"
+            hovertemplate=f"%{{x:{form}}}{money} (%{{customdata[0]:{form}}} to %{{customdata[1]:{form}}}{money}"
             " at %{customdata[5]:.0%})"
             "<br>n = %{customdata[2]:,} against %{customdata[3]:,} in %{customdata[4]}<extra>%{y}</extra>",
         )
@@ -256,7 +263,8 @@ def value_over_batches(table: pa.Table, currency: str = "", order: Sequence[str]
             marker={"color": colour[arm], "size": 9, "symbol": style.MARK[i % len(style.MARK)]},
             error_y=style.whiskers(data["effect"][rows], low, high),
             customdata=np.column_stack([low, high, data["n"][rows]]),
-            hovertemplate="%{x|%d %b %Y}: %{y:+.3g} (%{customdata[0]:+.3g} to %{customdata[1]:+.3g})"
+            hovertemplate=f"%{{x|%d %b %Y}}: %{{y:+.3g}}{style.behind(currency)}"
+            " (%{customdata[0]:+.3g} to %{customdata[1]:+.3g})"
             "<br>n = %{customdata[2]:,}<extra>%{fullData.name}</extra>",
         )
     return style.zero_line(style.time_axis(figure, np.unique(data["decided_at"][keep])), "h")
@@ -288,7 +296,7 @@ def credits(table: pa.Table, currency: str = "", by: str = "channel") -> go.Figu
             y=[total[method, name] for method in methods],
             name=str(name),
             marker={"color": colour[name]},
-            hovertemplate="%{y:,.0f}<extra>%{x}: %{fullData.name}</extra>",
+            hovertemplate=f"%{{y:,.0f}}{style.behind(currency)}<extra>%{{x}}: %{{fullData.name}}</extra>",
         )
     return figure.update_layout(barmode="group")
 
@@ -311,7 +319,8 @@ def clv(table: pa.Table, currency: str = "") -> go.Figure:
         y=data["n"],
         marker={"color": style.BLUE},
         customdata=np.column_stack([data["total"], share]),
-        hovertemplate="%{y:,} customers<br>worth %{customdata[0]:,.0f} together, %{customdata[1]:.0%} of all"
+        hovertemplate=f"%{{y:,}} customers<br>worth %{{customdata[0]:,.0f}}{style.behind(currency)} together,"
+        " %{customdata[1]:.0%} of all"
         "<extra>%{x}</extra>",
     )
     return figure.update_layout(bargap=0.08).update_xaxes(type="category")
@@ -483,7 +492,8 @@ def policy_values(table: pa.Table, currency: str = "") -> go.Figure:
                 "color": colour,
             },
             customdata=np.column_stack([data["ess"][rows], data["n"][rows]]),
-            hovertemplate="%{x:,.4g}<br>effective %{customdata[0]:,.0f} of %{customdata[1]:,.0f} decisions"
+            hovertemplate=f"%{{x:,.4g}}{style.behind(currency)}"
+            "<br>effective %{customdata[0]:,.0f} of %{customdata[1]:,.0f} decisions"
             "<extra>%{y}</extra>",
         )
     figure.update_layout(height=40 * len(order) + 130, showlegend=False)

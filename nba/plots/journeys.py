@@ -184,7 +184,8 @@ def deciles(table: pa.Table, title: str, currency: str = "") -> go.Figure:
             name=name,
             marker={"color": colour},
             customdata=data["n"],
-            hovertemplate="%{y:,.4g}<br>n = %{customdata:,}<extra>%{x}: %{fullData.name}</extra>",
+            hovertemplate=f"%{{y:,.4g}}{style.behind(currency)}"
+            "<br>n = %{customdata:,}<extra>%{x}: %{fullData.name}</extra>",
         )
     return figure.update_xaxes(dtick=1).update_layout(barmode="group")
 
@@ -208,6 +209,6 @@ def bars(table: pa.Table, names: tuple[str, str, str], currency: str = "") -> go
         orientation="h",
         marker={"color": style.BLUE},
         customdata=data[n][::-1],
-        hovertemplate="%{y}: %{x:,.3g}<br>n = %{customdata:,}<extra></extra>",
+        hovertemplate=f"%{{y}}: %{{x:,.3g}}{style.behind(currency)}<br>n = %{{customdata:,}}<extra></extra>",
     )
     return figure.update_layout(height=max(200, 32 * table.num_rows + 80)).update_yaxes(type="category")

@@ -34,14 +34,16 @@ def sequence(
         rows = np.flatnonzero(known & (data["arm"] == arm))
         rows = rows[np.argsort(data["looked_at"][rows])]
         at, low, high = (data[name][rows] for name in ("looked_at", "lower", "upper"))
+        is_first = arm == arms[0]
+        # Bands filled one over another cannot be told apart; edges alone are two lines that do not meet.
+        turn = slice(0, 0 if is_first else 1)
         figure.add_scatter(
-            x=np.concatenate([at, at[::-1]]),
-            y=np.concatenate([high, low[::-1]]),
+            x=np.concatenate([at, at[::-1][turn], at[::-1]]),
+            y=np.concatenate([high, [np.nan][turn], low[::-1]]),
             mode="lines",
-            # Bands filled one over another cannot be told apart.
-            fill="toself" if arm == arms[0] else "none",
+            fill="toself" if is_first else "none",
             fillcolor=_faint(colour[arm]),
-            line={"width": 0} if arm == arms[0] else {"width": 1, "dash": "dot", "color": colour[arm]},
+            line={"width": 0} if is_first else {"width": 1, "dash": "dot", "color": colour[arm]},
             hoverinfo="skip",
             showlegend=False,
             legendgroup=arm,
@@ -54,7 +56,7 @@ def sequence(
             legendgroup=arm,
             line={"color": colour[arm], "width": 2},
             customdata=np.column_stack([low, high]),
-            hovertemplate=f"%{{x|%d %b %Y}}: %{{y:{form}}} (%{{customdata[0]:{form}}}"
+            hovertemplate=f"%{{x|%d %b %Y}}: %{{y:{form}}}{style.behind(currency)} (%{{customdata[0]:{form}}}"
             f" to %{{customdata[1]:{form}}})"
             "<extra>%{fullData.name}</extra>",
         )

@@ -32,6 +32,7 @@ FIRST = (BLUE, ORANGE, GREEN, PINK, SKY, RED)
 ARMS = ("#7755CC", "#BB8866", "#007777", "#FF44AA", "#999900", "#BB2222")
 WHEEL = (*FIRST, *ARMS)
 MAX_TICKS = 16
+LABELLED = 8  # of those
 RING = "#D55E00"  # of what stands out, on light and dark
 PATTERN = ("", "/", "\\", "x", ".", "+", "-", "|")
 MARK = ("circle", "square", "diamond", "triangle-up", "cross", "x", "star", "hexagon")
@@ -154,8 +155,9 @@ def whiskers(middle: NDArray[Any], lower: NDArray[Any], upper: NDArray[Any]) -> 
 
 def time_axis(figure: go.Figure, moments: Sequence[Any] | NDArray[Any]) -> go.Figure:
     """Make the x axis one of dates."""
-    # A tick for each batch while they fit; its day, not the hour.
-    ticks = {"tickvals": list(moments)} if len(moments) <= MAX_TICKS else {}
+    # A tick at batches while they fit; its day, not the hour. So few that no label turns in a narrow window.
+    step = -(-len(moments) // LABELLED) or 1
+    ticks = {"tickvals": list(moments)[::step]} if len(moments) <= MAX_TICKS else {}
     return figure.update_xaxes(type="date", tickformat="%-d %b\n%Y", hoverformat="%-d %b %Y", **ticks)
 
 

@@ -1,5 +1,6 @@
 """Experiments: sentences, tables and the report of one experiment, as its verdict goes by."""
 
+import json
 from datetime import timedelta
 from pathlib import Path
 
@@ -155,6 +156,7 @@ def test_the_report_of_an_experiment_needs_nothing_else(workspace) -> None:
     assert "Effect (EUR)" in text
     assert "EUR)" not in text.split("<h2>Orders")[1].split("<h2>")[0].split("<table>")[1]
     assert say("experiments.srm") in text
+    assert "No segments are declared" in text
     assert "src=" not in text.split("<script")[0]
     assert 'src="http' not in text
 
@@ -181,7 +183,7 @@ def test_units_and_headline_come_from_the_declaration_not_the_name(show, fresh, 
     assert "nba analyze" in words(app)
     assert "points**" in words(show(root, "experiments", metric="left"))
     made = report.build(data.read(root), "policy")
-    assert made.count("Over all customers (EUR)") == 1  # of the money that adds up
+    assert made.count("<th>Total (EUR)") == 1  # of the money that adds up
     assert "<td>600.00</td>" in made
 
 
@@ -210,3 +212,28 @@ def test_what_comes_from_data_is_not_markup(show, fresh, words) -> None:
     app = show(root, "experiments")
     assert not app.exception
     assert "](javascript" not in words(app)
+
+
+def test_segments_are_told_in_words_and_claimed_by_the_corrected_value(show, fresh) -> None:
+    root = fresh()
+    history = History.read(root)
+    rows = history.table("summary_effects").to_pylist()
+    (whole,) = [row for row in rows if (row["metric"], row["arm"]) == ("margin", "policy")]
+    rows += [
+        whole | {"segment": f"a_acquisition={name}", "p_corrected": p, "p_heterogeneity": 0.5}
+        for name, p in (("search", 0.3), ("store", 0.001))
+    ]
+    history.commit(replace={"summary_effects": tables.SUMMARY_EFFECTS.build(rows)})
+    app = show(root, "experiments")
+    assert not app.exception
+    shown = next(f.value for f in app.dataframe if "p_corrected" in f.value.columns)
+    names = ["Acquisition channel: search", "Acquisition channel: store"]
+    assert shown["segment"].tolist() == names
+    drawn = json.loads(app.get("plotly_chart")[-1].proto.spec)["data"]
+    # Both intervals leave zero; only one claim stands among many.
+    assert {point["y"][0]: point["marker"]["symbol"] for point in drawn} == {
+        names[0]: "circle-open", names[1]: "circle",
+    }  # fmt: skip
+    made = report.build(data.read(root), "policy")
+    assert "<td class=text>Acquisition channel: store</td>" in made
+    assert "No segments are declared" not in made

@@ -11,7 +11,7 @@ from app.messages import say
 from app.messages import words as catalogue
 from nba import tables
 from nba.history import History
-from tests.app.conftest import figures
+from tests.app.conftest import START, figures
 
 PAGES = {
     "overview": ("summary_batches", "Incremental value of policy"),
@@ -113,19 +113,54 @@ def test_a_changed_workspace_says_that_the_page_is_old(show, fresh, words) -> No
     assert words(show(root, "models")).count("has changed since") == 1
 
 
-def test_a_damaged_side_table_leaves_the_rest_of_the_page(show, fresh, words) -> None:
+@pytest.mark.parametrize(
+    ("name", "page", "query", "sign"),
+    [
+        ("looks", "experiments", {}, "Ship it"),
+        ("summary_alerts", "overview", {}, "Contacts decided"),
+        ("incremental", "attribution", {"view": "cause"}, "Credits that disagree"),
+        ("summary_retained", "clv", {"view": "risk"}, "clv.risk"),
+        ("clv_scores", "clv", {"view": "check"}, "clv.check_note"),
+        ("summary_segments", "policy", {}, "policy.treatments"),
+        ("summary_removed", "policy", {"view": "arbitration"}, "policy.arbitration"),
+        ("diagnostics", "policy", {"view": "values"}, "policy.promotions"),
+        ("summary_numbers", "policy", {}, "policy.treatments"),
+        ("scenarios", "policy", {"view": "scenario"}, "Expected value"),
+        ("choices", "decision", {"customer": "c1"}, "decision.earlier"),
+        ("features", "decision", {"customer": "c1"}, "decision.earlier"),
+        ("events", "decision", {"customer": "c1"}, "decision.outcomes"),
+        ("summary_examples", "decision", {"customer": "c1"}, "decision.candidates"),
+        ("summary_checks", "models", {}, "models.board"),
+        ("summary_qini", "models", {"view": "quality"}, "models.deciles"),
+        ("summary_dependence", "models", {"view": "why"}, "models.importance"),
+        ("summary_quarantine", "health", {}, "health.tables"),
+        ("quality", "health", {"view": "people"}, "health.kinds_note"),
+    ],
+)
+def test_a_damaged_side_table_takes_its_own_section_only(show, fresh, words, name, page, query, sign) -> None:
     root = fresh()
     history = History.read(root)
-    for name, page, sign in (
-        ("looks", "experiments", "Ship it"),
-        ("summary_alerts", "overview", "Contacts decided"),
-    ):
-        for path in history.paths(name):
-            Path(path).write_bytes(b"no parquet")
-        app = show(root, page)
-        assert app.error
-        assert sign in words(app)
-        assert app.dataframe
+    more = {
+        "customer_id": "c1",
+        "clv_at_risk": 1.0,
+        "clv": 2.0,
+        "p_alive": 0.5,
+        "n_repeat": 1,
+        "quiet_days": 9.0,
+    }
+    rows = {"promotions": [{"promoted_at": START, "what": "model", "to_version": 1, "approver": "x"}]}
+    rows["summary_at_risk"] = [more]
+    history = history.commit(replace={n: tables.BY_NAME[n].build(found) for n, found in rows.items()})
+    if not history.has(name):
+        history = history.commit(replace={name: tables.BY_NAME[name].empty()})
+    for path in history.paths(name):
+        Path(path).write_bytes(b"no parquet")
+    app = show(root, page, **query)
+    assert not app.exception
+    assert len(app.error) == 1
+    assert "cannot be read" in app.error[0].value
+    told = catalogue("en").get(sign, sign)
+    assert told.split("{")[0] in words(app)
 
 
 def test_a_summary_that_lost_a_column_says_so(show, fresh, words) -> None:
