@@ -189,7 +189,7 @@ def effects(
             customdata=[
                 [low[0], high[0], data["n"][i], data["n_control"][i], data["control"][i], data["level"][i]]
             ],
-            hovertemplate=f"%{{x:{form}}}{money} (%{{customdata[0]:{form}}} to %{{customdata[1]:{form}}}{money}"
+            hovertemplate=f"%{{x:{form}}}{money} (%{{customdata[0]:{form}}} to %{{customdata[1]:{form}}}"
             " at %{customdata[5]:.0%})"
             "<br>n = %{customdata[2]:,} against %{customdata[3]:,} in %{customdata[4]}<extra>%{y}</extra>",
         )
