@@ -11,7 +11,7 @@ from app.messages import say
 from nba import tables
 from nba.history import History
 from pipelines import overview
-from tests.app.conftest import START
+from tests.app.shop import START
 
 GUARD = """
 [[experiment.metrics]]

@@ -7,7 +7,7 @@ from app.messages import say
 from nba import tables
 from nba.history import History
 from pipelines import overview
-from tests.app.conftest import START
+from tests.app.shop import START
 
 
 def test_overview_tells_the_tables_numbers(show, workspace, words) -> None:

@@ -11,7 +11,8 @@ from app.messages import say
 from app.messages import words as catalogue
 from nba import tables
 from nba.history import History
-from tests.app.conftest import START, figures
+from tests.app.conftest import figures
+from tests.app.shop import START
 
 PAGES = {
     "overview": ("summary_batches", "Incremental value of policy"),

@@ -9,7 +9,7 @@ from app import access
 from app.messages import say
 from nba import tables
 from nba.history import History
-from tests.app.conftest import START
+from tests.app.shop import START
 
 
 def test_personal_data_are_shown_only_to_the_role(show, fresh, words) -> None:
