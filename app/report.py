@@ -106,7 +106,8 @@ def build(reader: Reader, experiment: str) -> str:
         script = False
     if set(every["segment"].to_pylist()) <= {"all"}:
         body.append(f"<h2>{_safe(say('experiments.segments'))}</h2>")
-        body.append(f"<p>{_safe(no_segments(reader, experiment).replace('`', ''))}</p>")
+        pieces = _safe(no_segments(reader, experiment)).split("`")  # every second one is to be typed
+        body.append(f"<p>{''.join(f'<code>{x}</code>' if i % 2 else x for i, x in enumerate(pieces))}</p>")
     body += _guardrails(reader, experiment)
     body += _sizes(reader, experiment)
     body.append(f"<h2>{_safe(say('experiments.how'))}</h2>")

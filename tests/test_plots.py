@@ -176,7 +176,12 @@ def test_effects_of_one_metric_and_of_segments() -> None:
     both = pa.concat_tables([effects(), effects(metric="orders", effect=0.1, lower=0.0, upper=0.2)])
     assert [trace.x[0] for trace in plots.effects(both, metric="orders").data] == [0.1]
     parts = pa.concat_tables([effects(), effects(segment="new")])
-    assert {trace.y[0] for trace in plots.effects(parts).data} == {"policy · all", "policy · new"}
+    assert {trace.y[0] for trace in plots.effects(parts).data} == {"all", "new"}
+    two = pa.concat_tables([parts, effects(arm="other", segment="new")])
+    assert {trace.y[0] for trace in plots.effects(two).data} == {
+        *("policy · all", "policy · new"),
+        "other · new",
+    }
 
 
 def test_edges_of_bands_are_lines_that_do_not_meet_and_few_days_are_labelled() -> None:

@@ -63,7 +63,8 @@ def _customer(reader: Reader) -> str:
         on_change=_typed,
     ).strip()
     with right, parts.section():
-        given = given or _example(reader)
+        first = _example(reader)
+        given = given or first
     if given:
         st.query_params[CUSTOMER] = given
     else:

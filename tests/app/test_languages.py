@@ -117,7 +117,9 @@ def test_a_spanish_report_has_no_english_word(workspace, english, monkeypatch) -
         monkeypatch.setattr(module, "language", lambda: "es")
     made = report.build(data.read(workspace), "policy")
     text = html.unescape(
-        re.sub(r"<script.*?</script>|<style>.*?</style>|<[^>]*>", "\n", made, flags=re.DOTALL)
+        re.sub(
+            r"<script.*?</script>|<style>.*?</style>|<code>.*?</code>|<[^>]*>", "\n", made, flags=re.DOTALL
+        )
     )
     mixed = {line: found for line in text.splitlines() if (found := _tokens(line) & english)}
     assert "Efecto" in text

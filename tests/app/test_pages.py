@@ -149,8 +149,11 @@ def test_a_damaged_side_table_takes_its_own_section_only(show, fresh, words, nam
         "n_repeat": 1,
         "quiet_days": 9.0,
     }
-    rows = {"promotions": [{"promoted_at": START, "what": "model", "to_version": 1, "approver": "x"}]}
-    rows["summary_at_risk"] = [more]
+    promotion = {
+        "promotion_id": "1", "promoted_at": START, "what": "promote", "policy": "p", "from_version": 1,
+        "to_version": 2, "approver": "x", "is_passed": True, "evidence": "{}", "note": "",
+    }  # fmt: skip
+    rows = {"promotions": [promotion], "summary_at_risk": [more]}
     history = history.commit(replace={n: tables.BY_NAME[n].build(found) for n, found in rows.items()})
     if not history.has(name):
         history = history.commit(replace={name: tables.BY_NAME[name].empty()})

@@ -44,6 +44,7 @@ def test_every_language_has_the_same_keys_and_blanks() -> None:
         "limit.push",
         "column.auc",
         "column.qini",
+        "column.total",
         "column.control",
         "no",
     }
