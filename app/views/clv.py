@@ -98,6 +98,7 @@ def _risk(reader: Reader) -> None:
     if not is_any:
         st.info(say("clv.nobody_at_risk"), icon=":material/info:")
         risky = risky.sort_by([("clv", "descending")])
+        columns.remove("clv_at_risk")
     columns = [name for name in columns if name in risky.column_names]  # an earlier version had no interval
     grid.table(risky, columns, tables.SUMMARY_AT_RISK, reader.currency, "customers_at_risk")
     if is_any:
