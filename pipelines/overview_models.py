@@ -156,7 +156,10 @@ def dependence(told: explain.Explanation, top: int = TOP, bins: int = BINS) -> p
         known = ~np.isnan(value)
         if not known.any():
             continue
-        edges = np.unique(np.quantile(value[known], np.linspace(0, 1, bins + 1)))[1:-1]
+        distinct = np.unique(value[known])
+        # Few values are a bin each: between the quantiles of yes and no lies no edge.
+        spread = np.unique(np.quantile(value[known], np.linspace(0, 1, bins + 1)))[1:-1]
+        edges = distinct[1:] if len(distinct) <= bins else spread
         group = np.searchsorted(edges, value[known], side="right")
         for b in np.unique(group):
             inside = group == b

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from nba import settings, stats, tables
 from nba.errors import MissingError
 from nba.history import History
-from pipelines import overview_alerts
+from nba.models import explain
+from pipelines import overview_alerts, overview_models
 from pipelines.overview import BINS, against_control, overview
 
 START = datetime(2026, 3, 2, 6, tzinfo=UTC)
@@ -102,6 +103,17 @@ def played(root: Path) -> History:
 
 
 # by hand
+
+
+def test_a_feature_of_few_values_has_a_bin_of_each() -> None:
+    values = np.array([[0.0, 1.0], [1.0, 2.0], [1.0, np.nan], [0.0, 9.0]])
+    shap = np.array([[-0.2, 0.1], [0.4, 0.1], [0.6, 0.1], [-0.4, 0.1]])
+    nothing = np.empty((4, 0))
+    told = explain.Explanation(("f_yes", "f_n"), values, shap, (), nothing, nothing, 0.0, 0.0)
+    found = overview_models.dependence(told).to_pylist()
+    yes = [(row["value"], row["contribution"], row["n"]) for row in found if row["feature"] == "f_yes"]
+    assert yes == [(0.0, pytest.approx(-0.3), 2), (1.0, pytest.approx(0.5), 2)]
+    assert [row["value"] for row in found if row["feature"] == "f_n"] == [1.0, 2.0, 9.0]
 
 
 def test_batches_count_and_compare_with_their_own_holdout(played: History) -> None:
