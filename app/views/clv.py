@@ -63,11 +63,14 @@ def _groups(reader: Reader) -> None:
 def _alive(reader: Reader) -> None:
     if not parts.filled(reader, "clv_grid"):
         return
-    measure = parts.choose(say("clv.show"), ["p_alive", "clv", "n"], "measure", "clv.measure")
     shown = reader.table("clv_grid").sort_by([("quiet_from", "ascending"), ("repeats_from", "ascending")])
-    st.subheader(say("clv.grid"), help=say("term.alive"))
     shares = pc.min(shown["p_alive"]).as_py()
-    st.caption(say("clv.all_stay" if shares is not None and shares > SURE else "clv.grid_note"))
+    all_stay = shares is not None and shares > SURE
+    # One colour everywhere would say nothing: what differs comes first then.
+    measures = ["clv", "p_alive", "n"] if all_stay else ["p_alive", "clv", "n"]
+    measure = parts.choose(say("clv.show"), measures, "measure", "clv.measure")
+    st.subheader(say("clv.grid"), help=say("term.alive"))
+    st.caption(say("clv.all_stay" if all_stay else "clv.grid_note"))
     titles = ("Days since the last purchase", "Purchases after the first")
     names = ("quiet", "repeats", measure, "n")
     form = ".0%" if measure == "p_alive" else ",.0f"

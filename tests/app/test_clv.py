@@ -30,3 +30,15 @@ def test_lifetime_value_tells_the_tables_numbers(show, workspace) -> None:
         assert not app.exception
         assert not app.error
         assert figures(app) == 1
+
+
+def test_where_nobody_leaves_the_map_shows_what_differs(show, fresh) -> None:
+    root = fresh()
+    assert show(root, "clv", view="alive").segmented_control(key="measure").value == "p_alive"
+    history = History.read(root)
+    rows = [row | {"p_alive": 1.0} for row in history.table("clv_grid").to_pylist()]
+    history.commit(replace={"clv_grid": tables.CLV_GRID.build(rows)})
+    app = show(root, "clv", view="alive")
+    assert not app.exception
+    assert app.segmented_control(key="measure").value == "clv"
+    assert say("clv.all_stay") in [note.value for note in app.caption]
