@@ -161,8 +161,9 @@ def test_a_damaged_side_table_takes_its_own_section_only(show, fresh, words, nam
         Path(path).write_bytes(b"no parquet")
     app = show(root, page, **query)
     assert not app.exception
-    assert len(app.error) == 1
-    assert "cannot be read" in app.error[0].value
+    # What rests on it in several places is missed in each of them.
+    assert len(app.error) == {"looks": 3, "incremental": 2}.get(name, 1)
+    assert all("cannot be read" in error.value for error in app.error)
     told = catalogue("en").get(sign, sign)
     assert told.split("{")[0] in words(app)
 
