@@ -273,10 +273,15 @@ def written(frame: pd.DataFrame, config: Mapping[str, Any]) -> "pd.DataFrame | S
 
 
 MOST_WRITTEN = 20_000  # cells of a table; writing more would be waited for
-_WRITTEN: Mapping[str, Callable[[float], str]] = {
-    "localized": decimals,
-    "percent": share,
-    **{form: lambda value, form=form: (form % value).replace("-", "−") for form in ("%.2f", "%.4g")},
+
+
+def _by(form: str) -> Callable[[float], str]:
+    # What the browser would write, with the minus sign of all other numbers.
+    return lambda value: (form % value).replace("-", "−")
+
+
+_WRITTEN: Mapping[str, Callable[[float], str]] = {"localized": decimals, "percent": share} | {
+    form: _by(form) for form in ("%.2f", "%.4g")
 }
 
 
