@@ -257,7 +257,7 @@ def history_speed(n: int = N) -> list[Row]:
         rows = []
         for (name, found), target in zip(peers.items(), (4, 1.2), strict=True):
             best = min((one["seconds"] for one in found if one), default=NAN)
-            told = f"{seconds:.1f} s, {ours[0]['peak_gb']:.1f} GB against {best:.1f} s, {found[0].get('peak_gb', NAN):.1f} GB; same columns, zstd"
+            told = f"{seconds:.1f} s, {ours[0]['peak_gb']:.1f} GB against {best:.1f} s, {found[0].get('peak_gb', NAN):.1f} GB; same columns, zstd level 1"
             rows.append(
                 row(f"history.vs_{name}", best / seconds, "times faster", target, ">=",
                     peer=f"{name} {found[0].get('version', '')}", n=n, conditions=told)
