@@ -88,7 +88,8 @@ def _repeated(connection: duckdb.DuckDBPyConnection, rows: str) -> UInts:
     parts = n // _PART + 1
     found = [np.zeros(0, np.uint64)]
     for part in range(parts):
-        query = f"select h from (select hash(key) as h from {rows}) where h % {parts} = {part}"
+        some = f" where h % {parts} = {part}" if parts > 1 else ""
+        query = f"select h from (select hash(key) as h from {rows}){some}"
         h = np.sort(np.asarray(connection.execute(query).fetchnumpy()["h"], np.uint64))
         found.append(np.unique(h[1:][h[1:] == h[:-1]]))
     return np.concatenate(found)

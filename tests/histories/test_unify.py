@@ -3,6 +3,7 @@
 from datetime import UTC, datetime
 from typing import Any
 
+import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 
 from nba import tables
 from nba.errors import DataError
-from nba.histories import identity, unify
+from nba.histories import identity, unify, versions
 
 CRM = {
     "name": "crm",
@@ -162,6 +163,15 @@ def test_of_rows_with_the_same_key_the_last_counts(unified: Any) -> None:
     assert found["orders"]["revenue"].to_pylist() == [12.0]
     shop = measured(found, "shop")
     assert (shop["rows_in"], shop["rows_kept"], shop["duplicates"], shop["conflicts"]) == (3, 1, 2, 2)
+
+
+def test_keys_that_stand_twice_are_found_part_by_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(versions, "_PART", 7)
+    with duckdb.connect() as connection:
+        connection.execute("create view v as select (i % 70)::varchar as key from range(100) t(i)").fetchall()
+        found = versions._repeated(connection, "v").tolist()
+        twice = connection.execute("select hash(i::varchar) from range(30) t(i)").fetchall()
+    assert sorted(found) == sorted(h for (h,) in twice)
 
 
 def test_events_without_id_are_told_apart_by_content(unified: Any) -> None:
