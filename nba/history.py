@@ -258,14 +258,18 @@ class History:
         except NbaError:
             return None
 
-    def connection(self) -> duckdb.DuckDBPyConnection:
+    def connection(self, *, follows: bool = False) -> duckdb.DuckDBPyConnection:
         """Open DuckDB with one view per table, whole: for readers of what happened, not for features.
 
-        Decisions and assignments carry the ids of then; `decisions_all` and `assignments_all` those of now.
+        Args:
+            follows: Whether to add `decisions_all` and `assignments_all`, which carry the customers of now:
+                the tables themselves carry those of then.
         """
         connection = connect()
         for name in self.files:
             _view(connection, name, self, name)
+        if not follows:
+            return connection
         if self.has("aliases"):
             connection.execute("create view aliases_then as from aliases").fetchall()
         followed = _follow(connection, self, "'infinity'::timestamptz")

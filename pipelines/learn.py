@@ -119,7 +119,7 @@ def open_examples(
         DataError: when there are too few closed examples to learn from.
     """
     window = config.reward.window_days
-    with history.connection() as connection:
+    with history.connection(follows=True) as connection:
         connection.register("closed", examples.select(["decision_id"]))
         found = connection.sql(_RESPONSES, params={"at": at, "window": window}).to_arrow_table()
         known = found["is_known"].to_numpy(zero_copy_only=False)

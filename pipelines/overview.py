@@ -165,7 +165,7 @@ def overview(workspace: Path, at: datetime, *, progress: Progress | None = None)
 def _decisions(history: History, config: settings.Settings, at: datetime) -> dict[str, pa.Table]:  # noqa: ARG001
     if not history.has("decisions"):
         return {}
-    with history.connection() as connection:
+    with history.connection(follows=True) as connection:
         for name in ("outcomes", "touches"):
             if not history.has(name):
                 connection.register(name, tables.BY_NAME[name].empty())

@@ -337,7 +337,7 @@ def test_of_two_assignments_the_earlier_stands_whichever_id_goes_on(tmp_path: Pa
     assert rows == {"a": "holdout", "c": "policy"}
     assert units == {"a": "b", "c": "x"}
     assert apart == ["d1"]
-    with history.connection() as connection:
+    with history.connection(follows=True) as connection:
         whole = connection.sql("select customer_id, arm from assignments_all").fetchall()
         decided = connection.sql("select decision_id, customer_id from decisions_all").fetchall()
     assert dict(whole) == rows
