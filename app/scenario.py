@@ -29,6 +29,8 @@ def draw(reader: Reader) -> None:
     changes = _changes(reader, catalog, stored)
     rows = whatif.preview(stored, catalog, reader.config, changes)
     _answer(rows, reader)
+    if changes.without_rules:
+        st.caption(say("scenario.most"))
     st.caption(say("scenario.note", batch=stored.batch_id, n=count(len(stored.is_eligible))))
     st.markdown(say("scenario.exact", command=_command(reader, changes)))
     _solved(reader)

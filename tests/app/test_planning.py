@@ -121,6 +121,20 @@ def test_links_repeat_a_scenario_a_plan_and_what_a_decision_shows(show, workspac
     assert not again.toggle(key="all_outcomes").value
 
 
+def test_without_a_rule_the_page_says_that_others_may_still_hold(show, fresh, words) -> None:
+    root = fresh()
+    history = History.read(root)
+    rows = history.table("summary_candidates").to_pylist()
+    for row in rows[1::5]:
+        row.update(is_eligible=row["treatment_id"] == "none", reason="no consent")
+    rows = [row | {"reason": "" if row["is_eligible"] else "no consent"} for row in rows]
+    history.commit(replace={"summary_candidates": tables.SUMMARY_CANDIDATES.build(rows)})
+    assert say("scenario.most") not in words(show(root, "policy", view="scenario"))
+    without = show(root, "policy", view="scenario", without="no consent")
+    assert not without.exception
+    assert say("scenario.most") in words(without)
+
+
 def test_a_sample_that_does_not_say_for_whom_it_stands_asks_for_a_new_one(show, fresh, words) -> None:
     root = fresh()
     history = History.read(root)
