@@ -100,9 +100,24 @@ def numbers(*shown: tuple[str, str, str, str]) -> None:
     with st.container(horizontal=True, gap="small"):
         for title, value, meaning, note in shown:
             with st.container(width=CARD if len(value) <= LONG else WIDTH, gap=None):
-                st.metric(title, value, help=meaning or None)
+                number(title, value, meaning)
                 if note:
                     st.caption(note)
+
+
+def number(title: str, value: str, meaning: str = "") -> None:
+    """Show one number below its title.
+
+    As text: Streamlit's own metric waits in the browser until the library of figures has been read, by which
+    an answer would come a second later than it is known.
+
+    Args:
+        title: Label, as Markdown.
+        value: The number with its unit, as it is to be read.
+        meaning: Tooltip; "" for none.
+    """
+    st.markdown(f":small[{title}]", help=meaning or None)
+    st.header(plain(value), anchor=False)
 
 
 def halves() -> tuple[DeltaGenerator, DeltaGenerator]:

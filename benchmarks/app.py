@@ -35,7 +35,7 @@ KEPT = "NBA_BENCH_WORKSPACE"  # a folder in which the workspace is made, or foun
 WORLD = 3_000, 4, 7  # customers, batches and seed of the small world
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 PLOT, DRAWN = ".js-plotly-plot", "figures"
-NUMBER = "[data-testid=stMetricValue]"
+NUMBER = "[data-testid=stHeading] h2"
 Page = tuple[str, str, str, str, str]
 ONE, OTHER = (f"c{n:020d}" for n in (CUSTOMERS // 7, CUSTOMERS // 3))
 # Each page: its address, the headline number or sentence that answers first, the sign of its first figure, a

@@ -75,11 +75,8 @@ def _headline(reader: Reader) -> None:
     judged = reader.judged(tables.SUMMARY_EFFECTS.build(found), experiment)
     (row,), unit = leading(judged).to_pylist(), reader.currency
     with st.container(border=True):
-        st.metric(
-            say("overview.headline", arm=plain(arm)),
-            number(row["total"], unit, signed=True),
-            help=say("term.incremental"),
-        )
+        headline = say("overview.headline", arm=plain(arm))
+        parts.number(headline, number(row["total"], unit, signed=True), say("term.incremental"))
         words = _words(row, arm, unit)
         if row["total_lower"] is not None:  # summaries of earlier versions lack that of every look
             st.markdown(say("overview.interval", **words), help=say(f"term.{BASIS[row['basis']]}"))

@@ -1,11 +1,13 @@
 """Fixtures of the app's tests: a small workspace, and a page of the app shown on it."""
 
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from streamlit.testing.v1 import AppTest
+from streamlit.testing.v1.element_tree import Header
 from streamlit.util import calc_hash
 
 from tests.app.shop import make, record
@@ -61,12 +63,28 @@ def show(monkeypatch: pytest.MonkeyPatch) -> Callable[..., AppTest]:
 
 
 @pytest.fixture(scope="session")
-def words() -> Callable[[AppTest], str]:
+def numbers() -> Callable[[AppTest], dict[str, str]]:
+    """Read the single numbers of a page, as they look, by their titles."""
+
+    def read(app: AppTest) -> dict[str, str]:
+        titles = {}
+        for element in app.main:
+            if element.type == "markdown":
+                title = element.value.removeprefix(":small[").removesuffix("]")
+            elif isinstance(element, Header):
+                titles[title] = re.sub(r"\\(.)", r"\1", element.value)
+        return titles
+
+    return read
+
+
+@pytest.fixture(scope="session")
+def words(numbers: Callable[[AppTest], dict[str, str]]) -> Callable[[AppTest], str]:
     """Gather all that a page says."""
 
     def said(app: AppTest) -> str:
         kinds = (app.title, app.subheader, app.markdown, app.caption, app.info, app.warning, app.error)
         texts = [element.value for kind in kinds for element in kind]
-        return "\n".join([*texts, *(f"{m.label}: {m.value}" for m in app.metric)])
+        return "\n".join([*texts, *(f"{title}: {value}" for title, value in numbers(app).items())])
 
     return said

@@ -18,11 +18,11 @@ def test_nobody_at_risk_is_said(show, fresh, words) -> None:
     assert say("clv.nobody_at_risk") not in words(show(root, "clv", view="worth"))
 
 
-def test_lifetime_value_tells_the_tables_numbers(show, workspace) -> None:
+def test_lifetime_value_tells_the_tables_numbers(show, workspace, numbers) -> None:
     history = History.read(workspace)
     app = show(workspace, "clv")
     (mean,) = history.sql("select avg(clv) as mean from clv")["mean"].to_pylist()
-    assert {m.label: m.value for m in app.metric}["Mean per customer"] == f"{mean:.2f} EUR"
+    assert numbers(app)["Mean per customer"] == f"{mean:.2f} EUR"
     app.segmented_control(key="view").set_value("groups").run()
     assert app.dataframe[0].value["clv"].tolist() == [14.5, 9.0]  # the most valuable first
     for view in ("alive", "check"):

@@ -161,7 +161,7 @@ def test_the_report_of_an_experiment_needs_nothing_else(workspace) -> None:
     assert 'src="http' not in text
 
 
-def test_units_and_headline_come_from_the_declaration_not_the_name(show, fresh, words) -> None:
+def test_units_and_headline_come_from_the_declaration_not_the_name(show, fresh, words, numbers) -> None:
     root = fresh()
     names = {"margin": "earned", "orders": "basket", "unsubscribes": "left"}
     metrics = (
@@ -175,7 +175,10 @@ def test_units_and_headline_come_from_the_declaration_not_the_name(show, fresh, 
     found = [row | {"metric": names[row["metric"]]} for row in history.table("effects").to_pylist()]
     history.commit(replace={"effects": tables.EFFECTS.build(found)})
     overview.overview(root, START + timedelta(weeks=4))
-    assert next(m.value for m in show(root).metric if "value of policy" in m.label) == "+600.00 EUR"
+    assert (
+        next(value for title, value in numbers(show(root)).items() if "value of policy" in title)
+        == "+600.00 EUR"
+    )
     app = show(root, "experiments", metric="basket")
     assert "a difference of **+0.12 EUR**" in words(app) or "a difference of **+0.13 EUR**" in words(app)
     assert not any("total" in frame.value.columns for frame in app.dataframe)

@@ -34,7 +34,7 @@ NAMES = {
     *("email", "mlflow", "nightly", "overview", "evaluate", "analyze", "scenario", "orders", "revenue"),
 }
 # What shows as it is; the values of other widgets are our own names, told by their options.
-TEXTS = ("title", "subheader", "markdown", "caption", "metric", "alert", "info", "warning", "error")
+TEXTS = ("title", "header", "subheader", "markdown", "caption", "alert", "info", "warning", "error")
 DRAWN = ("text", "name", "title", "ticktext", "categoryarray", "label", "hovertemplate", "x", "y")
 
 
@@ -75,7 +75,7 @@ def _left_to_the_browser(frame: Any) -> Iterator[str]:
 
 
 def _tokens(text: str) -> set[str]:
-    plain = re.sub(r"`[^`]*`|{\w+}|\b\w*[_@/.]\w+\b", " ", text)
+    plain = re.sub(r"`[^`]*`|{\w+}|\b\w*[_@/.]\w+\b|:small\[", " ", text)
     return set(re.findall(r"[a-záéíóúñü]+", plain.lower()))
 
 

@@ -10,13 +10,13 @@ from pipelines import overview
 from tests.app.shop import START
 
 
-def test_overview_tells_the_tables_numbers(show, workspace, words) -> None:
+def test_overview_tells_the_tables_numbers(show, workspace, words, numbers) -> None:
     app = show(workspace)
     history = History.read(workspace)
     (row,) = history.sql(
         "from effects where metric = 'margin' and arm = 'policy' and segment = 'all'"
     ).to_pylist()
-    shown = {m.label: m.value for m in app.metric}
+    shown = numbers(app)
     assert shown["Incremental value of policy"] == f"{row['effect'] * row['n']:+,.2f} EUR"
     text = words(app)
     # No end is planned, so the headline has the interval by which the verdict goes.

@@ -12,20 +12,20 @@ from nba.serving import whatif
 from pipelines import scenario
 
 
-def test_the_planner_tells_what_the_library_says(show, workspace) -> None:
+def test_the_planner_tells_what_the_library_says(show, workspace, numbers) -> None:
     app = show(workspace, "experiments", view="plan")
     (row,) = (
         History.read(workspace).sql("from summary_spreads where metric = 'margin' and days = 28").to_pylist()
     )
     n = int(row["n"] * 0.6)  # the champion decides 60% of the customers
     mde = planning.detectable(row["sd_adjusted"], n * 0.9, n * 0.1)
-    shown = {m.label: m.value for m in app.metric}
+    shown = numbers(app)
     assert shown["Smallest visible effect"] == f"{mde:.2f} EUR"
     assert shown["Customers in the new arm"] == f"{n * 0.9:,.0f}"
     app.slider(key="share").set_value(50).run()
     assert not app.exception
     half = planning.detectable(row["sd_adjusted"], n * 0.5, n * 0.5)
-    assert {m.label: m.value for m in app.metric}["Smallest visible effect"] == f"{half:.2f} EUR"
+    assert numbers(app)["Smallest visible effect"] == f"{half:.2f} EUR"
 
 
 def test_the_planner_refuses_no_effect_and_names_that_are_no_names(show, workspace, words) -> None:
@@ -57,15 +57,15 @@ def test_the_planner_declares_what_the_settings_accept(show, workspace, tmp_path
     assert "cannot be declared" in app.error[0].value  # the name and the place are taken
 
 
-def test_the_scenario_planner_tells_what_the_library_says(show, workspace, words) -> None:
+def test_the_scenario_planner_tells_what_the_library_says(show, workspace, words, numbers) -> None:
     app = show(workspace, "policy", view="scenario")
     assert not app.error
-    shown = {m.label: m.value for m in app.metric}
+    shown = numbers(app)
     before = float(shown["Contacts"].replace(",", ""))
     assert f"now {shown['Contacts']}" in words(app)
     app.number_input(key="capacity_sms").set_value(0).run()
     assert not app.exception
-    after = {m.label: m.value for m in app.metric}
+    after = numbers(app)
     assert float(after["Contacts"].replace(",", "")) < before
     assert "--capacity sms=0" in words(app)
     config = settings.read(workspace)
@@ -84,7 +84,7 @@ def test_the_scenario_planner_tells_what_the_library_says(show, workspace, words
         assert row == pytest.approx(of_whole)
 
 
-def test_links_repeat_a_scenario_a_plan_and_what_a_decision_shows(show, workspace, words) -> None:
+def test_links_repeat_a_scenario_a_plan_and_what_a_decision_shows(show, workspace, words, numbers) -> None:
     app = show(workspace, "policy", view="scenario")
     app.number_input(key="capacity_sms").set_value(5).run()
     app.slider(key="lever_coffee").set_value(1.5).run()
@@ -96,7 +96,7 @@ def test_links_repeat_a_scenario_a_plan_and_what_a_decision_shows(show, workspac
     again = show(workspace, "policy", **link)
     assert not again.exception
     assert "--capacity sms=5 --lever coffee=1.5 --stop repair" in words(again)
-    assert [m.value for m in again.metric] == [m.value for m in app.metric]
+    assert numbers(again) == numbers(app)
     again.number_input(key="capacity_sms").set_value(60).run()
     assert "capacity_sms" not in again.query_params
     wild = show(workspace, "policy", view="scenario", lever_coffee="99", stop="nothing", capacity_sms="x")
@@ -110,7 +110,7 @@ def test_links_repeat_a_scenario_a_plan_and_what_a_decision_shows(show, workspac
     plan.text_input(key="trial").set_value("spring").run()
     again = show(workspace, "experiments", **dict(plan.query_params))
     assert not again.exception
-    assert [m.value for m in again.metric] == [m.value for m in plan.metric]
+    assert numbers(again) == numbers(plan)
     assert again.code[0].value == plan.code[0].value
     assert 'experiment_id = "spring"' in again.code[0].value
 

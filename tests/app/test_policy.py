@@ -30,17 +30,17 @@ def test_policy_tells_the_tables_numbers(show, workspace, words) -> None:
     assert app.dataframe[0].value["value"].tolist() == [3.1, 3.1, 2.2, 2.2]
 
 
-def test_policy_and_attribution_lead_with_numbers(show, fresh, words) -> None:
+def test_policy_and_attribution_lead_with_numbers(show, fresh, words, numbers) -> None:
     root = fresh()
     row = {"level": "all", "item": "all", "n": 9, "source": "combined", "roas": 2.5, "margin": 99.0}
     rows = [row | {"period": "all", "margin_lower": 50.0, "margin_upper": 148.0, "reason": ""}]
     history = History.read(root).commit(replace={"incremental": tables.INCREMENTAL.build(rows)})
     app = show(root, "attribution")
-    assert {m.label: m.value for m in app.metric}["Margin all contact caused"] == "99.00 EUR"
-    assert {m.label: m.value for m in app.metric}["Return on cost"] == "2.50"
+    assert numbers(app)["Margin all contact caused"] == "99.00 EUR"
+    assert numbers(app)["Return on cost"] == "2.50"
     assert "50.00 EUR to 148.00 EUR" in words(app)
     app.selectbox(key="audience").set_value("acquisition=store").run()
-    assert not app.metric  # what contact caused is known of all customers only
+    assert not numbers(app)  # what contact caused is known of all customers only
     (newest,) = history.sql("from summary_batches where arm = 'policy' and batch_id = 'b3'").to_pylist()
-    shown = {m.label: m.value for m in show(root, "policy").metric}
+    shown = numbers(show(root, "policy"))
     assert shown["Contacts of the last batch"] == str(newest["n_contacts"])

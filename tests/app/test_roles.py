@@ -41,14 +41,14 @@ def test_downloads_hold_personal_data_only_for_the_role(show, fresh, monkeypatch
     assert "CRM-1" in saved["earlier.csv"]
 
 
-def test_who_must_sign_in_sees_nothing_before(show, fresh, words) -> None:
+def test_who_must_sign_in_sees_nothing_before(show, fresh, words, numbers) -> None:
     root = fresh()
     with (root / "nba.toml").open("a", encoding="utf-8") as file:
         file.write("\n[app]\nsign_in = true\n")
     app = show(root)
     assert not app.exception
     assert say("access.unconfigured") in words(app)
-    assert not app.metric
+    assert not numbers(app)
     assert not app.dataframe
 
 

@@ -3,9 +3,9 @@
 from tests.app.conftest import figures
 
 
-def test_data_health_tells_the_tables_numbers(show, workspace) -> None:
+def test_data_health_tells_the_tables_numbers(show, workspace, numbers) -> None:
     app = show(workspace, "health")
-    shown = {m.label: m.value for m in app.metric}
+    shown = numbers(app)
     assert shown["Orders"] == "200"
     frames = [frame.value for frame in app.dataframe]
     sources = next(frame for frame in frames if "rows_kept" in frame.columns)
@@ -14,7 +14,7 @@ def test_data_health_tells_the_tables_numbers(show, workspace) -> None:
     assert (refused["n"].item(), refused["row_number"].item()) == (3, 3)
     app.segmented_control(key="view").set_value("people").run()
     assert not app.exception
-    assert {m.label: m.value for m in app.metric}["Merged so far"] == "7"
+    assert numbers(app)["Merged so far"] == "7"
     frames = [frame.value for frame in app.dataframe]
     (kind,) = next(f for f in frames if "n_junk" in f.columns).to_dict("records")
     assert (kind["identifier_kind"], kind["n"], kind["share"], kind["n_junk"], kind["n_cut"]) == (
@@ -55,9 +55,9 @@ def test_a_model_card_is_shown_and_nothing_in_it_acts(show, workspace) -> None:
     assert "0.0777" not in card
 
 
-def test_models_tell_the_tables_numbers(show, workspace, words) -> None:
+def test_models_tell_the_tables_numbers(show, workspace, words, numbers) -> None:
     app = show(workspace, "models")
-    shown = {m.label: m.value for m in app.metric}
+    shown = numbers(app)
     assert shown["Sorting responders (AUC)"] == "0.710"
     assert shown["Decisions learnt from"] == "900"
     assert app.dataframe[0].value["auc"].tolist() == [0.71, 0.64]
