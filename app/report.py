@@ -13,7 +13,7 @@ from app.data import Reader, leading, where
 from app.messages import chance, conditions, day, difference, label, language, number, percent, say, told
 from nba import plots
 from nba.experiments import decision, guardrails, srm
-from nba.experiments.judged import EVERY, PLANNED, READING
+from nba.experiments.judged import EVERY, PLANNED, READING, is_over
 from nba.plots import readings
 
 LEAST = 0.001  # below it a p-value is told as smaller than it
@@ -145,7 +145,7 @@ def _metric(reader: Reader, rows: pa.Table, experiment: str, *, script: bool) ->
             out.append(_figure(figure, script=False))
     parted = rows.filter(pc.not_equal(rows["segment"], "all"))
     if parted.num_rows:
-        out += [f"<h3>{_safe(say('experiments.segments'))}</h3>", _note(say("experiments.segments_note"))]
+        out += [f"<h3>{_safe(say('experiments.segments'))}</h3>", _note(segments_note(reader, experiment))]
         out.append(_table(parted.to_pylist(), _SEGMENTS, "summary_effects", unit))
     return out
 
@@ -205,6 +205,18 @@ def distrust(reader: Reader, experiment: str) -> str:
     rows = reader.rows("readouts", experiment_id=experiment) if reader.has("readouts") else []
     why = [row["reason"] for row in rows if decision.is_distrusted(row)]
     return say("experiments.distrust", reason=sentence_case(told(why[0]))) if why else ""
+
+
+def is_claim(reader: Reader, experiment: str) -> bool:
+    """Say whether effects by segment may be claimed: they are of one reading, so only at the planned end."""
+    rows = reader.rows("readouts", experiment_id=experiment) if reader.has("readouts") else []
+    return bool(rows) and is_over(rows[0])
+
+
+def segments_note(reader: Reader, experiment: str) -> str:
+    """Say when to believe an effect by segment."""
+    key = "segments_note" if is_claim(reader, experiment) else "segments_open_note"
+    return say(f"experiments.{key}")
 
 
 def no_segments(reader: Reader, experiment: str) -> str:

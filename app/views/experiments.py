@@ -232,7 +232,7 @@ def _segments(shown: pa.Table, reader: Reader, experiment: str, metric: str) -> 
         st.markdown(report.no_segments(reader, experiment))
         return
     unit = _unit(metric, reader, experiment)
-    st.caption(say("experiments.segments_note"))
+    st.caption(report.segments_note(reader, experiment))
     arms = list(dict.fromkeys(parts_only["arm"].to_pylist()))
     first = [arm for arm in arms if arm == reader.headline_arm]
     arm = parts.choose(say("arm"), [*first, *(a for a in arms if a not in first)], "segment_arm")
@@ -240,7 +240,8 @@ def _segments(shown: pa.Table, reader: Reader, experiment: str, metric: str) -> 
     each = report.is_per_customer(reader, metric, experiment)
     read = pa.array([conditions(name) for name in parts_only["segment"].to_pylist()], pa.string())
     named = parts_only.set_column(parts_only.column_names.index("segment"), "segment", read)
-    drawn = plots.effects(named, unit, order=reader.arms, per_customer=each)
+    is_claim = report.is_claim(reader, experiment)
+    drawn = plots.effects(named, unit, order=reader.arms, per_customer=each, is_claim=is_claim)
     figures.figure(drawn, "segments", say("alt.effects"))
     columns = ["segment", *COLUMNS, "p_corrected", "p_heterogeneity", "p_value", *MEANS, "arm"]
     grid.table(parts_only, columns, tables.SUMMARY_EFFECTS, reader.currency, f"segments_{metric}", unit)

@@ -46,6 +46,17 @@ def judged(
     )
 
 
+def is_over(verdict: Mapping[str, Any] | None) -> bool:
+    """Say whether an experiment has reached its planned end, after which one reading is all there is.
+
+    Args:
+        verdict: A row of `readouts`; None where there is none.
+    """
+    if not verdict or verdict["ends_at"] is None or verdict["matured_at"] is None:
+        return False
+    return bool(verdict["matured_at"] >= verdict["ends_at"])
+
+
 def _interval(
     row: Mapping[str, Any],
     verdict: Mapping[str, Any] | None,
@@ -54,11 +65,10 @@ def _interval(
     is_guardrail: bool,
 ) -> dict[str, Any]:
     ends_at = verdict["ends_at"] if verdict else None
-    is_over = bool(verdict and ends_at and verdict["matured_at"] and verdict["matured_at"] >= ends_at)
     if verdict and ends_at and row["metric"] == verdict["metric"] and row["effect"] is not None:
         return _at(row, look, verdict)
     known = row["always_lower"] is not None and row["always_upper"] is not None
-    if verdict and known and (is_guardrail or not is_over):
+    if verdict and known and (is_guardrail or not is_over(verdict)):
         return _named(EVERY, row, "always_")
     return _named(READING, row, "")
 

@@ -146,6 +146,7 @@ def effects(
     order: Sequence[str] = (),
     *,
     per_customer: bool = True,
+    is_claim: bool = True,
 ) -> go.Figure:
     """Draw each arm's effect against its control with its interval; left of zero is a loss.
 
@@ -157,6 +158,7 @@ def effects(
         metric: Draw this metric only; all rows if left out (they must share a unit then).
         order: Arms of all figures, for their colours.
         per_customer: Whether the metric is a mean per customer; not a ratio or a quantile.
+        is_claim: Whether a point may be filled: not where intervals are of one reading among several.
     """
     names = ("metric", "arm", "segment", "control", "n", "n_control", "effect", "lower", "upper", "level")
     data = style.columns(table, "effects", names)
@@ -173,6 +175,7 @@ def effects(
     if "p_corrected" in table.column_names:
         p = style.columns(table, "effects", ("p_corrected",))["p_corrected"].astype(float)
         is_clear = np.where(np.isnan(p) | (data["segment"] == "all"), is_clear, p < 1 - data["level"])
+    is_clear &= is_claim
     form, money = style.difference(currency), style.behind(currency)
     of_arm = style.arms(data["arm"][keep], order)
     for i in np.flatnonzero(keep)[::-1]:

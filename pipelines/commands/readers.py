@@ -16,6 +16,7 @@ app = typer.Typer()
 @app.command(rich_help_panel=PANEL)
 def analyze(workspace: WorkspaceArg, at: AtOption = None) -> None:
     """Read every experiment: verdicts, each arm against its control, segments, effects of treatments."""
+    from nba.experiments import judged
     from pipelines import analyze as step
 
     effects = run(lambda progress: step.analyze(workspace, moment(at), progress=progress)).to_pylist()
@@ -33,8 +34,11 @@ def analyze(workspace: WorkspaceArg, at: AtOption = None) -> None:
         whole = [_effect(row) for row in rows if row["segment"] == "all"]
         show(title, whole)
         claims = [_claim(row) for row in rows if row["segment"] != "all" and _holds(row)]
+        # Only at the planned end is one reading all that is ever taken.
+        over = judged.is_over(next(v for v in verdicts if v["experiment_id"] == name))
+        single = "" if over else ", were this reading the only one: no proof while more may follow"
         if any(row["segment"] != "all" for row in rows):
-            show("Segments whose effect holds after correction for all that were looked at", claims)
+            show(f"Segments whose effect holds after correction for all that were looked at{single}", claims)
         out.print(f"Estimand: {estimand}.\n", style="dim", highlight=False, markup=False)
     _treatments(history.table("action_effects").to_pylist())
 

@@ -1,5 +1,6 @@
 """Experiments: sentences, tables and the report of one experiment, as its verdict goes by."""
 
+import html
 import json
 from datetime import timedelta
 from pathlib import Path
@@ -217,7 +218,7 @@ def test_what_comes_from_data_is_not_markup(show, fresh, words) -> None:
     assert "](javascript" not in words(app)
 
 
-def test_segments_are_told_in_words_and_claimed_by_the_corrected_value(show, fresh) -> None:
+def test_segments_are_told_in_words_and_claimed_by_the_corrected_value(show, fresh, words) -> None:
     root = fresh()
     history = History.read(root)
     rows = history.table("summary_effects").to_pylist()
@@ -227,6 +228,13 @@ def test_segments_are_told_in_words_and_claimed_by_the_corrected_value(show, fre
         for name, p in (("search", 0.3), ("store", 0.001))
     ]
     history.commit(replace={"summary_effects": tables.SUMMARY_EFFECTS.build(rows)})
+    # While it may be looked at again, one reading proves nothing of any segment.
+    app = show(root, "experiments")
+    drawn = json.loads(app.get("plotly_chart")[-1].proto.spec)["data"]
+    assert {point["marker"]["symbol"] for point in drawn} == {"circle-open"}
+    assert say("experiments.segments_open_note") in words(app)
+    assert say("experiments.segments_open_note") in html.unescape(report.build(data.read(root), "policy"))
+    planned(root, 0)
     app = show(root, "experiments")
     assert not app.exception
     shown = next(f.value for f in app.dataframe if "p_corrected" in f.value.columns)
@@ -240,3 +248,4 @@ def test_segments_are_told_in_words_and_claimed_by_the_corrected_value(show, fre
     made = report.build(data.read(root), "policy")
     assert "<td class=text>Acquisition channel: store</td>" in made
     assert "No segments are declared" not in made
+    assert say("experiments.segments_note") in html.unescape(made)
