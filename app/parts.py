@@ -169,16 +169,21 @@ def kept(key: str, usual: Any, read: Callable[[list[str]], Any | None], draw_it:
 
     Args:
         key: The widget's key, and its name in the URL.
-        usual: Its value at first, which does not stand in the URL.
+        usual: Its value at first, which does not stand in the URL; where it moves, a value that was left at
+            it moves with it.
         read: Gives the value of what the URL says; None where that is no value of the widget.
         draw_it: Draws the widget under that key, without a value of its own.
 
     Returns:
         The widget's value.
     """
+    before = f"usual_{key}"
     if key not in st.session_state:
         asked = read(st.query_params.get_all(key))
         st.session_state[key] = usual if asked is None else asked
+    elif st.session_state[key] == st.session_state.get(before, usual):
+        st.session_state[key] = usual
+    st.session_state[before] = usual
     value = draw_it()
     if value == usual:
         st.query_params.pop(key, None)

@@ -46,10 +46,11 @@ def draw(reader: Reader) -> None:
     row = next(r for r in curve.to_pylist() if r["days"] == days)
     least = row["mde_adjusted"]
     title = f"{say('planner.effect')} ({unit})" if unit else say("planner.effect")
+    key = f"effect_{metric}"  # an effect of one metric is none of another
     effect = parts.kept(
-        "effect", float(least), parts.between(0.0, MOST),
+        key, float(least), parts.between(0.0, MOST),
         lambda: right.number_input(
-            title, min_value=0.0, format="%.4f", help=say("planner.effect_help"), key="effect"
+            title, min_value=0.0, format="%.4f", help=say("planner.effect_help"), key=key
         ),
     )  # fmt: skip
     if effect <= 0:

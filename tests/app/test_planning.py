@@ -28,6 +28,27 @@ def test_the_planner_tells_what_the_library_says(show, workspace, numbers) -> No
     assert numbers(app)["Smallest visible effect"] == f"{half:.2f} EUR"
 
 
+def test_the_effect_planned_for_follows_what_is_planned_until_it_is_set(show, fresh, numbers) -> None:
+    root = fresh()
+    history = History.read(root)
+    rows = [row | {"sd": 4.0, "sd_adjusted": 3.0} for row in history.table("summary_spreads").to_pylist()]
+    history.commit(replace={"summary_spreads": tables.SUMMARY_SPREADS.build(rows)})
+    app = show(root, "experiments", view="plan")
+    app.segmented_control(key="plan_metric").set_value("orders").run()
+    app.slider(key="share").set_value(50)
+    app.slider(key="goal").set_value(70).run()
+    assert not app.exception
+    # The smallest visible effect is asked about: it is seen with the chance asked for.
+    assert numbers(app)["Chance to see your effect"] == "70%"
+    assert not [name for name in app.query_params if name.startswith("effect")]
+    app.number_input(key="effect_orders").set_value(0.5).run()
+    app.slider(key="share").set_value(25).run()
+    assert app.number_input(key="effect_orders").value == 0.5
+    app.segmented_control(key="plan_metric").set_value("margin").run()
+    assert numbers(app)["Chance to see your effect"] == "70%"  # an effect of orders is none of margin
+    assert dict(app.query_params)["effect_orders"] == "0.5"
+
+
 def test_the_planner_refuses_no_effect_and_names_that_are_no_names(show, workspace, words) -> None:
     app = show(workspace, "experiments", view="plan")
     app.text_input(key="trial").set_value("bad name/../x").run()
@@ -36,7 +57,7 @@ def test_the_planner_refuses_no_effect_and_names_that_are_no_names(show, workspa
     assert not app.get("download_button") or all(
         "declaration" not in button.proto.id for button in app.get("download_button")
     )
-    app.number_input(key="effect").set_value(0.0).run()
+    app.number_input(key="effect_margin").set_value(0.0).run()
     assert not app.exception
     assert say("planner.no_effect") in words(app)
 
@@ -106,7 +127,7 @@ def test_links_repeat_a_scenario_a_plan_and_what_a_decision_shows(show, workspac
 
     plan = show(workspace, "experiments", view="plan")
     plan.slider(key="share").set_value(25).run()
-    plan.number_input(key="effect").set_value(0.5).run()
+    plan.number_input(key="effect_margin").set_value(0.5).run()
     plan.text_input(key="trial").set_value("spring").run()
     again = show(workspace, "experiments", **dict(plan.query_params))
     assert not again.exception
