@@ -66,6 +66,24 @@ def mean(values: Array, level: float = 0.95, unit: NDArray[np.int64] | None = No
     return Interval(value, se, value - half, value + half, n)
 
 
+def weighed(values: Array, weight: Array) -> Array:
+    """Give one number per row whose plain mean is the weighted mean, and whose spread is that mean's error.
+
+    Rows without weight have the mean itself: they say nothing (the linearised ratio; Särndal 1992).
+
+    Args:
+        values: Shape (n,).
+        weight: Shape (n,), 0 or more, some above.
+
+    Example:
+        >>> weighed(np.array([1.0, 4.0, 9.0]), np.array([2.0, 1.0, 0.0])).tolist()
+        [0.0, 4.0, 2.0]
+    """
+    total = weight.sum()
+    value = weight @ values / total
+    return np.asarray(value + weight * (values - value) * (len(values) / total))
+
+
 def sums(values: Array, unit: NDArray[np.int64]) -> tuple[Array, int]:
     """Sum values by unit.
 

@@ -80,6 +80,7 @@ class UpliftEnsemble(_Learner):
         oof_: Effects of the training rows by models that have not seen them, shape (n, T).
         customer_: Code of the customer of each training row, shape (n,); all different without `groups`.
             Intervals rest on customers: what a customer's rows share counts once.
+        weight_: Sample weight of each training row, shape (n,): everything above counts rows by it.
         loss_: Doubly robust loss of `oof_`, over the scores' variance.
         scores_: Doubly robust scores of each arm's outcome, shape (n, 1 + T).
         possible_: Which treatments each row could have got as well as the control, shape (n, T). Of others
@@ -154,7 +155,7 @@ class UpliftEnsemble(_Learner):
         self._weights = stack(known, effects - average, data.weight, prior, arm_noise)
         self.oof_ = self._average + deviations @ self._weights
         missed = (effects - np.where(self.possible_, self.oof_, average)) ** 2
-        self.loss_ = float((missed / _or_one(effects.var(axis=0))).mean())
+        self.loss_ = float((w @ (missed / _spread(effects, w))).mean())
         self._report(data, effects, deviations, average, noise)
 
     def _outcomes(self, data: Trial) -> tuple[Array, dict[int, tuple[Whole, list[learners.Fitted], Array]]]:
@@ -215,6 +216,7 @@ class UpliftEnsemble(_Learner):
         half = HALF * noise
         customer = data.customer
         self.customer_ = np.arange(len(data.y)) if customer is None else customer
+        self.weight_ = data.weight
         self.average_ = pa.table(
             {
                 "treatment": [str(name) for name in self.treatments_], "n": n, "effect": average, "se": noise,
@@ -226,8 +228,10 @@ class UpliftEnsemble(_Learner):
         parts = {"none": 0 * effects, "constant": constant, **parts, "stack": self.oof_}
         parts = {name: np.where(could, part, average) for name, part in parts.items()}
         weights = dict(zip(self.names, self._weights))
+        alike: dict[str, Any] = {"customer": customer, "possible": could, "weight": data.weight}
         rows = [
-            judge(name, part, effects, average, weights.get(name), customer) for name, part in parts.items()
+            judge(name, part, effects, average, **alike) | {"weight": weights.get(name)}
+            for name, part in parts.items()
         ]
         self.candidates_ = pa.Table.from_pylist(rows)
         self.gate_ = decide(
@@ -237,7 +241,7 @@ class UpliftEnsemble(_Learner):
             data.weight,
             customer,
             Evidence(
-                ranking(parts["stack"], effects, customer=customer),
+                ranking(parts["stack"], effects, **alike),
                 shown(rows),
                 int((average - half > 0).sum()),
                 float(data.weight @ np.abs(data.y) / data.weight.sum()) * float(np.mean(self._per_unit())),
@@ -258,7 +262,7 @@ class UpliftEnsemble(_Learner):
         average = self.average_["effect"].to_numpy()
         effects = np.where(self.possible_, self.scores_[:, 1:] - self.scores_[:, :1], average)
         part = np.where(self.possible_ & np.isfinite(part), part, average)
-        return judge(name, part, effects, average, None, self.customer_)
+        return judge(name, part, effects, average, self.customer_, self.possible_, self.weight_)
 
     def _per_unit(self) -> Any:
         value = self.value
@@ -320,11 +324,12 @@ class UpliftEnsemble(_Learner):
         for name in np.unique(given):
             at = given == name
             for t, treatment in enumerate(self.treatments_):
-                could = at & self.possible_[:, t]
+                could = at & self.possible_[:, t] & (self.weight_ > 0)
                 if not could.any():
                     continue
-                found = stats.mean(effects[could, t], level, self.customer_[could])
-                predicted = float(self.oof_[could, t].mean())
+                w = self.weight_[could]
+                found = stats.mean(stats.weighed(effects[could, t], w), level, self.customer_[could])
+                predicted = float(np.average(self.oof_[could, t], weights=w))
                 rows.append(
                     (name, treatment, found.n, predicted, found.value, found.se, found.lower, found.upper)
                 )
@@ -414,21 +419,28 @@ def _or_one(variance: Array) -> Array:
     return np.where(variance > 1e-12 * max(float(variance.max()), 1e-12), variance, 1.0)
 
 
+def _spread(effects: Array, weight: Array) -> Array:
+    # Variance of the scores of each treatment.
+    apart = effects - np.average(effects, axis=0, weights=weight)
+    return _or_one(np.average(apart**2, axis=0, weights=weight))
+
+
 def judge(
     name: str,
     part: Array,
     effects: Array,
     average: Array,
-    weight: float | None,
     customer: Whole | None = None,
+    possible: NDArray[np.bool_] | None = None,
+    weight: Array | None = None,
 ) -> dict[str, Any]:
-    """Judge one candidate's out-of-fold effects by doubly robust loss and RATE."""
-    scale = _or_one(effects.var(axis=0))
-    gain = (((effects - average) ** 2 - (effects - part) ** 2) / scale).mean(axis=1)
-    found = stats.mean(gain, unit=customer)
-    ranked = ranking(part, effects, customer=customer)
+    """Judge one candidate's out-of-fold effects by doubly robust loss and RATE; its weight is left open."""
+    w = np.ones(len(part)) if weight is None else weight
+    gain = (((effects - average) ** 2 - (effects - part) ** 2) / _spread(effects, w)).mean(axis=1)
+    found = stats.mean(stats.weighed(gain, w), unit=customer)
+    ranked = ranking(part, effects, customer=customer, possible=possible, weight=w)
     return {
-        "candidate": name, "weight": weight, "gain": found.value, "gain_lower": found.lower,
+        "candidate": name, "weight": None, "gain": found.value, "gain_lower": found.lower,
         "gain_upper": found.upper, "rate": ranked.value, "rate_lower": ranked.lower,
         "rate_upper": ranked.upper,
     }  # fmt: skip

@@ -64,18 +64,42 @@ class Evidence:
     n: float
 
 
-def ranking(part: Array, effects: Array, level: float = 0.95, customer: Whole | None = None) -> Interval:
+def ranking(
+    part: Array,
+    effects: Array,
+    level: float = 0.95,
+    customer: Whole | None = None,
+    possible: NDArray[np.bool_] | None = None,
+    weight: Array | None = None,
+) -> Interval:
     """Qini-weighted RATE averaged over treatments: covariance of the score with the rank by prediction.
 
     Ties share their mean rank, so that a constant is worth exactly 0. The interval is normal, from the
     influence of single customers with ranks held fixed (Yadlowsky et al. 2025).
-    """
-    from scipy.stats import rankdata
 
-    n = len(part)
-    rank = (rankdata(part, axis=0) - 0.5) / n - 0.5
-    influence = ((effects - effects.mean(axis=0)) * rank).mean(axis=1)
-    return stats.mean(influence, level, customer)
+    Args:
+        part: What rows are ranked by, shape (n, T).
+        effects: Unbiased scores of the effects, shape (n, T).
+        level: Confidence level.
+        customer: Code of each row's customer, shape (n,); None where every row is another's.
+        possible: Which treatments each row could have got, shape (n, T): a treatment ranks those alone.
+        weight: Shape (n,).
+    """
+    w = np.ones(part.shape) if weight is None else np.repeat(weight[:, None], part.shape[1], axis=1)
+    if possible is not None:
+        w = w * possible
+    columns = zip(part.T, effects.T, w.T)
+    return stats.mean(np.mean([_ranked(*column) for column in columns], axis=0), level, customer)
+
+
+def _ranked(part: Array, effect: Array, weight: Array) -> Array:
+    # One treatment: the influence of each row.
+    if not weight.any():
+        return np.zeros(len(part))
+    _, code = np.unique(part, return_inverse=True)
+    size = np.bincount(code, weight)
+    rank = ((np.cumsum(size) - size / 2) / size.sum())[code] - 0.5
+    return stats.weighed((effect - np.average(effect, weights=weight)) * rank, weight)
 
 
 def shown(rows: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
@@ -104,7 +128,8 @@ def decide(
     above a tenth of what a customer is worth are excluded; else, what these data could not have shown.
 
     Args:
-        believed: Out-of-fold net value of each treatment over the control, money, shape (n, T).
+        believed: Out-of-fold net value of each treatment over the control, money, shape (n, T); −inf where
+            a row could not have got it.
         scores: Unbiased scores of the same, shape (n, T).
         arms: Names, the control first.
         weight: Shape (n,).
@@ -114,7 +139,11 @@ def decide(
     n, w = len(scores), weight / weight.mean()
     if known is None:
         known = Evidence(
-            ranking(believed, scores, customer=customer), (), 0, float("nan"), stats.effective(w)
+            ranking(believed, scores, customer=customer, possible=np.isfinite(believed), weight=w),
+            (),
+            0,
+            float("nan"),
+            stats.effective(w),
         )
     zero = np.zeros((n, 1))
     value = np.hstack([zero, scores])

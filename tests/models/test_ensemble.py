@@ -1,5 +1,7 @@
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from scipy.special import expit
 from sklearn.linear_model import LinearRegression
 
@@ -100,9 +102,9 @@ def test_a_customers_rows_count_once():
     assert ensemble.repetition(values, code).tolist() == [1.0, 1.0]
     np.testing.assert_allclose(ensemble.repetition(np.repeat(values, 4, axis=0), np.repeat(code, 4)), 4)
     part, effects = rng.normal(size=(2, 60, 1))
-    once = ensemble.judge("x", part, effects, effects.mean(axis=0), None)
+    once = ensemble.judge("x", part, effects, effects.mean(axis=0))
     again = [np.repeat(x, 4, axis=0) for x in (part, effects)]
-    judged = ensemble.judge("x", *again, effects.mean(axis=0), None, np.repeat(code, 4))
+    judged = ensemble.judge("x", *again, effects.mean(axis=0), np.repeat(code, 4))
     assert judged["rate_upper"] - judged["rate_lower"] == pytest.approx(
         once["rate_upper"] - once["rate_lower"]
     )
@@ -168,6 +170,53 @@ def test_same_seed_same_model_and_treatments_share_what_they_are_made_of():
     np.testing.assert_array_equal(first.effect(X), second.effect(X))
     apart = UpliftEnsemble(control=0, folds=2).fit(X, y, arm, KNOWN)
     assert np.abs(first.effect(X) - apart.effect(X)).max() > 0
+
+
+@given(seed=st.integers(0, 1000))
+def test_ranking_is_of_those_who_could_have_got_it(seed):
+    rng = np.random.default_rng(seed)
+    part, effects, weight = rng.normal(size=(40, 2)), rng.normal(size=(40, 2)), rng.random(40)
+    could = rng.random((40, 2)) < 0.6
+    could[:2] = True
+    flat = gate.ranking(np.full((40, 2), 0.3), effects, possible=could, weight=weight)
+    assert (flat.value, flat.lower, flat.upper) == (0, 0, 0)
+    found = gate.ranking(part, effects, possible=could, weight=weight)
+    other = np.where(could, part, 9.0), np.where(could, effects, -9.0)
+    assert gate.ranking(*other, possible=could, weight=weight) == pytest.approx(found)
+    alone = [
+        gate.ranking(part[at, k : k + 1], effects[at, k : k + 1], weight=weight[at]).value
+        for k, at in enumerate(could.T)
+    ]
+    assert found.value == pytest.approx(np.mean(alone))
+
+
+@given(seed=st.integers(0, 1000))
+def test_whole_weights_are_repeats(seed):
+    rng = np.random.default_rng(seed)
+    part, effects = rng.normal(size=(2, 30, 2))
+    could, times = rng.random((30, 2)) < 0.7, rng.integers(0, 4, 30)
+    could[:2], times[:2] = True, 1
+    args, average = (part, effects), np.array([0.1, -0.2])
+    weighed = ensemble.judge("x", *args, average, np.arange(30), could, times.astype(float))
+    rows = [np.repeat(x, times, axis=0) for x in (*args, np.arange(30), could)]
+    again = ensemble.judge("x", *rows[:2], average, *rows[2:])
+    for name in ("gain", "rate"):
+        assert weighed[name] == pytest.approx(again[name])
+    # Rows without weight still count as units of the interval: it is as wide, but for its degrees of freedom.
+    half = [(found["rate_upper"] - found["rate_lower"]) for found in (weighed, again)]
+    assert half[0] == pytest.approx(half[1], rel=0.1)
+
+
+def test_a_group_of_all_is_the_average_with_weights_too():
+    X, y, arm, _ = trial(4, 900)
+    weight = np.where(X[:, 0] > 0, 10.0, 1.0)
+    model = UpliftEnsemble(LinearRegression(), control=0, folds=2, names=("dr_ridge",))
+    model.fit(X, y, arm, KNOWN, sample_weight=weight)
+    for one, other in zip(model.group_effects(np.zeros(900)).to_pylist(), model.average_.to_pylist()):
+        assert one["effect"] == pytest.approx(other["effect"])
+        assert one["se"] == pytest.approx(other["se"], rel=0.01)
+    found = {row["candidate"]: row for row in model.candidates_.to_pylist()}
+    assert (found["constant"]["rate"], found["constant"]["gain"]) == (0, 0)
 
 
 def test_trees_of_the_prior_know_nothing_of_the_fold_that_judges_them():
