@@ -20,8 +20,8 @@ _LEVELS = ("treatment", "action", "group", "issue", "channel")
 
 # Contacts given: our decisions (save the refused and the failed) and touches sent, with their age. A touch
 # without a decision's id belongs to the last decision on its channel while that is valid, as in feedback,
-# unless it names another treatment or that decision has touches of its own id. `offer` holds the catalog,
-# `asked` the customers with their row and zone.
+# unless it names another treatment or that decision has touches of its own id. `offer` holds the catalog and
+# what it no longer offers, `asked` the customers with their row and zone.
 _CONTACTS = """
 fed as (select distinct decision_id from touches where decision_id is not null),
 told as (
@@ -62,7 +62,8 @@ class Contacts:
 
     Args:
         snapshot: The history as it was known.
-        catalog: Fixes the columns.
+        catalog: Fixes the columns. What was given of treatments that it no longer holds counts by the action,
+            group and issue that the history knows of them.
         customer_ids: Shape (n,).
         zones: IANA zone of each customer, n of them.
     """
@@ -74,7 +75,7 @@ class Contacts:
         self._ids = customer_ids
         self._zones = pa.repeat("UTC", self._n) if zones is None else zones
         self._keys = _keys(catalog)
-        self._offer = pa.table({name: key[1:] for name, key in self._keys.items() if name != "everything"})
+        self._offer = _offer(self._keys, snapshot)
         self._cooldown = catalog.cooldown_days
 
     def cooling(self) -> Flags:
@@ -134,7 +135,12 @@ class Contacts:
         issues, number = np.unique(self._keys["issue"], return_inverse=True)
         actions, own = np.unique(self._keys["action"], return_inverse=True)
         holder = np.full((self._n, len(issues)), -1)
-        holder[rows["row"].to_numpy(), _index(issues, rows["issue"])] = _index(actions, rows["action"])
+        issue, action = _index(issues, rows["issue"]), _index(actions, rows["action"])
+        known = issue >= 0
+        # An action that is no longer offered holds its issue too: a number that is no column's own.
+        holder[rows["row"].to_numpy()[known], issue[known]] = np.where(action < 0, len(actions), action)[
+            known
+        ]
         held = holder[:, number]
         return (held >= 0) & (held != own)
 
@@ -172,6 +178,21 @@ class Contacts:
 def _keys(catalog: Catalog) -> dict[str, NDArray[np.str_]]:
     # The name of each column at each level, shapes (k,).
     return {**catalog.levels, "everything": np.where(catalog.channel == NONE, NONE, "all")}
+
+
+def _offer(keys: dict[str, NDArray[np.str_]], snapshot: Snapshot) -> pa.Table:
+    # Levels of every treatment: the catalog wins, the history tells of what it no longer offers.
+    current = pa.table({name: pa.array(keys[name][1:].tolist(), pa.string()) for name in _LEVELS})
+    kept = {
+        name: snapshot.history.table(name) for name in ("treatments", "actions") if snapshot.history.has(name)
+    }
+    if len(kept) < 2:
+        return current
+    kept_rows = kept["treatments"].select(["treatment_id", "action_id", "channel"])
+    retired = kept_rows.join(kept["actions"].select(["action_id", "group", "issue"]), "action_id")
+    retired = retired.rename_columns({"treatment_id": "treatment", "action_id": "action"}).select(_LEVELS)
+    gone = retired.join(current.select(["treatment"]), "treatment", join_type="left anti")
+    return pa.concat_tables([current, gone.cast(current.schema)])
 
 
 def _happened(policy: ContactPolicy, window_days: int) -> str:

@@ -119,6 +119,24 @@ def test_cooldown_is_of_the_action_and_as_long_as_the_treatment_says(tmp_path):
     assert found["edge"][1:4] == found["refused"][1:4] == ["", "", ""]
 
 
+def test_contacts_of_treatments_that_are_no_longer_offered_still_count(tmp_path):
+    people = [customer(name) for name in ("mail", "lost", "free")]
+    given = [decision("mail", 3, "sale_mail"), decision("lost", 3, "gone_mail")]
+    gone = Catalog((Action("gone", "s", "s", "Gone", 1.0),), (Treatment("gone_mail", "gone", "email", 0.1),))
+    kept = [pa.concat_tables(pair) for pair in zip(SHOP.to_tables(), gone.to_tables())]
+    History.read(tmp_path).commit(replace=dict(zip(("actions", "treatments"), kept)))
+    left = Catalog(SHOP.actions[:2], SHOP.treatments[1:3])
+    bought = ContactPolicy(name="pause", level="group", after="sent", pause_days=5, only=("s",))
+    # The first has the same action on another channel, the second nothing that is still in the catalog.
+    assert apply(tmp_path, people, (), given, catalog=left)["mail"] == ["", "cooldown", ""]
+    with History.read(tmp_path).as_of(AT) as snapshot:
+        ids = pa.array([row["customer_id"] for row in people])
+        one = eligible(snapshot, left, Limits(), ids, Engagement(issue_days=10)).is_eligible
+        every = eligible(snapshot, left, Limits(), ids, Engagement(contact_policies=(bought,))).is_eligible
+    np.testing.assert_array_equal(one, [[1, 0, 0], [1, 0, 0], [1, 1, 1]])
+    np.testing.assert_array_equal(every, [[1, 0, 0], [1, 0, 0], [1, 1, 1]])
+
+
 def test_a_contact_counts_once_towards_the_frequency_cap(tmp_path):
     limits = Limits(contact_days=28, max_contacts=2)
     ours = [
