@@ -12,8 +12,7 @@ from nba.catalog import Catalog
 from nba.errors import MissingError
 from nba.history import History
 from nba.policy import levers
-from nba.policy.limits import reachable
-from nba.serving.decide import limits_of, scaled, strategy
+from nba.serving.decide import strategy
 from nba.serving.whatif import Stored
 from pipelines import scenario
 from pipelines.progress import Progress, silent
@@ -85,8 +84,7 @@ def costs(stored: Stored, catalog: Catalog, config: settings.Settings) -> list[d
     weight = {name: of for name, of in own.items() if (of != 1).any()}
     if not weight:
         return []
-    limited = scaled(limits_of(catalog, config.limits, stored.spent), stored.share)
-    limited = reachable(limited, stored.is_eligible)[0]
+    limited = stored.limited(catalog, config.limits)
     found = levers.costs(
         strategy(config.policy), stored.gain(catalog), catalog.cost + stored.nuisance, weight,
         stored.is_eligible, limited,

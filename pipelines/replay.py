@@ -248,9 +248,10 @@ def within(context: Context, part: Part, policy: Policy, estimate: Estimate) -> 
     drawn = np.zeros(may.shape)
     drawn[:, 0] = 1.0
     final, limits = drawn.copy(), []
+    active = float((~part.is_held).mean()) or 1.0
     for arm in np.unique(part.arm[~part.is_held]):
         rows = np.flatnonzero((part.arm == arm) & ~part.is_held)
-        own = scaled(limited, part.share * len(rows) / len(part.ids))
+        own = scaled(limited, part.share * len(rows) / len(part.ids), active)
         mine = Estimate(estimate.mean[rows], estimate.se[rows])
         least = reachable(own, may[rows])[0].least
         found = allocate(policy, mine, may[rows], own.use, own.available, least)

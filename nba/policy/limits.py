@@ -104,11 +104,18 @@ def of(catalog: Catalog, limits: settings.Limits, spent: Array | None = None) ->
     return Limited(tuple(names), matrix, np.array([row[2] for row in rows]), least if least.any() else None)
 
 
-def scaled(limited: Limited, share: float) -> Limited:
-    """Give a share of the limits; volumes are whole contacts, at most their share and at least none more."""
+def scaled(limited: Limited, share: float, active: float = 1.0) -> Limited:
+    """Give an arm's share of the limits; volumes are whole contacts, at most their share and none more.
+
+    Args:
+        limited: The limits of all customers.
+        share: Part of the customers that are the arm's.
+        active: Part of the customers whose arm may contact anybody; they share the limits from below, since a
+            holdout adds nothing to these.
+    """
     whole = np.array([name != BUDGET for name in limited.names], dtype=bool)
     part = limited.available * share
-    least = None if limited.least is None else limited.least * share
+    least = None if limited.least is None else limited.least * (share / active)
     return limited._replace(available=np.where(whole, np.floor(part + 1e-9), part), least=least)
 
 
@@ -164,11 +171,11 @@ def reachable(limited: Limited, is_eligible: Flags) -> tuple[Limited, tuple[Find
 
 
 def short(limited: Limited, expected_use: Array) -> tuple[Finding, ...]:
-    """Name the minimums that the final probabilities do not reach.
+    """Name the minimums that a batch does not reach.
 
     Args:
-        limited: The limits as asked for.
-        expected_use: What the final probabilities use of each, shape (m,).
+        limited: The limits as asked for, of the whole batch.
+        expected_use: What all arms use of each, shape (m,).
     """
     if limited.least is None:
         return ()

@@ -143,7 +143,6 @@ class _Decided(NamedTuple):
     limited: Limited
     column: NDArray[np.int64]
     dropped: NDArray[np.int64]
-    told: tuple[volumes.Finding, ...]
 
 
 class _Merged(NamedTuple):
@@ -196,10 +195,13 @@ def decide(
     people = _attributes(snapshot, config, customer_ids)
     units = design.units(snapshot)
     placed = design.place(config, ids, at, people, units)
+    arms = design.arms(config, at)
+    able = [arm.name for arm in arms if deciders[arm.name].policy is not None]
+    active = float(np.isin(placed.arm, able).mean()) or 1.0
     decided = {}
-    for arm in design.arms(config, at):
+    for arm in arms:
         rows = np.flatnonzero(placed.arm == arm.name)
-        share = scaled(limited, len(rows) / len(ids))
+        share = scaled(limited, len(rows) / len(ids), active)
         names = [ids[row] for row in rows]
         decided[arm.name] = _decide_arm(deciders[arm.name], rules, rows, share, names, batch_id)
     merged = _merge(decided, rules, worth.weight)
@@ -226,7 +228,7 @@ def decide(
         design.assignments(config, ids, at, _assigned(snapshot), people, units),
         {name: found.decider.policy_id for name, found in decided.items()},
         {alias: model.model_id for alias, model in models.items()},
-        _notes(catalog, decided),
+        _notes(catalog, decided, limited),
     )
 
 
@@ -363,18 +365,16 @@ def _decide_arm(
     batch_id: str,
 ) -> _Decided:
     is_eligible = rules.is_eligible[rows]
-    told: tuple[volumes.Finding, ...] = ()
     if decider.policy is None:
         allocation = _held_out(len(rows), limited)
     else:
         own = Estimate(decider.belief.mean[rows], decider.belief.se[rows])
-        reached, lowered = volumes.reachable(limited, is_eligible)
-        allocation = allocate(decider.policy, own, is_eligible, limited.use, limited.available, reached.least)
-        told = (*lowered, *volumes.short(reached, allocation.expected_use))
+        least = volumes.reachable(limited, is_eligible)[0].least
+        allocation = allocate(decider.policy, own, is_eligible, limited.use, limited.available, least)
     column = draws.pick(allocation.drawn, draws.uniform(ids, f"decision|{batch_id}"))
     dropped = trim(column, limited.use, limited.available, ids, f"decision|{batch_id}")
     column = np.where(dropped >= 0, 0, column)
-    return _Decided(rows, decider, allocation, limited, column, dropped, told)
+    return _Decided(rows, decider, allocation, limited, column, dropped)
 
 
 def send_spans(
@@ -539,12 +539,12 @@ def _attributes(snapshot: Snapshot, config: settings.Settings, ids: pa.Array) ->
     return {name: found[name].take(order).to_pylist() for name in known}
 
 
-def _notes(catalog: Catalog, decided: Mapping[str, _Decided]) -> tuple[str, ...]:
-    out = []
+def _notes(catalog: Catalog, decided: Mapping[str, _Decided], limited: Limited) -> tuple[str, ...]:
+    expected = np.sum([found.allocation.expected_use for found in decided.values()], axis=0)
+    out = [lack.words for lack in volumes.short(limited, expected)]
     for arm, found in decided.items():
         if found.decider.policy_id == START:
             out.append(f"arm {arm}: no model is registered yet; it explores evenly to gather the first data")
-        out += [f"arm {arm}: {finding.words}" for finding in found.told]
         used = np.bincount(found.column, minlength=len(catalog.treatment_ids)) @ found.limited.use
         out += [
             f"arm {arm}: {words}" for words in volumes.binding(found.limited, found.allocation.price, used)

@@ -9,8 +9,9 @@ from numpy.typing import NDArray
 
 from nba.policy import streamed
 from nba.policy.explore import Estimate
+from nba.policy.limits import Limited, reachable, scaled
 from nba.policy.streamed import Cut, Totals
-from nba.serving.decide import Rule, scaled
+from nba.serving.decide import Rule
 from nba.serving.engines import Engine
 from nba.serving.jobs import Array, Drawn, Job, Scored, Whole
 
@@ -25,6 +26,7 @@ def find_prices(
     m = len(limited.names)
     total = int(customers.sum())
     available = np.stack([scaled(limited, n / total).available for n in customers])
+    active = sum(int(n) for n, rule in zip(customers, job.rules) if rule.policy is not None) or total
     share = np.bincount(sample.arm, minlength=len(customers)) / np.maximum(customers, 1)
     scale = np.ones((len(customers), m))
 
@@ -35,8 +37,9 @@ def find_prices(
                 out.append(Cut.none(k, m))
                 continue
             own = sample.take(np.flatnonzero(sample.arm == i))
-            least = None if limited.least is None else limited.least * (share[i] * customers[i] / total)
-            out.append(_solved(rule, own, limited.use, available[i], share[i] * scale[i], least))
+            least = None if limited.least is None else limited.least * (share[i] * customers[i] / active)
+            of_arm = limited._replace(available=available[i], least=least)
+            out.append(_solved(rule, own, of_arm, share[i] * scale[i]))
         return tuple(out)
 
     found = cuts()
@@ -65,10 +68,11 @@ def find_prices(
     return Drawn(found, np.zeros((len(customers), m), dtype=np.int64), customers, available)
 
 
-def _solved(rule: Rule, own: Scored, use: Array, available: Array, share: Array, least: Array | None) -> Cut:
+def _solved(rule: Rule, own: Scored, limited: Limited, share: Array) -> Cut:
     assert rule.policy is not None
-    belief = Estimate(own.mean, own.se)
-    return streamed.first_cut(rule.policy, belief, own.reason == 0, use, available, share, least)
+    belief, is_eligible = Estimate(own.mean, own.se), own.reason == 0
+    least = reachable(limited._replace(available=limited.available * share), is_eligible)[0].least
+    return streamed.first_cut(rule.policy, belief, is_eligible, limited.use, limited.available, share, least)
 
 
 def _totals(job: Job, engine: Engine, cuts: Sequence[Cut], tell: Callable[[str, int], None]) -> list[Totals]:

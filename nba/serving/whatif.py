@@ -88,6 +88,11 @@ class Stored(NamedTuple):
     stands_for: float = 1.0
     ids: tuple[str, ...] = ()
 
+    def limited(self, catalog: Catalog, limits: settings.Limits) -> Limited:
+        """Give these customers' part of a batch's limits, minimums lowered to what can be held."""
+        whole = limits_of(catalog, limits, self.spent)
+        return reachable(scaled(whole, self.share, self.share * self.stands_for), self.is_eligible)[0]
+
     def gain(self, catalog: Catalog) -> Estimate:
         """Give what treatments gain before costs and without any weight, shapes (n, k)."""
         gross = (self.estimate.mean + catalog.cost + self.nuisance) / self.weight
@@ -284,10 +289,14 @@ def solve(
     The interval takes the errors of belief as fully correlated: one model believed of all customers, and how
     far its errors are shared is not known. Its width is the largest that the standard errors allow.
     """
-    limited: Limited = scaled(limits_of(catalog, config.limits, stored.spent), stored.share)
-    least = reachable(limited, stored.is_eligible)[0].least
+    limited = stored.limited(catalog, config.limits)
     found = allocate(
-        strategy(config.policy), stored.estimate, stored.is_eligible, limited.use, limited.available, least
+        strategy(config.policy),
+        stored.estimate,
+        stored.is_eligible,
+        limited.use,
+        limited.available,
+        limited.least,
     )
     # Weights rank, money stays money: what is expected is valued without any.
     gain = stored.gain(catalog)

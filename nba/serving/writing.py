@@ -338,7 +338,7 @@ def _less_than_all(names: Sequence[str], share: Array) -> dict[str, float]:
 
 
 def _notes(job: Job, drawn: Drawn) -> tuple[str, ...]:
-    out = []
+    out = [lack.words for lack in volumes.short(job.limited, drawn.used.sum(axis=0) / 1e6)]
     for i, (rule, cut) in enumerate(zip(job.rules, drawn.cuts)):
         if rule.policy_id == START:
             out.append(
@@ -350,9 +350,6 @@ def _notes(job: Job, drawn: Drawn) -> tuple[str, ...]:
         if rule.policy is None:
             continue
         out += [f"arm {rule.arm}: {text}" for text in cut_words(job.catalog, rule.policy.floor, cut)]
-        share = float(drawn.customers[i]) / max(float(drawn.customers.sum()), 1.0)
-        asked = limited._replace(least=None if limited.least is None else limited.least * share)
-        out += [f"arm {rule.arm}: {lack.words}" for lack in volumes.short(asked, drawn.used[i] / 1e6)]
     if job.audience is not None:
         out.append(f"audience: {job.audience}")
     return tuple(out)

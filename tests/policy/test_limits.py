@@ -76,6 +76,13 @@ def test_a_minimum_above_what_is_eligible_is_named_with_what_can_be_reached():
     assert told[0].words == "club: at least 60 were asked for, 40 can be reached"
 
 
+def test_a_holdout_takes_no_part_of_a_minimum():
+    asked = limits.of(SHOP, Limits(volumes=(Volume(name="club", actions=("club",), most=100, least=50),)))
+    arms = [limits.scaled(asked, share, active=0.9) for share in (0.6, 0.3)]
+    assert sum(arm.least[0] for arm in arms) == pytest.approx(50)
+    assert [arm.available[0] for arm in arms] == [60, 30]
+
+
 def test_minimums_that_contradict_a_cap_are_lowered_together():
     is_eligible = np.ones((100, 4), dtype=bool)
     both = (

@@ -1,6 +1,7 @@
 """A batch decided part by part: the same rows however it is divided, within the same limits."""
 
 import hashlib
+import re
 
 import numpy as np
 import pyarrow as pa
@@ -13,7 +14,7 @@ from nba.policy import arbitrate
 from nba.policy.streamed import Cut
 from nba.serving import delivery, engines, jobs, pricing, stream
 from nba.serving.decide import decide
-from nba.settings import Engagement, Lever, Rule, SendWindow, Volume
+from nba.settings import Engagement, Lever, Limits, Rule, SendWindow, Volume
 from tests.serving.conftest import with_merged
 
 # by hand
@@ -87,6 +88,20 @@ def test_a_merged_customer_keeps_the_arm_of_whoever_was_assigned_first(shop, his
 
 def keen(shop):
     return pc.sum(pc.greater(shop.features["f_x"], 0)).as_py()
+
+
+def test_a_minimum_that_cannot_be_reached_is_said_once_for_the_batch_in_both_engines(shop, history, tmp_path):
+    volumes = (Volume(name="club", actions=("club",), least=90_000),)
+    shop.config = shop.config.model_copy(update={"limits": Limits(volumes=volumes)})
+    told = [run(shop, history, tmp_path / "out", tmp_path).manifest["notes"]]
+    with history.as_of(shop.at) as snapshot:
+        batch = decide(snapshot, shop.features, shop.catalog, shop.config, {"champion": shop.model}, "b1")
+    told.append(batch.notes)
+    club = pc.sum(pc.starts_with(batch.decisions["treatment_id"], "club")).as_py()
+    for notes in told:
+        (words,) = [note for note in notes if "can be reached" in note]
+        found = re.fullmatch("club: at least 90000 were asked for, ([0-9]+) can be reached", words)
+        assert abs(int(found[1]) - club) < 0.1 * club + 10
 
 
 def test_rules_windows_and_volumes_are_the_same_in_both_engines(shop, history, tmp_path):
