@@ -97,7 +97,7 @@ _TERM = {
 # Pixels of texts that fit badly by themselves: long ones that a figure above shows in full, and those that
 # the first rows lack, by which the browser judges.
 _WIDTHS = {
-    ("value_finder", "segment"): 270,
+    ("value_finder", "segment"): 620,
     ("summary_models", "alias"): 150,
     ("choices", "stage"): 130,
     ("choices", "reason"): 170,
@@ -134,7 +134,7 @@ _READ: Mapping[str, Callable[[str], str]] = {
     "subject": lambda name: feature(name) if name.startswith("f_") else _subject(name),
 }
 _TOLD = ("reason", "note", "rule", "estimand", "warning", "unit", "scenario")
-PINNED = ("arm", "segment", "treatment_id")  # as a first column they stay while the others move
+PINNED = ("arm", "segment", "treatment_id", "place")  # as a first column they stay while the others move
 WHOLE = 16  # rows of a table that shows without scrolling
 
 

@@ -1,5 +1,9 @@
 """Value finder: customers for whom the policy has nothing, or nothing worth much, as segments to read."""
 
+from collections import Counter
+from dataclasses import replace
+
+import pyarrow as pa
 import streamlit as st
 
 from app import figures, grid, markup, parts
@@ -16,8 +20,10 @@ def draw(reader: Reader) -> None:
     if not parts.filled(reader, NAME):
         return
     shown = reader.table(NAME)
-    rows = shown.to_pylist()
-    worst = rows[0]
+    segments = apart(shown["segment"].to_pylist())
+    place = shown.column_names.index("segment")
+    shown = shown.set_column(place, "segment", pa.array(segments, pa.string()))
+    worst = shown.slice(0, 1).to_pylist()[0]
     words = {
         "segment": say("value.everybody")
         if worst["segment"] == "everybody"
@@ -27,10 +33,33 @@ def draw(reader: Reader) -> None:
         "blocked": number(worst["blocked"], reader.currency),
     }
     st.markdown(say("value.worst", **words))
-    figures.figure(policies.nothing(grid.worded(shown)), "nothing", say("alt.nothing"))
-    columns = ["segment", "n", "n_nothing", "reason", "best", "blocked", "blocked_total"]
-    grid.table(shown, columns, tables.BY_NAME[NAME], reader.currency, NAME)
+    # One number each, so that a row of the table is found in the figure.
+    told = grid.worded(shown)
+    names = [f"{i} · {name}" for i, name in enumerate(told["segment"].to_pylist(), 1)]
+    drawn = told.set_column(place, "segment", pa.array(names, pa.string()))
+    figures.figure(policies.nothing(drawn), "nothing", say("alt.nothing"))
+    contract = tables.VALUE_FINDER
+    number_of = tables.Field("place", "count", "number of the segment in the figure")
+    grid.table(
+        shown.append_column("place", pa.array(range(1, len(names) + 1), pa.int64())),
+        ["place", "n_nothing", "n", "reason", "blocked_total", "best", "blocked", "segment"],
+        replace(contract, fields=(*contract.fields, number_of)),
+        reader.currency,
+        NAME,
+    )
     st.caption(say("value.note"))
+
+
+def apart(segments: list[str]) -> list[str]:
+    """Put the conditions of segments in order: first those that the fewest others share.
+
+    Example:
+        >>> apart(["a: 1, b: 1, c: 1", "a: 1, b: 1, c: 2", "a: 1, b: 2"])
+        ['c: 1, b: 1, a: 1', 'c: 2, b: 1, a: 1', 'b: 2, a: 1']
+    """
+    parts_of = [text.split(", ") for text in segments]
+    shared = Counter(part for parts in parts_of for part in parts)
+    return [", ".join(sorted(parts, key=lambda part: shared[part])) for parts in parts_of]
 
 
 parts.page("value", draw)

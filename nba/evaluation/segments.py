@@ -136,5 +136,13 @@ def _condition(low: float, high: float, values: Array) -> str:
             return f"at most {most:,.0f}"
         return f"at least {least:,.0f}" if np.isinf(most) else f"{least:,.0f} to {most:,.0f}"
     if np.isinf(low):
-        return f"at most {high:.3g}"
-    return f"above {low:.3g}" + ("" if np.isinf(high) else f" and at most {high:.3g}")
+        return f"at most {_short(high, values)}"
+    return f"above {_short(low, values)}" + ("" if np.isinf(high) else f" and at most {_short(high, values)}")
+
+
+def _short(cut: float, values: Array) -> str:
+    # The fewest digits that part the same customers.
+    place = int(np.searchsorted(values, cut, side="right"))
+    rounded = [float(f"{cut:.{digits}g}") for digits in (1, 2, 3)]
+    shortest = next((x for x in rounded if np.searchsorted(values, x, side="right") == place), rounded[-1])
+    return f"{shortest:,g}"

@@ -31,6 +31,16 @@ def test_flags_and_counts_read_as_such():
     assert found == {"orders in 28 days: at most 1", "orders in 28 days: 2", "orders in 28 days: at least 3"}
 
 
+def test_cuts_have_the_fewest_digits_that_part_the_same_customers():
+    days = np.concatenate([np.linspace(0.13, 4.21, 100), np.linspace(4.53, 9.87, 100), [6.84] * 100])
+    (first, _), (second, _) = find(
+        days[:, None], ["f_days_since_contact"], days < 4.3, np.ones(300), np.ones(300)
+    )
+    assert (first.rule, second.rule) == (
+        "days since contact: at most 4.4", "days since contact: above 4.4"
+    )  # fmt: skip
+
+
 def test_nobody_or_everybody_is_one_segment():
     for flags in (np.zeros(50, dtype=bool), np.ones(50, dtype=bool)):
         ((segment, _rows),) = find(np.zeros((50, 2)), ["a", "b"], flags, np.ones(50), np.zeros(50))
