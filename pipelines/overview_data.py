@@ -30,10 +30,10 @@ _CONSENT = """
     )
     select '{channel}' as channel, count(*) as n, count(*) filter (can_{channel}) as n_consent,
         count(*) filter (can_{channel} and gone.customer_id is not null) as n_opted_out,
-        count(*) filter (can_{channel} and gone.customer_id is null and external_id is not null)
-            as n_reachable,
-        n_reachable / nullif(count(*), 0) as share
-    from customers left join gone using (customer_id)
+        count(*) filter (can_{channel} and gone.customer_id is null) as n_reachable,
+        n_reachable / nullif(count(*), 0) as share,
+        (select count(*) from customers where external_id is null) as n_unknown
+    from customers left join gone using (customer_id) where external_id is not null
 """
 _QUARANTINE = """
     select source, reason, count(*) as n, arg_min(file, row_number) as file,

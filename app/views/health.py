@@ -132,7 +132,10 @@ def _consent(reader: Reader) -> None:
         return
     shown = reader.table("summary_consent")
     figures.figure(policies.shares(shown, ("channel", "share"), "Reachable"), "consent", say("alt.consent"))
-    columns = ["channel", "n", "n_consent", "n_opted_out", "n_reachable", "share"]
+    unknown = shown["n_unknown"][0].as_py()
+    if unknown:
+        st.markdown(say("health.unknown", n=number(unknown), known=number(shown["n"][0].as_py())))
+    columns = ["channel", "n_reachable", "share", "n_consent", "n_opted_out", "n", "n_unknown"]
     grid.table(shown, columns, tables.SUMMARY_CONSENT, reader.currency, "consent")
 
 

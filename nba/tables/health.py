@@ -59,11 +59,19 @@ SUMMARY_CONSENT = Table(
     ("channel",),
     (
         f.text("channel", "the medium"),
-        f.count("n", "customers", low=0),
+        f.count("n", "customers known to orchestration: they have its id", low=0),
         f.count("n_consent", "of these, with consent in the CRM", low=0),
         f.count("n_opted_out", "of these with consent, opted out since", low=0),
-        f.count("n_reachable", "with consent, not opted out, and known to orchestration", low=0),
-        f.number("share", "reachable of all customers", "fraction", low=0.0, high=1.0, nullable=True),
+        f.count("n_reachable", "with consent, and not opted out", low=0),
+        f.number(
+            "share", "reachable of those known to orchestration", "fraction", low=0.0, high=1.0, nullable=True
+        ),
+        f.count(
+            "n_unknown",
+            "customers whom orchestration does not know, and no channel reaches",
+            low=0,
+            nullable=True,
+        ),
     ),
 )
 

@@ -332,7 +332,13 @@ def test_segments_removed_and_examples_count_decisions(played: History) -> None:
     for row in choices:
         row["is_eligible"] = row["is_eligible"] or row["treatment_id"] == "none"
     people = [
-        {"customer_id": f"c{i}", "joined_at": START, "a_town": "AB"[i % 2], "timezone": None}
+        {
+            "customer_id": f"c{i}",
+            "joined_at": START,
+            "a_town": "AB"[i % 2],
+            "timezone": None,
+            "external_id": None if i == 3 else f"CRM-{i}",
+        }
         | {f"can_{c}": True for c in tables.CHANNELS}
         for i in range(4)
     ]
@@ -350,7 +356,14 @@ def test_segments_removed_and_examples_count_decisions(played: History) -> None:
     towns = after.sql("select segment, sum(n) as n from summary_segments group by 1 order by 1").to_pylist()
     assert towns == [{"segment": "A", "n": 4}, {"segment": "B", "n": 4}]
     reach = {r["channel"]: r for r in after.table("summary_consent").to_pylist()}
-    assert (reach["sms"]["n"], reach["sms"]["n_reachable"]) == (4, 0)  # orchestration knows nobody
+    # Orchestration does not know the fourth: whom channels reach is told of those it knows.
+    assert [reach["sms"][k] for k in ("n", "n_consent", "n_reachable", "share", "n_unknown")] == [
+        3,
+        3,
+        3,
+        1,
+        1,
+    ]
 
 
 def test_running_again_gives_the_same(played: History) -> None:
