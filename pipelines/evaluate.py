@@ -125,7 +125,8 @@ def _players(context: Context, champion: Model) -> dict[str, Player]:
     return {
         FULL: replay.champion_player(context, champion),
         "random": replay.random_player(context),
-        "response only": Player("response_only", by(responses)),
+        # Greedy, as the arm `response_greedy` decides: both methods speak of the same policy.
+        "response only": Player("response_only", by(responses, explore.Greedy())),
         "no levers": Player("no_levers", by(without_levers)),
         "eligibility only": Player("eligibility_only", by(contact, floor)),
         "random scores": Player("random_scores", by(shuffled)),
@@ -297,7 +298,7 @@ def _ablation(
     ends = {"value": value.value, "lower": value.lower, "upper": value.upper}
     reason = value.reason or remark
     return {"versus": versus, "method": method, "policy_id": policy_id, "level": level, "n": value.n,
-            "reason": reason, **ends}  # fmt: skip
+            "ess": value.ess, "reason": reason, **ends}  # fmt: skip
 
 
 def _value_finder(context: Context, champion: Model) -> pa.Table:

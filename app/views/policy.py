@@ -1,6 +1,8 @@
 """Policy: what it sends to whom, how candidates rank, what limits are worth, and what others would earn."""
 
+import math
 import re
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -204,16 +206,32 @@ def _ablations(reader: Reader) -> None:
     if not parts.filled(reader, "ablations"):
         return
     st.caption(say("policy.ablations_note"))
-    found = reader.table("ablations")
-    methods = list(dict.fromkeys(found["method"].to_pylist()))
-    method = parts.choose(say("policy.compared"), methods, "compared", "compared")
-    shown = where(found, method=method)
-    named = [label("versus", row["versus"]) for row in shown.to_pylist()]
+    found = reader.table("ablations").to_pylist()
+    order = list(dict.fromkeys(row["versus"] for row in found))
+    rows = sorted(found, key=lambda row: order.index(row["versus"]))  # both methods, one below the other
+    for name in _disagreeing(rows):
+        st.warning(say("policy.disagree", versus=label("versus", name)), icon=":material/compare_arrows:")
+    shown = tables.ABLATIONS.build(rows)
+    named = [f"{label('versus', row['versus'])}<br>{label('method', row['method'])}" for row in rows]
     drawn = shown.append_column("name", pa.array(named, pa.string()))
     figures.figure(policies.ablations(drawn, reader.currency), "ablations", say("alt.ablations"))
-    columns = ["versus", "value", "lower", "upper", "n", "reason"]
+    columns = ["versus", "value", "lower", "upper", "method", "ess", "n", "reason"]
     grid.table(shown, columns, tables.ABLATIONS, reader.currency, "ablations")
     _levers(reader)
+
+
+def _disagreeing(rows: list[dict[str, Any]]) -> list[str]:
+    # Comparisons whose methods leave no value that both hold for possible; an unknown end overlaps all.
+    ends: dict[str, tuple[float, float]] = {}
+    out = []
+    for row in rows:
+        low, high = ends.get(row["versus"], (-math.inf, math.inf))
+        lower, upper = (math.nan if row[name] is None else row[name] for name in ("lower", "upper"))
+        if lower > high or upper < low:
+            out.append(row["versus"])
+        elif lower <= upper:
+            ends[row["versus"]] = max(low, lower), min(high, upper)
+    return out
 
 
 @parts.section()

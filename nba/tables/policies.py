@@ -51,6 +51,9 @@ ABLATIONS = Table(
         f.money("upper", "upper end of the interval", nullable=True),
         f.number("level", "confidence level of the interval", "fraction", low=0.0, high=1.0),
         f.count("n", "decisions it rests on", low=0),
+        f.number(
+            "ess", "effective sample size of the less known policy", "decisions", low=0.0, nullable=True
+        ),
         f.text("reason", "why it is unknown, or a remark; else empty"),
     ),
 )

@@ -400,6 +400,14 @@ def _gathered() -> dict[str, list[dict[str, Any]]]:
             cell | {"repeats": "0", "quiet": q, "quiet_from": d} for q, d in (("0-29", 0), ("30-59", 30))
         ],
         "clv_deciles": [decile | {"decile": d, "forecast": 4.0 * d, "observed": 3.0 * d} for d in (1, 2)],
+        "ablations": [
+            {"versus": versus, "method": method, "policy_id": "champion", "value": low + 0.2, "lower": low,
+             "upper": low + 0.4, "level": 0.95, "n": 300, "ess": 80.0, "reason": ""}
+            for versus, method, low in (
+                ("random", "randomised arms", 0.1), ("response only", "randomised arms", 0.0),
+                ("random", "off-policy", 0.3), ("response only", "off-policy", 0.6),
+            )
+        ],
         "value_finder": [
             {"batch_id": "b3", "segment": "orders in 28 days: at most 1", "n": 100, "n_nothing": 60,
              "best": 0.2, "blocked": 1.5, "blocked_total": 150.0, "reason": "no consent"},

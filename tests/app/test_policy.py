@@ -44,3 +44,15 @@ def test_policy_and_attribution_lead_with_numbers(show, fresh, words, numbers) -
     (newest,) = history.sql("from summary_batches where arm = 'policy' and batch_id = 'b3'").to_pylist()
     shown = numbers(show(root, "policy"))
     assert shown["Contacts of the last batch"] == str(newest["n_contacts"])
+
+
+def test_each_part_is_told_by_both_methods_and_where_they_disagree(show, workspace) -> None:
+    app = show(workspace, "policy", view="ablations")
+    shown = app.dataframe[0].value
+    assert shown["versus"].tolist() == [
+        f"Against {x}" for x in ("a random eligible treatment", "response only") for _ in "ab"
+    ]
+    assert shown["method"].tolist() == ["Randomised arms", "Off-policy estimate"] * 2
+    assert set(shown["ess"]) == {80.0}
+    (told,) = app.warning
+    assert told.value.startswith("Against response only: the two methods disagree")
