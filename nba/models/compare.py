@@ -128,7 +128,8 @@ def compare(
         return _nothing(found)
     X, y, kept = X[given.rows], y[given.rows], kept.take(pa.array(given.rows))
     parts = {t: (a, c) for t, a, c in zip(coding.treatment_ids, coding.action_ids, coding.channels)}
-    value, cost = worth(scorer, kept, catalog)
+    compared = [coding.treatment_ids[k - 1] for k in given.arms[1:].tolist()]
+    value, cost = ({t: money[t] for t in compared} for money in worth(scorer, kept, catalog))
     model = UpliftEnsemble(parts=parts, value=value, cost=cost, random_state=seed)
     customers = kept["customer_id"].to_pylist()
     tuned = None

@@ -15,6 +15,7 @@ scores (`nba.models.ensemble.UpliftEnsemble.group_effects`).
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -26,7 +27,7 @@ from threadpoolctl import threadpool_limits
 
 from nba import stats
 from nba.catalog import NONE
-from nba.errors import DataError
+from nba.errors import DataError, listed
 from nba.models import candidates, learners
 from nba.models.candidates import NAMES, ByTreatment, Fold, Linear, OddsTrees, Relative, TTrees, XTrees
 from nba.models.gate import HALF, Evidence, decide, ranking, shown
@@ -122,9 +123,8 @@ class UpliftEnsemble(_Learner):
         self.trees = trees
 
     def _fit(self, data: Trial) -> None:
-        unknown = sorted(set(self.names) - set(NAMES))
-        if unknown or not len(self.names):
-            raise DataError(f"names has {unknown}; expected some of {list(NAMES)}")
+        if faults := self._faults(data.arms[1:]):
+            raise listed(faults, "the model cannot be fitted as it was asked for")
         with threadpool_limits(limits=1, user_api="blas"):
             mu, outcomes = self._outcomes(data)
             self.scores_ = data.scores(mu)
@@ -157,6 +157,27 @@ class UpliftEnsemble(_Learner):
         missed = (effects - np.where(self.possible_, self.oof_, average)) ** 2
         self.loss_ = float((w @ (missed / _spread(effects, w))).mean())
         self._report(data, effects, deviations, average, noise)
+
+    def _faults(self, treatments: Sequence[Any]) -> list[str]:
+        # Of the arguments, before anything is fitted.
+        unknown = sorted(set(self.names) - set(NAMES))
+        out = []
+        if unknown or not len(self.names):
+            out.append(f"names has {unknown}; expected some of {list(NAMES)}")
+        for what, told in (("value", self.value), ("parts", self.parts)):
+            absent = [t for t in treatments if isinstance(told, Mapping) and t not in told]
+            if absent:
+                say = "is worth" if what == "value" else "are made of"
+                out.append(f"{what} does not say what {absent} {say}; expected every treatment")
+        if nobody := [name for name in self.cost or {} if name not in (self.control, *treatments)]:
+            out.append(f"cost names {nobody}, which no row got; expected some of {list(treatments)}")
+        worth = self.value if isinstance(self.value, Mapping) else {None: self.value}
+        for what, money in (("value", worth), ("cost", self.cost or {})):
+            for name, one in money.items():
+                if not isinstance(one, Real) or not np.isfinite(float(one)):
+                    of = "" if name is None else f" of {name!r}"
+                    out.append(f"{what}{of} is {one!r}; expected a finite number")
+        return out
 
     def _outcomes(self, data: Trial) -> tuple[Array, dict[int, tuple[Whole, list[learners.Fitted], Array]]]:
         base = self._base(data)
@@ -204,9 +225,6 @@ class UpliftEnsemble(_Learner):
         names = tuple(str(name) for name in data.arms[1:])
         if self.parts is None:
             return Coding(names, names, ("",) * len(names))
-        absent = [name for name in data.arms[1:] if name not in self.parts]
-        if absent:
-            raise DataError(f"parts does not say what {absent} are made of", "Name every treatment.")
         made = [self.parts[name] for name in data.arms[1:]]
         return Coding(names, tuple(a for a, _ in made), tuple(c for _, c in made))
 
@@ -317,9 +335,16 @@ class UpliftEnsemble(_Learner):
 
         Returns:
             Columns group, treatment, n, predicted, effect, se, lower, upper.
+
+        Raises:
+            DataError: when the groups are not one per training row.
         """
         effects = self.scores_[:, 1:] - self.scores_[:, :1]
         given = np.asarray(group)
+        if given.shape != (len(effects),):
+            raise DataError(
+                f"group has shape {given.shape}; expected ({len(effects)},): one per training row"
+            )
         rows = []
         for name in np.unique(given):
             at = given == name

@@ -207,6 +207,8 @@ class _Learner(BaseEstimator):
             DataError: for data that cannot be learnt from, every fault named at once.
         """
         trial.check_numbers(X)
+        if np.asarray(y).dtype.kind in "OSU":
+            trial.outcomes(y)
         # Infinite values are left to `trial.read`, which names their columns.
         X, y = validate_data(
             self, X, y, dtype=np.float64, ensure_all_finite=False, ensure_min_samples=2, y_numeric=True

@@ -147,15 +147,15 @@ def read(
     Raises:
         DataError: naming every fault at once.
     """
-    target = np.asarray(y, dtype=np.float64)
+    target = outcomes(y)
     if treatment is None:
         raise listed(["treatment is missing"], "effects cannot be learnt", "Pass treatment=…, one per row.")
     given = np.asarray(treatment)
     faults = _lengths(len(X), y=target, treatment=given, weight=weight, groups=groups)
     if faults:
         raise listed(faults, "effects cannot be learnt from these rows")
-    w = np.ones(len(target)) if weight is None else np.asarray(weight, dtype=np.float64)
-    faults = [*_faults_of_outcome(target), *faults_of_features(X, names), *_faults_of_weight(w)]
+    w, faults = _numbers("weight", np.ones(len(target)) if weight is None else weight)
+    faults = [*faults, *_faults_of_outcome(target), *faults_of_features(X, names), *_faults_of_weight(w)]
     if missing := int(pd.isna(np.asarray(treatment, dtype=object)).sum()):
         raise listed([f"treatment: {missing} values are missing", *faults], "effects cannot be learnt", _HINT)
     labels = sorted(set(given.tolist()) - {control}, key=str)
@@ -225,6 +225,28 @@ def _tells(x: Array, y: Array) -> bool:
         below = (np.searchsorted(cut, high, "left") + np.searchsorted(cut, high, "right")) / 2
         return bool(abs(below.mean() / len(low) - 0.5) > _LEAK - 0.5)
     return bool(abs(np.corrcoef(rankdata(x), rankdata(y))[0, 1]) > _LEAK)
+
+
+def outcomes(y: ArrayLike) -> Array:
+    """Read outcomes as numbers.
+
+    Raises:
+        DataError: when they are none.
+    """
+    found, faults = _numbers("y", y)
+    if faults:
+        raise listed(faults, "effects cannot be learnt", "Code a response as 1 and no response as 0.")
+    return found
+
+
+def _numbers(name: str, values: Any) -> tuple[Array, list[str]]:
+    # NaN in place of what are no numbers.
+    try:
+        return np.asarray(values, dtype=np.float64), []
+    except (TypeError, ValueError):
+        of = np.asarray(values, dtype=object)
+        odd = next((v for v in of.ravel().tolist() if not isinstance(v, (int, float))), None)
+        return np.full(of.shape, np.nan), [f"{name} holds {odd!r}; expected numbers"]
 
 
 def _lengths(n: int, **parts: Any) -> list[str]:
@@ -321,14 +343,17 @@ def _probabilities(p_action: Any, arm: Whole, arms: Sequence[Any], has_gaps: boo
             found.append(f"p_action names {nobody}, which no row got; give the chances among {list(arms)}")
         if found:
             return np.full((n, k), np.nan), found
-        p = np.tile([float(p_action[name]) for name in arms], (n, 1))
+        known, found = _numbers("p_action", [p_action[name] for name in arms])
+        p = np.tile(known, (n, 1))
     else:
-        p = np.asarray(p_action, dtype=np.float64)
+        p, found = _numbers("p_action", p_action)
         if p.shape == (n,):
             own, p = p, np.full((n, k), np.nan)
             p[np.arange(n), arm] = own
     if p.shape != (n, k):
         return p, [f"p_action has shape {p.shape}; expected ({n},) or ({n}, {k}): {list(arms)}"]
+    if found:
+        return p, found
     return p, _faults_of_probabilities(p, arm, arms, has_gaps)
 
 

@@ -152,12 +152,29 @@ def test_noise_that_effects_share_does_not_hide_how_they_differ():
     np.testing.assert_allclose(ensemble.stack(*one, np.array([40.0, 42.0])), ensemble.stack(*one), atol=0.02)
 
 
-def test_names_and_parts_are_checked():
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"names": ("magic",)}, r"names has \['magic'\]; expected some of"),
+        ({"names": ()}, r"names has \[\]; expected some of"),
+        ({"parts": {1: ("a", "b")}}, r"parts does not say what \[2\] are made of"),
+        ({"value": {1: 5.0}}, r"value does not say what \[2\] is worth"),
+        ({"value": float("nan")}, "value is nan; expected a finite number"),
+        ({"value": {1: 5.0, 2: "much"}}, "value of 2 is 'much'; expected a finite number"),
+        ({"cost": {3: 1.0}}, r"cost names \[3\], which no row got; expected some of \[1, 2\]"),
+        ({"cost": {1: np.inf, 4: 1.0}}, r"cost names \[4\](.|\n)*cost of 1 is inf"),
+    ],
+)
+def test_arguments_are_checked_before_anything_is_fitted(given, message, monkeypatch):
     X, y, arm, _ = trial(1, 600)
-    with pytest.raises(DataError, match="expected some of"):
-        UpliftEnsemble(control=0, names=("magic",)).fit(X, y, arm, KNOWN)
-    with pytest.raises(DataError, match="does not say what"):
-        UpliftEnsemble(control=0, parts={1: ("a", "b")}).fit(X, y, arm, KNOWN)
+    monkeypatch.setattr(UpliftEnsemble, "_outcomes", lambda *_: pytest.fail("fitted"))
+    with pytest.raises(DataError, match=message):
+        UpliftEnsemble(control=0, **given).fit(X, y, arm, KNOWN)
+
+
+def test_groups_are_one_per_training_row(fitted):
+    with pytest.raises(DataError, match=r"group has shape \(5,\); expected \(6000,\)"):
+        fitted[0].group_effects(np.zeros(5))
 
 
 # laws
