@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from scipy.stats import rankdata
 
 from nba import stats
+from nba.errors import DataError
 from nba.stats import Interval
 
 Array = NDArray[np.float64]
@@ -23,6 +24,7 @@ def auc(y: Array, score: Array) -> float:
         >>> auc(np.array([0.0, 1.0, 1.0]), np.array([0.1, 0.9, 0.1]))
         0.75
     """
+    stats.check("the AUC", flags={"y": y}, numbers={"score": score})
     positive = y > 0.5
     n1, n0 = int(positive.sum()), int((~positive).sum())
     if not n1 or not n0:
@@ -43,11 +45,11 @@ def auc_interval(y: Array, score: Array, customer: Whole | None = None, level: f
         customer: Code of each row's customer, from 0, shape (n,); None where every row is another's.
         level: Confidence level.
     """
+    value = auc(y, score)
     positive = y > 0.5
     n1, n0 = int(positive.sum()), int((~positive).sum())
     if not n1 or not n0:
         return Interval.unknown("one of the classes is empty", len(y))
-    value = auc(y, score)
     ranks = rankdata(score)
     inside = np.empty(len(y))
     inside[positive], inside[~positive] = rankdata(score[positive]), rankdata(score[~positive])
@@ -77,6 +79,7 @@ def log_loss(y: Array, p: Array, weight: Array | None = None) -> float:
         >>> round(log_loss(np.array([1.0, 0.0]), np.array([0.5, 0.5])), 4)
         0.6931
     """
+    stats.check("the log loss", flags={"y": y}, chances={"p": p}, weight=weight)
     p = np.clip(p, 1e-12, 1 - 1e-12)
     return float(np.average(-(y * np.log(p) + (1 - y) * np.log(1 - p)), weights=weight))
 
@@ -96,6 +99,7 @@ def calibration(y: Array, p: Array, bins: int = 10) -> pa.Table:
         >>> calibration(np.array([0.0, 1.0]), np.array([0.2, 0.7]), bins=2)["predicted"].to_pylist()
         [0.2, 0.7]
     """
+    stats.check("calibration", flags={"y": y}, chances={"p": p})
     number = _by_rank(p, bins)
     n = np.bincount(number, minlength=bins)
     kept = np.flatnonzero(n)
@@ -130,6 +134,7 @@ def ece_of_noise(p: Array, bins: int = 10) -> float:
         >>> round(ece_of_noise(np.full(1000, 0.5), bins=1), 3)
         0.013
     """
+    stats.check("the error of calibration", chances={"p": p})
     if not len(p):
         return float("nan")
     variance = np.bincount(_by_rank(p, bins), p * (1 - p), minlength=bins)
@@ -141,6 +146,7 @@ def calibration_slope(y: Array, p: Array) -> float:
 
     Source: Cox 1958, "Two further applications of a model for binary regression".
     """
+    stats.check("the slope of calibration", flags={"y": y}, chances={"p": p})
     x = np.log(np.clip(p, 1e-9, 1 - 1e-9)) - np.log1p(-np.clip(p, 1e-9, 1 - 1e-9))
     if len(y) < 3 or np.ptp(x) == 0 or y.min() == y.max():
         return float("nan")
@@ -166,6 +172,7 @@ def pr_auc(y: Array, score: Array) -> float:
         >>> pr_auc(np.array([1.0, 0.0, 1.0]), np.array([3.0, 2.0, 1.0])).__round__(3)
         0.833
     """
+    stats.check("average precision", flags={"y": y}, numbers={"score": score})
     n = len(y)
     positive = float(y.sum())
     if not n or positive <= 0:
@@ -217,6 +224,11 @@ def qini_curve(y: Array, uplift: Array, treated: Array, weight: Array | None = N
         >>> x.tolist(), gain.tolist()
         ([0.0, 1.0, 2.0, 3.0, 4.0], [0.0, 1.0, 1.0, 1.0, 0.0])
     """
+    stats.check_ranking(y, uplift, treated, weight)
+    return _curve(y, uplift, treated, weight)
+
+
+def _curve(y: Array, uplift: Array, treated: Array, weight: Array | None) -> tuple[Array, Array]:
     weight = np.ones(len(y)) if weight is None else weight
     order = np.argsort(-uplift, kind="stable")
     y, uplift, treated, weight = y[order], uplift[order], np.asarray(treated)[order], weight[order]
@@ -243,12 +255,19 @@ def qini(y: Array, uplift: Array, treated: Array, weight: Array | None = None) -
 
     Returns:
         NaN if one of the groups is empty or the perfect ranking is not better than chance.
+
+    Raises:
+        DataError: naming every fault of the arrays; for money, `nba.targeting` has measures.
     """
-    t = np.asarray(treated)
+    stats.check_ranking(y, uplift, treated, weight, is_binary=True)
+    return _qini(y, uplift, np.asarray(treated), weight)
+
+
+def _qini(y: Array, uplift: Array, t: Array, weight: Array | None) -> float:
     if not (t > 0).any() or not (t <= 0).any():
         return float("nan")
-    x, gain = qini_curve(y, uplift, t, weight)
-    perfect_x, perfect = qini_curve(y, y * t - y * (1 - t), t, weight)
+    x, gain = _curve(y, uplift, t, weight)
+    perfect_x, perfect = _curve(y, y * t - y * (1 - t), t, weight)
     chance = 0.5 * x[-1] * gain[-1]
     best = float(np.trapezoid(perfect, perfect_x)) - chance
     return (float(np.trapezoid(gain, x)) - chance) / best if best > 0 else float("nan")
@@ -288,7 +307,7 @@ def qini_interval(
     parts = y[order], uplift[order], np.asarray(treated)[order], base[order]
     whose = np.arange(n) if customer is None else customer[order]
     units = int(whose.max()) + 1
-    draws = np.array([qini(*parts[:3], parts[3] * rng.poisson(1.0, units)[whose]) for _ in range(repeats)])
+    draws = np.array([_qini(*parts[:3], parts[3] * rng.poisson(1.0, units)[whose]) for _ in range(repeats)])
     draws = draws[np.isfinite(draws)]
     if len(draws) < repeats / 2:
         return Interval.unknown("most resamples have no response in a group", n)
@@ -316,12 +335,15 @@ def uplift_at(y: Array, uplift: Array, treated: Array, share: float, weight: Arr
     """Difference of response rates within the share of rows with the highest uplift.
 
     The definition is scikit-uplift's `uplift_at_k` with strategy "overall", but for ties at the edge, which
-    count in part instead of by the order of the rows.
+    count in part instead of by the order of the rows. The share is above 0 and at most 1.
 
     Example:
         >>> uplift_at(np.array([1.0, 0, 0, 1]), np.array([4.0, 3, 2, 1]), np.array([1, 0, 1, 0]), 0.5)
         1.0
     """
+    stats.check_ranking(y, uplift, treated, weight)
+    if not 0 < share <= 1:
+        raise DataError(f"share is {share}; expected a part of the rows, above 0 and at most 1")
     weight = np.ones(len(y)) if weight is None else weight
     room = int(len(y) * share)
     if not room:

@@ -1,10 +1,13 @@
 """Estimates with their intervals: arrays in, records out."""
 
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import special
+
+from nba.errors import listed
 
 Array = NDArray[np.float64]
 
@@ -31,6 +34,76 @@ class Interval(NamedTuple):
     def unknown(cls, reason: str, n: int = 0) -> "Interval":
         """Make the record of an estimate that cannot be known."""
         return cls(np.nan, np.nan, np.nan, np.nan, n, reason)
+
+
+def check(
+    what: str,
+    *,
+    numbers: Mapping[str, Any] | None = None,
+    flags: Mapping[str, Any] | None = None,
+    chances: Mapping[str, Any] | None = None,
+    weight: Any = None,
+) -> None:
+    """Refuse arrays by row of which a measure would be a plausible number that means nothing.
+
+    Args:
+        what: What they are for.
+        numbers: By name, anything finite.
+        flags: By name, 0 or 1.
+        chances: By name, from 0 to 1.
+        weight: 0 or more.
+
+    Raises:
+        DataError: naming every fault at once.
+
+    Example:
+        >>> check("a mean", flags={"y": [0, 2]}, weight=[1.0, 1.0])
+        Traceback (most recent call last):
+        nba.errors.DataError: a mean cannot be measured:
+        - y: 1 values are neither 0 nor 1
+    """
+    kinds = {"numbers": numbers or {}, "flags": flags or {}, "chances": chances or {}}
+    kinds["weight"] = {} if weight is None else {"weight": weight}
+    parts = {name: (kind, np.asarray(part)) for kind, named in kinds.items() for name, part in named.items()}
+    faults = [found for name, (kind, part) in parts.items() if (found := _fault(kind, part, name))]
+    if len({len(part) for _, part in parts.values()}) > 1:
+        faults.append("lengths differ: " + ", ".join(f"{name} {len(p)}" for name, (_, p) in parts.items()))
+    if faults:
+        raise listed(faults, f"{what} cannot be measured")
+
+
+def _fault(kind: str, part: NDArray[Any], name: str) -> str:
+    if part.dtype.kind not in "biuf":
+        return f"{name} holds {part.dtype}; expected numbers"
+    if bad := int((~np.isfinite(part)).sum()):
+        return f"{name}: {bad} values are missing or infinite"
+    if kind == "flags" and (bad := int(((part != 0) & (part != 1)).sum())):
+        return f"{name}: {bad} values are neither 0 nor 1"
+    if kind == "chances" and (bad := int(((part < 0) | (part > 1)).sum())):
+        return f"{name}: {bad} values are not from 0 to 1"
+    if kind == "weight" and (bad := int((part < 0).sum())):
+        return f"{name}: {bad} values are negative"
+    return ""
+
+
+def check_ranking(
+    y: Array, uplift: Array, treated: Array, weight: Array | None = None, is_binary: bool = False
+) -> None:
+    """Refuse what no ranking by uplift can be measured on.
+
+    Args:
+        y: Response, 0 or 1 if it must be binary, or money, shape (n,).
+        uplift: Shape (n,).
+        treated: 0 or 1, shape (n,).
+        weight: Shape (n,).
+        is_binary: Whether the measure is for binary responses only.
+
+    Raises:
+        DataError: naming every fault at once.
+    """
+    flags = {"treated": treated, "y": y} if is_binary else {"treated": treated}
+    numbers = {"uplift": uplift} if is_binary else {"uplift": uplift, "y": y}
+    check("a ranking", numbers=numbers, flags=flags, weight=weight)
 
 
 def mean(values: Array, level: float = 0.95, unit: NDArray[np.int64] | None = None) -> Interval:

@@ -6,13 +6,15 @@ rows. Measures take weights, with which `interval` bootstraps any of them over c
 """
 
 import inspect
+import re
 from collections.abc import Callable
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from nba.errors import DataError
+from nba import stats
+from nba.errors import DataError, listed
 from nba.stats import Interval
 
 Array = NDArray[np.float64]
@@ -27,7 +29,7 @@ def definition(measure: Callable[..., Any]) -> str:
         >>> definition(rate).splitlines()[0]
         'Rank-weighted average treatment effect: what a ranking finds beyond the average effect.'
     """
-    return (inspect.getdoc(measure) or "").split("\n\nArgs:")[0].split("\n\nExample:")[0]
+    return re.split(r"\n\n(?:Args|Returns|Raises|Example):", inspect.getdoc(measure) or "")[0]
 
 
 def _reached(uplift: Array, *parts: Array) -> tuple[Array, ...]:
@@ -42,24 +44,13 @@ def _ratio(a: Array, b: Array) -> Array:
     return np.divide(a, b, out=np.zeros_like(a), where=b > 0)
 
 
-def _check(y: Array, uplift: Array, treated: Array) -> None:
-    faults = [
-        f"{name}: {int((~np.isfinite(part)).sum())} values are missing or infinite"
-        for name, part in (("y", y), ("uplift", uplift), ("treated", treated))
-        if not np.isfinite(part).all()
-    ]
-    if not len(y) == len(uplift) == len(treated):
-        faults.append(f"lengths differ: y {len(y)}, uplift {len(uplift)}, treated {len(treated)}")
-    if faults:
-        raise DataError("\n".join(["a ranking cannot be measured:", *(f"- {f}" for f in faults)]))
-
-
 def uplift_curve(y: Array, uplift: Array, treated: Array, weight: Array | None = None) -> tuple[Array, Array]:
     """Rows reached against their number times the difference of response rates (scikit-uplift's).
 
     Returns:
         Rows reached (in weight) and the gain, both from (0, 0), one point per distinct uplift.
     """
+    stats.check_ranking(y, uplift, treated, weight)
     w = np.ones(len(y)) if weight is None else weight
     t = np.asarray(treated, dtype=np.float64)
     n1, n0, y1, y0 = _reached(uplift, w * t, w * (1 - t), w * y * t, w * y * (1 - t))
@@ -78,8 +69,8 @@ def auuc(y: Array, uplift: Array, treated: Array, weight: Array | None = None) -
         1.0
     """
     t = np.asarray(treated, dtype=np.float64)
-    _check(y, uplift, t)
-    if t.min() == t.max():
+    stats.check_ranking(y, uplift, t, weight, is_binary=True)
+    if not len(t) or t.min() == t.max():
         return float("nan")
     w = np.ones(len(y)) if weight is None else weight
     more_responders = (w * y * (1 - t)).sum() > (w * (1 - y) * t).sum()
@@ -91,56 +82,54 @@ def auuc(y: Array, uplift: Array, treated: Array, weight: Array | None = None) -
     return (float(np.trapezoid(gain, x)) - chance) / room if room > 0 else float("nan")
 
 
-def _by_row(n: int, ends: Array, values: Array) -> Array:
-    # A curve known where ties end, at every row: straight within ties; unknown stretches are bridged.
-    known = np.isfinite(values)
-    return np.interp(np.arange(n + 1), ends[known], values[known])
-
-
-def _gain_by_row(y: Array, uplift: Array, treated: Array, kind: str) -> Array:
+def _height(
+    y: Array, uplift: Array, treated: Array, weight: Array | None, is_qini: bool
+) -> tuple[float, float]:
+    # Mean of a curve over whole numbers of rows, 0 to all, and its end: straight within ties, unknown
+    # stretches bridged. Sums over whole numbers are integrals and what their ends add (Euler, Maclaurin).
+    stats.check_ranking(y, uplift, treated, weight)
+    w = np.ones(len(y)) if weight is None else weight
     t = np.asarray(treated, dtype=np.float64)
-    _check(y, uplift, t)
-    n, n1, y1, y0 = _reached(uplift, np.ones(len(y)), t, y * t, y * (1 - t))
-    n0 = n - n1
-    unknown = np.full_like(n, np.nan)
-    if kind == "qini":
-        curve = y1 - np.divide(y0 * n1, n0, out=unknown, where=n0 > 0)
+    n1, n0, y1, y0 = _reached(uplift, w * t, w * (1 - t), w * y * t, w * y * (1 - t))
+    known = n0 > 0 if is_qini else (n1 > 0) & (n0 > 0)
+    known[0] = True
+    x, n1, n0, y1, y0 = (part[known] for part in (n1 + n0, n1, n0, y1, y0))
+    if is_qini:
+        curve = y1 - y0 * _ratio(n1, n0)
+        area, ends = float(np.trapezoid(curve, x)), (curve[0] + curve[-1]) / 2
     else:
-        lift = np.divide(y1, n1, out=unknown.copy(), where=n1 > 0)
-        lift = lift - np.divide(y0, n0, out=unknown.copy(), where=n0 > 0)
-        lift[0] = 0.0
-        return _by_row(len(y), n, lift) * np.arange(len(y) + 1)
-    curve[0] = 0.0
-    return _by_row(len(y), n, curve)
+        lift = _ratio(y1, n1) - _ratio(y0, n0)
+        curve = lift * x
+        middle = (x[1:] + x[:-1]) * (lift[1:] + lift[:-1])
+        area = float((np.diff(x) * (curve[1:] + middle + curve[:-1])).sum() / 6)
+        ends = curve[-1] / 2 + (lift[-1] - lift[0]) / 6
+    return (area + float(ends)) / (float(x[-1]) + 1), float(curve[-1])
 
 
-def qini_causalml(y: Array, uplift: Array, treated: Array) -> float:
+def qini_causalml(y: Array, uplift: Array, treated: Array, weight: Array | None = None) -> float:
     """Mean height of the Qini curve over the straight line, both divided by the curve's last value.
 
     The definition is causalml's `qini_score` (normalize=True): not bounded by 1, and huge where
-    the average effect is near 0. For binary and money outcomes. NaN if the last value is 0.
+    the average effect is near 0. For binary and money outcomes. NaN if the last value is 0. A weight says
+    how many rows a row stands for.
 
     Example:
         >>> y, t = np.array([1.0, 0, 0, 1]), np.array([1, 0, 1, 0])
         >>> qini_causalml(np.append(y, 1.0), np.array([5.0, 4, 3, 2, 1]), np.append(t, 1))
         0.5
     """
-    curve = _gain_by_row(y, uplift, treated, "qini")
-    last = abs(curve[-1])
-    if last == 0 or not np.isfinite(last):
-        return float("nan")
-    line = np.linspace(0, curve[-1], len(curve))
-    return float((curve - line).sum() / len(curve) / last)
+    height, last = _height(y, uplift, treated, weight, is_qini=True)
+    return (height - last / 2) / abs(last) if last else float("nan")
 
 
-def auuc_causalml(y: Array, uplift: Array, treated: Array) -> float:
+def auuc_causalml(y: Array, uplift: Array, treated: Array, weight: Array | None = None) -> float:
     """Mean height of the cumulative gain divided by its last value; 0.5 is a random ranking.
 
-    The definition is causalml's `auuc_score` (normalize=True). NaN if the last value is 0.
+    The definition is causalml's `auuc_score` (normalize=True). NaN if the last value is 0. A weight says how
+    many rows a row stands for.
     """
-    curve = _gain_by_row(y, uplift, treated, "gain")
-    last = abs(curve[-1])
-    return float(curve.sum() / len(curve) / last) if last > 0 else float("nan")
+    height, last = _height(y, uplift, treated, weight, is_qini=False)
+    return height / abs(last) if last else float("nan")
 
 
 def rate(
@@ -165,6 +154,9 @@ def rate(
         >>> rate(np.array([3.0, 1.0]), np.array([2.0, 1.0]), "qini")
         0.25
     """
+    stats.check("the RATE", numbers={"scores": scores, "priority": priority}, weight=weight)
+    if weighting not in ("autoc", "qini"):
+        raise DataError(f"weighting is {weighting!r}; expected 'autoc' or 'qini'")
     w = np.ones(len(scores)) if weight is None else weight
     n, total = _reached(priority, w, w * scores)
     if n[-1] <= 0:
@@ -211,12 +203,18 @@ def policy_value(
         cost: Of every arm, shape (k,), in the unit of y.
         weight: Shape (n,).
 
+    Raises:
+        DataError: naming every fault of the arrays.
+
     Example:
         >>> y, arm = np.array([1.0, 0.0, 2.0, 0.0]), np.array([1, 0, 1, 0])
         >>> always = np.tile([0.0, 1.0], (4, 1))
         >>> policy_value(y, arm, np.full(4, 0.5), always, "sn", cost=np.array([0.0, 0.2]))
         1.3
     """
+    _check_policy(y, arm, p_own, p_policy, weight)
+    if estimator not in ("ipw", "sn", "dr"):
+        raise DataError(f"estimator is {estimator!r}; expected 'ipw', 'sn' or 'dr'")
     n = len(y)
     w = np.ones(n) if weight is None else weight
     ratio = w * p_policy[np.arange(n), arm] / p_own
@@ -231,6 +229,25 @@ def policy_value(
         )
     direct = w @ (p_policy * expected).sum(axis=1)
     return float((direct + ratio @ (y - expected[np.arange(n), arm])) / w.sum()) - paid
+
+
+def _check_policy(y: Array, arm: Whole, p_own: Array, p_policy: Array, weight: Array | None) -> None:
+    parts = {"y": y, "arm": arm}
+    stats.check("the value of a policy", numbers=parts, chances={"p_own": p_own}, weight=weight)
+    faults = []
+    if never := int((p_own <= 0).sum()):
+        faults.append(f"p_own: {never} values are 0 for an arm that was given")
+    if p_policy.ndim != 2 or len(p_policy) != len(y):
+        faults.append(f"p_policy has shape {p_policy.shape}; expected ({len(y)}, arms)")
+    else:
+        if bad := int(
+            (~((p_policy >= 0) & (np.abs(p_policy.sum(axis=1, keepdims=True) - 1) < 1e-6))).any(1).sum()
+        ):
+            faults.append(f"p_policy: {bad} rows are no probabilities that sum to 1")
+        if bad := int(((arm < 0) | (arm >= p_policy.shape[1])).sum()):
+            faults.append(f"arm: {bad} values are not among the {p_policy.shape[1]} columns of p_policy")
+    if faults:
+        raise listed(faults, "the value of a policy cannot be measured")
 
 
 def interval(

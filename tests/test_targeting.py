@@ -1,5 +1,7 @@
 import importlib.util
+import inspect
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -58,10 +60,13 @@ def test_average_precision_by_hand_and_as_scikit_learn_does():
 
 
 def test_every_measure_says_what_it_is():
-    for measure in (metrics.qini, metrics.uplift_at, targeting.auuc, targeting.qini_causalml, targeting.rate):
-        said = targeting.definition(measure)
-        assert len(said) > 60
-        assert "Args" not in said
+    for module in (metrics, targeting):
+        for name, measure in inspect.getmembers(module, inspect.isfunction):
+            if name.startswith("_") or measure.__module__ != module.__name__:
+                continue
+            said = targeting.definition(measure)
+            assert len(said) > 20
+            assert not re.search("Args:|Returns:|Raises:|Example:", said)
     assert "scikit-uplift" in targeting.definition(metrics.qini)
     assert "causalml" in targeting.definition(targeting.qini_causalml)
 
@@ -73,6 +78,55 @@ def test_unusable_rankings_are_named():
     assert np.isnan(targeting.auuc(y, y, np.ones(3)))
     found = targeting.interval(lambda w: float("nan"), 5, np.random.default_rng(0))
     assert found.reason
+
+
+RANKS, BINARY = np.array([3.0, 2, 1]), np.array([0.0, 1, 1])
+SURE = np.tile([0.0, 1.0], (3, 1))
+
+
+@pytest.mark.parametrize(
+    ("measure", "args", "message"),
+    [
+        (metrics.qini, (BINARY * 50, RANKS, BINARY), "y: 2 values are neither 0 nor 1"),
+        (metrics.qini, (BINARY, RANKS, BINARY + 1), "treated: 2 values are neither 0 nor 1"),
+        (metrics.qini, (BINARY, RANKS, ["a", "b", "a"]), "treated holds <U1; expected numbers"),
+        (metrics.qini, (BINARY, RANKS, BINARY, BINARY - 1), "weight: 1 values are negative"),
+        (metrics.qini_curve, (BINARY, RANKS * np.nan, BINARY), "uplift: 3 values are missing"),
+        (metrics.uplift_at, (BINARY, RANKS, BINARY, 1.5), "share is 1.5; expected a part of the rows"),
+        (metrics.auc, (BINARY + 1, RANKS), "y: 2 values are neither 0 nor 1"),
+        (metrics.pr_auc, (BINARY, RANKS[:2]), "lengths differ: score 2, y 3"),
+        (metrics.log_loss, (BINARY, RANKS), "p: 2 values are not from 0 to 1"),
+        (metrics.ece, (BINARY, -RANKS), "p: 3 values are not from 0 to 1"),
+        (metrics.ece_of_noise, (RANKS,), "p: 2 values are not from 0 to 1"),
+        (metrics.calibration_slope, (BINARY, RANKS), "p: 2 values are not from 0 to 1"),
+        (targeting.auuc, (BINARY, RANKS, BINARY + 1), "treated: 2 values are neither 0 nor 1"),
+        (targeting.auuc, (BINARY * 50, RANKS, BINARY), "y: 2 values are neither 0 nor 1"),
+        (targeting.qini_causalml, (BINARY, RANKS, BINARY + 1), "treated: 2 values are neither 0 nor 1"),
+        (targeting.rate, (BINARY * np.nan, RANKS), "scores: 3 values are missing"),
+        (targeting.rate, (BINARY, RANKS, "auoc"), "weighting is 'auoc'"),
+    ],
+)
+def test_what_would_be_a_false_number_is_refused(measure, args, message):
+    with pytest.raises(DataError, match=message):
+        measure(*args)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"p_own": BINARY}, "p_own: 1 values are 0 for an arm that was given"),
+        ({"p_own": np.full(3, np.nan)}, "p_own: 3 values are missing"),
+        ({"p_own": np.full(3, 50.0)}, "p_own: 3 values are not from 0 to 1"),
+        ({"p_policy": 2 * SURE}, "p_policy: 3 rows are no probabilities that sum to 1"),
+        ({"p_policy": SURE[:2]}, r"p_policy has shape \(2, 2\); expected \(3, arms\)"),
+        ({"arm": np.array([0, 1, 2])}, "arm: 1 values are not among the 2 columns"),
+        ({"estimator": "snips"}, "estimator is 'snips'; expected 'ipw', 'sn' or 'dr'"),
+    ],
+)
+def test_policies_that_cannot_be_valued_are_refused(change, message):
+    given = {"y": BINARY, "arm": np.array([0, 1, 1]), "p_own": np.full(3, 0.5), "p_policy": SURE}
+    with pytest.raises(DataError, match=message):
+        targeting.policy_value(**{**given, "estimator": "sn", **change})
 
 
 # laws
@@ -105,6 +159,11 @@ def test_whole_weights_are_repeats(seed):
     again = [np.repeat(part, times) for part in (y, uplift, t)]
     w = times.astype(float)
     assert targeting.auuc(y, uplift, t, w) == pytest.approx(targeting.auuc(*again), nan_ok=True)
+    for measure in (targeting.qini_causalml, targeting.auuc_causalml):
+        for outcome in (y, 50 * y):
+            found = measure(outcome, uplift, t, w)
+            repeated = measure(np.repeat(outcome, times), *again[1:])
+            assert found == pytest.approx(repeated, nan_ok=True)
     assert targeting.rate(y, uplift, weight=w) == pytest.approx(targeting.rate(again[0], again[1]))
 
 
