@@ -67,7 +67,6 @@ def test_folds_share_arms_and_outcomes_and_keep_customers_together():
         ({"sample_weight": np.zeros(400)}, "treatment 1: 0 rows; expected 5 or more"),
         ({"sample_weight": ["a", *[1.0] * 399]}, "weight holds 'a'; expected numbers"),
         ({"y": np.tile(["yes", "no"], 200)}, "y holds 'yes'; expected numbers"),
-        ({"y": np.tile([1.0, 2.0], 200)},),
         ({"p_action": ["half"] * 400}, "p_action holds 'half'; expected numbers"),
         ({"p_action": {0: None, 1: 0.5}}, r"p_action: \d+ of 400 values are missing"),
         ({"groups": ["anna"] * 400}, "groups: 1 customers, all in one fold"),
