@@ -39,6 +39,8 @@ STEP = {
     "value_finder": "evaluate",
     "ablations": "evaluate",
     "lever_costs": "candidates",
+    "scenarios": "scenario",
+    "promotion_evidence": "promote",
     "diagnostics": "evaluate",
     "models": "train",
     "looks": "analyze",

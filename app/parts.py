@@ -80,15 +80,27 @@ def filled(reader: Reader, *needs: str) -> bool:
     """Say whether all tables have rows; else show which command fills the first that has none."""
     for name in needs:
         if not reader.has(name):
-            source = _SOURCE.get(name, name)
-            missing = source if not reader.has(source) else name
             st.info(say("empty.title"), icon=":material/hourglass_empty:")
-            st.markdown(say("empty.step", command=reader.command(missing)))
+            st.markdown(say("empty.step", command=_filling(reader, name)))
             return False
     # Where the numbers are no more than the age of what is shown, without them it is shown all the same.
     with nullcontext() if NUMBERS in needs else section():
         _warn_if_stale(reader, needs)
     return True
+
+
+def present(reader: Reader, name: str) -> bool:
+    """Say whether the table of a part of a page has rows; else say below the part's title what fills it."""
+    is_there = reader.has(name)
+    if not is_there:
+        missing = "empty.none" if reader.history.has(name) else "empty.part"
+        st.caption(say(missing, command=_filling(reader, name)))
+    return is_there
+
+
+def _filling(reader: Reader, name: str) -> str:
+    source = _SOURCE.get(name, name)
+    return reader.command(name if reader.has(source) else source)
 
 
 def numbers(*shown: tuple[str, str, str, str]) -> None:
@@ -244,6 +256,7 @@ _SOURCE = {
     "summary_credit_parts": "credits",
     "summary_clv": "clv",
     "summary_at_risk": "clv",
+    "summary_retained": "clv",
     "summary_models": "models",
     "summary_importance": "models",
     "summary_drift": "models",

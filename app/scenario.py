@@ -131,8 +131,17 @@ def _answer(rows: list[dict[str, Any]], reader: Reader) -> None:
 
 
 def _worded(shown: pa.Table) -> pa.Table:
-    words = [label("limit", item) for item in shown["item"].to_pylist()]
-    return shown.set_column(shown.column_names.index("item"), "item", pa.array(words, pa.string()))
+    words = {
+        "item": [label("limit", item) for item in shown["item"].to_pylist()],
+        # Not as it was decided, by every arm's own policy: solved like the scenario, with nothing changed.
+        "scenario": [
+            say("scenario.unchanged") if name == whatif.AS_DECIDED else name
+            for name in shown["scenario"].to_pylist()
+        ],
+    }
+    for name, found in words.items():
+        shown = shown.set_column(shown.column_names.index(name), name, pa.array(found, pa.string()))
+    return shown
 
 
 def _command(reader: Reader, changes: whatif.Changes) -> str:
@@ -147,9 +156,9 @@ def _command(reader: Reader, changes: whatif.Changes) -> str:
 
 @parts.section()
 def _solved(reader: Reader) -> None:
-    if not reader.has("scenarios"):
-        return
     st.subheader(say("scenario.solved"))
+    if not parts.present(reader, "scenarios"):
+        return
     shown = reader.table("scenarios")
     columns = ["scenario", "batch_id", "item", "value", "contacts", "cost", "used", "price", "changes"]
     title = {"item": say("column.limit")}

@@ -110,9 +110,9 @@ def _risk(reader: Reader) -> None:
 
 @parts.section()
 def _retained(reader: Reader) -> None:
-    if not reader.has("summary_retained"):
-        return
     st.subheader(say("clv.retained"))
+    if not parts.present(reader, "summary_retained"):
+        return
     shown = reader.table("summary_retained")
     named = [say("clv.band", n=number(band)) for band in shown["band"].to_pylist()]
     drawn = tables.SUMMARY_SEGMENTS.empty().select(["segment", "n", "channel"])

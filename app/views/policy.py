@@ -155,18 +155,18 @@ def _values(reader: Reader) -> None:
 
 
 def _diagnostics(reader: Reader) -> None:
-    if not reader.has("diagnostics"):
-        return
     st.subheader(say("policy.diagnostics"), help=say("term.overlap"))
+    if not parts.present(reader, "diagnostics"):
+        return
     columns = ["policy_id", "check", "status", "value", "limit", "note"]
     found = reader.table("diagnostics")
     grid.table(found, columns, tables.DIAGNOSTICS, reader.currency, "diagnostics")
 
 
 def _evidence(reader: Reader) -> None:
-    if not reader.has("promotion_evidence"):
-        return
     st.subheader(say("policy.promotion"), help=say("term.gate"))
+    if not parts.present(reader, "promotion_evidence"):
+        return
     found = reader.table("promotion_evidence")
     asked = found.slice(0, 1).to_pylist()[0]
     words = {name: number(asked[name]) for name in ("challenger", "champion")}
@@ -236,9 +236,9 @@ def _disagreeing(rows: list[dict[str, Any]]) -> list[str]:
 
 @parts.section()
 def _levers(reader: Reader) -> None:
-    if not reader.has("lever_costs"):
-        return
     st.subheader(say("policy.levers"), help=say("term.lever"))
+    if not parts.present(reader, "lever_costs"):
+        return
     st.caption(say("policy.levers_note"))
     columns = ["batch_id", "lever", "weight", "n_customers", "value", "without", "cost", "moved"]
     grid.table(reader.table("lever_costs"), columns, tables.LEVER_COSTS, reader.currency, "levers")

@@ -83,7 +83,9 @@ def test_the_scenario_planner_tells_what_the_library_says(show, workspace, words
     assert not app.error
     shown = numbers(app)
     before = float(shown["Contacts"].replace(",", ""))
-    assert f"now {shown['Contacts']}" in words(app)
+    assert f"unchanged {shown['Contacts']}" in words(app)
+    # Nobody is shown what was decided: both are solved with the champion for all.
+    assert set(app.dataframe[0].value["scenario"]) == {say("scenario.unchanged"), "what if"}
     app.number_input(key="capacity_sms").set_value(0).run()
     assert not app.exception
     after = numbers(app)

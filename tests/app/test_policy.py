@@ -2,6 +2,7 @@
 
 import pytest
 
+from app.messages import say
 from nba import tables
 from nba.history import History
 
@@ -28,6 +29,24 @@ def test_policy_tells_the_tables_numbers(show, workspace, words) -> None:
     assert "One more **SMS slot** for policy would have been worth about **0.40 EUR**" in words(app)
     app.segmented_control(key="view").set_value("values").run()
     assert app.dataframe[0].value["value"].tolist() == [3.1, 3.1, 2.2, 2.2]
+
+
+def test_parts_that_no_command_has_filled_name_it(show, fresh, words) -> None:
+    root = fresh()
+    views = (
+        ("ablations", "candidates"),
+        ("scenario", "scenario"),
+        ("values", "evaluate"),
+        ("values", "promote"),
+    )
+    row = {"versus": "random", "method": "off-policy", "policy_id": "p", "level": 0.95, "n": 0, "reason": "-"}
+    History.read(root).commit(replace={"ablations": tables.ABLATIONS.build([row])})
+    for view, command in views:
+        assert f"Not here yet: `nba {command} {root}`" in words(show(root, "policy", view=view))
+    History.read(root).commit(replace={"lever_costs": tables.LEVER_COSTS.build([])})
+    shown = words(show(root, "policy", view="ablations"))
+    assert say("policy.levers") in shown
+    assert say("empty.none", command=f"nba candidates {root}") in shown
 
 
 def test_policy_and_attribution_lead_with_numbers(show, fresh, words, numbers) -> None:
