@@ -9,7 +9,7 @@ from streamlit.delta_generator import DeltaGenerator
 
 from app import figures, grid, markup, parts, report
 from app.data import Reader
-from app.messages import count, label, number, percent, say
+from app.messages import count, day, label, number, percent, say
 from nba import settings
 from nba.errors import NbaError
 from nba.experiments import planning
@@ -35,7 +35,8 @@ def draw(reader: Reader) -> None:
         for row in rows
         if row["metric"] == metric
     }
-    unit = report.unit_of(reader, metric, reader.config.experiment.experiment_id)
+    experiment = reader.config.experiment.experiment_id
+    unit = report.unit_of(reader, metric, experiment)
     unit = "" if unit == grid.RATE else unit
     days = int(parts.choose(say("planner.days"), _days(spreads), "days", where=middle))
     share = _percent(right, "share", say("planner.share"), (1, 50, 10), say("planner.share_help")) / 100
@@ -65,7 +66,9 @@ def draw(reader: Reader) -> None:
         figures.figure(readings.power(drawn, goal, unit), "power", say("alt.power"))
     with right:
         st.subheader(say("planner.detectable"), help=say("term.mde"))
-        figures.figure(readings.detectable(curve, unit), "detectable", say("alt.detectable"))
+        each = report.is_per_customer(reader, metric, experiment)
+        drawn = readings.detectable(curve, unit, per_customer=each)
+        figures.figure(drawn, "detectable", say("alt.detectable"))
     grid.download(curve, "plan")
     _declare(reader, metric, days, share, reach / 100, effect)
 
@@ -109,13 +112,17 @@ def _declare(reader: Reader, metric: str, days: int, share: float, reach: float,
         ),
     )  # fmt: skip
     start = parts.kept(
-        "starts", _next_monday(reader).date(), _date,
+        "starts", _next_monday(_known(reader)), _date,
         lambda: right.date_input(say("planner.starts"), key="starts"),
     )  # fmt: skip
     if not NAME.fullmatch(name):
         st.error(say("planner.bad_name"), icon=":material/error:")
         return
     begins = datetime.combine(start, time(6), UTC)
+    known = _known(reader)
+    if begins <= known:
+        st.error(say("planner.begun", at=day(known)), icon=":material/error:")
+        return
     arms = [
         {"name": f"{name}_control", "share": round(share, 4), "policy": "champion"},
         {"name": f"{name}_new", "share": round(1 - share, 4), "policy": str(treatment)},
@@ -156,9 +163,13 @@ def _date(texts: list[str]) -> date | None:
         return None
 
 
-def _next_monday(reader: Reader) -> datetime:
-    at = reader.moment("summarised") or datetime.now(UTC)
-    return at + timedelta(days=7 - at.weekday())
+def _known(reader: Reader) -> datetime:
+    # Until when the workspace knows what happened: what is decided by then is no experiment's any more.
+    return reader.moment("summarised") or datetime.now(UTC)
+
+
+def _next_monday(at: datetime) -> date:
+    return (at + timedelta(days=7 - at.weekday())).date()
 
 
 def _days(spreads: Mapping[int, planning.Spread]) -> list[str]:

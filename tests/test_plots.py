@@ -150,6 +150,15 @@ def test_effects_show_the_interval_and_its_side_of_zero() -> None:
     assert "EUR" in plots.effects(effects(), "EUR").layout.xaxis.title.text
 
 
+def test_the_smallest_visible_effect_of_a_mean_per_customer_is_drawn_per_day() -> None:
+    found = pa.table({"days": [7.0, 28.0], "mde": [0.7, 1.4], "mde_adjusted": [0.35, 0.7]})
+    each, ratio = (readings.detectable(found, "EUR", per_customer=is_mean) for is_mean in (True, False))
+    assert each.layout.yaxis.title.text == "Smallest visible effect per customer and day (EUR)"
+    assert [list(line.y) for line in each.data] == [pytest.approx([0.05, 0.025]), pytest.approx([0.1, 0.05])]
+    assert ratio.layout.yaxis.title.text == "Smallest visible effect (EUR)"
+    assert [list(line.y) for line in ratio.data] == [[0.35, 0.7], [0.7, 1.4]]
+
+
 def test_only_a_mean_per_customer_is_called_so() -> None:
     title = plots.effects(effects(), "EUR").layout.xaxis.title.text
     ratio = plots.effects(effects(), "EUR", per_customer=False).layout.xaxis.title.text

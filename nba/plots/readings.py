@@ -89,15 +89,20 @@ def power(table: pa.Table, goal: float = 0.8, currency: str = "") -> go.Figure:
     return figure.update_yaxes(tickformat=".0%", range=[0, 1.02]).update_layout(showlegend=False)
 
 
-def detectable(table: pa.Table, currency: str = "") -> go.Figure:
+def detectable(table: pa.Table, currency: str = "", *, per_customer: bool = True) -> go.Figure:
     """Draw the smallest visible effect by duration, with and without what was known before (CUPED).
+
+    A mean per customer grows with the days, and the effect with it: it is drawn per day, so that it falls
+    where a longer experiment sees more.
 
     Args:
         table: Columns days, mde, mde_adjusted (unit of the metric).
         currency: Unit of the metric where it is money.
+        per_customer: Whether the metric is a mean per customer; not a ratio or a quantile.
     """
     data = style.columns(table, "detectable", ("days", "mde", "mde_adjusted"))
-    figure = style.figure("Days", style.unit("Smallest visible effect per customer", currency))
+    title = "Smallest visible effect per customer and day" if per_customer else "Smallest visible effect"
+    figure = style.figure("Days", style.unit(title, currency))
     if not table.num_rows:
         return style.empty(figure)
     parts: Mapping[str, tuple[str, str, str]] = {
@@ -107,7 +112,7 @@ def detectable(table: pa.Table, currency: str = "") -> go.Figure:
     for column, (name, colour, mark) in parts.items():
         figure.add_scatter(
             x=data["days"],
-            y=data[column],
+            y=data[column] / (data["days"] if per_customer else 1),
             name=name,
             mode="lines+markers",
             line={"color": colour, "width": 2},

@@ -1,6 +1,7 @@
 """The planner of experiments and of scenarios: what they tell is the library's, and links repeat them."""
 
 import shutil
+from datetime import date
 
 import pytest
 
@@ -49,7 +50,9 @@ def test_the_effect_planned_for_follows_what_is_planned_until_it_is_set(show, fr
     assert dict(app.query_params)["effect_orders"] == "0.5"
 
 
-def test_the_planner_refuses_no_effect_and_names_that_are_no_names(show, workspace, words) -> None:
+def test_the_planner_refuses_no_effect_names_that_are_no_names_and_starts_in_the_past(
+    show, workspace, words
+) -> None:
     app = show(workspace, "experiments", view="plan")
     app.text_input(key="trial").set_value("bad name/../x").run()
     assert not app.exception
@@ -57,6 +60,13 @@ def test_the_planner_refuses_no_effect_and_names_that_are_no_names(show, workspa
     assert not app.get("download_button") or all(
         "declaration" not in button.proto.id for button in app.get("download_button")
     )
+    app.text_input(key="trial").set_value("trial")
+    app.date_input(key="starts").set_value(date(2026, 3, 30)).run()  # the day of the newest summary
+    assert not app.exception
+    assert say("planner.begun", at="30 Mar 2026") in words(app)
+    assert not app.code
+    app.date_input(key="starts").set_value(date(2026, 3, 31)).run()
+    assert app.code
     app.number_input(key="effect_margin").set_value(0.0).run()
     assert not app.exception
     assert say("planner.no_effect") in words(app)
