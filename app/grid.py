@@ -18,12 +18,14 @@ from app.messages import (
     chance,
     changes,
     conditions,
+    count,
     decimals,
     feature,
     knows,
     label,
     language,
     named,
+    number,
     phrase,
     phrases,
     say,
@@ -210,6 +212,52 @@ def limits(shown: pa.Table, columns: Sequence[str], currency: str, key: str) -> 
     shown = shown.append_column("unit", pa.array(units, pa.string()))
     contract = replace(tables.BATCHES, fields=(*tables.BATCHES.fields, field))
     table(shown, columns, contract, currency, key, titles={"unit": say("feature.unit")})
+
+
+# On which side of its limit a check must lie where it is not to be at most it, and which checks count.
+_SIDES = {
+    "effective sample size": "at_least",
+    "logged probabilities": "at_least",
+    "made since training": "at_least",
+    "decisions that neither has learnt from": "at_least",
+    "paired value, lower bound at any look": "above",
+    "logged": "below",
+    "candidates": "below",
+}
+_COUNTED = ("effective sample size", "decisions that neither has learnt from", "logged", "candidates")
+
+
+def checks(shown: pa.Table, contract: tables.Table, currency: str, key: str) -> None:
+    """Show checks of a log or of a policy: what was found, and on which side of what limit it must lie.
+
+    Args:
+        shown: Columns check, status, value, limit, note, and policy_id where there is one.
+        contract: What they mean.
+        currency: Unit of money.
+        key: Names the widget and the file.
+    """
+    found, bounds = [], []
+    for row in shown.to_pylist():
+        name = re.sub(" of the (challenger|champion)$", "", row["check"])
+        value, limit = (_checked(name, row[column]) for column in ("value", "limit"))
+        found.append(value)
+        bounds.append(limit and say(f"bound.{_SIDES.get(name, 'at_most')}", limit=limit))
+    fields = {"found": tables.Field("found", "text", ""), "bound": tables.Field("bound", "text", "")}
+    for name, cells in (("found", found), ("bound", bounds)):
+        shown = shown.append_column(name, pa.array(cells, pa.string()))
+    contract = replace(contract, fields=(*contract.fields, *fields.values()))
+    columns = ["policy_id", "check", "status", "found", "bound", "note"]
+    titles = {"found": title_of("value"), "bound": title_of("limit")}
+    table(shown, columns, contract, currency, key, titles=titles)
+
+
+def _checked(name: str, value: float | None) -> str | None:
+    if value is None or value != value:
+        return None
+    if name in _COUNTED:
+        return count(value)
+    sign = "\N{MINUS SIGN}" if value < 0 else ""
+    return number(value) if abs(value) >= 1 or value == 0 else sign + chance(abs(value))
 
 
 def download(shown: pa.Table, key: str, title: str = "download") -> None:

@@ -158,9 +158,7 @@ def _diagnostics(reader: Reader) -> None:
     st.subheader(say("policy.diagnostics"), help=say("term.overlap"))
     if not parts.present(reader, "diagnostics"):
         return
-    columns = ["policy_id", "check", "status", "value", "limit", "note"]
-    found = reader.table("diagnostics")
-    grid.table(found, columns, tables.DIAGNOSTICS, reader.currency, "diagnostics")
+    grid.checks(reader.table("diagnostics"), tables.DIAGNOSTICS, reader.currency, "diagnostics")
 
 
 def _evidence(reader: Reader) -> None:
@@ -171,8 +169,7 @@ def _evidence(reader: Reader) -> None:
     asked = found.slice(0, 1).to_pylist()[0]
     words = {name: number(asked[name]) for name in ("challenger", "champion")}
     st.markdown(say("policy.asked", at=day(asked["asked_at"]), **words))
-    columns = ["check", "status", "value", "limit", "note"]
-    grid.table(found, columns, tables.PROMOTION_EVIDENCE, reader.currency, "evidence")
+    grid.checks(found, tables.PROMOTION_EVIDENCE, reader.currency, "evidence")
     if parts.role().approves:
         st.markdown(say("policy.approve", command=f"nba promote {reader.root} --approver {_who()}"))
 

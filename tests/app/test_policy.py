@@ -5,6 +5,7 @@ import pytest
 from app.messages import say
 from nba import tables
 from nba.history import History
+from tests.app.shop import START
 
 
 def test_changing_channel_to_action_and_arm(show, workspace) -> None:
@@ -47,6 +48,40 @@ def test_parts_that_no_command_has_filled_name_it(show, fresh, words) -> None:
     shown = words(show(root, "policy", view="ablations"))
     assert say("policy.levers") in shown
     assert say("empty.none", command=f"nba candidates {root}") in shown
+
+
+def test_limits_of_checks_say_on_which_side_to_lie_and_counts_are_whole(show, fresh) -> None:
+    root = fresh()
+    told = {  # value and limit, and how they read
+        "effective sample size": (2501.2, 50.0, "2,501", "at least 50"),
+        "support": (0.0, 0.01, "0", "at most 0.01"),
+        "logged probabilities": (0.1017, 0.0001, "0.1", "at least 0.0001"),
+        "largest weight": (86.5296, 200.0, "86.53", "at most 200"),
+        "candidates": (3.0, 9960.0, "3", "below 9,960"),
+    }
+    logged = [
+        {"policy_id": "p", "check": name, "status": "ok", "value": row[0], "limit": row[1], "note": ""}
+        for name, row in told.items()
+    ]
+    asked = [
+        {"check": name, "status": status, "value": value, "limit": limit, "note": "", "champion": 1,
+         "challenger": 2, "asked_at": START}
+        for name, status, value, limit in (
+            ("paired value, lower bound at any look", "fail", -0.0123, 0.0),
+            ("effective sample size of the champion", "pass", 180.4, 50.0),
+            ("log loss against the base rate", "unknown", None, None),
+        )
+    ]  # fmt: skip
+    made = {
+        "diagnostics": tables.DIAGNOSTICS.build(logged),
+        "promotion_evidence": tables.PROMOTION_EVIDENCE.build(asked),
+    }
+    History.read(root).commit(replace=made)
+    log, gate = [frame.value for frame in show(root, "policy", view="values").dataframe][1:3]
+    assert {tuple(row) for row in log[["found", "bound"]].to_numpy()} == {row[2:] for row in told.values()}
+    assert gate["found"].tolist()[:2] == ["−0.012", "180"]
+    assert gate["bound"].tolist()[:2] == ["above 0", "at least 50"]
+    assert gate[["found", "bound"]].isna().to_numpy()[2].all()
 
 
 def test_policy_and_attribution_lead_with_numbers(show, fresh, words, numbers) -> None:
