@@ -126,7 +126,7 @@ def _answer(rows: list[dict[str, Any]], reader: Reader) -> None:
     shown = contract.build(
         [{**row, "changes": row["changes"] or ""} for row in rows if row["item"] != "total"]
     )
-    columns = ["scenario", "item", "available", "used", "price"]
+    columns = ["scenario", "item", "price", "used", "available"]
     grid.table(_worded(shown), columns, contract, unit, "scenario", titles={"item": say("column.limit")})
 
 

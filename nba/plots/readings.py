@@ -119,7 +119,7 @@ def detectable(table: pa.Table, currency: str = "", *, per_customer: bool = True
             marker={"symbol": mark, "size": 9},
             hovertemplate="%{x} days: %{y:.3g}<extra>%{fullData.name}</extra>",
         )
-    return figure.update_yaxes(rangemode="tozero")
+    return figure.update_yaxes(rangemode="tozero", exponentformat="none")
 
 
 def _faint(colour: str) -> str:
