@@ -3,14 +3,15 @@
 How a touch finds its decision:
 
 1. It carries a `decision_id`: that decision, if it is known, is the same customer's, was made no later than
-   the touch, and its window had not closed. Otherwise the touch counts for nothing and is noted with the
-   reason.
-2. It carries none: the last decision of the same customer on the same channel (and of the treatment, where
-   the touch names one) in whose window it falls. Where that decision has touches of its own id its feed
-   works, and this is somebody else's message: it counts for no decision.
+   the touch, and its window had not closed. Otherwise the touch counts for no decision and is noted with
+   the reason.
+2. It carries none: the last decision of the same customer on the same channel in whose window it falls.
+   Where the touch names another treatment than that decision's, or that decision has touches of its own id
+   (its feed works), this is another message: it counts for no decision, an older one included.
 
-Orders carry no decision: they count for every decision of the customer in whose window they fall. A touch
-that repeats another's decision, kind and moment counts once. A window is closed once the data reach its end
+Orders and opt-outs count for every decision of the customer in whose window they fall: an opt-out is lost to
+all of them, whatever its channel and whatever decision it names, wrongly or rightly. Any other touch that
+repeats another's decision, kind and moment counts once. A window is closed once the data reach its end
 (within `wait_days`): where no orders, events or touches have come since, silence says nothing. What arrives
 after an outcome was closed though it happened within the window corrects it: a later row in `corrections`,
 never a change of what was known.
@@ -45,17 +46,17 @@ with windows as (
 ), fed as (
     select distinct decision_id from by_id where wrong = ''
 ), without as (
-    select t.* exclude (decision_id), d.decision_id, d.decided_at, d.ends_at, row_number() over (
+    select t.* exclude (decision_id), d.decision_id, d.decided_at, d.ends_at,
+        coalesce(t.treatment_id, d.treatment_id) = d.treatment_id as is_its_own, row_number() over (
         partition by t.touch_id order by d.decided_at desc) as nth
     from touches t join windows d on t.decision_id is null and t.customer_id = d.customer_id
         and t.channel = d.channel and t.touched_at >= d.decided_at and t.touched_at < d.ends_at
-        and coalesce(t.treatment_id, d.treatment_id) = d.treatment_id
     where d.treatment_id <> 'none'
 ), found as (
     select touch_id, customer_id, touched_at, kind, cost, decision_id, wrong from by_id
     union all by name
     select touch_id, customer_id, touched_at, kind, cost, decision_id, '' as wrong
-    from without where nth = 1 and decision_id not in (from fed)
+    from without where nth = 1 and is_its_own and decision_id not in (from fed)
 )
 select * exclude (wrong), case when wrong = '' and row_number() over (
     partition by decision_id, kind, touched_at, wrong order by touch_id) > 1 then 'it is a duplicate'
@@ -190,7 +191,9 @@ def corrections(snapshot: Snapshot, catalog: Catalog, reward: Reward) -> pa.Tabl
 
 
 def refused(snapshot: Snapshot, reward: Reward) -> pa.Table:
-    """Name the touches with a decision id that count for nothing, with the reason.
+    """Name the touches with a decision id that do not count for it, with the reason.
+
+    Opt-outs among them count as all opt-outs do, and their reason says so.
 
     Args:
         snapshot: What was known.
@@ -201,7 +204,9 @@ def refused(snapshot: Snapshot, reward: Reward) -> pa.Table:
     """
     snapshot.connection.execute(_JOINED.format(window=reward.window_days)).fetchall()
     found = snapshot.sql(
-        "select touch_id, decision_id, customer_id, touched_at, kind, fault as reason"
+        "select touch_id, decision_id, customer_id, touched_at, kind,"
+        " fault || if(kind = 'unsubscribed', '; as an opt-out it counts for every decision in whose window it"
+        " falls', '') as reason"
         " from joined_touches where fault <> '' order by touch_id"
     )
     return tables.FEEDBACK_FAULTS.conform(found)

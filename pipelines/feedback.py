@@ -21,7 +21,7 @@ class FeedbackReport:
         n_closed: Outcomes added by this run.
         n_corrected: Earlier outcomes that late data changed.
         n_waiting: Decisions whose window has ended but whose data have not come yet.
-        faults: Touches that count for nothing, by reason.
+        faults: Touches that do not count for the decision that they name, by reason.
         rows: One per arm: outcomes added, and their means.
     """
 
@@ -36,7 +36,7 @@ def feedback(workspace: Path, at: datetime, *, progress: Progress | None = None)
     """Append the outcomes of decisions whose window has closed by a moment; again changes nothing.
 
     Outcomes that late data have changed get a row in `corrections`; touches that name a decision and yet
-    count for nothing are listed in `feedback_faults`.
+    do not count for it are listed in `feedback_faults`.
 
     Args:
         workspace: Folder of the workspace.

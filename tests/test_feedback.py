@@ -166,6 +166,40 @@ def test_a_message_of_somebody_else_does_not_slide_to_an_older_decision(history)
     assert not any(found[name]["is_click"] for name in ("old", "new"))
 
 
+def test_a_message_that_names_another_treatment_does_not_slide_to_an_older_decision(history):
+    ours = {"customer_id": "later"}
+    decisions = [decision("old", at=0) | ours, decision("new", "other", at=5) | ours]
+    after = history.commit(append={"decisions": tables.DECISIONS.build(decisions)})
+    named = touch("later", 6, "clicked", ours=False) | {"treatment_id": "mail"}
+    found = closed(with_touches(after, named, touch("later", 4, "seen", ours=False)), 30)
+    assert not any(found[name]["is_click"] for name in ("old", "new", "later"))
+
+
+def test_an_opt_out_counts_for_every_open_decision_whatever_it_names(history):
+    after = with_touches(
+        history,
+        touch("silent", 3, "unsubscribed", ours=False) | {"channel": "sms"},  # another channel
+        touch("ghost", 3, "unsubscribed") | {"customer_id": "free"},  # a decision that is not known
+        touch("buyer", 20, "unsubscribed"),  # after the window
+    )
+    after = after.commit(
+        append={"decisions": tables.DECISIONS.build([decision("free2", at=1) | {"customer_id": "free"}])}
+    )
+    found = closed(after, 30)
+    assert {name for name, row in found.items() if row["is_unsubscribe"]} == {
+        "leaver",
+        "silent",
+        "free",
+        "free2",
+    }
+    with after.as_of(day(30)) as snapshot:
+        reasons = {row["touch_id"]: row["reason"] for row in refused(snapshot, REWARD).to_pylist()}
+    assert (
+        reasons["ghost3unsubscribed"]
+        == "its decision is not known; as an opt-out it counts for every decision in whose window it falls"
+    )
+
+
 def test_a_wrong_twin_does_not_take_the_place_of_the_right_touch(history):
     right = touch("silent", 3, "clicked") | {"touch_id": "b"}
     wrong = right | {"touch_id": "a", "customer_id": "buyer"}

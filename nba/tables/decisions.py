@@ -89,7 +89,7 @@ CORRECTIONS = Table(
 
 FEEDBACK_FAULTS = Table(
     "feedback_faults",
-    "Touches that name a decision but count for no outcome, with the reason.",
+    "Touches that name a decision but do not count for it, with the reason; opt-outs count all the same.",
     ("touch_id",),
     (
         f.identifier("touch_id", "the touch"),

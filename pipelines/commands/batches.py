@@ -101,4 +101,7 @@ def feedback(workspace: WorkspaceArg, at: AtOption = None) -> None:
     if report.n_corrected:
         out.print(f"{report.n_corrected} earlier outcomes were corrected by what arrived late.")
     if report.faults:
-        show("Touches that count for nothing (table feedback_faults has them)", report.faults)
+        show(
+            "Touches that do not count for the decision they name (table feedback_faults)",
+            report.faults,
+        )
