@@ -88,10 +88,15 @@ def test_the_catalog_is_read_and_checked(tmp_path: Path) -> None:
     )
     assert settings.read_catalog(tmp_path, found).treatment_ids == ("none", "t")
     (folder / "treatments.csv").write_text(
-        "treatment_id,action_id,channel,cost,cooldown_days\nt,a,sms,cheap,7\n"
+        "treatment_id,action_id,channel,cost,cooldown_days\nt,a,sms,cheap,7\nu,a,email,,0.5\nv,a,push,0,7\n"
     )
-    with pytest.raises(SettingsError, match="cannot be read"):
+    with pytest.raises(SettingsError, match="cannot be read") as error:
         settings.read_catalog(tmp_path, found)
+    assert error.value.message.splitlines()[1:] == [
+        "- treatment_id 't': cost is 'cheap'; expected a number",
+        "- treatment_id 'u': cost is ''; expected a number",
+        "- treatment_id 'u': cooldown_days is '0.5'; expected a number without fraction",
+    ]
     (folder / "treatments.csv").write_text("treatment_id,action,channel,cost,cooldown_days\nt,a,sms,1,7\n")
     with pytest.raises(DataError, match="action"):
         settings.read_catalog(tmp_path, found)

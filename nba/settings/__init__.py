@@ -4,6 +4,7 @@ Every stage takes the part that concerns it; nothing else reads the file. Errors
 found and what is allowed, all faults at once.
 """
 
+import math
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -83,6 +84,7 @@ def read_catalog(workspace: Path, settings: Settings) -> Catalog:
 
     Raises:
         MissingError: when a file is absent.
+        SettingsError: when they cannot be read, naming all rows at once whose numbers are none.
         DataError: when they break their contract or disagree.
     """
     actions = _read_csv(workspace / settings.catalog.actions, tables.ACTIONS)
@@ -94,12 +96,43 @@ def _read_csv(path: Path, table: tables.Table) -> pa.Table:
     if not path.is_file():
         raise MissingError(f"{path} does not exist; expected the catalog's {table.name}", "Add the file.")
     types = {f.name: f.type for f in table.fields}
+    _check_numbers(path, table)
     options = csv.ConvertOptions(column_types=types, strings_can_be_null=False)
     try:
         return table.conform(csv.read_csv(path, convert_options=options))
     except pa.ArrowInvalid as error:
         hint = f"See {table.name} in docs/data-dictionary.md."
         raise SettingsError(f"{path} cannot be read: {error}", hint) from None
+
+
+def _check_numbers(path: Path, table: tables.Table) -> None:
+    # Read as text first: Arrow's own message names one cell, and not whose it is.
+    texts = csv.ConvertOptions(column_types={f.name: pa.string() for f in table.fields})
+    try:
+        rows = csv.read_csv(path, convert_options=texts).to_pylist()
+    except pa.ArrowInvalid:
+        return  # not even a table: reading it with its types says so
+    key = table.key[0]
+    faults = [
+        f"- {key} {row.get(key)!r}: {field.name} is {row[field.name]!r}; expected a number"
+        + (" without fraction" if field.kind == "count" else "")
+        for row in rows
+        for field in table.fields
+        if field.kind in ("number", "count") and field.name in row and not _reads(row[field.name], field)
+    ]
+    if faults:
+        raise SettingsError(
+            "\n".join([f"{path} cannot be read:", *faults]), "Write 1 or 0.05, and 0 for none."
+        )
+
+
+def _reads(text: str, field: tables.Field) -> bool:
+    if not text:
+        return field.nullable
+    try:
+        return math.isfinite(int(text) if field.kind == "count" else float(text))
+    except ValueError:
+        return False
 
 
 def _fault(fault: object) -> str:
