@@ -10,6 +10,7 @@ from app.data import Reader, leading, where
 from app.messages import chance, day, feature, label, number, percent, plain, say, told
 from app.report import BASIS, valid
 from nba import plots, tables
+from nba.experiments.decision import EARLY
 from nba.plots import policies
 
 HALF = 455  # pixels of each half of the top
@@ -75,7 +76,8 @@ def _headline(reader: Reader) -> None:
     judged = reader.judged(tables.SUMMARY_EFFECTS.build(found), experiment)
     (row,), unit = leading(judged).to_pylist(), reader.currency
     with st.container(border=True):
-        headline = say("overview.headline", arm=plain(arm))
+        read = reader.rows("readouts", experiment_id=experiment, arm=arm) if reader.has("readouts") else []
+        headline = say("overview.headline", arm=plain(arm), **_period(reader, read))
         parts.number(headline, number(row["total"], unit, signed=True), say("term.incremental"))
         words = _words(row, arm, unit)
         if row["total_lower"] is not None:  # summaries of earlier versions lack that of every look
@@ -84,9 +86,25 @@ def _headline(reader: Reader) -> None:
         st.markdown(say(key, **words))
         if row["lower"] is not None and row["lower"] <= 0 <= row["upper"]:
             st.markdown(say("overview.unclear"))
+        if any(EARLY in one["reason"] and one["metric"] == metric.name for one in read):
+            st.markdown(say("overview.early"))
+        st.caption(_matured_cost(reader, arm, is_net=metric.numerator == "margin"))
         if metric.numerator != "margin":  # a value that is not what was earned says of what it is
             st.caption(label("metric", metric.numerator))
         st.caption(_maturity(reader), help=say("term.matured"))
+
+
+def _period(reader: Reader, read: list[dict[str, Any]]) -> dict[str, str]:
+    # Effects count from each customer's assignment to the moment of the readout.
+    until = read[0]["matured_at"] if read else reader.moment("matured_until")
+    since = reader.config.experiment.starts_at or reader.moment("first_batch")
+    return {"since": day(since), "until": day(until)}
+
+
+def _matured_cost(reader: Reader, arm: str, *, is_net: bool) -> str:
+    rows = reader.rows("summary_batches", arm=arm, is_matured=True)
+    cost = number(sum(row["cost"] for row in rows), reader.currency)
+    return say("overview.cost_net" if is_net else "overview.cost_apart", cost=cost, n=number(len(rows)))
 
 
 def _words(row: dict[str, Any], arm: str, unit: str) -> dict[str, str]:

@@ -5,6 +5,7 @@ from datetime import timedelta
 from app import data, report
 from app.messages import say
 from nba import tables
+from nba.experiments.decision import EARLY
 from nba.history import History
 from pipelines import overview
 from tests.app.shop import START
@@ -17,7 +18,8 @@ def test_overview_tells_the_tables_numbers(show, workspace, words, numbers) -> N
         "from effects where metric = 'margin' and arm = 'policy' and segment = 'all'"
     ).to_pylist()
     shown = numbers(app)
-    assert shown["Incremental value of policy"] == f"{row['effect'] * row['n']:+,.2f} EUR"
+    value = shown["Incremental value of policy, 2 Mar 2026 to 30 Mar 2026"]
+    assert value == f"{row['effect'] * row['n']:+,.2f} EUR"
     text = words(app)
     # No end is planned, so the headline has the interval by which the verdict goes.
     low, high = (row[name] * row["n"] for name in ("always_lower", "always_upper"))
@@ -58,3 +60,19 @@ def test_pages_follow_each_other_in_one_session(show, workspace) -> None:
         app.switch_page(f"views/{page}.py").run()
         assert not app.exception
         assert app.title[0].value == say(f"page.{page}")
+
+
+def test_the_headline_says_that_it_was_seen_early_and_what_it_cost(show, fresh, words) -> None:
+    root = fresh()
+    text = words(show(root))
+    history = History.read(root)
+    (cost,) = history.sql(
+        "select sum(cost) as cost from summary_batches where arm = 'policy' and is_matured"
+    ).to_pylist()
+    spent = say("overview.cost_net", n=3, cost=f"{cost['cost']:,.2f} EUR")
+    assert spent in text
+    assert say("overview.early") not in text
+    early = {"is_early": True, "reason": f"margin rose against the control{EARLY}."}
+    rows = [row | early for row in history.table("readouts").to_pylist()]
+    history.commit(replace={"readouts": tables.READOUTS.build(rows)})
+    assert say("overview.early") in words(show(root))
