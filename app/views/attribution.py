@@ -65,6 +65,7 @@ def _headline(reader: Reader, period: str) -> None:
          say("attribution.span", **ends)),
         (say("column.roas"), number(row["roas"]), say("term.roas"), say("attribution.span", **returned)),
     )  # fmt: skip
+    st.caption(say("attribution.all_note"))
 
 
 def _cause(reader: Reader) -> None:

@@ -181,6 +181,7 @@ def _counts(reader: Reader) -> None:
         (say("overview.customers"), number(reader.number("customers")), "", since),
         (say("overview.batches"), batches, say("term.matured"), say("overview.matured_n", n=matured)),
     )
+    st.caption(say("overview.counts_note"))
 
 
 def _maturity(reader: Reader) -> str:
