@@ -1,7 +1,8 @@
 """Why the model thought so: the features that moved one prediction most, in words, when asked for."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
+from urllib.parse import urlsplit
 
 import numpy as np
 import pyarrow as pa
@@ -35,9 +36,14 @@ def offer(reader: Reader, row: dict[str, Any], features: pa.Table, *, personal: 
         return
     with st.spinner(say("why.busy")):
         model_id = row["policy_id"].partition("@")[2]
-        scorer = _decider(reader, model_id) if model_id else None
-        if scorer is None:
-            st.info(say("why.gone"), icon=":material/info:")
+        if not model_id:
+            st.info(say("why.no_model"), icon=":material/info:")
+            return
+        store = tracking.setup(reader.config, reader.root).registry
+        try:
+            scorer = _load(tracking.policy_name(reader.config), model_id)
+        except NbaError:
+            st.info(say("why.gone", model=plain(model_id), store=_public(store)), icon=":material/info:")
             return
         example = features.append_column("treatment_id", pa.array([row["treatment_id"]], pa.string()))
         found = explain.reasons(scorer, example)
@@ -54,9 +60,18 @@ def _effect(found: explain.Reasons, treatment: str, reader: Reader, *, personal:
         return
     words = {"uplift": points(found.uplift, signed=True), "usual": points(found.usual, signed=True)}
     st.markdown(say("why.effect", treatment=plain(treatment), **words), help=say("term.uplift"))
-    own = (say("why.own"), percent(found.p_none), found.baseline)
+    own = Moved(say("why.own"), percent(found.p_none), found.baseline)
     moved = [own, *_named(found, found.effect, reader, personal=personal)]
     _listed(moved, lambda moves: points(moves, signed=True))
+
+
+class Moved(NamedTuple):
+    """What moved a prediction: its name, its value, by how much, and what it is in full ("" where unsaid)."""
+
+    name: str
+    value: str
+    moves: float
+    doc: str = ""
 
 
 def _response(found: explain.Reasons, treatment: str, reader: Reader, *, personal: bool) -> None:
@@ -68,24 +83,33 @@ def _response(found: explain.Reasons, treatment: str, reader: Reader, *, persona
 
 def _named(
     found: explain.Reasons, moves: NDArray[np.float64], reader: Reader, *, personal: bool
-) -> list[tuple[str, str, float]]:
+) -> list[Moved]:
     known = {feature.name: feature for feature in FEATURES}
     out = []
     for name, value, moved in zip(found.names, found.values.tolist(), moves.tolist()):
         if personal or not name.startswith("f_a_"):
+            # Definitions are only there in English: rather none than one in another language.
             doc = known[name].doc if name in known and language() == "en" else ""
-            out.append((doc or worded(name), value_of(name, value, reader.currency), moved))
+            out.append(Moved(worded(name), value_of(name, value, reader.currency), moved, doc))
     return out
 
 
-def _listed(moved: Sequence[tuple[str, str, float]], write: Callable[[float], str]) -> None:
-    strongest = sorted(moved, key=lambda part: -abs(part[2]))[:TOP]
-    lines = []
-    for shown, value, moves in strongest:
-        if moves:
-            key = "why.raises" if moves > 0 else "why.lowers"
-            lines.append(say(key, feature=plain(shown), value=plain(value), moves=plain(write(moves))))
-    st.markdown("\n".join(lines) or say("why.even"))
+def _listed(moved: Sequence[Moved], write: Callable[[float], str]) -> None:
+    strongest = [part for part in sorted(moved, key=lambda part: -abs(part.moves))[:TOP] if part.moves]
+    if not strongest:
+        st.markdown(say("why.even"))
+    with st.container(gap=None):
+        for part in strongest:
+            key = "why.raises" if part.moves > 0 else "why.lowers"
+            words = {"feature": part.name, "value": part.value, "moves": write(part.moves)}
+            text = say(key, **{name: plain(word) for name, word in words.items()})
+            st.markdown(text, help=plain(part.doc) or None)
+
+
+def _public(store: str) -> str:
+    # Never with the password that the address of a database may hold.
+    found = urlsplit(store)
+    return store.replace(found.netloc, found.netloc.rpartition("@")[2]) if found.netloc else store
 
 
 def value_of(name: str, value: float, currency: str) -> str:
@@ -114,15 +138,7 @@ def value_of(name: str, value: float, currency: str) -> str:
 _UNITS = {feature.name: feature.unit for feature in FEATURES}
 
 
-def _decider(reader: Reader, model_id: str) -> Scorer | None:
-    # The model that decided, whether or not it is still the champion.
-    tracking.setup(reader.config, reader.root)
-    try:
-        return _load(tracking.policy_name(reader.config), model_id)
-    except NbaError:
-        return None
-
-
 @st.cache_resource(max_entries=4, show_spinner=False)
 def _load(name: str, model_id: str) -> Scorer:
+    # The model that decided, whether or not it is still the champion.
     return Scorer.load(tracking.load_model(name, model_id))

@@ -1,11 +1,14 @@
 """Single decision: what was chosen for one customer, from what, and why."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from app import why
 from app.messages import say
 from nba import tables
+from nba.errors import MissingError
 from nba.history import History
 from nba.models import explain
 
@@ -66,28 +69,50 @@ def test_candidates_stand_by_value_less_price_and_nothing_sent_was_not_delivered
     assert outcomes["delivery"].isna().all()
 
 
-def test_without_the_model_that_decided_the_reasons_say_so(show, workspace, words) -> None:
+def decided(root: Path, policy_id: str) -> None:
+    """Let a policy have given the first customer a repair."""
+    history = History.read(root)
+    rows = history.table("decisions").to_pylist()
+    given = {"policy_id": policy_id, "treatment_id": "repair_push"}
+    changed = [row | given if row["decision_id"] == "b1-1" else row for row in rows]
+    history.commit(replace={"decisions": tables.DECISIONS.build(changed)})
+
+
+def test_where_no_model_decided_the_reasons_say_so(show, workspace, words) -> None:
     app = show(workspace, "decision", customer="c1")
     app.button(key="why").click().run()
     assert not app.exception
-    assert say("why.gone") in words(app)
+    assert say("why.no_model") in words(app)
+
+
+def test_without_the_model_that_decided_the_reasons_name_the_store_asked(
+    show, fresh, words, monkeypatch
+) -> None:
+    def missing(_name: str, model_id: str) -> None:
+        raise MissingError(f"{model_id} is not registered")
+
+    root = fresh()
+    decided(root, "thompson@older")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:secret@models.shop:5000")
+    monkeypatch.setattr(why, "_load", missing)
+    app = show(root, "decision", customer="c1", decision="b1-1")
+    app.button(key="why").click().run()
+    assert not app.exception
+    text = words(app)
+    assert "The model that decided, older, cannot be read from `http://models.shop:5000`" in text
+    assert "secret" not in text
 
 
 def test_the_reasons_are_of_the_effect_first_with_units(show, fresh, words, monkeypatch) -> None:
     root = fresh()
-    history = History.read(root)
-    rows = history.table("decisions").to_pylist()
-    (asked,) = [row for row in rows if row["decision_id"] == "b1-1"]
-    given = {"policy_id": "thompson@older", "treatment_id": "repair_push"}
-    changed = [row | given if row is asked else row for row in rows]
-    history.commit(replace={"decisions": tables.DECISIONS.build(changed)})
+    decided(root, "thompson@older")
     names = ("f_days_since_visit", "f_can_email", "f_margin_28", "f_a_acquisition_store")
     found = explain.Reasons(
         names, np.array([198.7, 1.0, 12.5, 1.0]), np.array([-0.5, 0.25, 0.0, 3.0]),
         0.2, 0.05, 0.02, np.array([0.015, -0.005, 0.0, 0.01]), 0.01,
     )  # fmt: skip
     wanted = []
-    monkeypatch.setattr(why, "_decider", lambda _reader, model_id: wanted.append(model_id) or "a scorer")
+    monkeypatch.setattr(why, "_load", lambda _name, model_id: wanted.append(model_id) or "a scorer")
     monkeypatch.setattr(explain, "reasons", lambda _scorer, _example: found)
     app = show(root, "decision", customer="c1", decision="b1-1")
     app.button(key="why").click().run()
@@ -95,8 +120,10 @@ def test_the_reasons_are_of_the_effect_first_with_units(show, fresh, words, monk
     text = words(app).replace("\\", "")
     assert wanted == ["older"]  # whatever the champion is now
     assert "chance to respond by **+5.00 points**, and a usual customer's by +2.00 points" in text
-    assert "since the last visit: **199 days** raises it (+1.50 points)" in text
+    assert "days since visit: **199 days** raises it (+1.50 points)" in text
+    (visit, _) = [one for one in app.markdown if "days since visit" in one.value]
+    assert visit.help == "since the last visit"  # the definition is there for who asks
     assert "chance to respond without contact: **20.0%** raises it (+1.00 points)" in text
-    assert "no later opt-out on it: **yes** lowers it (−0.50 points)" in text
+    assert "can email: **yes** lowers it (−0.50 points)" in text
     assert text.index("+1.50 points") < text.index("**199 days** lowers it (−0.500)")
     assert "store" not in text[text.index("The model expects") : text.index("**199 days** lowers")]
