@@ -246,7 +246,7 @@ def checks(shown: pa.Table, contract: tables.Table, currency: str, key: str) -> 
     for name, cells in (("found", found), ("bound", bounds)):
         shown = shown.append_column(name, pa.array(cells, pa.string()))
     contract = replace(contract, fields=(*contract.fields, *fields.values()))
-    columns = ["policy_id", "check", "status", "found", "bound", "note"]
+    columns = ["check", "status", "found", "bound", "note", "policy_id"]
     titles = {"found": title_of("value"), "bound": title_of("limit")}
     table(shown, columns, contract, currency, key, titles=titles)
 
