@@ -25,7 +25,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from nba import metrics
 from nba.errors import DataError, MissingError, listed
-from nba.models import calibration, response, trial
+from nba.models import calibration, leaking, response, trial
 from nba.models.logistic import Columns, Logistic
 
 Array = NDArray[np.float64]
@@ -144,7 +144,7 @@ class ResponseClassifier(ClassifierMixin, BaseEstimator):
             only = self.classes_.tolist()[0]
             raise DataError(f"y: one class only, {only!r}; nothing can be learnt from it")
         positive = (target == self.classes_[1]).astype(np.float64)
-        for j in trial.leaks(np.asarray(values), positive):
+        for j in leaking.leaks(np.asarray(values), positive):
             said = f"feature {j if names is None else names[j]} tells the outcome almost exactly: is it known"
             warnings.warn(f"{said} before?", trial.LeakWarning, stacklevel=3)
         return np.asarray(values), positive

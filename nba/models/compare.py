@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from nba import stats
 from nba.catalog import NONE, Catalog
 from nba.errors import DataError
-from nba.models import crossfit, immature, inputs, trial, tuning
+from nba.models import crossfit, immature, inputs, leaking, trial, tuning
 from nba.models.ensemble import UpliftEnsemble
 from nba.models.gate import Gate
 from nba.models.inputs import Coding
@@ -121,7 +121,7 @@ def compare(
     y = kept["is_response"].to_numpy().astype(float)
     if y.min() == y.max():
         return _nothing([*found, "Every response is the same."])
-    found += checks(scorer.names, X, y, own[rows])
+    found += checks(scorer.names, X, y, own[rows], column[rows])
     given = Given.of(kept, column[rows], coding, logged)
     found += given.told(coding)
     if len(given.arms) < 2:
@@ -307,7 +307,7 @@ def examined(scorer: Scorer, examples: pa.Table, logged: Logged | None = None) -
     rows = known[np.unique(np.linspace(0, len(known) - 1, min(len(known), _MOST)).astype(np.int64))]
     kept = examples.take(pa.array(rows))
     y, own = kept["is_response"].to_numpy().astype(float), kept["p_action"].to_numpy()
-    found = checks(scorer.names, inputs.matrix(kept, scorer.names), y, own)
+    found = checks(scorer.names, inputs.matrix(kept, scorer.names), y, own, column[rows])
     usable = np.flatnonzero(own > 0)
     part = kept.take(pa.array(usable))
     return [*found, *_contradictions(part, column[rows][usable], scorer.coding, logged)]
@@ -325,11 +325,11 @@ def _contradictions(examples: pa.Table, column: Whole, coding: Coding, logged: L
     return trial.contradictions(part, arm, names.tolist(), customer=customer, has_gaps=has_gaps)
 
 
-def checks(names: tuple[str, ...], X: Array, y: Array, p: Array) -> list[str]:
+def checks(names: tuple[str, ...], X: Array, y: Array, p: Array, arm: Whole | None = None) -> list[str]:
     """Name leaks and gaps of the examples, one sentence each; says so if there are none."""
     out = [
         f"Feature {names[j]!r} tells the outcome almost exactly: is it known at the decision?"
-        for j in trial.leaks(X, y)
+        for j in leaking.leaks(X, y, arm)
     ]
     out = out or ["No feature tells the outcome almost exactly."]
     empty = [name for j, name in enumerate(names) if np.isnan(X[:, j]).all()]

@@ -13,18 +13,17 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
-from scipy.stats import rankdata
 
 from nba import draws, stats
 from nba.catalog import NONE
 from nba.errors import listed
+from nba.models import leaking
 
 Array = NDArray[np.float64]
 Whole = NDArray[np.int64]
 
 LEAST_PER_ARM = 5
 _HINT = "Mend or leave out these rows; estimate probabilities with nba.models.overlap if none are known."
-_LEAK = 0.999  # AUC or rank correlation of one feature with the outcome above which it is taken for it
 _RARE = 0.01  # probability below which a row weighs more than a hundred
 _CERTAIN = 1 - 1e-9  # probability above which nothing else was possible
 _APART = 4.0  # standard errors that an arm's weights may lie from what its probabilities promise
@@ -32,7 +31,7 @@ _SLACK = 0.05  # and this much more, as estimated probabilities are not exact
 
 
 class LeakWarning(UserWarning):
-    """A feature tells the outcome almost exactly."""
+    """A feature tells the outcome almost exactly, or the treatment more than its probability allows."""
 
 
 class RareWarning(UserWarning):
@@ -171,9 +170,13 @@ def read(
         faults = [*contradictions(p, arm, arms, w, customer), *(_gaps(data) if has_gaps else [])]
     if faults:
         raise listed(faults, "effects cannot be learnt from these rows", _HINT)
-    for j in leaks(X, target):
+    told = leaking.leaks(X, target, arm)
+    for j in told:
         said = f"feature {j if names is None else names[j]} tells the outcome almost exactly: is it known"
         warnings.warn(f"{said} before the treatment?", LeakWarning, stacklevel=3)
+    for j in sorted(set(leaking.uneven(X, arm, p, w, customer, has_gaps)) - set(told)):
+        said = f"feature {j if names is None else names[j]} differs between arms more than p_action allows"
+        warnings.warn(f"{said}: is it known before the treatment?", LeakWarning, stacklevel=3)
     for said in _rare(p, arm, arms):
         warnings.warn(said, RareWarning, stacklevel=3)
     return data
@@ -194,37 +197,6 @@ def split(arm: Whole, y: Array, groups: ArrayLike | None, folds: int, seed: int)
     out = np.empty(len(y), dtype=np.int64)
     out[order] = np.arange(len(y)) % folds
     return out
-
-
-def leaks(X: Array, y: Array, most: int = 5_000) -> list[int]:
-    """Name features whose order is that of the outcome (|rank correlation| or AUC above 0.999).
-
-    Args:
-        X: Shape (n, p).
-        y: Shape (n,).
-        most: Rows that are looked at.
-    """
-    if len(y) < 20 or np.ptp(y) == 0:
-        return []
-    at = np.linspace(0, len(y) - 1, min(len(y), most)).astype(int)
-    part, target = X[at], y[at]
-    out = []
-    for j in range(X.shape[1]):
-        known = np.isfinite(part[:, j])
-        if known.sum() >= 20 and _tells(part[known, j], target[known]):
-            out.append(j)
-    return out
-
-
-def _tells(x: Array, y: Array) -> bool:
-    if np.ptp(x) == 0 or np.ptp(y) == 0:
-        return False
-    if np.isin(y, (0.0, 1.0)).all():
-        low, high = x[y == 0], x[y == 1]
-        cut = np.sort(low)
-        below = (np.searchsorted(cut, high, "left") + np.searchsorted(cut, high, "right")) / 2
-        return bool(abs(below.mean() / len(low) - 0.5) > _LEAK - 0.5)
-    return bool(abs(np.corrcoef(rankdata(x), rankdata(y))[0, 1]) > _LEAK)
 
 
 def outcomes(y: ArrayLike) -> Array:

@@ -6,7 +6,7 @@ import pytest
 from sklearn.linear_model import LinearRegression
 
 from nba.errors import DataError
-from nba.models import overlap, trial
+from nba.models import leaking, overlap, trial
 from nba.models.ensemble import UpliftEnsemble
 from nba.models.learners import DRLearner, RLearner, TLearner
 
@@ -210,9 +210,56 @@ def test_a_feature_that_tells_the_outcome_is_named():
     X[:, 2] = y + 1e-3 * X[:, 2]
     with pytest.warns(trial.LeakWarning, match="feature 2 tells the outcome"):
         trial.read(X, y, arm, np.full(400, 0.5), control=0)
-    assert trial.leaks(X[:, :2], y) == []
+    assert leaking.leaks(X[:, :2], y) == []
     money = np.exp(10 * X[:, 0])
-    assert trial.leaks(X, money) == [0]
+    assert leaking.leaks(X, money) == [0]
+
+
+def leaky(kind, n=3000, seed=0):
+    rng = np.random.default_rng(seed)
+    X, arm = rng.normal(size=(n, 3)), rng.integers(0, 2, n)
+    y = (rng.random(n) < 0.1 + 0.05 * arm).astype(float)
+    leak = {
+        "only the treated open": arm * (rng.random(n) < 0.2 + 0.6 * y),
+        "the treatment": arm.astype(float),
+        "known of the treated": np.where(arm == 1, rng.normal(size=n), np.nan),
+        "known of who responds": np.where(y == 1, rng.normal(size=n), np.nan),
+        "the outcome of the treated": np.where(arm == 1, y, 0.0),
+        "nothing": rng.normal(size=n),
+        "who was asked before": np.where(rng.random(n) < 0.3, rng.normal(size=n), np.nan),
+    }
+    return np.column_stack([X, leak[kind]]), y, arm
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        ("only the treated open", "feature 3 differs between arms more than p_action allows"),
+        ("the treatment", "feature 3 differs between arms more than p_action allows"),
+        ("known of the treated", "feature 3 differs between arms more than p_action allows"),
+        ("known of who responds", "feature 3 tells the outcome"),
+        ("the outcome of the treated", "feature 3 tells the outcome"),
+    ],
+)
+def test_what_was_known_only_after_the_treatment_is_named(kind, message):
+    X, y, arm = leaky(kind)
+    with pytest.warns(trial.LeakWarning, match=message) as said:
+        trial.read(X, y, arm, np.full(len(y), 0.5), control=0)
+    assert len(said) == 1
+    assert leaking.leaks(X, 50 * y, arm) == leaking.leaks(X, y, arm)
+
+
+@pytest.mark.parametrize("kind", ["nothing", "who was asked before"])
+def test_what_was_known_before_is_not_named(kind):
+    for seed in range(20):
+        X, y, arm = leaky(kind, 600, seed)
+        assert leaking.leaks(X, y, arm) == []
+        assert leaking.uneven(X, arm, np.full((600, 2), 0.5)) == []
+        p1 = np.where(X[:, 0] > 0, 0.9, 0.05)
+        chosen = (np.random.default_rng(seed).random(600) < p1).astype(int)
+        p = np.column_stack([1 - p1, p1])
+        assert leaking.uneven(X, chosen, p) == []
+        assert 0 in leaking.uneven(X, chosen, np.full((600, 2), 0.5))
 
 
 def test_columns_in_another_order_or_missing_at_scoring():
