@@ -11,6 +11,7 @@ from typing import Any
 
 import lightgbm as lgb
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 from numpy.typing import ArrayLike, NDArray
 
@@ -22,6 +23,7 @@ from nba.models import crossfit, trial
 Array = NDArray[np.float64]
 Whole = NDArray[np.int64]
 
+_CANNOT = "assignment probabilities cannot be estimated from these rows"
 _FLOOR = 0.01
 _RARE = 0.05  # probability below which a row has hardly a counterpart
 _BALANCED = 0.1  # standardised difference below which an arm counts as balanced (Austin 2009)
@@ -38,7 +40,8 @@ class Overlap:
     Attributes:
         p: Probability of each arm, control first, shape (n, 1 + T), at least 0.01, rows sum to 1.
         arms: Names, the control first.
-        table: Per arm: n, auc (0.5: assigned as if at random), p_min, share_rare (rows of all whose
+        table: Per arm: n, auc (0.5: assigned as if at random), p_min (before
+            the floor), share_rare (rows of all whose
             probability of the arm is below 0.05), ess_share (effective sample size of the weighted arm,
             as a share of its rows), smd_before and smd_after (largest standardised difference of a
             feature between the arm and everyone, before and after weighting).
@@ -58,7 +61,13 @@ class Overlap:
 
 
 def estimate(
-    X: ArrayLike, treatment: ArrayLike, *, control: Any = NONE, folds: int = 5, seed: int = 0
+    X: ArrayLike,
+    treatment: ArrayLike,
+    *,
+    control: Any = NONE,
+    groups: ArrayLike | None = None,
+    folds: int = 5,
+    seed: int = 0,
 ) -> Overlap:
     """Estimate assignment probabilities out of fold, and warn.
 
@@ -66,25 +75,38 @@ def estimate(
         X: Features known before the assignment, shape (n, p).
         treatment: Arm of each row, shape (n,).
         control: Name of the control.
+        groups: Customer of each row, shape (n,): a customer's rows share a fold.
         folds: Cross-fitting folds.
         seed: Of folds and trees.
 
     Raises:
-        DataError: when an arm has fewer than 5 rows, or the control is absent.
+        DataError: when an arm has fewer than 5 rows, the control is absent, treatments are missing, features
+            are no numbers or infinite, or lengths differ.
     """
+    trial.check_numbers(X)
     features = np.asarray(X, dtype=np.float64)
-    given = np.asarray(treatment)
+    given = np.asarray(treatment, dtype=object)
+    names = list(X.columns) if isinstance(X, pd.DataFrame) else None
+    faults = trial.lengths(len(features), treatment=given, groups=groups)
+    faults += trial.faults_of_features(features, names)
+    if missing := int(pd.isna(given).sum()):
+        faults.append(f"treatment: {missing} values are missing")
+    if faults:
+        raise listed(faults, _CANNOT)
     arms = (control, *sorted(set(given.tolist()) - {control}, key=str))
     arm = np.array([arms.index(a) for a in given.tolist()], dtype=np.int64)
     sizes = np.bincount(arm, minlength=len(arms))
     few = [f"arm {a!r}: {s} rows; expected 5 or more" for a, s in zip(arms, sizes) if s < 5]
     if few or len(arms) < 2:
-        raise listed(few or ["only one arm"], "assignment probabilities cannot be estimated from these rows")
-    fold = trial.split(arm, arm.astype(float), None, folds, seed)
+        raise listed(few or ["only one arm"], _CANNOT)
+    fold = trial.split(arm, arm.astype(float), groups, folds, seed)
     p = crossfit.out_of_fold(fold, lambda known, new: _fit(features, arm, known, len(arms), seed)(new))
+    least = p.min(axis=0)
     p = np.maximum(p, _FLOOR)
     p /= p.sum(axis=1, keepdims=True)
     table = diagnose(features, arm, p, arms)
+    at = table.column_names.index("p_min")
+    table = table.set_column(at, "p_min", pa.array(least))
     said = _words(table)
     warnings.warn(said, ObservationalWarning, stacklevel=2)
     return Overlap(p, arms, table, said)
@@ -106,6 +128,7 @@ def diagnose(X: Array, arm: Whole, p: Array, arms: tuple[Any, ...]) -> pa.Table:
     Serves known probabilities as well: in an experiment the AUC is what the design says, and the
     weighted differences are small.
     """
+    X = X[:, np.isfinite(X).any(axis=0)]
     mean, scale = np.nanmean(X, axis=0), np.nanstd(X, axis=0)
     usable = scale > 1e-12
     z = np.nan_to_num((X[:, usable] - mean[usable]) / scale[usable])

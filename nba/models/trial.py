@@ -150,7 +150,7 @@ def read(
     if treatment is None:
         raise listed(["treatment is missing"], "effects cannot be learnt", "Pass treatment=…, one per row.")
     given = np.asarray(treatment)
-    faults = _lengths(len(X), y=target, treatment=given, weight=weight, groups=groups)
+    faults = lengths(len(X), y=target, treatment=given, weight=weight, groups=groups)
     if faults:
         raise listed(faults, "effects cannot be learnt from these rows")
     w, faults = _numbers("weight", np.ones(len(target)) if weight is None else weight)
@@ -221,7 +221,8 @@ def _numbers(name: str, values: Any) -> tuple[Array, list[str]]:
         return np.full(of.shape, np.nan), [f"{name} holds {odd!r}; expected numbers"]
 
 
-def _lengths(n: int, **parts: Any) -> list[str]:
+def lengths(n: int, **parts: Any) -> list[str]:
+    """Name the parts, of those that are not None, that do not have one value for each of n rows."""
     sizes = {name: np.shape(part) for name, part in parts.items() if part is not None}
     return [f"{name} has shape {s}; expected ({n},)" for name, s in sizes.items() if s != (n,)]
 

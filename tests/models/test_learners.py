@@ -69,7 +69,7 @@ def test_columns_that_are_not_numbers_are_all_named_in_one_error():
     wrong = frame.assign(
         segment=pd.Categorical(["new", "old"] * 50), day=pd.Timestamp("2026-01-01"), text="a"
     )
-    y, arm, p = rng.normal(size=100), np.arange(100) % 2, {0: 0.5, 1: 0.5}
+    y, arm, p = rng.normal(size=100), np.arange(100) // 2 % 2, {0: 0.5, 1: 0.5}
     named = r"segment holds category; .*\n.*day holds datetime64.*\n.*text holds str"
     for model in (TLearner(control=0), UpliftEnsemble(control=0, names=("dr_ridge",), folds=2)):
         with pytest.raises(DataError, match=named):

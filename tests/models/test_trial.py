@@ -302,3 +302,33 @@ def test_no_overlap_is_said_plainly():
     assert found.table["auc"][1].as_py() > 0.99
     with pytest.raises(DataError, match="expected 5 or more"):
         overlap.estimate(X, np.r_[np.ones(2, int), np.zeros(2998, int)], control=0)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"X": np.r_[np.inf, np.zeros(399)][:, None]}, r"X: infinite values in columns \[0\]"),
+        ({"X": pd.DataFrame({"town": ["x"] * 400})}, "town holds (object|str); expected numbers"),
+        ({"treatment": np.zeros(399, int)}, r"treatment has shape \(399,\); expected \(400,\)"),
+        ({"treatment": np.r_[np.nan, np.tile([0.0, 1.0], 200)[1:]]}, "treatment: 1 values are missing"),
+        ({"groups": np.zeros(3)}, r"groups has shape \(3,\)"),
+    ],
+)
+def test_what_overlap_cannot_be_told_from_is_one_clear_error(change, message):
+    X, _, arm = rows()
+    with pytest.raises(DataError, match=message):
+        overlap.estimate(**{"X": X, "treatment": arm, "control": 0, **change})
+
+
+def test_overlap_tells_the_least_chance_as_estimated_and_minds_no_empty_column(monkeypatch):
+    rng = np.random.default_rng(0)
+    X, arm = np.column_stack([rng.normal(size=100), np.full(100, np.nan)]), np.tile([0, 1], 50)
+    chance = np.r_[0.002, np.full(99, 0.5)]
+    monkeypatch.setattr(
+        overlap, "_fit", lambda *_: lambda new: np.column_stack([chance[new], 1 - chance[new]])
+    )
+    with pytest.warns(overlap.ObservationalWarning) as said:
+        found = overlap.estimate(X, arm, control=0, groups=np.arange(100) // 2, folds=2)
+    assert len(said) == 1
+    assert found.table["p_min"].to_pylist() == pytest.approx([0.002, 0.5])
+    assert found.p.min() == pytest.approx(0.01, rel=0.02)
