@@ -30,7 +30,7 @@ from nba.catalog import NONE
 from nba.errors import DataError, listed
 from nba.models import candidates, learners
 from nba.models.candidates import NAMES, ByTreatment, Fold, Linear, OddsTrees, Relative, TTrees, XTrees
-from nba.models.gate import HALF, Evidence, decide, ranking, shown
+from nba.models.gate import HALF, Evidence, decide, levelled, ranking, shown
 from nba.models.inputs import Coding
 from nba.models.learners import _Learner
 from nba.models.trial import Trial
@@ -76,12 +76,14 @@ class UpliftEnsemble(_Learner):
         treatments_: Names of the T treatments, sorted.
         average_: Table treatment, n, effect, se, lower, upper: average effects (AIPW, 95%).
         candidates_: Table candidate, weight, gain, gain_lower, gain_upper (of the doubly robust loss over
-            the constant effect's, 95%), rate, rate_lower, rate_upper (Qini-weighted RATE).
+            the constant effect's, 95%), rate, rate_lower, rate_upper (Qini-weighted RATE), all with every
+            fold at the mean of all.
         gate_: What to do.
         oof_: Effects of the training rows by models that have not seen them, shape (n, T).
         customer_: Code of the customer of each training row, shape (n,); all different without `groups`.
             Intervals rest on customers: what a customer's rows share counts once.
         weight_: Sample weight of each training row, shape (n,): everything above counts rows by it.
+        fold_: Cross-fitting fold of each training row, shape (n,).
         loss_: Doubly robust loss of `oof_`, over the scores' variance.
         scores_: Doubly robust scores of each arm's outcome, shape (n, 1 + T).
         possible_: Which treatments each row could have got as well as the control, shape (n, T). Of others
@@ -234,7 +236,7 @@ class UpliftEnsemble(_Learner):
         half = HALF * noise
         customer = data.customer
         self.customer_ = np.arange(len(data.y)) if customer is None else customer
-        self.weight_ = data.weight
+        self.weight_, self.fold_ = data.weight, data.fold
         self.average_ = pa.table(
             {
                 "treatment": [str(name) for name in self.treatments_], "n": n, "effect": average, "se": noise,
@@ -243,7 +245,11 @@ class UpliftEnsemble(_Learner):
         )  # fmt: skip
         parts = {name: average + deviations[..., j] for j, name in enumerate(self.names)}
         constant = np.broadcast_to(average, effects.shape)
-        parts = {"none": 0 * effects, "constant": constant, **parts, "stack": self.oof_}
+        parts["stack"] = self.oof_
+        parts = {
+            name: levelled(part, data.fold, data.weight[:, None] * could) for name, part in parts.items()
+        }
+        parts = {"none": 0 * effects, "constant": constant, **parts}
         parts = {name: np.where(could, part, average) for name, part in parts.items()}
         weights = dict(zip(self.names, self._weights))
         alike: dict[str, Any] = {"customer": customer, "possible": could, "weight": data.weight}
@@ -279,7 +285,9 @@ class UpliftEnsemble(_Learner):
         """
         average = self.average_["effect"].to_numpy()
         effects = np.where(self.possible_, self.scores_[:, 1:] - self.scores_[:, :1], average)
-        part = np.where(self.possible_ & np.isfinite(part), part, average)
+        known = self.possible_ & np.isfinite(part)
+        part = levelled(np.where(known, part, 0.0), self.fold_, self.weight_[:, None] * known)
+        part = np.where(known, part, average)
         return judge(name, part, effects, average, self.customer_, self.possible_, self.weight_)
 
     def _per_unit(self) -> Any:

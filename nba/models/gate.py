@@ -102,6 +102,33 @@ def _ranked(part: Array, effect: Array, weight: Array) -> Array:
     return stats.weighed((effect - np.average(effect, weights=weight)) * rank, weight)
 
 
+def levelled(part: Array, fold: Whole, weight: Array) -> Array:
+    """Give every fold the mean of all, as candidates are judged by how they tell customers apart.
+
+    What is learnt without a fold leans against its level: where there is nothing to find, a ranking over all
+    folds would look worse than chance.
+
+    Args:
+        part: Out-of-fold effects, shape (n, T).
+        fold: Shape (n,).
+        weight: Of each effect in the means, shape (n, T).
+
+    Example:
+        >>> two = np.array([[1.0], [3.0], [5.0], [9.0]])
+        >>> levelled(two, np.array([0, 0, 1, 1]), np.ones((4, 1))).ravel().tolist()
+        [3.5, 5.5, 2.5, 6.5]
+    """
+    number, n = np.unique(fold, return_inverse=True)[1], np.unique(fold).size
+    total, sums = np.zeros((n, part.shape[1])), np.zeros((n, part.shape[1]))
+    np.add.at(total, number, weight)
+    np.add.at(sums, number, weight * part)
+    own = np.divide(sums, total, out=np.zeros_like(sums), where=total > 0)
+    whole = sums.sum(axis=0) / np.maximum(total.sum(axis=0), 1e-300)
+    apart = part - own[number]
+    # What is alike within a fold stays so to the last digit, as ties share their rank.
+    return np.asarray(whole + np.where(np.abs(apart) > 1e-12 * np.abs(part).max(initial=0.0), apart, 0.0))
+
+
 def shown(rows: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
     """Name the candidates of the table whose gain or RATE has a positive lower bound: signs of something.
 

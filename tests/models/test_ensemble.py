@@ -294,6 +294,8 @@ def test_report_tables_hold_every_candidate_with_intervals(fitted):
     again = model.judged("stack", model.oof_)
     for name in ("gain", "gain_lower", "rate", "rate_upper"):
         assert again[name] == pytest.approx(found["stack"][name], rel=1e-9)
+    lean = np.random.default_rng(0).normal(size=3)[model.fold_, None]
+    assert model.judged("leaning", model.oof_ + lean)["rate"] == pytest.approx(again["rate"], rel=1e-9)
     unknown = model.judged("?", np.full_like(model.oof_, np.nan))
     assert (unknown["gain"], unknown["rate"]) == pytest.approx((0, 0), abs=1e-12)
 
