@@ -60,10 +60,12 @@ def promote(
 
     Raises:
         MissingError: when there is no champion or no challenger.
-        DataError: when an approver asks for what the gate refuses, or for force without a note.
+        DataError: when an approver asks for what the gate refuses, or for force without a note; when `at`
+            lies before the last record or the challenger's training.
     """
     progress = progress or silent()
     context = Context.read(workspace, at)
+    _forward(context, tracking.CHALLENGER)
     _complete(context)
     champion, challenger = _models(context)
     step = progress.step("evidence for the challenger", total=1)
@@ -97,9 +99,11 @@ def overrule(workspace: Path, at: datetime, *, approver: str, note: str) -> None
 
     Raises:
         MissingError: when there is no champion or no challenger.
-        DataError: without an approver or a note.
+        DataError: without an approver or a note; when `at` lies before the last record or the challenger's
+            training.
     """
     context = Context.read(workspace, at)
+    _forward(context, tracking.CHALLENGER)
     _complete(context)
     champion, challenger = _versions(context)
     _may(approver, [], passed=False, force=True, note=note)
@@ -124,10 +128,12 @@ def rollback(
 
     Raises:
         MissingError: when there is no champion, or nothing to go back to.
+        DataError: without an approver, when the version is the champion, or `at` lies before the last record.
     """
     context = Context.read(workspace, at)
     if not approver.strip():
         raise DataError("the approver has no name; expected who answers for it", "Name one with --approver.")
+    _forward(context)
     _complete(context)
     name = tracking.policy_name(context.config)
     registered, _ = tracking.find(name, tracking.CHAMPION)
@@ -195,17 +201,20 @@ def evidence(context: Context, champion: Model, challenger: Model) -> list[Check
 def _fresh(context: Context) -> list[Check]:
     with context.history.as_of(context.at) as snapshot:
         found = monitoring.health(snapshot).to_pylist()
-    status = {"ok": promotion.PASS, "warning": promotion.FAIL}
+    status = {"ok": promotion.PASS, "warning": promotion.FAIL, "unknown": promotion.UNKNOWN}
     return [
         Check(
             f"{row['check']}: {row['subject']}",
             status[row["status"]],
-            row["value"],
+            np.nan if row["value"] is None else row["value"],
             row["limit"],
             row["note"],
         )
         for row in found
-        if row["check"] == "data is fresh" and row["status"] in status
+        # A table that the workspace never fills is no source that could be late.
+        if row["check"] == "data is fresh"
+        and context.history.has(row["subject"])
+        and context.history.n_rows(row["subject"])
     ]
 
 
@@ -286,10 +295,28 @@ def _record(
         "to_version": versions[1],
         "approver": approver.strip(),
         "is_passed": passed,
+        "is_forced": what == "promote" and not passed,
         "evidence": json.dumps(shown),
         "note": note.strip(),
     }
     history.commit(append={"promotions": tables.PROMOTIONS.build([row])})
+
+
+def _forward(context: Context, alias: str | None = None) -> None:
+    # Records stand in order of time, and nobody approves what was not trained yet.
+    faults, last = [], _last(context)
+    if last is not None and context.at < last["promoted_at"]:
+        faults.append(f"the last record, a {last['what']}, is of {last['promoted_at'].isoformat()}")
+    name = tracking.policy_name(context.config)
+    if alias is not None and tracking.has_policy(name, alias):
+        registered, tags = tracking.find(name, alias)
+        if "at" in tags and context.at < datetime.fromisoformat(tags["at"]):
+            faults.append(f"version {registered.version} was trained at {tags['at']}")
+    if faults:
+        raise DataError(
+            "\n".join(f"asked is {context.at.isoformat()}, but {fault}" for fault in faults),
+            "Records go forward in time: give a later moment with --at.",
+        )
 
 
 def _complete(context: Context) -> None:

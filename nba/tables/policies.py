@@ -143,6 +143,11 @@ PROMOTIONS = Table(
         f.count("to_version", "the champion after", low=0),
         f.text("approver", "who approved it"),
         f.flag("is_passed", "whether the gate's conditions held"),
+        f.flag(
+            "is_forced",
+            "whether the gate was overruled or not asked; unknown in records of earlier versions",
+            nullable=True,
+        ),
         f.text("evidence", "the conditions as found, JSON"),
         f.text("note", "why, in the approver's words"),
     ),

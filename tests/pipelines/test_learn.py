@@ -137,8 +137,9 @@ def test_promotion_and_rollback_are_on_record_and_move_the_alias(workspace, end,
     rows = History.read(workspace).table("promotions").to_pylist()
     assert rows[: len(first)] == first  # only ever added to
     own = [r for r in rows if r["policy"] == name_of(workspace)]  # the world's own are another policy's
-    assert [(r["what"], r["from_version"], r["to_version"], r["approver"]) for r in own] == [
-        ("promote", 1, 2, "Ana"), ("rollback", 2, 1, "Ben"),
+    fields = ("what", "from_version", "to_version", "approver", "is_forced")
+    assert [tuple(r[name] for name in fields) for r in own] == [
+        ("promote", 1, 2, "Ana", not moved.is_passed), ("rollback", 2, 1, "Ben", False),
     ]  # fmt: skip
     with pytest.raises(MissingError, match="has no version 99"):
         promote.rollback(workspace, end, approver="Ben", version=99)
@@ -167,6 +168,20 @@ def test_what_was_rolled_back_does_not_come_again_by_itself(workspace, end):
     assert "Ben went back on it" in found["not rolled back before"].note
     with pytest.raises(DataError, match="overrules"):
         promote.overrule(workspace, end, approver="Ana", note="")
+
+
+def test_records_go_forward_in_time_and_what_is_not_known_does_not_pass(workspace, end):
+    before = History.read(workspace).table("promotions")
+    with pytest.raises(DataError, match=r"the last record, a rollback, is of .*\n.*version 2 was trained at"):
+        promote.promote(workspace, end - timedelta(days=1000))
+    with pytest.raises(DataError, match="was trained at"):
+        promote.overrule(workspace, end - timedelta(days=1000), approver="Ana", note="a drill")
+    with pytest.raises(DataError, match="go forward in time"):
+        promote.rollback(workspace, end - timedelta(minutes=1), approver="Ben", version=2)
+    assert History.read(workspace).table("promotions").equals(before)
+    fresh = promote._fresh(replay.Context.read(workspace, end - timedelta(days=5000)))
+    assert {"data is fresh: orders", "data is fresh: touches"} <= {check.check for check in fresh}
+    assert {check.status for check in fresh} == {"unknown"}
 
 
 def test_a_shadow_decides_and_delivers_nothing(workspace, end):
