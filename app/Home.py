@@ -32,7 +32,7 @@ PAGES: Mapping[str, Mapping[str, str]] = {
 def main() -> None:
     """Choose language and workspace, let the reader in, and show the page."""
     _set_language()
-    st.set_page_config(page_title=say("app.title"), page_icon=":material/ads_click:", layout="wide")
+    st.set_page_config(page_title=say("app.title"), page_icon="🎯", layout="wide")
     try:
         found = data.workspaces()
     except MissingError as error:

@@ -101,6 +101,8 @@ _TERM = {
 _WIDTHS = {
     ("value_finder", "segment"): 620,
     ("summary_models", "alias"): 150,
+    ("summary_effects", "segment"): 150,
+    ("policy_values", "policy_id"): 200,
     ("choices", "stage"): 130,
     ("choices", "reason"): 170,
 }

@@ -97,14 +97,9 @@ def _returns(reader: Reader, period: str) -> None:
     st.caption(say("attribution.roas_note"))
     columns = [
         "item",
-        "spent",
-        "cost",
-        "margin",
-        "margin_lower",
-        "margin_upper",
-        "roas",
-        "roas_lower",
-        "roas_upper",
+        *("roas", "roas_lower", "roas_upper"),
+        *("margin", "margin_lower", "margin_upper"),
+        *("spent", "cost"),
     ]
     columns += ["conversions", "cost_per_conversion", "marginal_return", "source", "reason"]
     title = {"item": say(f"attribution.level.{level}")}

@@ -18,9 +18,12 @@ from nba.plots import policies
 
 FEW = 12  # decisions whose outcomes are all shown at once
 CUSTOMER, DECISION, EXAMPLE, ALL_OUTCOMES = "customer", "decision", "example", "all_outcomes"
-CANDIDATES = ["treatment_id", "is_eligible", "stage", "reason", "mean", "se", "price", "p_action"]
+CANDIDATES = ["treatment_id", "mean", "price", "p_action", "se", "is_eligible", "stage", "reason"]
 EARLIER = ["decided_at", "arm", "treatment_id", "p_action", "expected_value", "reason"]
-OUTCOMES = ["decision_id", "delivery", "is_response", "is_click", "is_unsubscribe", "reward", "closed_at"]
+OUTCOMES = [
+    *("decided_at", "treatment_id", "reward", "is_response", "delivery", "is_click", "is_unsubscribe"),
+    "closed_at",
+]
 
 
 def draw(reader: Reader) -> None:
@@ -213,22 +216,28 @@ def _outcomes(reader: Reader, found: pa.Table, asked: str) -> None:
     if not outcomes.num_rows:
         st.markdown(say("decision.no_outcomes"))
         return
-    outcomes, contract = _with_delivery(outcomes, found)
+    outcomes, contract = _with_decision(outcomes, found)
     grid.table(
-        outcomes.sort_by([("closed_at", "descending")]), OUTCOMES, contract, reader.currency, "outcomes"
+        outcomes.sort_by([("decided_at", "descending")]), OUTCOMES, contract, reader.currency, "outcomes"
     )
 
 
-def _with_delivery(outcomes: pa.Table, decided: pa.Table) -> tuple[pa.Table, tables.Table]:
-    # Where nothing was sent, nothing could arrive.
-    given = dict(zip(decided["decision_id"].to_pylist(), decided["treatment_id"].to_pylist()))
-    told_of = [
-        None if given.get(row["decision_id"]) == NONE else say("yes" if row["is_delivered"] else "no")
-        for row in outcomes.to_pylist()
+def _with_decision(outcomes: pa.Table, decided: pa.Table) -> tuple[pa.Table, tables.Table]:
+    # People know a decision by its date and treatment. Where nothing was sent, nothing could arrive.
+    told = ("decided_at", "treatment_id")
+    rows = {row["decision_id"]: row for row in decided.select(["decision_id", *told]).to_pylist()}
+    of_each = [rows[name] for name in outcomes["decision_id"].to_pylist()]
+    fields = {field.name: field for field in (*tables.DECISIONS.fields, *tables.OUTCOMES.fields)}
+    for name in told:
+        values = pa.array([row[name] for row in of_each], fields[name].type)
+        outcomes = outcomes.append_column(name, values)
+    delivery = [
+        None if row["treatment_id"] == NONE else say("yes" if is_delivered else "no")
+        for row, is_delivered in zip(of_each, outcomes["is_delivered"].to_pylist())
     ]
-    field = replace(next(f for f in tables.OUTCOMES.fields if f.name == "is_delivered"), name="delivery")
-    contract = replace(tables.OUTCOMES, fields=(*tables.OUTCOMES.fields, replace(field, kind="text")))
-    return outcomes.append_column("delivery", pa.array(told_of, pa.string())), contract
+    more = (*(fields[name] for name in told), replace(fields["is_delivered"], name="delivery", kind="text"))
+    contract = replace(tables.OUTCOMES, fields=(*tables.OUTCOMES.fields, *more))
+    return outcomes.append_column("delivery", pa.array(delivery, pa.string())), contract
 
 
 def _known(reader: Reader, row: dict[str, Any]) -> pa.Table:

@@ -66,7 +66,7 @@ def _listed(reader: Reader) -> None:
         return
     shown, contract = _with_effects(reader.table("readouts"), reader)
     shown, contract = _with_state(shown, contract, reader)
-    columns = ["experiment_id", "arm", "verdict", "state", "days_left", *JUDGED, "metric", "control"]
+    columns = ["experiment_id", "arm", "verdict", *JUDGED, "metric", "control", "state", "days_left"]
     if shown["ends_at"].null_count < shown.num_rows:
         columns.append("ends_at")
     known = [row for row in shown.to_pylist() if row["metric"]]
@@ -263,7 +263,7 @@ def _guardrails(reader: Reader, experiment: str) -> None:
     units = {_unit(guard.name, reader, declared.experiment_id) for guard in guards}
     unit = units.pop() if len(units) == 1 else ""
     st.caption(say("experiments.guardrails_note"))
-    columns = ["metric", "arm", "standing", "limit", "effect", *ALWAYS, "days"]
+    columns = ["arm", "metric", "effect", *ALWAYS, "standing", "limit", "days"]
     grid.table(shown, columns, tables.GUARDRAILS, reader.currency, "guardrails", unit)
 
 

@@ -143,12 +143,23 @@ def _values(reader: Reader) -> None:
     if not parts.filled(reader, "policy_values"):
         return
     st.caption(say("policy.values_note"))
-    shown = where(reader.table("policy_values"), batch_id="all")
-    figures.figure(
-        plots.policy_values(_of_whole_log(shown), reader.currency), "values", say("alt.policy_values")
-    )
-    columns = ["policy_id", "estimator", "value", "lower", "upper", "ess", "n", "max_weight", "reason"]
+    names = _registered(reader)
+    rows = [
+        row | {"place": _place(row, names), "named": _policy_named(row["policy_id"], names)}
+        for row in where(reader.table("policy_values"), batch_id="all").to_pylist()
+    ]
+    rows.sort(key=lambda row: row["place"])
+    usual: dict[str, dict[str, Any]] = {}
+    for row in rows:
+        usual.setdefault(row["policy_id"], row)
+    shown = _estimates(list(usual.values()))
+    figures.figure(plots.policy_values(shown, reader.currency), "values", say("alt.policy_values"))
+    columns = ["policy_id", "value", "lower", "upper", "estimator", "ess", "n", "max_weight", "reason"]
     grid.table(shown, columns, tables.POLICY_VALUES, reader.currency, "values")
+    others = [row for row in rows if usual[row["policy_id"]] is not row]
+    if others:
+        with st.expander(say("policy.others")):
+            grid.table(_estimates(others), columns, tables.POLICY_VALUES, reader.currency, "others")
     for part in (_diagnostics, _evidence, _promotions):
         with parts.section():
             part(reader)
@@ -158,7 +169,10 @@ def _diagnostics(reader: Reader) -> None:
     st.subheader(say("policy.diagnostics"), help=say("term.overlap"))
     if not parts.present(reader, "diagnostics"):
         return
-    grid.checks(reader.table("diagnostics"), tables.DIAGNOSTICS, reader.currency, "diagnostics")
+    found, names = reader.table("diagnostics"), _registered(reader)
+    named = [_policy_named(name, names) for name in found["policy_id"].to_pylist()]
+    found = found.set_column(found.column_names.index("policy_id"), "policy_id", pa.array(named, pa.string()))
+    grid.checks(found, tables.DIAGNOSTICS, reader.currency, "diagnostics")
 
 
 def _evidence(reader: Reader) -> None:
@@ -182,16 +196,52 @@ def _promotions(reader: Reader) -> None:
     grid.table(reader.table("promotions"), columns, tables.PROMOTIONS, reader.currency, "promotions")
 
 
-def _of_whole_log(shown: pa.Table) -> pa.Table:
-    # Estimates from one arm's decisions alone are in the table; names are as short as tells them apart.
-    rows = [row for row in shown.to_pylist() if "@" not in row["estimator"]]
-    short = {name: name.partition("@")[0] for name in {row["policy_id"] for row in rows}}
-    if len(set(short.values())) < len(short):
-        short = {name: name for name in short}
+def _registered(reader: Reader) -> dict[str, str]:
+    # What people call the models that stand, by the id of their content; the champion first.
+    if not reader.has("summary_models"):
+        return {}
+    rows = [row for row in reader.table("summary_models").to_pylist() if row["alias"] and row["model_id"]]
+    rows.sort(key=lambda row: ("champion" not in row["alias"].split(", "), row["alias"]))
+    said = {
+        row["model_id"]: say(
+            "policy.version",
+            alias=", ".join(
+                label("alias", alias) for alias in sorted(row["alias"].split(", "), key=_is_other)
+            ),
+            version=number(row["version"]),
+        )
+        for row in rows
+    }
+    return {model_id: text[:1].upper() + text[1:] for model_id, text in said.items()}
+
+
+def _is_other(alias: str) -> bool:
+    return alias != "champion"
+
+
+def _place(row: dict[str, Any], names: dict[str, str]) -> tuple[int, str, bool, bool]:
+    # Models that stand, then other policies; of each, the usual estimator of the whole log first.
+    model_id = row["policy_id"].partition("@")[2]
+    known = list(names).index(model_id) if model_id in names else len(names)
+    estimator = row["estimator"]
+    return known, row["policy_id"], "@" in estimator, estimator not in ("dros", "on_policy")
+
+
+def _policy_named(policy_id: str, names: dict[str, str]) -> str:
+    return names.get(policy_id.partition("@")[2]) or re.sub("^arm:", f"{say('arm')} ", policy_id)
+
+
+def _estimates(rows: list[dict[str, Any]]) -> pa.Table:
+    # As people read them; estimates from one arm's decisions alone say so.
+    out = []
     for row in rows:
-        row["policy_id"] = re.sub("^arm:", f"{say('arm')} ", short[row["policy_id"]])
-        row["estimator"] = label("estimator", row["estimator"])
-    return tables.POLICY_VALUES.build(rows)
+        estimator, _, arm = row["estimator"].partition("@")
+        told = label("estimator", estimator)
+        if arm:
+            told = say("policy.of_arm", estimator=told, arm=arm)
+        kept = {name: row[name] for name in tables.POLICY_VALUES.columns}
+        out.append(kept | {"policy_id": row["named"], "estimator": told})
+    return tables.POLICY_VALUES.build(out)
 
 
 def _who() -> str:
@@ -209,8 +259,8 @@ def _ablations(reader: Reader) -> None:
     for name in _disagreeing(rows):
         st.warning(say("policy.disagree", versus=label("versus", name)), icon=":material/compare_arrows:")
     shown = tables.ABLATIONS.build(rows)
-    named = [f"{label('versus', row['versus'])}<br>{label('method', row['method'])}" for row in rows]
-    drawn = shown.append_column("name", pa.array(named, pa.string()))
+    named = [label("versus", row["versus"]) for row in rows]
+    drawn = grid.worded(shown).append_column("name", pa.array(named, pa.string()))
     figures.figure(policies.ablations(drawn, reader.currency), "ablations", say("alt.ablations"))
     columns = ["versus", "value", "lower", "upper", "method", "ess", "n", "reason"]
     grid.table(shown, columns, tables.ABLATIONS, reader.currency, "ablations")

@@ -42,7 +42,7 @@ def draw(reader: Reader) -> None:
     number_of = tables.Field("place", "count", "number of the segment in the figure")
     grid.table(
         shown.append_column("place", pa.array(range(1, len(names) + 1), pa.int64())),
-        ["place", "n_nothing", "n", "reason", "blocked_total", "best", "blocked", "segment"],
+        ["place", "n_nothing", "reason", "blocked_total", "n", "best", "blocked", "segment"],
         replace(contract, fields=(*contract.fields, number_of)),
         reader.currency,
         NAME,

@@ -483,7 +483,7 @@ def policy_values(table: pa.Table, currency: str = "") -> go.Figure:
     order = list(dict.fromkeys(labels[keep]))[::-1]
     for i, estimator in enumerate(dict.fromkeys(data["estimator"][keep])):
         rows = np.flatnonzero(keep & (data["estimator"] == estimator))
-        colour = style.WHEEL[i % len(style.WHEEL)]
+        colour = style.ARMS[0]  # marks tell estimators apart; channels have the other colours
         figure.add_scatter(
             x=data["value"][rows],
             y=labels[rows],

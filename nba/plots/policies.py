@@ -206,10 +206,10 @@ def ablations(table: pa.Table, currency: str = "") -> go.Figure:
     """Draw what each part of the policy is worth: the whole against it without that part, with intervals.
 
     Args:
-        table: Columns name, value, lower, upper (money per decision; unknown rows are left out).
+        table: Columns name, method, value, lower, upper (money per decision; unknown rows are left out).
         currency: Unit of the money.
     """
-    data = style.columns(table, "ablations", ("name", "value", "lower", "upper"))
+    data = style.columns(table, "ablations", ("name", "method", "value", "lower", "upper"))
     figure = style.figure(style.unit("Difference per decision", currency), "")
     known = ~np.isnan(data["value"])
     if not known.any():
@@ -219,7 +219,7 @@ def ablations(table: pa.Table, currency: str = "") -> go.Figure:
         colour = style.BLUE if low[0] > 0 else style.RED if high[0] < 0 else style.GREY
         figure.add_scatter(
             x=middle,
-            y=[data["name"][i]],
+            y=[f"{data['name'][i]}<br>{data['method'][i]}"],
             mode="markers",
             marker={"color": colour, "size": 13},
             error_x={**style.whiskers(middle, low, high), "thickness": 2.5, "width": 8, "color": colour},

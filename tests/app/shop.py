@@ -218,7 +218,7 @@ def _others(n: int, batches: int, rng: np.random.Generator) -> dict[str, pa.Tabl
             "max_weight": 5.0,
             "reason": "",
         }
-        for policy, value in (("p-policy", 3.1), ("p-random", 2.2))
+        for policy, value in (("arm:random", 2.2), ("softmax@m", 3.1))
         for estimator in ("ips", "doubly robust")
     ]
     shares = [

@@ -62,6 +62,8 @@ def test_narrow_and_dark_pages_fit_and_show_the_effect(page, served) -> None:
     narrow.set_default_timeout(30_000)
     for where, said in (
         ("policy?view=arbitration", "From value to priority, in the last batch"),
+        ("value", "60 of 100 have nothing worth offering"),
+        ("policy?view=values", "What other policies would have earned"),
         ("experiments", "Each arm against holdout"),
     ):
         narrow.goto(f"{served}/{where}")

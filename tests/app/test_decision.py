@@ -67,6 +67,10 @@ def test_candidates_stand_by_value_less_price_and_nothing_sent_was_not_delivered
     assert app.dataframe[0].value["treatment_id"].tolist() == names
     outcomes = next(frame.value for frame in app.dataframe if "delivery" in frame.value.columns)
     assert outcomes["delivery"].isna().all()
+    # What answers stands first, and an outcome is known by the date and treatment of its decision.
+    assert list(app.dataframe[0].value)[:4] == ["treatment_id", "mean", "price", "p_action"]
+    assert list(outcomes)[:3] == ["decided_at", "treatment_id", "reward"]
+    assert outcomes["treatment_id"].tolist() == ["none"]
 
 
 def decided(root: Path, policy_id: str) -> None:

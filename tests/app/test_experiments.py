@@ -51,7 +51,8 @@ def test_the_answer_stands_before_what_explains_it(show, fresh) -> None:
     app = show(root, "experiments")
     assert not app.exception
     listed = app.dataframe[0].value
-    assert list(listed)[:5] == ["experiment_id", "arm", "verdict", "state", "days_left"]
+    ends = ["judged_effect", "judged_lower", "judged_upper"]
+    assert list(listed)[:6] == ["experiment_id", "arm", "verdict", *ends]
     assert listed.set_index("arm")["state"].to_dict() == {
         "policy": "running", "random": "running", "newer": "planned",
     }  # fmt: skip
