@@ -27,6 +27,11 @@ def workspace(small_demo, tmp_path_factory, end):
     """A champion that knows of averages only, and a challenger, both of the first closed batch."""
     folder = tmp_path_factory.mktemp("learnt") / "copy"
     shutil.copytree(small_demo, folder, ignore=shutil.ignore_patterns(".tracking-id"))
+    toml = folder / "nba.toml"
+    few = toml.read_text(encoding="utf-8")
+    more = few.replace("folds = 2\ntrees = 15\n", "folds = 3\n")
+    assert more != few  # so few trees may find averages only, which the champion has
+    toml.write_text(more, encoding="utf-8")
     models = settings.read(folder).models.model_copy(update={"capacity": "constant"})
     train.train(folder, end - timedelta(days=15), models=models)
     learn.learn(folder, end - timedelta(days=15))
