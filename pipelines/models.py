@@ -57,7 +57,7 @@ def bin_version(workspace: Path, number: int, *, restore: bool = False) -> None:
 
     Raises:
         MissingError: when there is no such version.
-        DataError: when it is the champion or the challenger.
+        DataError: when it is the champion or the challenger, or already is where it should be.
     """
     name, _ = _versions(workspace)
     tracking.bin_run(name, number, restore=restore)

@@ -308,7 +308,9 @@ class UpliftEnsemble(_Learner):
     def effect_with_se(self, X: ArrayLike) -> tuple[Array, Array]:
         """Give effects and their standard errors, both of shape (n, T)."""
         check_is_fitted(self, "treatments_")
-        return self._predict(self._features(X))
+        found = self._features(X)
+        none = np.empty((0, len(self.treatments_)))
+        return self._predict(found) if len(found) else (none, none.copy())
 
     def _predict(self, X: Array) -> tuple[Array, Array]:
         found = np.stack([member(X) - self._center for member in self._members])

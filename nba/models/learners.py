@@ -225,7 +225,8 @@ class _Learner(BaseEstimator):
     def effect(self, X: ArrayLike) -> Array:
         """Give the effect of every treatment, shape (n, T), in the unit of the outcome."""
         check_is_fitted(self, "treatments_")
-        return self._effect(self._features(X))
+        found = self._features(X)
+        return self._effect(found) if len(found) else np.empty((0, len(self.treatments_)))
 
     def predict(self, X: ArrayLike) -> Array:
         """Give `effect`; a vector if there is one treatment."""
@@ -242,7 +243,11 @@ class _Learner(BaseEstimator):
 
     def _features(self, X: ArrayLike) -> Array:
         trial.check_numbers(X)
-        found = np.asarray(validate_data(self, X, dtype=np.float64, ensure_all_finite=False, reset=False))
+        found = np.asarray(
+            validate_data(
+                self, X, dtype=np.float64, ensure_all_finite=False, ensure_min_samples=0, reset=False
+            )
+        )
         if faults := trial.faults_of_features(found, getattr(self, "feature_names_in_", None)):
             raise listed(faults, "effects of these rows cannot be told")
         return found
@@ -470,4 +475,5 @@ class DRLearner(_Final):
     def effect_of(self, X: ArrayLike, parts: Sequence[str]) -> Array:
         """Give the effect of any combination of known parts, shape (n,); needs `parts`."""
         check_is_fitted(self, "_joint")
-        return self._joint(self._coded(self._features(X), parts))
+        found = self._features(X)
+        return self._joint(self._coded(found, parts)) if len(found) else np.empty(0)

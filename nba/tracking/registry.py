@@ -146,7 +146,7 @@ def bin_run(name: str, number: int, *, restore: bool = False) -> None:
 
     Raises:
         MissingError: when there is no such version.
-        DataError: when an alias names it: decisions may rest on it.
+        DataError: when an alias names it (decisions may rest on it), or it already is where it should be.
     """
     given = {row["version"]: row for row in versions(name)}
     if number not in given:
@@ -158,7 +158,8 @@ def bin_run(name: str, number: int, *, restore: bool = False) -> None:
             "Promote another version first (`nba promote`).",
         )
     if row["is_deleted"] is not restore:
-        return
+        is_there = "not in the bin" if restore else "in the bin already"
+        raise DataError(f"version {number} is {is_there}", "`nba models` lists the versions.")
     with opened() as (mlflow, _):
         client = mlflow.MlflowClient()
         (client.restore_run if restore else client.delete_run)(row["run_id"])

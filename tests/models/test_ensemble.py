@@ -172,6 +172,12 @@ def test_arguments_are_checked_before_anything_is_fitted(given, message, monkeyp
         UpliftEnsemble(control=0, **given).fit(X, y, arm, KNOWN)
 
 
+def test_no_rows_have_no_effects(fitted):
+    model, X, _ = fitted
+    assert [part.shape for part in (model.predict(X[:0]), *model.effect_with_se(X[:0]))] == [(0, 2)] * 3
+    assert model.recommend(X[:0]).shape == (0,)
+
+
 def test_groups_are_one_per_training_row(fitted):
     with pytest.raises(DataError, match=r"group has shape \(5,\); expected \(6000,\)"):
         fitted[0].group_effects(np.zeros(5))

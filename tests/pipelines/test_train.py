@@ -167,7 +167,11 @@ def test_card_comparison_versions_bin_and_signature(workspace, end, monkeypatch)
         models.bin_version(workspace, 2)
     models.bin_version(workspace, 1)
     assert "in the bin" in models.listed(workspace)[1]["alias"]
+    with pytest.raises(DataError, match="version 1 is in the bin already"):
+        models.bin_version(workspace, 1)
     models.bin_version(workspace, 1, restore=True)
+    with pytest.raises(DataError, match="version 1 is not in the bin"):
+        models.bin_version(workspace, 1, restore=True)
     assert "in the bin" not in models.listed(workspace)[1]["alias"]
 
     name = tracking.policy_name(settings.read(workspace))
