@@ -39,6 +39,7 @@ Array = NDArray[np.float64]
 Whole = NDArray[np.int64]
 
 _PRIOR_SD = 0.05  # of each weight on its own
+_SIGNED = ("x_trees", "dr_trees")  # candidates that keep monotone
 _TOTAL_SD = 0.6  # of all weights together, as a part of their prior: how much heterogeneity there is
 
 
@@ -65,7 +66,8 @@ class UpliftEnsemble(_Learner):
         value: Money per unit of the outcome; by treatment where it differs.
         cost: Money per customer by treatment; 0 if absent.
         parts: By treatment, its action and channel: the hierarchy then shares strength over both.
-        monotone: By feature, the sign of the effect's slope, 0 if free; for the trees of effects.
+        monotone: By feature, the sign of the effect's slope, 0 if free. Only trees of effects keep it: of the
+            default's candidates these are left.
         trees: Parameters of LightGBM for the trees of effects, instead of the default's;
             `nba.models.tuning` finds some.
         control: Name of the arm that the others are compared with.
@@ -74,6 +76,7 @@ class UpliftEnsemble(_Learner):
 
     Attributes:
         treatments_: Names of the T treatments, sorted.
+        names_: Candidates that were fitted.
         average_: Table treatment, n, effect, se, lower, upper: average effects (AIPW, 95%).
         candidates_: Table candidate, weight, gain, gain_lower, gain_upper (of the doubly robust loss over
             the constant effect's, 95%), rate, rate_lower, rate_upper (Qini-weighted RATE), all with every
@@ -125,6 +128,9 @@ class UpliftEnsemble(_Learner):
         self.trees = trees
 
     def _fit(self, data: Trial) -> None:
+        # The default's others would undo what is asked of the slopes.
+        is_default = tuple(self.names) == NAMES
+        self.names_ = _SIGNED if is_default and self.monotone is not None else tuple(self.names)
         if faults := self._faults(data.arms[1:]):
             raise listed(faults, "the model cannot be fitted as it was asked for")
         with threadpool_limits(limits=1, user_api="blas"):
@@ -139,7 +145,7 @@ class UpliftEnsemble(_Learner):
             # Who could not have got a treatment says nothing of it: neither better nor worse than average.
             effects = np.where(self.possible_, effects, average)
             self._linear, members = self._candidates(data, outcomes, effects)
-        deviations = np.empty((*effects.shape, len(self.names)))
+        deviations = np.empty((*effects.shape, len(self.names_)))
         for number, member in members.items():
             new = np.flatnonzero(data.fold == number)
             deviations[new] = member(data.X[new], mu[new])
@@ -149,7 +155,7 @@ class UpliftEnsemble(_Learner):
         apart = share * (effects - average)
         noise = np.sqrt(np.maximum((by_customer(apart, data.customer) ** 2).sum(axis=0), 1e-300))
         self._average = shrink(average, noise)
-        prior = candidates.prior(self.names, len(data.y) / len(data.arms))
+        prior = candidates.prior(self.names_, len(data.y) / len(data.arms))
         # What is left of a score beside its model's prediction is noise: of the row's own arm alone.
         left = self.scores_ - mu
         arm_noise = w @ left**2 * repetition(w[:, None] * left, data.customer)
@@ -166,6 +172,8 @@ class UpliftEnsemble(_Learner):
         out = []
         if unknown or not len(self.names):
             out.append(f"names has {unknown}; expected some of {list(NAMES)}")
+        if lost := self.monotone is not None and sorted(set(self.names_) - set(_SIGNED) - set(unknown)):
+            out.append(f"names has {lost}, which cannot keep monotone; expected some of {list(_SIGNED)}")
         for what, told in (("value", self.value), ("parts", self.parts)):
             absent = [t for t in treatments if isinstance(told, Mapping) and t not in told]
             if absent:
@@ -203,7 +211,7 @@ class UpliftEnsemble(_Learner):
         members = {}
         for number, (known, fitted, full) in outcomes.items():
             fold = Fold(data, known, fitted, full, effects, base)
-            made = tuple(self._candidate(name, fold, linear[number]) for name in self.names)
+            made = tuple(self._candidate(name, fold, linear[number]) for name in self.names_)
             members[number] = Member(fitted, made)
         return whole, members
 
@@ -243,7 +251,7 @@ class UpliftEnsemble(_Learner):
                 "lower": average - half, "upper": average + half,
             }
         )  # fmt: skip
-        parts = {name: average + deviations[..., j] for j, name in enumerate(self.names)}
+        parts = {name: average + deviations[..., j] for j, name in enumerate(self.names_)}
         constant = np.broadcast_to(average, effects.shape)
         parts["stack"] = self.oof_
         parts = {
@@ -251,7 +259,7 @@ class UpliftEnsemble(_Learner):
         }
         parts = {"none": 0 * effects, "constant": constant, **parts}
         parts = {name: np.where(could, part, average) for name, part in parts.items()}
-        weights = dict(zip(self.names, self._weights))
+        weights = dict(zip(self.names_, self._weights))
         alike: dict[str, Any] = {"customer": customer, "possible": could, "weight": data.weight}
         rows = [
             judge(name, part, effects, average, **alike) | {"weight": weights.get(name)}

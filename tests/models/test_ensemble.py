@@ -161,6 +161,10 @@ def test_noise_that_effects_share_does_not_hide_how_they_differ():
         ({"value": {1: 5.0}}, r"value does not say what \[2\] is worth"),
         ({"value": float("nan")}, "value is nan; expected a finite number"),
         ({"value": {1: 5.0, 2: "much"}}, "value of 2 is 'much'; expected a finite number"),
+        (
+            {"names": ("x_trees", "t_trees"), "monotone": [1, 0, 0, 0]},
+            r"names has \['t_trees'\], which cannot",
+        ),
         ({"cost": {3: 1.0}}, r"cost names \[3\], which no row got; expected some of \[1, 2\]"),
         ({"cost": {1: np.inf, 4: 1.0}}, r"cost names \[4\](.|\n)*cost of 1 is inf"),
     ],
@@ -176,6 +180,17 @@ def test_no_rows_have_no_effects(fitted):
     model, X, _ = fitted
     assert [part.shape for part in (model.predict(X[:0]), *model.effect_with_se(X[:0]))] == [(0, 2)] * 3
     assert model.recommend(X[:0]).shape == (0,)
+
+
+def test_the_stack_keeps_the_signs_that_are_asked_for():
+    # The effect falls with the feature, and is asked to rise.
+    rng = np.random.default_rng(0)
+    X, arm = rng.normal(size=(1500, 2)), rng.integers(0, 2, 1500)
+    y = (rng.random(1500) < 0.2 + 0.2 * arm * (X[:, 0] < 0)).astype(float)
+    model = UpliftEnsemble(control=0, folds=2, monotone=[1, 0]).fit(X, y, arm, {0: 0.5, 1: 0.5})
+    assert model.names_ == ("x_trees", "dr_trees")
+    grid = np.column_stack([np.linspace(-2, 2, 50), np.zeros(50)])
+    assert np.diff(model.predict(grid)).min() >= -1e-12
 
 
 def test_groups_are_one_per_training_row(fitted):
