@@ -5,6 +5,7 @@ import importlib.util
 import json
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -82,11 +83,15 @@ def data() -> Path:
 
 
 @pytest.fixture(scope="session")
-def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def postgres() -> Iterator[str]:
     """URL of a PostgreSQL server of this run; tests that need it are skipped where none is installed."""
     if postgres_server.binaries() is None:
         pytest.skip("no PostgreSQL server is installed (Debian: apt-get install postgresql)")
-    with postgres_server.server(tmp_path_factory.mktemp("postgres")) as url:
+    # Not in pytest's own folder: another run of pytest closes that to the user who runs the server.
+    with (
+        tempfile.TemporaryDirectory(prefix="nba-postgres-") as folder,
+        postgres_server.server(Path(folder) / "server") as url,
+    ):
         yield url
 
 
