@@ -1,6 +1,6 @@
 """The readout of a workspace: effects, looks, verdicts, effects of actions."""
 
-from datetime import UTC, datetime, timedelta, timezone
+from datetime import datetime, timedelta, timezone
 
 import numpy as np
 import pyarrow as pa
@@ -9,117 +9,12 @@ from typer.testing import CliRunner
 
 from nba import settings, tables
 from nba.errors import DataError, MissingError
-from nba.experiments import actions, adaptive, declared, design, facts, readout, sequential
+from nba.experiments import declared, facts, readout, sequential
 from nba.history import History
 from pipelines import cli
 from pipelines.analyze import analyze
 from pipelines.plan import plan
-
-START = datetime(2026, 1, 1, tzinfo=UTC)
-WEEKS, N = 6, 1500
-TOML = """
-[workspace]
-name = "x"
-[reward]
-window_days = 7
-[experiment]
-segments = ["a_city"]
-[[experiments]]
-experiment_id = "cc"
-control = "champ"
-starts_at = 2026-01-01T00:00:00Z
-ends_at = 2026-02-12T00:00:00Z
-slots = [0.0, 0.999]
-arms = [
-  { name = "champ", share = 0.5, policy = "champion" },
-  { name = "chall", share = 0.5, policy = "challenger" },
-]
-metrics = [
-  { name = "margin", numerator = "margin", role = "primary", planned_effect = 5.0 },
-  { name = "basket", numerator = "revenue", denominator = "orders" },
-  { name = "returns", numerator = "returns", role = "guardrail", is_good = false, margin = 1.0 },
-]
-"""
-
-
-@pytest.fixture(scope="module")
-def workspace(tmp_path_factory):
-    """A workspace in which every policy doubles orders, and the two of the trial are the same."""
-    folder = tmp_path_factory.mktemp("readout")
-    (folder / "nba.toml").write_text(TOML, encoding="utf-8")
-    config = settings.read(folder)
-    rng = np.random.default_rng(0)
-    ids = [f"c{i}" for i in range(N)]
-    placed = design.place(config, ids, START)
-    treated = placed.standing.arm != "holdout"
-    level = rng.gamma(2, 0.5, N)
-    before, after = rng.poisson(4 * level), rng.poisson(3 * level * (1 + treated))
-    who = np.repeat(np.arange(N), before + after)
-    is_before = np.concatenate([np.arange(b + a) < b for b, a in zip(before, after)])
-    days = np.where(is_before, -rng.integers(1, 200, len(who)), rng.integers(0, 7 * WEEKS, len(who)))
-    revenue = rng.gamma(2, 5, len(who))
-    orders = tables.ORDERS.conform(
-        pa.table(
-            {
-                "order_id": [f"o{i}" for i in range(len(who))],
-                "customer_id": [ids[i] for i in who],
-                "ordered_at": pa.array([START + timedelta(days=int(d), hours=1) for d in days], tables.TIME),
-                "revenue": revenue,
-                "margin": revenue / 2,
-                "n_items": [1] * len(who),
-                "is_return": rng.random(len(who)) < 0.05,
-            }
-        )
-    )
-    customers = tables.CUSTOMERS.build(
-        {
-            "customer_id": c, "joined_at": START - timedelta(days=300), "can_email": True, "can_sms": True,
-            "can_push": True, "can_call": True, "a_city": ("Rome", "Oslo")[i % 2],
-        }
-        for i, c in enumerate(ids)
-    )  # fmt: skip
-    history = History.read(folder).commit(
-        append={
-            "assignments": design.assignments(config, ids, START, {}),
-            "decisions": _decisions(ids, placed),
-            "orders": orders,
-            "customers": customers,
-        }
-    )
-    assert history.version == 1
-    return folder
-
-
-def _decisions(ids, placed):
-    parts = [
-        pa.table(
-            {
-                "decision_id": [f"{c}-{w}" for c in ids],
-                "batch_id": [f"b{w}"] * N,
-                "customer_id": ids,
-                "treatment_id": ["none"] * N,
-                "channel": ["none"] * N,
-                "decided_at": pa.array([START + timedelta(days=7 * w)] * N, tables.TIME),
-                "p_action": [1.0] * N,
-                "policy_id": ["p"] * N,
-                "experiment_id": placed.experiment_id.tolist(),
-                "arm": placed.arm.tolist(),
-                "p_arm": placed.p_arm,
-                "reason": [""] * N,
-                "config_hash": [""] * N,
-                "valid_until": pa.array([START] * N, tables.TIME),
-            }
-        )
-        for w in range(WEEKS)
-    ]
-    return tables.DECISIONS.conform(pa.concat_tables(parts))
-
-
-def verdict(folder, days):
-    analyze(folder, START + timedelta(days=days))
-    rows = History.read(folder).table("readouts").to_pylist()
-    return {row["experiment_id"]: row for row in rows}
-
+from tests.experiments.shop import START, TOML, copied, verdict
 
 # by hand
 
@@ -476,93 +371,6 @@ def test_the_command_prints_every_verdict_with_its_unit_and_estimand(workspace):
     verdicts = History.read(workspace).table("readouts").to_pylist()
     assert {row["experiment_id"] for row in verdicts} == {"policy", "cc"}
     assert all(row["verdict"].split()[0] in flat for row in verdicts)
-
-
-def copied(workspace, folder, text=TOML, **changed):
-    history = History.read(workspace)
-    folder.mkdir()
-    (folder / "nba.toml").write_text(text, encoding="utf-8")
-    names = ("assignments", "decisions", "orders", "customers")
-    History.read(folder).commit(append={name: changed.get(name, history.table(name)) for name in names})
-    return folder
-
-
-def numbers(folder):
-    history = History.read(folder)
-    rows = []
-    for name in ("effects", "looks", "readouts"):
-        table = history.table(name)
-        rows += table.sort_by([(key, "ascending") for key in tables.BY_NAME[name].key]).to_pylist()
-    return rows
-
-
-def same(one, two):
-    assert len(one) == len(two) > 0
-    for a, b in zip(one, two):
-        for key, value in a.items():
-            expected = pytest.approx(b[key], rel=1e-8, abs=1e-9) if isinstance(value, float) else b[key]
-            assert value == expected, key
-
-
-def test_a_further_batch_leaves_the_tuning_of_earlier_looks():
-    n, batches = 500, 4
-    rng = np.random.default_rng(4)
-    batch = np.repeat(np.arange(batches), n)
-    p_action = np.tile([0.4, 0.6], (n * batches, 1))
-    chosen = (rng.random(n * batches) > 0.4).astype(np.int64)
-    log = adaptive.Log(rng.normal(size=n * batches), chosen, p_action, batch, np.zeros((n * batches, 2)))
-    target = np.tile([1.0, -1.0], (n * batches, 1))
-    watched = adaptive.monitor(log, target, float(actions.PLANNED_BATCHES * n))
-    for b in range(batches):
-        row = actions._row(log.only(batch <= b), ["mail", "none"], "mail", 0.95)
-        assert row["always_lower"] == pytest.approx(watched.lower[b])
-        assert row["always_upper"] == pytest.approx(watched.upper[b])
-
-
-def test_days_one_by_one_give_the_readout_of_a_rebuild(workspace, tmp_path, monkeypatch):
-    text = TOML.replace(
-        'role = "primary", planned_effect = 5.0', 'role = "primary", planned_effect = 5.0, cap = 40'
-    )
-    stepwise, whole = (copied(workspace, tmp_path / name, text) for name in ("stepwise", "whole"))
-    read = []
-    totals = facts.totals
-    monkeypatch.setattr(
-        facts, "totals", lambda s, people, *rest: read.append(people.num_rows) or totals(s, people, *rest)
-    )
-    for day in (9, 15, 22, 23, 44, 60):
-        analyze(stepwise, START + timedelta(days=day))
-    # Each customer's past was read once by each of the two experiments; later days read their own facts.
-    assert sum(read) == History.read(stepwise).table("assignments").num_rows
-    analyze(whole, START + timedelta(days=60))
-    same(numbers(stepwise), numbers(whole))
-    before = len(read)
-    analyze(stepwise, START + timedelta(days=60))
-    assert len(read) == before
-    for name in ("cube", "cube_units", "cube_states"):
-        tables.BY_NAME[name].check(History.read(stepwise).table(name))
-
-
-def test_a_late_row_an_earlier_moment_and_another_declaration_build_the_cube_anew(workspace, tmp_path):
-    orders = History.read(workspace).table("orders")
-    some = orders.filter(pa.array(np.arange(orders.num_rows) % 50 != 0))
-    late = copied(workspace, tmp_path / "late", orders=some)
-    analyze(late, START + timedelta(days=30))
-    before = numbers(late)
-    History.read(late).commit(replace={"orders": orders})
-    analyze(late, START + timedelta(days=30))
-    right = copied(workspace, tmp_path / "right")
-    analyze(right, START + timedelta(days=30))
-    same(numbers(late), numbers(right))
-    assert before != numbers(right)
-    analyze(late, START + timedelta(days=60))
-    analyze(late, START + timedelta(days=30))
-    same(numbers(late), numbers(right))
-    capped = TOML.replace('numerator = "margin", role', 'numerator = "margin", cap = 20, role')
-    (late / "nba.toml").write_text(capped, encoding="utf-8")
-    analyze(late, START + timedelta(days=30))
-    again = copied(workspace, tmp_path / "again", capped)
-    analyze(again, START + timedelta(days=30))
-    same(numbers(late), numbers(again))
 
 
 # recovery
