@@ -157,6 +157,22 @@ def test_a_run_without_a_model(workspace):
     assert found.tags["c"] == "d"
 
 
+@pytest.mark.xdist_group("mlflow")
+def test_each_workspace_of_a_process_keeps_to_its_own_store(tmp_path, monkeypatch):
+    for name in ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI"):
+        monkeypatch.delenv(name, raising=False)
+    settings = Settings(workspace=Workspace(name="own", tracking="sqlite:///runs.db"))
+    for part in ("one", "two"):
+        (tmp_path / part).mkdir()
+        tracking.setup(settings, tmp_path / part)
+        tracking.log_run("judged", params={"in": part}, metrics={}, tags={})
+        with tracking.opened() as (mlflow, store):
+            assert store.database == tmp_path / part / "runs.db"
+            runs = mlflow.search_runs(experiment_names=["own"], output_format="list")
+        assert [run.data.params for run in runs] == [{"in": part}]
+        assert not {"MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI"} & set(os.environ)
+
+
 def test_tests_do_not_touch_the_checkout(tracking_store):
     assert os.environ["MLFLOW_TRACKING_URI"] == tracking_store
     assert str(tracking.CHECKOUT) not in tracking_store

@@ -141,10 +141,29 @@ def current() -> Store:
 
 
 @contextmanager
+def _environment_kept() -> Iterator[None]:
+    """Put the stores' variables back: MLflow writes there what it is set to.
+
+    A store that was set in code would otherwise win over the `tracking` of the next workspace that the same
+    process opens.
+    """
+    names = ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI")
+    before = {name: os.environ.get(name) for name in names}
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+@contextmanager
 def opened() -> Iterator[tuple[ModuleType, Store]]:
     """Give MLflow set to the current store, quiet: only what it causes itself is silenced, and only here."""
     store = current()
-    with warnings.catch_warnings():
+    with _environment_kept(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", module=r"mlflow\.")
         warnings.filterwarnings("ignore", message=r"(?s).*(Any type hint is inferred|Add type hints to)")
         logging.getLogger("mlflow").setLevel(logging.ERROR)

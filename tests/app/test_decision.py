@@ -98,7 +98,6 @@ def test_without_the_model_that_decided_the_reasons_name_the_store_asked(
     root = fresh()
     decided(root, "thompson@older")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:secret@models.shop:5000")
-    monkeypatch.delenv("MLFLOW_REGISTRY_URI", raising=False)  # MLflow sets it where it was used before
     monkeypatch.setattr(why, "_load", missing)
     app = show(root, "decision", customer="c1", decision="b1-1")
     app.button(key="why").click().run()
