@@ -1,7 +1,7 @@
 """Hillstrom's e-mail test through the chain: learn on one half, judge on the other, decide for everyone."""
 
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,14 @@ from pipelines.progress import Progress, silent
 
 EXAMPLE = Path(__file__).parent / "workspaces" / "hillstrom"
 LEARN_AT = source.SENT_AT + timedelta(days=source.WINDOW_DAYS)
-DECIDE_AT = LEARN_AT + timedelta(days=1)
+DECIDE_AT = source.MAILINGS[-1].sent_at + timedelta(days=source.WINDOW_DAYS + 1)
+_LATER = """
+    select d.treatment_id, o.is_response, o.reward, f.*
+    from decisions d join outcomes o using (decision_id)
+    join features f on f.customer_id = d.customer_id and f.as_of = d.decided_at
+    where d.decided_at >= $after and d.decided_at < $until
+    order by d.customer_id
+"""
 
 
 @dataclass(frozen=True)
@@ -44,6 +51,9 @@ class HillstromResult:
 def hillstrom(workspace: Path, data: Path, *, progress: Progress | None = None) -> HillstromResult:
     """Run the chain on the public file; running it again changes nothing.
 
+    The champion learns from the first mailing alone, at `LEARN_AT`. The later two are in the history for
+    `nba evaluate` and `nba learn`, and for `nba promote` once a challenger has learnt from the second.
+
     Args:
         workspace: Folder to make, or one made by an earlier run.
         data: The public CSV file.
@@ -55,21 +65,18 @@ def hillstrom(workspace: Path, data: Path, *, progress: Progress | None = None) 
     progress = progress or silent()
     frame = source.read(data)
     make_example(EXAMPLE, workspace)
-    halves = [source.history(frame, 0), source.history(frame, 1)]
     history = History.read(workspace)
     if not history.has("features"):
-        step = progress.step("the learning half becomes a history", total=1)
-        history = history.commit(replace=halves[0])
-        with history.as_of(source.SENT_AT) as snapshot:
-            seen = features.build(snapshot, halves[0]["decisions"]["customer_id"].combine_chunks())
-        history.commit(append={"features": seen})
+        step = progress.step("the test becomes a history", total=1)
+        history = history.commit(replace=source.history(frame))
+        history.commit(append={"features": pa.concat_tables([_seen(history, m) for m in source.MAILINGS])})
         step(1)
     config = settings.read(workspace)
     if not has_model(workspace, config):
         train.train(workspace, LEARN_AT, compared=True, progress=progress)
     batch = decide.decide(workspace, DECIDE_AT, "everyone", progress=progress)
     step = progress.step("judging on the other half", total=1)
-    rows = judge(workspace, config, halves[1])
+    rows = judge(workspace, config)
     step(1)
     return HillstromResult(rows, batch)
 
@@ -84,20 +91,33 @@ def has_model(workspace: Path, config: settings.Settings) -> bool:
     return True
 
 
-def judge(workspace: Path, config: settings.Settings, half: dict[str, pa.Table]) -> list[dict[str, Any]]:
-    """Estimate visits and spend per customer of policies on the half that was not learnt from.
+def _seen(history: History, mailing: source.Mailing) -> pa.Table:
+    mailed = history.sql(
+        "select customer_id from decisions where batch_id = $batch order by 1", {"batch": mailing.batch_id}
+    )
+    with history.as_of(mailing.sent_at) as snapshot:
+        return features.build(snapshot, mailed["customer_id"].combine_chunks())
+
+
+def judge(workspace: Path, config: settings.Settings) -> list[dict[str, Any]]:
+    """Estimate visits and spend per customer of policies on the mailings made since the champion's training.
 
     Args:
         workspace: With a trained champion.
         config: Its settings.
-        half: Tables of the judging half.
+
+    Returns:
+        One row per policy; none where the champion has learnt from all mailings.
     """
     catalog = settings.read_catalog(workspace, config)
-    decisions, outcomes = half["decisions"], half["outcomes"]
-    with History.read(workspace).as_of(source.SENT_AT) as snapshot:
-        seen = features.build(snapshot, decisions["customer_id"].combine_chunks())
     tracking.setup(config, workspace)
-    folder, _ = tracking.load_policy(tracking.policy_name(config), tracking.CHAMPION)
+    name = tracking.policy_name(config)
+    folder, _ = tracking.load_policy(name, tracking.CHAMPION)
+    trained_at = datetime.fromisoformat(tracking.find(name, tracking.CHAMPION)[1]["at"])
+    logged = History.read(workspace).sql(_LATER, {"after": trained_at, "until": DECIDE_AT})
+    if not logged.num_rows:
+        return []
+    seen = logged.drop_columns(["treatment_id", "is_response", "reward"])
     found = Scorer.load(folder).scores(seen, catalog)
     n, k = found.uplift.shape
     believed = arbitrate.estimate(
@@ -109,13 +129,13 @@ def judge(workspace: Path, config: settings.Settings, half: dict[str, pa.Table])
             believed, np.ones((n, k), dtype=bool)
         ),
     }
-    column = catalog.columns(decisions["treatment_id"].to_pylist())
+    column = catalog.columns(logged["treatment_id"].to_pylist())
     p_logged = np.full((n, k), 1 / 3)
     names = [name for name in seen.column_names if name.startswith("f_")]
     X = np.column_stack([seen[name].to_numpy() for name in names])
     measured = {
-        "visits": outcomes["is_response"].to_numpy().astype(float),
-        "spend": outcomes["reward"].to_numpy(),
+        "visits": logged["is_response"].to_numpy().astype(float),
+        "spend": logged["reward"].to_numpy(),
     }
     logs = {name: offpolicy.Log(column, y, p_logged, np.arange(n)) for name, y in measured.items()}
     expected = {name: offpolicy.outcome_model(X, log) for name, log in logs.items()}

@@ -1,12 +1,14 @@
 """Hillstrom's e-mail test as a history: its arms are logged decisions of known probability.
 
 The public set (MineThatData E-Mail Analytics and Data Mining Challenge, Kevin Hillstrom, 2008) holds one row
-per customer: what was known before, which e-mail was sent, and what happened within two weeks.
+per customer: what was known before, which e-mail was sent, and what happened within two weeks. One half is
+there to learn from. The other was mailed at the same time; it is logged as if in two later mailings, so that
+a champion may be judged by the first and a challenger that has learnt from that by the second.
 """
 
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Literal
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -18,13 +20,35 @@ from nba.errors import DataError, MissingError
 
 SENT_AT = datetime(2008, 3, 20, tzinfo=UTC)
 WINDOW_DAYS = 14
-BATCHES = ("test-learn", "test-judge")
+
+
+class Mailing(NamedTuple):
+    """A random part of the customers, logged as one batch.
+
+    Attributes:
+        batch_id: Its name.
+        sent_at: When it is logged.
+        lower, upper: The hashed numbers of its customers, lower <= u < upper.
+    """
+
+    batch_id: str
+    sent_at: datetime
+    lower: float
+    upper: float
+
+
+MAILINGS = (
+    Mailing("test-learn", SENT_AT, 0.0, 0.5),
+    Mailing("test-judge", SENT_AT + timedelta(days=21), 0.5, 0.75),
+    Mailing("test-promote", SENT_AT + timedelta(days=42), 0.75, 1.0),
+)
 _COLUMNS = (
     "recency", "history_segment", "history", "mens", "womens", "zip_code", "newbie", "channel", "segment",
     "visit", "conversion", "spend",
 )  # fmt: skip
 _SENT = {"Mens E-Mail": "mens_email", "Womens E-Mail": "womens_email", "No E-Mail": "none"}
 _COST = 0.01
+_KNOWN_DAYS = 400  # before the mailing; the file does not say
 
 
 def read(path: Path) -> pd.DataFrame:
@@ -62,31 +86,39 @@ def read(path: Path) -> pd.DataFrame:
     return frame
 
 
-def history(frame: pd.DataFrame, half: Literal[0, 1]) -> dict[str, pa.Table]:
-    """Make the tables of one random half of the test.
+def history(frame: pd.DataFrame) -> dict[str, pa.Table]:
+    """Make the tables of the test.
 
     Args:
         frame: From `read`.
-        half: 0 to learn from, 1 to judge on; halves are drawn by hash of the row number.
 
     Returns:
-        customers (of both halves), and the half's decisions, choices (anybody could get any arm), outcomes
-        and touches.
+        customers, and decisions, choices (anybody could get any arm), outcomes and touches of all mailings.
     """
     ids = pd.Series([f"h{i:06d}" for i in range(len(frame))])
-    mine = np.floor(2 * uniform(ids, "hillstrom-half")).astype(int) == half
-    rows, who = frame[mine], ids[mine].tolist()
+    drawn = uniform(ids, "hillstrom-half")
+    mailed, joined = [], pd.Series(SENT_AT, index=frame.index)
+    for mailing in MAILINGS:
+        mine = (drawn >= mailing.lower) & (drawn < mailing.upper)
+        mailed.append(_mailed(mailing, frame[mine], ids[mine].tolist()))
+        joined[mine] = mailing.sent_at - timedelta(days=_KNOWN_DAYS)
+    logged = {name: pa.concat_tables([part[name] for part in mailed]) for name in mailed[0]}
+    return {"customers": _customers(frame, ids.tolist(), joined.tolist())} | logged
+
+
+def _mailed(mailing: Mailing, rows: pd.DataFrame, who: list[str]) -> dict[str, pa.Table]:
+    batch_id, sent_at = mailing.batch_id, mailing.sent_at
     treatment = [_SENT[segment] for segment in rows["segment"]]
     sent = np.array(treatment) != "none"
-    decision_ids = [f"{BATCHES[half]}-{name}" for name in who]
+    decision_ids = [f"{batch_id}-{name}" for name in who]
     n = len(rows)
     decisions = {
-        "decision_id": decision_ids, "batch_id": [BATCHES[half]] * n, "customer_id": who, "external_id": who,
+        "decision_id": decision_ids, "batch_id": [batch_id] * n, "customer_id": who, "external_id": who,
         "treatment_id": treatment, "channel": np.where(sent, "email", "none").tolist(),
-        "decided_at": _times(SENT_AT, n), "p_action": [1 / 3] * n, "policy_id": ["three-arm-test"] * n,
+        "decided_at": _times(sent_at, n), "p_action": [1 / 3] * n, "policy_id": ["three-arm-test"] * n,
         "experiment_id": ["hillstrom-test"] * n, "arm": ["random"] * n, "p_arm": [1.0] * n,
         "reason": ["drawn at random"] * n, "config_hash": ["hillstrom-test"] * n,
-        "valid_until": _times(SENT_AT + timedelta(days=1), n),
+        "valid_until": _times(sent_at + timedelta(days=1), n),
     }  # fmt: skip
     arms = list(_SENT.values())
     choices = {
@@ -98,17 +130,16 @@ def history(frame: pd.DataFrame, half: Literal[0, 1]) -> dict[str, pa.Table]:
         "decision_id": decision_ids, "is_delivered": [True] * n, "is_response": rows["visit"] == 1,
         "is_click": pa.nulls(n, pa.bool_()), "is_unsubscribe": [False] * n,
         "reward": rows["spend"].to_numpy(float) - _COST * sent,
-        "closed_at": _times(SENT_AT + timedelta(days=WINDOW_DAYS), n), "window_days": [WINDOW_DAYS] * n,
+        "closed_at": _times(sent_at + timedelta(days=WINDOW_DAYS), n), "window_days": [WINDOW_DAYS] * n,
     }  # fmt: skip
     mailed = [i for i in range(n) if sent[i]]
     touches = {
         "touch_id": [f"sent-{who[i]}" for i in mailed], "customer_id": [who[i] for i in mailed],
-        "touched_at": _times(SENT_AT, len(mailed)), "channel": ["email"] * len(mailed),
+        "touched_at": _times(sent_at, len(mailed)), "channel": ["email"] * len(mailed),
         "kind": ["sent"] * len(mailed), "treatment_id": [treatment[i] for i in mailed],
         "decision_id": [decision_ids[i] for i in mailed], "cost": [_COST] * len(mailed),
     }  # fmt: skip
     return {
-        "customers": _customers(frame, ids.tolist()),
         "decisions": tables.DECISIONS.conform(pa.table(decisions)),
         "choices": tables.CHOICES.conform(pa.table(choices)),
         "outcomes": tables.OUTCOMES.conform(pa.table(outcomes)),
@@ -116,9 +147,9 @@ def history(frame: pd.DataFrame, half: Literal[0, 1]) -> dict[str, pa.Table]:
     }
 
 
-def _customers(frame: pd.DataFrame, ids: list[str]) -> pa.Table:
+def _customers(frame: pd.DataFrame, ids: list[str], joined: list[datetime]) -> pa.Table:
     n = len(frame)
-    data = {"customer_id": ids, "external_id": ids, "joined_at": _times(SENT_AT - timedelta(days=400), n)}
+    data = {"customer_id": ids, "external_id": ids, "joined_at": pa.array(joined, tables.TIME)}
     data |= {f"can_{name}": [name == "email"] * n for name in tables.CHANNELS}
     data["timezone"] = pa.nulls(n, pa.string())
     for name in ("recency", "history", "mens", "womens", "newbie"):

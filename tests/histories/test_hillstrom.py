@@ -2,7 +2,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
 import pytest
 
 from nba.errors import DataError, MissingError
@@ -27,27 +26,34 @@ def _file(folder: Path, text: str) -> Path:
 
 def test_arms_become_decisions_of_known_probability(tmp_path: Path) -> None:
     frame = hillstrom.read(_file(tmp_path, ROWS))
-    halves = [hillstrom.history(frame, half) for half in (0, 1)]
-    decisions = pa.concat_tables([half["decisions"] for half in halves]).to_pandas().set_index("customer_id")
+    made = hillstrom.history(frame)
+    decisions = made["decisions"].to_pandas().set_index("customer_id")
     assert decisions.loc["h000000", "treatment_id"] == "womens_email"
     assert decisions.loc["h000001", "treatment_id"] == "none"
     assert (decisions["p_action"] == 1 / 3).all()
-    choices = pa.concat_tables([half["choices"] for half in halves]).to_pandas()
+    choices = made["choices"].to_pandas()
     assert choices["is_eligible"].all()
     assert choices.groupby("decision_id")["p_action"].sum().tolist() == pytest.approx([1.0] * 3)
     assert set(choices["decision_id"]) == set(decisions["decision_id"])
-    outcomes = pa.concat_tables([half["outcomes"] for half in halves]).to_pandas()
+    outcomes = made["outcomes"].to_pandas()
     bought = outcomes.set_index("decision_id").filter(like="h000002", axis=0).iloc[0]
     assert bought["is_response"]
     assert bought["reward"] == pytest.approx(29.98)
 
 
-def test_the_halves_are_one_whole(tmp_path: Path) -> None:
+def test_the_mailings_are_one_whole_and_each_closes_before_the_next(tmp_path: Path) -> None:
     frame = pd.concat([hillstrom.read(_file(tmp_path, ROWS))] * 400, ignore_index=True)
-    ids = [set(hillstrom.history(frame, half)["decisions"]["customer_id"].to_pylist()) for half in (0, 1)]
-    assert not ids[0] & ids[1]
-    assert len(ids[0] | ids[1]) == len(frame)
-    assert abs(len(ids[0]) / len(frame) - 0.5) < 0.05
+    made = {name: table.to_pandas() for name, table in hillstrom.history(frame).items()}
+    decisions = made["decisions"].merge(made["customers"], on="customer_id")
+    assert not decisions["customer_id"].duplicated().any()
+    assert len(decisions) == len(frame)
+    shares = decisions["batch_id"].value_counts(normalize=True)
+    for mailing, share in zip(hillstrom.MAILINGS, (0.5, 0.25, 0.25), strict=True):
+        assert shares[mailing.batch_id] == pytest.approx(share, abs=0.05)
+    moments = made["outcomes"].merge(decisions, on="decision_id").groupby("batch_id")
+    closed, decided = moments["closed_at"].max().sort_values(), moments["decided_at"].min().sort_values()
+    assert (closed.to_numpy()[:-1] < decided.to_numpy()[1:]).all()
+    assert (decisions["decided_at"] - decisions["joined_at"]).nunique() == 1  # no mark of the mailing
 
 
 @pytest.mark.parametrize(

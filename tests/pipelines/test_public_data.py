@@ -1,5 +1,6 @@
 """The example workspaces, on the public files where they are, and on an extract of our own everywhere."""
 
+from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
@@ -10,11 +11,13 @@ import pytest
 from nba import settings
 from nba.errors import MissingError
 from nba.features import table as features
+from nba.histories.hillstrom import MAILINGS, WINDOW_DAYS
 from nba.history import History
 from nba.serving import delivery
-from pipelines import ingest
+from pipelines import evaluate, ingest, learn, promote, scenario
 from pipelines.example import EXAMPLES, make_example
-from pipelines.hillstrom import hillstrom
+from pipelines.hillstrom import DECIDE_AT, HillstromResult, hillstrom
+from pipelines.hillstrom import EXAMPLE as HILLSTROM
 from pipelines.online_retail import online_retail
 
 EXTRACTS = Path(__file__).parents[1] / "reference"  # of the simulated company, by public_extracts.py
@@ -48,7 +51,7 @@ def _mailing(n: int, rng: np.random.Generator) -> pd.DataFrame:
 
 def test_the_mailing_chain_finds_what_was_put_in(tmp_path: Path) -> None:
     path = tmp_path / "mailing.csv"
-    _mailing(12_000, np.random.default_rng(1)).to_csv(path, index=False)
+    _mailing(8_000, np.random.default_rng(1)).to_csv(path, index=False)
     workspace = tmp_path / "workspace"
     result = hillstrom(workspace, path)
     visits = {row["policy"]: row["visits"] for row in result.rows}
@@ -61,9 +64,19 @@ def test_the_mailing_chain_finds_what_was_put_in(tmp_path: Path) -> None:
     assert History.read(workspace).version == history.version
 
 
-def test_the_mailing_chain_runs_on_the_extract(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def mailed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, HillstromResult]:
+    """The workspace of the extract, with models of few trees, and what came of it."""
+    workspace = tmp_path_factory.mktemp("mailed") / "workspace"
+    make_example(HILLSTROM, workspace)
+    toml = workspace / "nba.toml"
+    toml.write_text(toml.read_text(encoding="utf-8") + "[models]\nfolds = 2\ntrees = 15\n", encoding="utf-8")
+    return workspace, hillstrom(workspace, EXTRACTS / "mailing.csv")
+
+
+def test_the_mailing_chain_runs_on_the_extract(mailed: tuple[Path, HillstromResult]) -> None:
+    workspace, result = mailed
     frame = pd.read_csv(EXTRACTS / "mailing.csv")
-    result = hillstrom(tmp_path / "workspace", EXTRACTS / "mailing.csv")
     rows = {row["policy"]: row for row in result.rows}
     by_arm = frame.groupby("segment")["visit"].agg(["mean", "sem"])
     for arm, policy in (("Mens E-Mail", "mens_email to all"), ("No E-Mail", "nobody")):
@@ -71,8 +84,32 @@ def test_the_mailing_chain_runs_on_the_extract(tmp_path: Path) -> None:
         assert rows[policy]["visits"] == pytest.approx(mean, abs=3 * sem)  # one half judges, the file is both
     assert rows["personalised"]["visits to"] > rows["nobody"]["visits"]
     delivery.verify(result.batch.folder)
-    decided = History.read(tmp_path / "workspace").table("decisions").to_pandas()
+    decided = History.read(workspace).table("decisions").to_pandas()
     assert (decided["batch_id"] == result.batch.batch_id).sum() == len(frame)
+
+
+def test_the_mailings_are_judged_learnt_from_promoted_and_rolled_back(
+    mailed: tuple[Path, HillstromResult],
+) -> None:
+    workspace, _ = mailed
+    history = History.read(workspace)
+    sizes = dict(history.sql("select batch_id, count(*) as n from outcomes join decisions"
+        " using (decision_id) group by 1").to_pandas().itertuples(index=False))  # fmt: skip
+    _, judging, last = (mailing.batch_id for mailing in MAILINGS)
+    values = evaluate.evaluate(workspace, DECIDE_AT).to_pandas().set_index("estimator")
+    assert values.loc["dros", "n"] == sizes[judging] + sizes[last]  # the first champion knows neither
+    assert values.loc["dros", "lower"] < values.loc["dros", "value"] < values.loc["dros", "upper"]
+    learnt = learn.learn(workspace, MAILINGS[1].sent_at + timedelta(days=WINDOW_DAYS))
+    assert (learnt.n_closed, learnt.trained.alias, learnt.trained.is_new) == (0, "challenger", True)
+    found = promote.promote(workspace, DECIDE_AT, approver="Ana", force=True, note="a drill")
+    checks = {check.check: check for check in found.checks}
+    assert checks["decisions that neither has learnt from"].value == sizes[last]
+    assert np.isfinite(checks["paired value, lower bound at any look"].value)
+    assert promote.rollback(workspace, DECIDE_AT, approver="Ben") == (2, 1)
+    fewer = scenario.scenario(workspace, "fewer", scenario.Changes({"email": 300})).to_pylist()
+    contacts = {row["scenario"]: row["contacts"] for row in fewer if row["item"] == "total"}
+    assert contacts["fewer"] <= 300 < contacts[scenario.AS_DECIDED]
+    assert not History.read(workspace).has("corrections")  # outcomes stay as the file has them
 
 
 def test_the_shop_chain_runs_on_the_extract(tmp_path: Path) -> None:
