@@ -13,6 +13,7 @@ from nba import settings
 from nba.errors import MissingError, NbaError
 
 VIEWS = Path(__file__).parent / "views"
+FIRST = "overview"
 PAGES: Mapping[str, Mapping[str, str]] = {
     "results": {
         "overview": ":material/monitoring:",
@@ -40,7 +41,10 @@ def main() -> None:
         st.error(say("app.none", found=error.message), icon=":material/error:")
         st.markdown(say("app.none_hint"))
         return
-    chosen = st.navigation({say(f"section.{name}"): _pages(pages) for name, pages in PAGES.items()})
+    listed = {say(f"section.{name}"): _pages(pages) for name, pages in PAGES.items()}
+    # The first page has no name in its address: a link that names it leads there all the same.
+    next(iter(listed.values())).append(st.Page(_to_first, url_path=FIRST, visibility="hidden"))
+    chosen = st.navigation(listed)
     first = next(iter(found))
     role = _enter(found[first])
     name = st.sidebar.selectbox(
@@ -63,11 +67,16 @@ def _pages(pages: Mapping[str, str]) -> list[st.Page]:
             VIEWS / f"{name}.py",
             title=say(f"page.{name}"),
             icon=icon,
-            url_path=name,
-            default=name == "overview",
+            url_path="start" if name == FIRST else name,
+            default=name == FIRST,
         )
         for name, icon in pages.items()
     ]
+
+
+def _to_first() -> None:
+    given = {key: st.query_params.get_all(key) for key in st.query_params}
+    st.switch_page(VIEWS / f"{FIRST}.py", query_params=given)
 
 
 def _enter(workspace: Path) -> access.Role:

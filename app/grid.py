@@ -50,7 +50,7 @@ DIFFERENCES = (
     *("judged_effect", "judged_lower", "judged_upper"),
 )
 RATIOS = ("roas", "roas_lower", "roas_upper", "marginal_return", "ratio", "weight", "lever")
-P_VALUES = ("p_value", "p_corrected", "p_heterogeneity", "p_srm", "p_traffic")
+P_VALUES = ("p_value", "p_always", "p_corrected", "p_heterogeneity", "p_srm", "p_traffic")
 _UNIT_FORMAT = {"fraction": "percent", "probability 0-1": "percent", "probability": "percent"}
 _UNIT_FORMAT |= dict.fromkeys(("days", "seconds"), "localized")
 _TERM = {
@@ -67,6 +67,7 @@ _TERM = {
     "judged_total_lower": "judged",
     "judged_total_upper": "judged",
     "p_value": "p_value",
+    "p_always": "p_always",
     "estimator": "estimator",
     "p_heterogeneity": "heterogeneity",
     "p_corrected": "corrected",
@@ -101,7 +102,7 @@ _TERM = {
 _WIDTHS = {
     ("value_finder", "segment"): 620,
     ("summary_models", "alias"): 150,
-    ("summary_effects", "segment"): 150,
+    ("judged", "segment"): 150,
     ("policy_values", "policy_id"): 200,
     ("choices", "stage"): 130,
     ("choices", "reason"): 170,
@@ -216,34 +217,20 @@ def limits(shown: pa.Table, columns: Sequence[str], currency: str, key: str) -> 
     table(shown, columns, contract, currency, key, titles={"unit": say("feature.unit")})
 
 
-# On which side of its limit a check must lie where it is not to be at most it, and which checks count.
-_SIDES = {
-    "effective sample size": "at_least",
-    "logged probabilities": "at_least",
-    "made since training": "at_least",
-    "decisions that neither has learnt from": "at_least",
-    "paired value, lower bound at any look": "above",
-    "logged": "below",
-    "candidates": "below",
-}
-_COUNTED = ("effective sample size", "decisions that neither has learnt from", "logged", "candidates")
-
-
 def checks(shown: pa.Table, contract: tables.Table, currency: str, key: str) -> None:
     """Show checks of a log or of a policy: what was found, and on which side of what limit it must lie.
 
     Args:
-        shown: Columns check, status, value, limit, note, and policy_id where there is one.
+        shown: Columns check, status, value, limit, note, side, is_count, and policy_id where there is one.
         contract: What they mean.
         currency: Unit of money.
         key: Names the widget and the file.
     """
     found, bounds = [], []
     for row in shown.to_pylist():
-        name = re.sub(" of the (challenger|champion)$", "", row["check"])
-        value, limit = (_checked(name, row[column]) for column in ("value", "limit"))
+        value, limit = (_checked(row[column], is_count=row["is_count"]) for column in ("value", "limit"))
         found.append(value)
-        bounds.append(limit and say(f"bound.{_SIDES.get(name, 'at_most')}", limit=limit))
+        bounds.append(limit and (say(f"bound.{row['side']}", limit=limit) if row["side"] else limit))
     fields = {"found": tables.Field("found", "text", ""), "bound": tables.Field("bound", "text", "")}
     for name, cells in (("found", found), ("bound", bounds)):
         shown = shown.append_column(name, pa.array(cells, pa.string()))
@@ -253,10 +240,10 @@ def checks(shown: pa.Table, contract: tables.Table, currency: str, key: str) -> 
     table(shown, columns, contract, currency, key, titles=titles)
 
 
-def _checked(name: str, value: float | None) -> str | None:
+def _checked(value: float | None, *, is_count: bool | None) -> str | None:
     if value is None or value != value:
         return None
-    if name in _COUNTED:
+    if is_count:
         return count(value)
     sign = "\N{MINUS SIGN}" if value < 0 else ""
     return number(value) if abs(value) >= 1 or value == 0 else sign + chance(abs(value))

@@ -43,6 +43,9 @@ def draw(reader: Reader) -> None:
     goal = _percent(left, "goal", say("planner.goal"), (50, 95, 80), say("term.power")) / 100
     reach = _percent(middle, "reach", say("planner.reach"), (5, 100, 100), say("planner.reach_help"))
     given = planning.within(spreads, reader.config.trial_share * reach / 100)
+    if not given[days].sd_adjusted > 0:
+        st.info(say("planner.still"), icon=":material/straighten:")
+        return
     curve = planning.curve(given, (1 - share, share), goal)
     row = next(r for r in curve.to_pylist() if r["days"] == days)
     least = row["mde_adjusted"]

@@ -11,7 +11,7 @@ import streamlit as st
 from app import figures, grid
 from app.data import Reader, leading, where
 from app.messages import chance, conditions, day, difference, label, language, number, percent, say, told
-from nba import plots
+from nba import plots, tables
 from nba.experiments import decision, guardrails, srm
 from nba.experiments.judged import EVERY, PLANNED, READING, is_over
 from nba.plots import readings
@@ -76,7 +76,8 @@ def is_planned(reader: Reader, experiment: str, metric: str = "") -> bool:
 
 def band_note(reader: Reader, experiment: str, metric: str) -> str:
     """Say for which looks the bands over time are valid."""
-    return say(f"experiments.sequence_{'planned_' if is_planned(reader, experiment, metric) else ''}note")
+    key = "sequence_planned_note" if is_planned(reader, experiment, metric) else "sequence_note"
+    return say(f"experiments.{key}")
 
 
 def offer(reader: Reader, experiment: str) -> None:
@@ -145,8 +146,9 @@ def _metric(reader: Reader, rows: pa.Table, experiment: str, *, script: bool) ->
             out.append(_figure(figure, script=False))
     parted = rows.filter(pc.not_equal(rows["segment"], "all"))
     if parted.num_rows:
-        out += [f"<h3>{_safe(say('experiments.segments'))}</h3>", _note(segments_note(reader, experiment))]
-        out.append(_table(parted.to_pylist(), _SEGMENTS, "summary_effects", unit))
+        told_parts, note = segments(reader, parted, experiment)
+        out += [f"<h3>{_safe(say('experiments.segments'))}</h3>", _note(note)]
+        out.append(_table(told_parts.to_pylist(), _SEGMENTS, "judged", unit))
     return out
 
 
@@ -207,16 +209,20 @@ def distrust(reader: Reader, experiment: str) -> str:
     return say("experiments.distrust", reason=sentence_case(told(why[0]))) if why else ""
 
 
-def is_claim(reader: Reader, experiment: str) -> bool:
-    """Say whether effects by segment may be claimed: they are of one reading, so only at the planned end."""
+def segments(reader: Reader, shown: pa.Table, experiment: str) -> tuple[pa.Table, str]:
+    """Give effects by segment with the interval that may be read now, and say when to believe one.
+
+    Returns:
+        The `judged` table, without a claim where nothing is known that holds at every look, and the note.
+    """
     rows = reader.rows("readouts", experiment_id=experiment) if reader.has("readouts") else []
-    return bool(rows) and is_over(rows[0])
-
-
-def segments_note(reader: Reader, experiment: str) -> str:
-    """Say when to believe an effect by segment."""
-    key = "segments_note" if is_claim(reader, experiment) else "segments_open_note"
-    return say(f"experiments.{key}")
+    judged = leading(reader.judged(shown, experiment))
+    if rows and is_over(rows[0]):
+        return judged, say("experiments.segments_note")
+    kept = [r if r["basis"] == EVERY else r | {"p_corrected": None} for r in judged.to_pylist()]
+    is_known = any(row["basis"] == EVERY for row in kept)
+    key = "segments_every_note" if is_known else "segments_open_note"
+    return tables.JUDGED.build(kept), say(f"experiments.{key}")
 
 
 def no_segments(reader: Reader, experiment: str) -> str:
@@ -268,7 +274,7 @@ _TOTAL = ("relative_effect", "total", "judged_total_lower", "judged_total_upper"
 _WHERE_KNOWN = ("reason", *_COLUMNS[7:13], *_TOTAL)
 # What the verdict goes by has no p-value of a single reading.
 _JUDGED = (*_MEANS[:-1], "judged_effect", "judged_lower", "judged_upper", *_TOTAL, "reason")
-_SEGMENTS = ("segment", *_MEANS, "lower", "upper", "p_corrected", "p_heterogeneity")
+_SEGMENTS = ("segment", *_MEANS, "judged_lower", "judged_upper", "p_corrected", "p_heterogeneity")
 _GUARDS = ("metric", "arm", "standing", "limit", "effect", "always_lower", "always_upper", "days")
 _MEASURED = (
     *("mean", "mean_control", "effect", "lower", "upper", "always_lower", "always_upper", "limit"),

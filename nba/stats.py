@@ -333,7 +333,33 @@ def sequence_bound(n: Array, planned: float, alpha: float = 0.05) -> Array:
         [3.86, 3.04]
     """
     n = np.asarray(n, dtype=np.float64)
-    scale = (-2 * np.log(alpha) + np.log(1 - 2 * np.log(alpha))) / planned
-    mixed = np.where(n >= 2, n, np.nan) * scale
+    mixed = _mixed(n, planned, alpha)
     out = np.sqrt((1 + 1 / mixed) * np.log((mixed + 1) / alpha**2))
     return np.asarray(np.where(np.isnan(out), np.inf, out), dtype=np.float64)
+
+
+def sequence_p_value(z: Array, n: Array, planned: float, alpha: float = 0.05) -> Array:
+    """Give the p-value that is valid at every look: below `alpha` where `sequence_bound` is passed.
+
+    Args:
+        z: Estimate over its standard error.
+        n: Units so far, of both arms together, shape of `z`.
+        planned: Units at which the interval is narrowest.
+        alpha: Error at which it is narrowest; the p-value is valid at any.
+
+    Returns:
+        Inverse of the largest evidence of the normal mixture, at most 1; NaN below 2 units.
+
+    Example:
+        >>> edge = sequence_bound(np.array([1000.0, 10_000.0]), planned=10_000)
+        >>> sequence_p_value(edge, np.array([1000.0, 10_000.0]), planned=10_000).round(6).tolist()
+        [0.05, 0.05]
+    """
+    mixed = _mixed(np.asarray(n, dtype=np.float64), planned, alpha)
+    log_p = 0.5 * np.log1p(mixed) - 0.5 * np.square(z) * mixed / (1 + mixed)
+    return np.asarray(np.exp(np.minimum(log_p, 0.0)), dtype=np.float64)
+
+
+def _mixed(n: Array, planned: float, alpha: float) -> Array:
+    scale = (-2 * np.log(alpha) + np.log(1 - 2 * np.log(alpha))) / planned
+    return np.asarray(np.where(n >= 2, n, np.nan) * scale, dtype=np.float64)

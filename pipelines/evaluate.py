@@ -3,13 +3,13 @@
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from nba import settings, tables
+from nba import settings, tables, tracking
 from nba.errors import MissingError
 from nba.evaluation import diagnostics, intervals, offpolicy, segments
 from nba.evaluation.offpolicy import Log, PolicyValue
@@ -25,10 +25,18 @@ from pipelines.replay import Context, LeftOut, Model, Part, Player, Unseen
 
 Array = NDArray[np.float64]
 ALL = "all"
-_LEARNT = "all closed decisions were in its training: judge it once later ones have closed"
+FULL, CHALLENGER = "full policy", tracking.CHALLENGER
+_LEARNT = {
+    FULL: "all closed decisions were in its training: judge it once later ones have closed",
+    CHALLENGER: "all closed decisions were in its training or the champion's: judge it once later ones"
+    " have closed",
+}
+_UNABLE = {
+    FULL: "no arm of the log could have chosen what the champion would choose",
+    CHALLENGER: "no arm of the log could have chosen what both would choose",
+}
 _UNREAD = "no decision closed since its training has a logged probability and stored candidates"
 _REPEATS = 400
-FULL = "full policy"
 
 _CLOSED = """
     select d.batch_id, coalesce(d.arm, 'policy') as arm, d.customer_id, d.policy_id, d.decided_at, o.reward
@@ -43,7 +51,8 @@ def evaluate(workspace: Path, at: datetime, *, progress: Progress | None = None)
     Arms are judged on their own decisions. The champion is judged on decisions that were made since its
     training (on earlier ones it would look better than it is); while none of these has closed, on those made
     before that closed later, and `diagnostics` says so. It is judged on the arms that could have chosen
-    whatever it would choose. A row's weight rests on the probability of its own arm.
+    whatever it would choose. A row's weight rests on the probability of its own arm. A challenger is judged
+    on decisions that neither of the two has learnt from, with its gain on the champion there.
 
     Args:
         workspace: Folder of the workspace.
@@ -64,37 +73,50 @@ def evaluate(workspace: Path, at: datetime, *, progress: Progress | None = None)
     closed = history.sql(_CLOSED.format(settled=context.settled), {"at": at})
     level = context.config.experiment.level
     champion = Model.find(context, "champion")
-    unseen, batches = _unseen(context, champion) if champion else (Unseen(), [])
-    step = progress.step("judging policies", total=len(batches) + 2)
+    asked = _asked(context, champion) if champion else []
+    step = progress.step("judging policies", total=sum(len(one.batches) for one in asked) + 2)
     rows = _arm_values(closed, level)
     step(1)
     written: dict[str, pa.Table] = {}
-    if champion:
-        players = _players(context, champion)
-        parts: list[Part] = []
-        played: dict[str, list[Array]] = {name: [] for name in players}
-        for batch_id in batches:
-            if part := replay.read(context, batch_id, unseen=unseen):
-                parts.append(part)
-                for name, player in players.items():
-                    played[name].append(player.play(part).final)
-            step(1)
-        pooled = pooling.pool(parts, played) if parts else None
-        policy_id = players[FULL].policy_id
-        found, checks = _champion_values(pooled, policy_id, context, _UNREAD if batches else _LEARNT)
-        if batches:
-            checks += _readable(replay.left_out(context, unseen), policy_id)
-            if unseen.made_since < champion.trained_at:
-                checks.append(_overlapping(policy_id))
+    checks: list[dict[str, Any]] = []
+    for one in asked:
+        pooled = pooling.replayed(context, one.players, one.unseen, one.batches, step)
+        found, looked_at = _model_values(pooled, one, context)
         rows += found
+        checks += looked_at
+        if one.name == FULL:
+            ablated = _ablations(closed, pooled, one.policy_id, context, one.players)
+            written["ablations"] = tables.ABLATIONS.build(ablated)
+    if champion:
         written["diagnostics"] = tables.DIAGNOSTICS.build(checks)
-        ablated = _ablations(closed, pooled, policy_id, context, players)
-        written["ablations"] = tables.ABLATIONS.build(ablated)
         written["value_finder"] = _value_finder(context, champion)
     values = tables.POLICY_VALUES.build(rows)
     history.commit(replace={"policy_values": values, **written})
     step(1)
     return values
+
+
+class _Asked(NamedTuple):
+    # A model that is judged: by which of the players, beside which others, on what.
+    name: str
+    players: dict[str, Player]
+    unseen: Unseen
+    batches: list[str]
+
+    @property
+    def policy_id(self) -> str:
+        return self.players[self.name].policy_id
+
+
+def _asked(context: Context, champion: Model) -> list[_Asked]:
+    # A challenger stands beside the champion, where neither has learnt from what both are judged on.
+    full = _players(context, champion)
+    out = [_Asked(FULL, full, *_unseen(context, champion))]
+    challenger = Model.find(context, CHALLENGER)
+    if challenger is not None and challenger.scorer.model_id != champion.scorer.model_id:
+        both = {FULL: full[FULL], CHALLENGER: replay.champion_player(context, challenger)}
+        out.append(_Asked(CHALLENGER, both, *_unseen(context, champion, challenger)))
+    return out
 
 
 def _players(context: Context, champion: Model) -> dict[str, Player]:
@@ -145,12 +167,12 @@ def _arm_values(closed: pa.Table, level: float) -> list[dict[str, Any]]:
     return out
 
 
-def _unseen(context: Context, champion: Model) -> tuple[Unseen, list[str]]:
+def _unseen(context: Context, *models: Model) -> tuple[Unseen, list[str]]:
     # What has read open windows has read decisions that closed later, too.
-    unseen = Unseen.by(champion)
+    unseen = Unseen.by(*models)
     batches = replay.closed_batches(context, unseen)
-    if not batches and not champion.has_open:
-        unseen = Unseen(closed_after=champion.trained_at)
+    if not batches and not any(model.has_open for model in models):
+        unseen = Unseen(closed_after=unseen.closed_after)
         batches = replay.closed_batches(context, unseen)
     return unseen, batches
 
@@ -158,7 +180,7 @@ def _unseen(context: Context, champion: Model) -> tuple[Unseen, list[str]]:
 def _overlapping(policy_id: str) -> dict[str, Any]:
     note = "decided before its training and closed later: what was bought between may have been learnt from"
     return {"policy_id": policy_id, "check": "made since training", "value": 0.0, "limit": 1.0,
-            "status": "warning", "note": note}  # fmt: skip
+            "status": "warning", "note": note, "side": "at_least", "is_count": False}  # fmt: skip
 
 
 def _readable(left: LeftOut, policy_id: str) -> list[dict[str, Any]]:
@@ -170,31 +192,40 @@ def _readable(left: LeftOut, policy_id: str) -> list[dict[str, Any]]:
     return [
         {"policy_id": policy_id, "check": check, "value": float(n), "limit": float(left.n),
          "status": "refused" if n and n == left.n else status,
-         "note": f"{n} decisions without {what} are left out"}
+         "note": f"{n} decisions without {what} are left out", "side": "below", "is_count": True}
         for check, n, what, status in told
     ]  # fmt: skip
 
 
-def _champion_values(
-    pooled: Pooled | None, policy_id: str, context: Context, why: str
+def _model_values(
+    pooled: Pooled | None, asked: _Asked, context: Context
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    level = context.config.experiment.level
-    if pooled is None:
-        return [_row(policy_id, "dros", ALL, PolicyValue.unknown(why))], []
-    able = pooling.supported(pooled, [FULL])
-    if not len(able.arm):
-        reason = "no arm of the log could have chosen what the champion would choose"
-        return [_row(policy_id, "dros", ALL, PolicyValue.unknown(reason))], []
+    level, policy_id, of = context.config.experiment.level, asked.policy_id, asked.name
+    checks = []
+    if asked.batches:
+        checks += _readable(replay.left_out(context, asked.unseen), policy_id)
+        if asked.unseen.made_since < asked.unseen.closed_after:
+            checks.append(_overlapping(policy_id))
+    compared = [FULL, CHALLENGER] if of == CHALLENGER else [of]
+    able = pooling.supported(pooled, compared) if pooled else None
+    if able is None or not len(able.arm):
+        why = _UNABLE[of] if able else _UNREAD if asked.batches else _LEARNT[of]
+        return [_row(policy_id, "dros", ALL, PolicyValue.unknown(why))], checks
     out = []
     arms = np.unique(able.arm)
     for suffix, part in (("", able), *((f"@{x}", able.only(able.arm == x)) for x in arms if len(arms) > 1)):
-        q = offpolicy.outcome_model(part.X, part.log, part.target[FULL])
-        for name, value in _estimates(part.log, part.target[FULL], q, level):
+        q = offpolicy.outcome_model(part.X, part.log, part.target[of])
+        for name, value in _estimates(part.log, part.target[of], q, level):
             out.append(_row(policy_id, name + suffix, ALL, value))
         if not suffix:
-            out += [_row(policy_id, name, ALL, value) for name, value in _other_intervals(part, q, context)]
-    checks = diagnostics.examine(able.log.column, able.log.p_logged, able.target[FULL])
-    return out, [{"policy_id": policy_id, **found._asdict()} for found in checks]
+            others = _other_intervals(part, part.target[of], q, context)
+            out += [_row(policy_id, name, ALL, value) for name, value in others]
+    if of == CHALLENGER:
+        gain = _paired(able, CHALLENGER, FULL, level)
+        out[0] |= {"gain": gain.value, "gain_lower": gain.lower, "gain_upper": gain.upper}
+        out[0]["reason"] = out[0]["reason"] or gain.reason
+    looked_at = diagnostics.examine(able.log.column, able.log.p_logged, able.target[of])
+    return out, [{"policy_id": policy_id, **found._asdict()} for found in looked_at] + checks
 
 
 def _estimates(log: Log, target: Array, q: Array, level: float) -> list[tuple[str, PolicyValue]]:
@@ -210,9 +241,11 @@ def _estimates(log: Log, target: Array, q: Array, level: float) -> list[tuple[st
     ]
 
 
-def _other_intervals(part: Pooled, q: Array, context: Context) -> list[tuple[str, PolicyValue]]:
+def _other_intervals(
+    part: Pooled, target: Array, q: Array, context: Context
+) -> list[tuple[str, PolicyValue]]:
     # The same value with the bootstrap by customer, and with ends that hold at all looks together.
-    target, level = part.target[FULL], context.config.experiment.level
+    level = context.config.experiment.level
     value = offpolicy.sndr(part.log, target, q, level)
     if value.reason:
         return []
@@ -246,16 +279,16 @@ def _ablations(
             value = PolicyValue.unknown("no closed decision that is new to the champion can be replayed")
         else:
             able = pooling.supported(pooled, [FULL, versus])
-            value = _paired(able, versus, level)
+            value = _paired(able, FULL, versus, level)
         out.append(_ablation(versus, "off-policy", policy_id, level, value, remark))
     return out
 
 
-def _paired(able: Pooled, versus: str, level: float) -> PolicyValue:
+def _paired(able: Pooled, one: str, versus: str, level: float) -> PolicyValue:
     if not len(able.arm):
-        return PolicyValue.unknown("no arm of the log could have chosen what both would choose")
-    q = offpolicy.outcome_model(able.X, able.log, 0.5 * (able.target[FULL] + able.target[versus]))
-    return offpolicy.difference(able.log, able.target[FULL], able.target[versus], q, level)
+        return PolicyValue.unknown(_UNABLE[CHALLENGER])
+    q = offpolicy.outcome_model(able.X, able.log, 0.5 * (able.target[one] + able.target[versus]))
+    return offpolicy.difference(able.log, able.target[one], able.target[versus], q, level)
 
 
 def _by_arms(closed: pa.Table, config: settings.Settings, level: float) -> list[tuple[str, str, PolicyValue]]:

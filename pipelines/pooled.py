@@ -1,6 +1,6 @@
 """Replayed batches together: the rows on which policies are judged and compared."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -8,7 +8,8 @@ from numpy.typing import NDArray
 
 from nba.evaluation import offpolicy
 from nba.evaluation.offpolicy import Log
-from pipelines.replay import Array, Part, Whole, numbers
+from pipelines import replay
+from pipelines.replay import Array, Context, Part, Player, Unseen, Whole, numbers
 
 
 class Pooled(NamedTuple):
@@ -37,6 +38,36 @@ class Pooled(NamedTuple):
         kept = Log(log.column[rows], log.reward[rows], log.p_logged[rows], unit)
         target = {name: p[rows] for name, p in self.target.items()}
         return Pooled(kept, self.unsubscribed[rows], self.X[rows], self.batch[rows], target, self.arm[rows])
+
+
+def replayed(
+    context: Context,
+    players: Mapping[str, Player],
+    unseen: Unseen,
+    batches: Sequence[str],
+    step: Callable[[int], None] = lambda _: None,
+) -> Pooled | None:
+    """Let players play what has closed.
+
+    Args:
+        context: The workspace.
+        players: By name.
+        unseen: Decisions that count.
+        batches: Batches to read, in the order of their decisions.
+        step: Told of each batch.
+
+    Returns:
+        The rows of all batches, or None where none of them can be replayed.
+    """
+    parts: list[Part] = []
+    played: dict[str, list[Array]] = {name: [] for name in players}
+    for batch_id in batches:
+        if part := replay.read(context, batch_id, unseen=unseen):
+            parts.append(part)
+            for name, player in players.items():
+                played[name].append(player.play(part).final)
+        step(1)
+    return pool(parts, played) if parts else None
 
 
 def pool(parts: Sequence[Part], played: Mapping[str, Sequence[Array]]) -> Pooled:

@@ -162,29 +162,23 @@ def evidence(context: Context, champion: Model, challenger: Model) -> list[Check
         name: replay.champion_player(context, model)
         for name, model in (("champion", champion), ("challenger", challenger))
     }
-    parts: list[replay.Part] = []
-    played: dict[str, list[np.ndarray]] = {name: [] for name in players}
-    for batch_id in replay.closed_batches(context, unseen):
-        if part := replay.read(context, batch_id, unseen=unseen):
-            parts.append(part)
-            for name, player in players.items():
-                played[name].append(player.play(part).final)
+    found = pooled.replayed(context, players, unseen, replay.closed_batches(context, unseen))
     name = "decisions that neither has learnt from"
     left = replay.left_out(context, unseen)
-    if not parts:
+    if found is None:
         note = "none of them has closed yet: ask again once a window has"
         if left.n:
             note = f"none of {left.n} has its probability and its candidates stored"
-        return [Check(name, promotion.UNKNOWN, 0.0, 1.0, note), *health]
-    able = pooled.supported(pooled.pool(parts, played), list(players))
+        return [Check(name, promotion.UNKNOWN, 0.0, 1.0, note, *promotion.COUNTED), *health]
+    able = pooled.supported(found, list(players))
     if not len(able.arm):
         note = "no arm of the log could have chosen what both would choose"
-        return [Check(name, promotion.FAIL, 0.0, 1.0, note), *health]
+        return [Check(name, promotion.FAIL, 0.0, 1.0, note, *promotion.COUNTED), *health]
     n = len(able.arm)
-    note = f"of {len(parts)} batches"
+    note = f"of {len(np.unique(found.batch))} batches"
     if missing := left.n_unlogged + left.n_bare:
         note += f"; {missing} without probability or candidates are left out"
-    found = Check(name, promotion.PASS, float(n), 1.0, note)
+    counted = Check(name, promotion.PASS, float(n), 1.0, note, *promotion.COUNTED)
     mixed = 0.5 * (able.target["champion"] + able.target["challenger"])
     q = offpolicy.outcome_model(able.X, able.log, mixed)
     judged = promotion.judge(
@@ -195,7 +189,7 @@ def evidence(context: Context, champion: Model, challenger: Model) -> list[Check
         q,
         asked,
     )
-    return [found, *judged, *health]
+    return [counted, *judged, *health]
 
 
 def _fresh(context: Context) -> list[Check]:

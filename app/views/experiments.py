@@ -15,7 +15,7 @@ from app.report import BASIS, band_note, bases, sentence_case, standing, valid
 from nba import plots, tables
 from nba.experiments import guardrails
 from nba.experiments.decision import EARLY
-from nba.experiments.judged import READING
+from nba.experiments.judged import EVERY, READING
 from nba.experiments.readout import horizon_days
 from nba.plots import readings
 from nba.settings import Experiment
@@ -232,7 +232,8 @@ def _segments(shown: pa.Table, reader: Reader, experiment: str, metric: str) -> 
         st.markdown(report.no_segments(reader, experiment))
         return
     unit = _unit(metric, reader, experiment)
-    st.caption(report.segments_note(reader, experiment))
+    parts_only, note = report.segments(reader, parts_only, experiment)
+    st.caption(note)
     arms = list(dict.fromkeys(parts_only["arm"].to_pylist()))
     first = [arm for arm in arms if arm == reader.headline_arm]
     arm = parts.choose(say("arm"), [*first, *(a for a in arms if a not in first)], "segment_arm")
@@ -240,11 +241,12 @@ def _segments(shown: pa.Table, reader: Reader, experiment: str, metric: str) -> 
     each = report.is_per_customer(reader, metric, experiment)
     read = pa.array([conditions(name) for name in parts_only["segment"].to_pylist()], pa.string())
     named = parts_only.set_column(parts_only.column_names.index("segment"), "segment", read)
-    is_claim = report.is_claim(reader, experiment)
-    drawn = plots.effects(named, unit, order=reader.arms, per_customer=each, is_claim=is_claim)
+    drawn = plots.effects(named, unit, order=reader.arms, per_customer=each)
     figures.figure(drawn, "segments", say("alt.effects"))
-    columns = ["segment", *COLUMNS, "p_corrected", "p_heterogeneity", "p_value", *MEANS, "arm"]
-    grid.table(parts_only, columns, tables.SUMMARY_EFFECTS, reader.currency, f"segments_{metric}", unit)
+    is_single = EVERY not in parts_only["basis"].to_pylist()
+    columns = ["segment", *(COLUMNS if is_single else [*JUDGED, "relative_effect"])]
+    columns += ["p_corrected", "p_heterogeneity", "p_value" if is_single else "p_always", *MEANS, "arm"]
+    grid.table(parts_only, columns, tables.JUDGED, reader.currency, f"segments_{metric}", unit)
 
 
 def _guardrails(reader: Reader, experiment: str) -> None:

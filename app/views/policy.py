@@ -154,6 +154,8 @@ def _values(reader: Reader) -> None:
         usual.setdefault(row["policy_id"], row)
     shown = _estimates(list(usual.values()))
     figures.figure(plots.policy_values(shown, reader.currency), "values", say("alt.policy_values"))
+    for row in usual.values():
+        _gain(row, reader.currency)
     columns = ["policy_id", "value", "lower", "upper", "estimator", "ess", "n", "max_weight", "reason"]
     grid.table(shown, columns, tables.POLICY_VALUES, reader.currency, "values")
     others = [row for row in rows if usual[row["policy_id"]] is not row]
@@ -163,6 +165,17 @@ def _values(reader: Reader) -> None:
     for part in (_diagnostics, _evidence, _promotions):
         with parts.section():
             part(reader)
+
+
+def _gain(row: dict[str, Any], currency: str) -> None:
+    # A challenger against the champion on the same decisions: two intervals side by side would not show it.
+    if row["gain"] is None or row["gain"] != row["gain"]:
+        return
+    numbers = {
+        name: number(row[name], currency, signed=name == "gain")
+        for name in ("gain", "gain_lower", "gain_upper")
+    }
+    st.markdown(say("policy.gain", name=plain(row["named"]), n=number(row["n"]), **numbers))
 
 
 def _diagnostics(reader: Reader) -> None:

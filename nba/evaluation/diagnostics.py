@@ -74,6 +74,8 @@ class Finding(NamedTuple):
         status: ok, warning, or refused: no estimate may rest on it.
         value, limit: What was found, and from where on it is not ok.
         note: In words.
+        side: Where the value is ok: `at_least`, `at_most` or `below` the limit.
+        is_count: Whether value and limit are whole numbers of decisions.
     """
 
     check: str
@@ -81,6 +83,8 @@ class Finding(NamedTuple):
     value: float
     limit: float
     note: str
+    side: str = "at_most"
+    is_count: bool = False
 
 
 def examine(column: NDArray[np.int64], p_logged: Array, p_target: Array) -> list[Finding]:
@@ -100,23 +104,31 @@ def examine(column: NDArray[np.int64], p_logged: Array, p_target: Array) -> list
     z = abs(float(weight.mean()) - 1) / error if error > 0 else 0.0
     heavy = float(np.sort(weight)[::-1][: max(n // 100, 1)].sum() / max(weight.sum(), 1e-300))
     fit = calibration(column, p_logged)
+    share = f"{heavy:.0%} of the weight is on 1% of decisions"
+    against = f"chi-square {fit.chi_square:.1f} of counts against them, {fit.freedom} degrees of freedom"
     return [
-        _finding("support", missing, MISSING, f"{missing:.2%} of the choices judged could not be logged", 0),
-        _finding("effective sample size", ess, ESS, f"{ess:,.0f} of {n:,} decisions", 1),
-        _finding("mean weight", z, MEAN_Z, f"the weights average {weight.mean():.3f}, expected 1", 0),
-        _finding("largest weight", float(weight.max(initial=0.0)), LARGEST, "of one decision", None),
-        _finding("weight tails", heavy, HEAVY, f"{heavy:.0%} of the weight is on 1% of decisions", None),
+        _finding("support", missing, MISSING, f"{missing:.2%} of the choices judged could not be logged"),
         _finding(
-            "logged probabilities", fit.p_value, P_VALUE,
-            f"chi-square {fit.chi_square:.1f} of counts against them, {fit.freedom} degrees of freedom", 1,
+            "effective sample size", ess, ESS, f"{ess:,.0f} of {n:,} decisions", "at_least", is_count=True
         ),
-    ]  # fmt: skip
+        _finding("mean weight", z, MEAN_Z, f"the weights average {weight.mean():.3f}, expected 1"),
+        _finding("largest weight", float(weight.max(initial=0.0)), LARGEST, "of one decision", bad="warning"),
+        _finding("weight tails", heavy, HEAVY, share, bad="warning"),
+        _finding("logged probabilities", fit.p_value, P_VALUE, against, "at_least"),
+    ]
 
 
-def _finding(check: str, value: float, limit: float, note: str, above: int | None) -> Finding:
-    # `above`: 1 where the value must reach the limit, 0 where it must not pass it, None where it only warns.
+def _finding(
+    check: str,
+    value: float,
+    limit: float,
+    note: str,
+    side: str = "at_most",
+    *,
+    bad: str = "refused",
+    is_count: bool = False,
+) -> Finding:
     if np.isnan(value):
-        return Finding(check, "ok", value, limit, "nothing in the log is random")
-    good = value >= limit if above == 1 else value <= limit
-    bad = "warning" if above is None else "refused"
-    return Finding(check, "ok" if good else bad, float(value), limit, note)
+        return Finding(check, "ok", value, limit, "nothing in the log is random", side, is_count)
+    good = value >= limit if side == "at_least" else value <= limit
+    return Finding(check, "ok" if good else bad, float(value), limit, note, side, is_count)

@@ -26,6 +26,8 @@ class Check(NamedTuple):
         status: pass, fail or unknown (which does not pass).
         value, limit: What was found, and what it had to reach or keep below; NaN where not known.
         note: In words.
+        side: Where the value must lie: `at_least`, `at_most` or `above` the limit.
+        is_count: Whether value and limit are whole numbers of decisions.
     """
 
     check: str
@@ -33,6 +35,11 @@ class Check(NamedTuple):
     value: float
     limit: float
     note: str
+    side: str = "at_most"
+    is_count: bool = False
+
+
+COUNTED = "at_least", True  # of checks that count decisions
 
 
 class Rules(NamedTuple):
@@ -72,9 +79,7 @@ def judge(
         for found in diagnostics.examine(log.column, log.p_logged, p):
             if found.status == "refused" or found.check == "support":
                 status = FAIL if found.status == "refused" else PASS
-                checks.append(
-                    Check(f"{found.check} of the {name}", status, found.value, found.limit, found.note)
-                )
+                checks.append(Check(f"{found.check} of the {name}", status, *found[2:]))
     return checks
 
 
@@ -101,14 +106,15 @@ def passes(checks: list[Check]) -> bool:
 def _value(log: Log, challenger: Array, champion: Array, q: Array, rules: Rules) -> Check:
     name = "paired value, lower bound at any look"
     if refusal := offpolicy.difference(log, challenger, champion, q, rules.level).reason:
-        return Check(name, UNKNOWN, np.nan, -rules.margin, refusal)
+        return Check(name, UNKNOWN, np.nan, -rules.margin, refusal, "above")
     value, influence = offpolicy.contrast(log, challenger, champion, q)
     if not influence.any():
-        return Check(name, FAIL if rules.margin == 0 else PASS, 0.0, -rules.margin, "both do the same")
+        status = FAIL if rules.margin == 0 else PASS
+        return Check(name, status, 0.0, -rules.margin, "both do the same", "above")
     look = _look(value, influence, log.unit, rules)
     status = PASS if look.lower > -rules.margin else FAIL
     note = f"{value:+.4f} per decision, {look.lower:+.4f} to {look.upper:+.4f} at all looks together"
-    return Check(name, status, look.lower, -rules.margin, note)
+    return Check(name, status, look.lower, -rules.margin, note, "above")
 
 
 def _guardrail(lost: Log, challenger: Array, champion: Array, rules: Rules) -> Check:

@@ -8,6 +8,7 @@ import pyarrow as pa
 from nba import tables
 
 READING, EVERY, PLANNED = "one reading", "every look", "planned looks"
+ALL = "all"
 WAITING = "no planned look has been taken yet"
 
 
@@ -17,11 +18,12 @@ def judged(
     """Give each effect the interval by which its verdict goes.
 
     Without a planned end that is the interval valid at every look. With one, the primary metric has the
-    interval of its newest planned look; the others that of every look, but once the end is reached only
-    guardrails need it: the rest is read once. What has no verdict keeps the interval for one reading.
+    interval of its newest planned look; the others, and segments, that of every look, but once the end is
+    reached only guardrails need it: the rest is read once. What has no verdict keeps the interval for one
+    reading.
 
     Args:
-        effects: Rows of `summary_effects`, over all customers of each arm.
+        effects: Rows of `summary_effects`.
         looks: The table of that name.
         readouts: The table of that name.
         guardrails: Names of the metrics that are guardrails.
@@ -65,7 +67,8 @@ def _interval(
     is_guardrail: bool,
 ) -> dict[str, Any]:
     ends_at = verdict["ends_at"] if verdict else None
-    if verdict and ends_at and row["metric"] == verdict["metric"] and row["effect"] is not None:
+    headline = (verdict["metric"], ALL) if verdict and ends_at else None
+    if verdict and headline == (row["metric"], row["segment"]) and row["effect"] is not None:
         return _at(row, look, verdict)
     known = row["always_lower"] is not None and row["always_upper"] is not None
     if verdict and known and (is_guardrail or not is_over(verdict)):

@@ -19,7 +19,19 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from nba import tables
-from nba.experiments import actions, analyze, cube, decision, declared, design, facts, sequential, srm, store
+from nba.experiments import (
+    actions,
+    analyze,
+    anytime,
+    cube,
+    decision,
+    declared,
+    design,
+    facts,
+    sequential,
+    srm,
+    store,
+)
 from nba.experiments.decision import Decision, Shown, Verdict
 from nba.history import Snapshot
 from nba.settings import Experiment, Measured
@@ -61,8 +73,6 @@ class Path(NamedTuple):
         bound: Standard errors on each side: the primary's by its plan, the others' for any look.
         lower, upper: Ends of the look's interval, valid at all looks together.
         scale: What brings a look to the whole horizon, where margins and worth are declared.
-        always: Standard errors on each side of the confidence sequence at the readout's own moment, which
-            need not be a look, shape (k,).
     """
 
     effect: Array
@@ -71,7 +81,6 @@ class Path(NamedTuple):
     lower: Array
     upper: Array
     scale: Array
-    always: Array
 
 
 def read(
@@ -116,8 +125,9 @@ def read(
     in_order = [windows[at] for at in sorted(windows)]
     days, stored = store.days(snapshot, experiment, people, in_order, stored)
     on = {day.until: day for day in days}
-    paths = _paths(experiment, [on[at] for at in looks], on[window.until])
-    effects = _effect_rows(experiment, on[window.until], window, paths)
+    looked = [on[at] for at in looks]
+    paths = _paths(experiment, looked)
+    effects = _effect_rows(experiment, looked, on[window.until], window)
     effects += _quantile_rows(snapshot, experiment, people, quantiles, window)
     if fault:
         effects = [_hidden(row, fault) for row in effects]
@@ -247,14 +257,13 @@ def _shown(metric: Measured, path: Path, i: int) -> list[Shown]:
     return [Shown(metric.name, float(a), float(b), margin) for a, b in zip(lower, upper)]
 
 
-def _paths(experiment: Experiment, looked: Sequence[store.Day], now: store.Day) -> dict[str, Path]:
-    # The readout's own moment comes last; it is no look unless it was scheduled.
-    arms, days = treated_arms(experiment), [*looked, now]
-    shape = (len(experiment.metrics), len(arms), len(days))
+def _paths(experiment: Experiment, looked: Sequence[store.Day]) -> dict[str, Path]:
+    arms = treated_arms(experiment)
+    shape = (len(experiment.metrics), len(arms), len(looked))
     effect, se, n, n_control, seen = (np.full(shape, np.nan) for _ in range(5))
-    exposure = np.full(len(days), np.nan)
+    exposure = np.full(len(looked), np.nan)
     whole = (len(experiment.phases) + 1) * len(experiment.arms)
-    for number, day in enumerate(days):
+    for number, day in enumerate(looked):
         there = day.sums.n[:whole].sum()
         if there == 0:
             continue
@@ -263,8 +272,7 @@ def _paths(experiment: Experiment, looked: Sequence[store.Day], now: store.Day) 
         n[:, :, number], n_control[:, :, number] = found.n, found.n_control
         seen[:, :, number] = np.abs(found.mean) + np.abs(found.mean_control)
         exposure[number] = day.exposure[:whole].sum() / there
-    ratio = np.array([m.denominator is not None for m in experiment.metrics])
-    scale = np.where(ratio[:, None], 1.0, horizon_days(experiment) / exposure[None, :])
+    scale = np.where(_ratios(experiment)[:, None], 1.0, horizon_days(experiment) / exposure[None, :])
     looks = [day.until for day in looked]
     return {
         arm: _path(experiment, looks, scale, effect[:, j], se[:, j], n[:, j], n_control[:, j], seen[:, j])
@@ -282,27 +290,19 @@ def _path(
     n_control: Array,
     seen: Array,
 ) -> Path:
-    alpha = (1 - experiment.level) / max(len(experiment.arms) - 1, 1)
-    with np.errstate(divide="ignore"):
-        ratio = np.array([m.denominator is not None for m in experiment.metrics])[:, None]
-        score = np.where(ratio, 1 / se**2, (se / (1 / n + 1 / n_control)) ** 2)
-    latest = score[:, -1]
-    effect, se, n, n_control, seen, score, scale = (
-        x[:, :-1] for x in (effect, se, n, n_control, seen, score, scale)
-    )
-    bound, always = np.full(effect.shape, np.inf), np.full(len(effect), np.inf)
+    alpha = _error(experiment)
+    score = anytime.score(se, n, n_control, _ratios(experiment))
+    bound = np.full(effect.shape, np.inf)
     for i, metric in enumerate(experiment.metrics):
         known = np.flatnonzero(score[i] > 0)
         if len(known) == 0:
             continue
-        grown = np.maximum.accumulate(score[i, known]) * (1 + 1e-9 * np.arange(len(known)))
-        clock = 2 * np.append(grown, np.fmax(latest[i], grown[-1])) / grown[0]
-        *at_looks, always[i] = sequential.sequence_bound(clock, 2 * planned_looks(experiment), alpha)
-        bound[i, known] = at_looks
+        clock = anytime.clock(score[i, known])
+        bound[i, known] = sequential.sequence_bound(clock, 2 * planned_looks(experiment), alpha)
         if metric.role == "primary" and experiment.ends_at and experiment.starts_at:
             whole = (experiment.ends_at - experiment.starts_at).total_seconds()
             passed = [(looks[int(k)] - experiment.starts_at).total_seconds() / whole for k in known]
-            bound[i, known] = sequential.spending_bounds(np.minimum(passed, 1.0), alpha, grown)
+            bound[i, known] = sequential.spending_bounds(np.minimum(passed, 1.0), alpha, clock)
     lower, upper = np.full(effect.shape, -np.inf), np.full(effect.shape, np.inf)
     known_se = np.isfinite(se) & np.isfinite(bound)
     half = bound[known_se] * se[known_se]
@@ -312,7 +312,16 @@ def _path(
     nothing = (seen == 0) & (n > 0) & (n_control > 0) & countable[:, None]
     low, high = sequential.zero_events(n[nothing], n_control[nothing], alpha)
     lower[nothing], upper[nothing] = low, high
-    return Path(effect, se, bound, lower, upper, scale, always)
+    return Path(effect, se, bound, lower, upper, scale)
+
+
+def _ratios(experiment: Experiment) -> NDArray[np.bool_]:
+    return np.array([m.denominator is not None for m in experiment.metrics])
+
+
+def _error(experiment: Experiment) -> float:
+    # Of each arm, over all looks together.
+    return (1 - experiment.level) / max(len(experiment.arms) - 1, 1)
 
 
 def horizon_days(experiment: Experiment) -> float:
@@ -391,12 +400,13 @@ def _quantile_rows(
 
 
 def _effect_rows(
-    experiment: Experiment, day: store.Day, window: facts.Window, paths: dict[str, Path]
+    experiment: Experiment, looked: Sequence[store.Day], day: store.Day, window: facts.Window
 ) -> list[dict[str, Any]]:
-    arms = list(paths)
+    arms = treated_arms(experiment)
     out = []
     for segment in ("", *experiment.segments):
         found, values = _compare(experiment, day, arms, segment)
+        always = _always(experiment, looked, found, values, segment)
         for i, metric in enumerate(experiment.metrics):
             if segment and metric.role == "guardrail":
                 continue
@@ -406,12 +416,13 @@ def _effect_rows(
                     analyze.heterogeneity(found.effect[i, same], found.se[i, same]) if segment else np.nan
                 )
                 for v, name in enumerate(values):
-                    row = _effect_row(experiment, metric, arm, found, (i, v * len(arms) + j), window)
+                    at = i, v * len(arms) + j
+                    row = _effect_row(experiment, metric, arm, found, at, window)
                     row |= {"segment": name, "p_heterogeneity": _known(spread)}
-                    if not segment:
-                        row |= _always(paths[arm], i, found, j)
-                    out.append(row)
-    return _corrected(experiment, out)
+                    row |= {f"always_{end}": _known(getattr(always, end)[at]) for end in ("lower", "upper")}
+                    out.append(row | {"p_always": _known(always.p_value[at])})
+    is_over = experiment.ends_at is not None and window.until >= experiment.ends_at
+    return _corrected(experiment, out, is_over=is_over)
 
 
 def _effect_row(
@@ -438,22 +449,37 @@ def _effect_row(
 
 def _hidden(row: dict[str, Any], fault: str) -> dict[str, Any]:
     # Data that cannot be trusted give no number at all, since a plausible one would be believed.
-    numbers = (*_NUMBERS, "always_lower", "always_upper", "p_corrected", "p_heterogeneity")
+    numbers = (*_NUMBERS, "always_lower", "always_upper", "p_always", "p_corrected", "p_heterogeneity")
     return row | dict.fromkeys(numbers) | {"reason": fault}
 
 
-def _always(path: Path, i: int, found: analyze.Effects, j: int) -> dict[str, Any]:
-    # Unknown before the first look, whose data set the clock.
-    if not np.isfinite(path.always[i]):
-        return {}
-    half = path.always[i] * found.se[i, j]
-    return {
-        "always_lower": _known(found.effect[i, j] - half),
-        "always_upper": _known(found.effect[i, j] + half),
-    }
+def _always(
+    experiment: Experiment,
+    looked: Sequence[store.Day],
+    found: analyze.Effects,
+    values: Sequence[str],
+    segment: str,
+) -> anytime.Watched:
+    # A part of the customers may be there at some looks only: its clock starts where it is first known.
+    ratio, arms = _ratios(experiment), treated_arms(experiment)
+    place = {name: v for v, name in enumerate(values)}
+    at_looks = np.full((*found.effect.shape, len(looked)), np.nan)
+    for number, day in enumerate(looked):
+        then, names = _compare(experiment, day, arms, segment)
+        score = anytime.score(then.se, then.n, then.n_control, ratio)
+        for v, name in enumerate(names):
+            for j in range(len(arms)):
+                if name in place:
+                    at_looks[:, place[name] * len(arms) + j, number] = score[:, v * len(arms) + j]
+    now = anytime.score(found.se, found.n, found.n_control, ratio)
+    return anytime.watch(found, now, at_looks, planned_looks(experiment), _error(experiment))
 
 
-def _corrected(experiment: Experiment, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def _corrected(
+    experiment: Experiment, rows: list[dict[str, Any]], *, is_over: bool = True
+) -> list[dict[str, Any]]:
+    # Only at the planned end is one reading all that is ever taken.
+    name = "p_value" if is_over else "p_always"
     roles = {metric.name: metric.role for metric in experiment.metrics}
 
     def is_headline(row: dict[str, Any]) -> bool:
@@ -461,7 +487,7 @@ def _corrected(experiment: Experiment, rows: list[dict[str, Any]]) -> list[dict[
 
     for headline in (True, False):
         scope = [r for r in rows if is_headline(r) == headline and roles[r["metric"]] != "guardrail"]
-        p = np.array([np.nan if r["p_value"] is None else r["p_value"] for r in scope], dtype=np.float64)
+        p = np.array([np.nan if r[name] is None else r[name] for r in scope], dtype=np.float64)
         method = "holm" if headline else experiment.correction
         for row, value in zip(scope, analyze.correct(p, method).p_value):
             row["p_corrected"] = _known(value)

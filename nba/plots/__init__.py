@@ -146,19 +146,16 @@ def effects(
     order: Sequence[str] = (),
     *,
     per_customer: bool = True,
-    is_claim: bool = True,
 ) -> go.Figure:
     """Draw each arm's effect against its control with its interval; left of zero is a loss.
 
     Args:
         table: Columns of the `effects` table; rows whose effect is unknown are left out. A point is filled
-            where its interval leaves zero; one that was corrected for being one of many, where `p_corrected`
-            is below 1 - `level`.
+            where its interval leaves zero; a segment's, where its `p_corrected` is below 1 - `level`.
         currency: Unit of money metrics; "%" for metrics that are fractions.
         metric: Draw this metric only; all rows if left out (they must share a unit then).
         order: Arms of all figures, for their colours.
         per_customer: Whether the metric is a mean per customer; not a ratio or a quantile.
-        is_claim: Whether a point may be filled: not where intervals are of one reading among several.
     """
     names = ("metric", "arm", "segment", "control", "n", "n_control", "effect", "lower", "upper", "level")
     data = style.columns(table, "effects", names)
@@ -174,8 +171,7 @@ def effects(
     is_clear = (data["lower"] > 0) | (data["upper"] < 0)
     if "p_corrected" in table.column_names:
         p = style.columns(table, "effects", ("p_corrected",))["p_corrected"].astype(float)
-        is_clear = np.where(np.isnan(p) | (data["segment"] == "all"), is_clear, p < 1 - data["level"])
-    is_clear &= is_claim
+        is_clear = np.where(data["segment"] == "all", is_clear, p < 1 - data["level"])
     form, money = style.difference(currency), style.behind(currency)
     of_arm = style.arms(data["arm"][keep], order)
     for i in np.flatnonzero(keep)[::-1]:

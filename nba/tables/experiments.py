@@ -26,7 +26,13 @@ EFFECTS = Table(
         f.number("always_lower", "lower end, valid at every look", "the metric's", nullable=True),
         f.number("always_upper", "upper end, valid at every look", "the metric's", nullable=True),
         f.chance("p_value", "two-sided, for one reading at the planned end", nullable=True),
-        f.chance("p_corrected", "corrected over segments and secondary metrics", nullable=True),
+        f.chance("p_always", "two-sided, valid at every look", nullable=True),
+        f.chance(
+            "p_corrected",
+            "corrected over segments and secondary metrics: of one reading at the planned end, before it and"
+            " where none is planned of what is valid at every look",
+            nullable=True,
+        ),
         f.chance(
             "p_heterogeneity",
             "chance of segments this different if none are (Cochran's Q), corrected",

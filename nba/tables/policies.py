@@ -1,7 +1,7 @@
 """How policies stand: estimated values, ablations, scenarios, promotions, learning."""
 
 from nba.tables import fields as f
-from nba.tables.fields import Table
+from nba.tables.fields import Field, Table
 
 POLICY_VALUES = Table(
     "policy_values",
@@ -18,9 +18,26 @@ POLICY_VALUES = Table(
         f.number("ess", "effective sample size", "decisions", low=0.0),
         f.count("n", "decisions", low=0),
         f.number("max_weight", "largest importance weight", "factor", low=0.0),
-        f.text("reason", "why it is unknown, where it is; else empty"),
+        f.text("reason", "why it, or the gain, is unknown, where it is; else empty"),
+        f.money(
+            "gain",
+            "of a challenger: reward per decision above the champion's, paired, on the same decisions",
+            nullable=True,
+        ),
+        f.money("gain_lower", "lower end of the gain's interval", nullable=True),
+        f.money("gain_upper", "upper end of the gain's interval", nullable=True),
     ),
 )
+
+# Where the value of a check must lie, as whoever writes the check knows.
+_SIDES = ("at_least", "at_most", "above", "below")
+
+
+def _bound() -> tuple[Field, ...]:
+    told = "where the value must lie from its limit; unknown in records of earlier versions"
+    counted = "whether value and limit are whole numbers of decisions"
+    return f.code("side", told, values=_SIDES, nullable=True), f.flag("is_count", counted, nullable=True)
+
 
 DIAGNOSTICS = Table(
     "diagnostics",
@@ -33,6 +50,7 @@ DIAGNOSTICS = Table(
         f.number("value", "what was found", "as the check says", nullable=True),
         f.number("limit", "from where on it is not ok", "as the check says", nullable=True),
         f.text("note", "in words"),
+        *_bound(),
     ),
 )
 
@@ -127,6 +145,7 @@ PROMOTION_EVIDENCE = Table(
         f.count("champion", "version of the champion", low=0),
         f.count("challenger", "version of the challenger", low=0),
         f.time("asked_at", "the moment looked back from"),
+        *_bound(),
     ),
 )
 

@@ -33,12 +33,12 @@ def analyze(workspace: WorkspaceArg, at: AtOption = None) -> None:
         title = f"Experiment {name}: effects per {unit}, randomised by {unit}"
         whole = [_effect(row) for row in rows if row["segment"] == "all"]
         show(title, whole)
-        claims = [_claim(row) for row in rows if row["segment"] != "all" and _holds(row)]
         # Only at the planned end is one reading all that is ever taken.
         over = judged.is_over(next(v for v in verdicts if v["experiment_id"] == name))
-        single = "" if over else ", were this reading the only one: no proof while more may follow"
+        claims = [_claim(row, "" if over else "always_") for row in rows if _holds(row)]
+        looks = "" if over else ", at every look"
         if any(row["segment"] != "all" for row in rows):
-            show(f"Segments whose effect holds after correction for all that were looked at{single}", claims)
+            show(f"Segments whose effect holds after correction for all that were looked at{looks}", claims)
         out.print(f"Estimand: {estimand}.\n", style="dim", highlight=False, markup=False)
     _treatments(history.table("action_effects").to_pylist())
 
@@ -56,17 +56,18 @@ def _effect(row: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _claim(row: dict[str, Any]) -> dict[str, Any]:
+def _claim(row: dict[str, Any], valid: str) -> dict[str, Any]:
     names = ("segment", "metric", "arm", "n", "n_control")
     return {name: row[name] for name in names} | {
-        "effect": between(row["effect"], row["lower"], row["upper"]),
+        "effect": between(row["effect"], row[f"{valid}lower"], row[f"{valid}upper"]),
         "p, corrected": row["p_corrected"],
         "p, segments alike": row["p_heterogeneity"],
     }
 
 
 def _holds(row: dict[str, Any]) -> bool:
-    return row["p_corrected"] is not None and row["p_corrected"] < 1 - row["level"]
+    is_known = row["segment"] != "all" and row["p_corrected"] is not None
+    return is_known and row["p_corrected"] < 1 - row["level"]
 
 
 def _range(lower: float | None, upper: float | None) -> str:

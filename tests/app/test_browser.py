@@ -55,6 +55,9 @@ def test_a_link_opens_a_page_with_its_filter(page, served) -> None:
     page.get_by_text("Each arm against holdout").wait_for()
     page.get_by_text("0.425 against 0.300").wait_for()
     assert "metric=orders" in page.url
+    page.goto(f"{served}/overview?lang=es")  # the first page, by the name that it has no address of
+    page.get_by_text("Valor incremental").first.wait_for()
+    assert "lang=es" in page.url
 
 
 def test_narrow_and_dark_pages_fit_and_show_the_effect(page, served) -> None:

@@ -228,24 +228,34 @@ def test_segments_are_told_in_words_and_claimed_by_the_corrected_value(show, fre
         whole | {"segment": f"a_acquisition={name}", "p_corrected": p, "p_heterogeneity": 0.5}
         for name, p in (("search", 0.3), ("store", 0.001))
     ]
-    history.commit(replace={"summary_effects": tables.SUMMARY_EFFECTS.build(rows)})
-    # While it may be looked at again, one reading proves nothing of any segment.
+    names = ["Acquisition channel: search", "Acquisition channel: store"]
+
+    def drawn(app):
+        points = json.loads(app.get("plotly_chart")[-1].proto.spec)["data"]
+        return {point["y"][0]: (point["marker"]["symbol"], point["customdata"][0][1]) for point in points}
+
+    # Without what holds at every look one reading proves nothing of a segment while others may follow.
+    unknown = [row | ({"always_lower": None} if row["segment"] != "all" else {}) for row in rows]
+    history = history.commit(replace={"summary_effects": tables.SUMMARY_EFFECTS.build(unknown)})
     app = show(root, "experiments")
-    drawn = json.loads(app.get("plotly_chart")[-1].proto.spec)["data"]
-    assert {point["marker"]["symbol"] for point in drawn} == {"circle-open"}
+    assert {symbol for symbol, _ in drawn(app).values()} == {"circle-open"}
     assert say("experiments.segments_open_note") in words(app)
     assert say("experiments.segments_open_note") in html.unescape(report.build(data.read(root), "policy"))
+    # With it, by the value corrected for looks and segments, with the interval of every look.
+    history = history.commit(replace={"summary_effects": tables.SUMMARY_EFFECTS.build(rows)})
+    app = show(root, "experiments")
+    assert drawn(app)[names[1]] == ("circle", whole["always_upper"])
+    assert drawn(app)[names[0]][0] == "circle-open"
+    assert say("experiments.segments_every_note") in words(app)
+    assert say("experiments.segments_every_note") in html.unescape(report.build(data.read(root), "policy"))
     planned(root, 0)
     app = show(root, "experiments")
     assert not app.exception
     shown = next(f.value for f in app.dataframe if "p_corrected" in f.value.columns)
-    names = ["Acquisition channel: search", "Acquisition channel: store"]
     assert shown["segment"].tolist() == names
-    drawn = json.loads(app.get("plotly_chart")[-1].proto.spec)["data"]
     # Both intervals leave zero; only one claim stands among many.
-    assert {point["y"][0]: point["marker"]["symbol"] for point in drawn} == {
-        names[0]: "circle-open", names[1]: "circle",
-    }  # fmt: skip
+    assert [drawn(app)[name][0] for name in names] == ["circle-open", "circle"]
+    assert drawn(app)[names[0]][1] == whole["upper"]
     made = report.build(data.read(root), "policy")
     assert "<td class=text>Acquisition channel: store</td>" in made
     assert "No segments are declared" not in made

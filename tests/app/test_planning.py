@@ -29,6 +29,16 @@ def test_the_planner_tells_what_the_library_says(show, workspace, numbers) -> No
     assert numbers(app)["Smallest visible effect"] == f"{half:.2f} EUR"
 
 
+def test_a_metric_that_does_not_vary_is_not_planned_for(show, fresh, words) -> None:
+    root = fresh()
+    history = History.read(root)
+    rows = [row | {"sd": 0.0, "sd_adjusted": 0.0} for row in history.table("summary_spreads").to_pylist()]
+    history.commit(replace={"summary_spreads": tables.SUMMARY_SPREADS.build(rows)})
+    app = show(root, "experiments", view="plan")
+    assert not app.exception
+    assert say("planner.still") in words(app)
+
+
 def test_the_effect_planned_for_follows_what_is_planned_until_it_is_set(show, fresh, numbers) -> None:
     root = fresh()
     history = History.read(root)

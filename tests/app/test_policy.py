@@ -62,16 +62,26 @@ def test_limits_of_checks_say_on_which_side_to_lie_and_counts_are_whole(show, fr
         "candidates": (3.0, 9960.0, "3", "below 9,960"),
     }
     logged = [
-        {"policy_id": "p", "check": name, "status": "ok", "value": row[0], "limit": row[1], "note": ""}
+        {
+            "policy_id": "p",
+            "check": name,
+            "status": "ok",
+            "value": row[0],
+            "limit": row[1],
+            "note": "",
+            "side": row[3].rpartition(" ")[0].replace(" ", "_"),
+            "is_count": "," in row[2] or row[2] == "3",
+        }
         for name, row in told.items()
     ]
     asked = [
         {"check": name, "status": status, "value": value, "limit": limit, "note": "", "champion": 1,
-         "challenger": 2, "asked_at": START}
-        for name, status, value, limit in (
-            ("paired value, lower bound at any look", "fail", -0.0123, 0.0),
-            ("effective sample size of the champion", "pass", 180.4, 50.0),
-            ("log loss against the base rate", "unknown", None, None),
+         "challenger": 2, "asked_at": START, "side": side, "is_count": is_count}
+        for name, status, value, limit, side, is_count in (
+            ("paired value, lower bound at any look", "fail", -0.0123, 0.0, "above", False),
+            ("effective sample size of the champion", "pass", 180.4, 50.0, "at_least", True),
+            ("log loss against the base rate", "unknown", None, None, "at_most", False),
+            ("of an earlier version", "pass", 0.5, 1.0, None, None),
         )
     ]  # fmt: skip
     made = {
@@ -85,6 +95,34 @@ def test_limits_of_checks_say_on_which_side_to_lie_and_counts_are_whole(show, fr
     assert gate["found"].tolist()[:2] == ["−0.012", "180"]
     assert gate["bound"].tolist()[:2] == ["above 0", "at least 50"]
     assert gate[["found", "bound"]].isna().to_numpy()[2].all()
+    assert gate["bound"].tolist()[3] == "1"  # on which side is not known
+
+
+def test_a_challenger_stands_beside_the_champion_with_its_gain(show, fresh, words) -> None:
+    root = fresh()
+    history = History.read(root)
+    (champion,) = [row for row in history.table("summary_models").to_pylist() if row["alias"]]
+    later = champion | {"version": 3, "alias": "challenger", "model_id": "other"}
+    (value, *_) = history.table("policy_values").to_pylist()
+    gain = {
+        "policy_id": "softmax@other",
+        "estimator": "dros",
+        "gain": -0.12,
+        "gain_lower": -0.5,
+        "gain_upper": 0.26,
+        "n": 1200,
+    }
+    models, values = (
+        [*history.table(name).to_pylist(), row]
+        for name, row in (("summary_models", later), ("policy_values", value | gain))
+    )
+    made = {"summary_models": tables.SUMMARY_MODELS.build(models)}
+    history.commit(replace=made | {"policy_values": tables.POLICY_VALUES.build(values)})
+    app = show(root, "policy", view="values")
+    named = app.dataframe[0].value["policy_id"].tolist()
+    assert named == ["Champion (version 2)", "Challenger (version 3)", "Arm random"]
+    told = "on the same 1,200 decisions: **−0.12 EUR** a decision, −0.50 EUR to 0.26 EUR."
+    assert f"**Challenger (version 3)** against the champion, {told}" in words(app).replace("\\", "")
 
 
 def test_policy_and_attribution_lead_with_numbers(show, fresh, words, numbers) -> None:

@@ -1,16 +1,17 @@
 """What the app says: one catalogue of words in every language, reasons of the library told in each."""
 
+import ast
 import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from app import messages
+from app import grid, messages, report
 from app.data import STEP
 from app.messages import LANGUAGES, phrases
 from app.messages import words as catalogue
-from nba import plots
+from nba import plots, tables
 from nba.attribution import incremental
 from nba.experiments import decision
 from nba.models import clv_counts, clv_spend
@@ -28,6 +29,51 @@ def test_every_word_used_is_in_the_catalogue() -> None:
     assert used
     for language in LANGUAGES:
         assert used <= set(catalogue(language))
+
+
+def test_every_text_of_the_catalogue_is_used() -> None:
+    # By its whole key, or by a section that is composed with a name of the library's or the app's own.
+    here = Path(messages.__file__).parent
+    texts = [path.read_text(encoding="utf-8") for path in here.rglob("*.py")]
+    own = "\n".join(texts)
+    texts += [
+        path.read_text(encoding="utf-8")
+        for folder in ("nba", "pipelines")
+        for path in (here.parent / folder).rglob("*.py")
+    ]
+    quoted = re.findall(r"""["'`]([^"'`\n]{1,60})["'`]""", "\n".join(texts))
+    names = {re.sub(r"\W+", "_", text) for text in quoted}
+    columns = {name for table in tables.ALL for name in table.columns}
+    stems = {f"{name}." for name in re.findall(r'"([a-z_]+(?:\.[a-z_]+)*)"', own)}
+    stems |= set(re.findall(r'f"([a-z_.]+){', own))
+    terms = {*grid._TERM.values(), *report.BASIS.values()}
+    later = {"method.linear_calibrated"}  # composed of a method's name
+
+    def is_used(key: str) -> bool:
+        section, _, rest = key.partition(".")
+        if f'"{key}"' in own or f"'{key}'" in own or key in later:
+            return True
+        if section == "term":
+            return rest in terms
+        if section == "column":
+            table, _, column = rest.rpartition(".")
+            return column in (tables.BY_NAME[table].columns if table else columns | names)
+        return any(key.startswith(s) and re.sub(r"\W+", "_", key[len(s) :]) in names | columns for s in stems)
+
+    assert [key for key in catalogue("en") if not is_used(key)] == []
+
+
+def test_every_phrase_of_the_catalogue_is_said_somewhere() -> None:
+    here = Path(messages.__file__).parents[1]
+    constants = {
+        node.value
+        for folder in ("app", "nba", "pipelines")
+        for path in (here / folder).rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Constant) and isinstance(node.value, str)
+    }
+    said = "\n".join(constants)
+    assert [english for english, _ in phrases("es") if english not in said] == []
 
 
 def test_every_language_has_the_same_keys_and_blanks() -> None:

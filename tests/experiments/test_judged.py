@@ -73,3 +73,10 @@ def test_before_the_first_planned_look_nothing_is_told():
     given = effects("margin"), looks(), readouts(START, END)
     assert of(*given) == [("planned looks", [None] * 5)]
     assert judged.judged(*given)["reason"].to_pylist() == ["no planned look has been taken yet"]
+
+
+def test_a_segment_of_the_primary_metric_has_every_look_until_the_end():
+    rows = [row | {"segment": "a_city=Rome"} for row in effects("margin").to_pylist()]
+    given = tables.SUMMARY_EFFECTS.build(rows), looks((END, 2.0, -0.5, 4.5))
+    assert of(*given, readouts(END - timedelta(days=7), END)) == [ALWAYS]
+    assert of(*given, readouts(END, END)) == [SINGLE]

@@ -9,12 +9,21 @@ from typer.testing import CliRunner
 
 from nba import settings, tables
 from nba.errors import DataError, MissingError
-from nba.experiments import declared, facts, readout, sequential
+from nba.experiments import anytime, declared, facts, readout, sequential
+from nba.experiments.analyze import Effects
 from nba.history import History
+from nba.stats import sequence_p_value
 from pipelines import cli
 from pipelines.analyze import analyze
 from pipelines.plan import plan
 from tests.experiments.shop import START, TOML, copied, verdict
+
+
+def known_only(effect, se):
+    """Make effects of which nothing else matters."""
+    blank = dict.fromkeys(Effects._fields, np.zeros(effect.shape))
+    return Effects(**blank | {"effect": effect, "se": se})
+
 
 # by hand
 
@@ -279,20 +288,32 @@ def test_a_rule_changed_after_the_start_cannot_be_read(workspace, tmp_path):
 
 def test_between_looks_the_interval_goes_by_its_own_clock(workspace):
     experiment = settings.read(workspace).experiments[0]
-    looks = [START + timedelta(days=7 * (k + 1)) for k in range(2)]
-    n = np.full((3, 4), 1000.0)
+    n = np.full((3, 1), 1000.0)
     # The variance of the score doubles, and grows by half once more after the second look.
-    se = np.sqrt(np.array([1.0, 2.0, 3.0, 3.0])) * np.ones((3, 1)) / 500
-    seen = np.ones((3, 4))
-    parts = [x[:, :3] for x in (np.ones((3, 4)), np.zeros((3, 4)), se, n, n, seen)]
-    path = readout._path(experiment, looks, *parts)
-    planned = 2 * readout.planned_looks(experiment)
-    score = se[0, :3] ** 2 * 500**2
-    ratio = np.array([m.denominator is not None for m in experiment.metrics])
+    of = np.sqrt(np.array([1.0, 2.0, 3.0])) * np.ones((3, 1)) / 500
+    ratio = readout._ratios(experiment)
+    score = [anytime.score(se[:, None], n, n, ratio) for se in of.T]
+    found = known_only(np.ones((3, 1)), of[:, 2:])
+    planned = readout.planned_looks(experiment)
+    watched = anytime.watch(found, score[2], np.dstack(score[:2]), planned, 0.05)
+    bounds = sequential.sequence_bound(np.array([2.0, 4.0, 6.0]), 2 * planned)
     for i in np.flatnonzero(~ratio):
-        clock = 2 * score / score[0]
-        assert path.always[i] == pytest.approx(sequential.sequence_bound(clock, planned)[2])
-        assert path.always[i] != pytest.approx(sequential.sequence_bound(clock, planned)[1])
+        half = (watched.upper - watched.lower)[i, 0] / 2
+        assert half == pytest.approx(bounds[2] * of[i, 2])
+        assert half != pytest.approx(bounds[1] * of[i, 2])
+
+
+def test_a_segment_is_watched_from_its_first_look_on():
+    # Not there at the first look, or at none; errors fall, the clock never goes back.
+    found = known_only(np.array([[3.0, 3.0, 3.0]]), np.ones((1, 3)))
+    at_looks = np.array([[[1.0, 2.0, 4.0], [np.nan, 2.0, 4.0], [np.nan, np.nan, 0.0]]])
+    watched = anytime.watch(found, np.array([[3.0, 4.0, 4.0]]), at_looks, 10, 0.05)
+    bound = sequential.sequence_bound(np.array([8.0, 4.0]), 20)
+    assert watched.lower[0] == pytest.approx([*(3 - bound), np.nan], nan_ok=True)
+    assert watched.p_value[0, 0] == pytest.approx(sequence_p_value(3.0, 8.0, 20))
+    assert np.isnan(watched.p_value[0, 2])
+    none = anytime.watch(found, np.ones((1, 3)), np.full((1, 3, 0), np.nan), 10, 0.05)
+    assert np.isnan(none).all()
 
 
 def test_nothing_sold_says_nothing_of_money():
@@ -301,7 +322,7 @@ def test_nothing_sold_says_nothing_of_money():
         for name in ("unsubscribes", "revenue")
     )
     looks = [START + timedelta(days=7)]
-    still = [np.ones((1, 2)), *np.zeros((2, 1, 2)), *np.full((2, 1, 2), 400.0), np.zeros((1, 2))]
+    still = [np.ones((1, 1)), *np.zeros((2, 1, 1)), *np.full((2, 1, 1), 400.0), np.zeros((1, 1))]
     path = readout._path(counted, looks, *still)
     assert path.upper[0, 0] == pytest.approx(np.log(2 / 0.05) / 400)
     path = readout._path(money, looks, *still)
@@ -353,6 +374,24 @@ def test_whether_segments_differ_is_corrected_once_for_each_question():
     assert found[0]["p_heterogeneity"] is None
     # Three questions, whatever the number of their segments: Holm takes 3 x 0.01, 2 x 0.03, 0.5.
     assert [r["p_heterogeneity"] for r in found[1::3]] == pytest.approx([0.06, 0.5, 0.03])
+
+
+def test_segments_are_claimed_by_what_holds_at_every_look_until_the_end(workspace):
+    rows = analyze(workspace, START + timedelta(days=60)).to_pylist()
+    ended, open_ended = (
+        [r for r in rows if r["experiment_id"] == name and r["metric"] != "unsubscribes"]
+        for name in ("cc", "policy")
+    )
+    parts = [r for r in open_ended if r["segment"] != "all" and r["always_lower"] is not None]
+    assert parts
+    for row in parts:
+        leaves_zero = row["always_lower"] > 0 or row["always_upper"] < 0
+        arms = len({r["arm"] for r in open_ended})
+        assert leaves_zero == (row["p_always"] < 0.05 / arms)
+        assert row["p_value"] - 1e-9 <= row["p_always"] <= row["p_corrected"]
+    # The planned end is behind: one reading is all.
+    assert all(r["p_corrected"] >= r["p_value"] for r in ended if r["p_corrected"] is not None)
+    assert any(r["p_corrected"] < r["p_always"] for r in ended if r["p_corrected"] is not None)
 
 
 def test_the_command_prints_every_verdict_with_its_unit_and_estimand(workspace):

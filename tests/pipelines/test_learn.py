@@ -251,6 +251,22 @@ def test_evaluation_writes_what_pages_show(workspace, end):
     for name in ("diagnostics", "ablations", "value_finder"):
         tables.BY_NAME[name].check(history.table(name))
     assert history.table("value_finder").num_rows > 0
+    # The challenger beside the champion, its gain on the decisions that the gate looks at.
+    context = replay.Context.read(workspace, end)
+    models = [replay.Model.find(context, alias) for alias in ("champion", "challenger")]
+    ids = [replay.champion_player(context, model).policy_id for model in models]
+    of = {row["policy_id"]: row for row in history.table("policy_values").to_pylist()
+          if (row["estimator"], row["batch_id"]) == ("dros", "all")}  # fmt: skip
+    assert list(of) == ids
+    told = {check.check: check for check in promote.evidence(context, *models)}
+    asked = told["paired value, lower bound at any look"]
+    assert (of[ids[0]]["gain"], of[ids[1]]["n"]) == (
+        None,
+        told["decisions that neither has learnt from"].value,
+    )
+    assert asked.note.startswith(f"{of[ids[1]]['gain']:+.4f} per decision")
+    assert of[ids[1]]["gain_lower"] < of[ids[1]]["gain"] < of[ids[1]]["gain_upper"]
+    assert set(history.table("diagnostics")["policy_id"].to_pylist()) == set(ids)
 
 
 def test_a_log_without_probabilities_is_left_out(workspace, end):
