@@ -378,7 +378,7 @@ def by_decile(
         customer: Code of each row's customer, from 0, shape (n,); None where every row is another's.
         control: Rows without contact, shape (n,), whose mean score in the bin is subtracted: what a baseline
             has missed there is no effect. None where scores need no control.
-        weight: Of each row in the means of a comparison with a control, above 0, shape (n,); 1 if None.
+        weight: Of each row in the means, above 0, shape (n,); 1 if None.
 
     Returns:
         Columns decile (1 is the highest), n (rows that are no control), predicted, observed, lower, upper;
@@ -389,10 +389,11 @@ def by_decile(
     for decile in range(bins):
         at = number == decile
         unit = None if customer is None else customer[at]
+        counts = None if weight is None else weight[at]
         if control is None:
-            found, shown = stats.mean(observed[at], level, unit), at
+            values = observed[at] if counts is None else stats.weighed(observed[at], counts)
+            found, shown = stats.mean(values, level, unit), at
         else:
-            counts = None if weight is None else weight[at]
             found, shown = stats.contrast(observed[at], control[at], level, unit, counts), at & ~control
         if found.n < 2 or np.isnan(found.value):
             continue

@@ -4,12 +4,17 @@ A workspace's models are those of its policy; where it has none yet, those of th
 """
 
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from nba import settings, tracking
 from nba.errors import MissingError
 
 _MEASURES = ("n_examples", "auc", "pr_auc", "log_loss", "ece", "calibration_slope", "qini", "qini_lower")
+
+_DIFFERENT = (
+    "Measured on different decisions (until {} and until {}): changes are of the decisions too, and a lower"
+    " loss does not tell the better model."
+)
 
 
 def listed(workspace: Path) -> list[dict[str, Any]]:
@@ -33,7 +38,19 @@ def listed(workspace: Path) -> list[dict[str, Any]]:
     ]
 
 
-def compared(workspace: Path, first: int, second: int) -> list[dict[str, Any]]:
+class Compared(NamedTuple):
+    """Two versions side by side.
+
+    Attributes:
+        rows: A dict by measure: its name, both values and their change.
+        note: Why changes are not those of the models alone; empty where both were measured on the same rows.
+    """
+
+    rows: list[dict[str, Any]]
+    note: str
+
+
+def compared(workspace: Path, first: int, second: int) -> Compared:
     """Put the measures of two versions side by side.
 
     Raises:
@@ -49,7 +66,14 @@ def compared(workspace: Path, first: int, second: int) -> list[dict[str, Any]]:
         a, b = one.get(name), two.get(name)
         change = b - a if a is not None and b is not None else None
         rows.append({"measure": name, str(first): a, str(second): b, "change": change})
-    return rows
+    # The same moment, number and rate of responses: the same decisions.
+    marks = [
+        (row["tags"].get("at"), *(row["metrics"].get(name) for name in ("n_examples", "n", "base_rate")))
+        for row in (found[first], found[second])
+    ]
+    return Compared(
+        rows, "" if marks[0] == marks[1] else _DIFFERENT.format(*((at or "?")[:10] for at, *_ in marks))
+    )
 
 
 def bin_version(workspace: Path, number: int, *, restore: bool = False) -> None:

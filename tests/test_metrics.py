@@ -63,6 +63,12 @@ def test_by_decile_puts_the_highest_first():
     assert metrics.by_decile(np.empty(0), np.empty(0)).num_rows == 0
 
 
+def test_by_decile_weighs_rows():
+    weight = np.array([1.0, 3.0, 1.0, 1.0])
+    table = metrics.by_decile(np.array([1.0, 1, 2, 2]), np.array([0.0, 4, 1, 2]), bins=2, weight=weight)
+    assert table["observed"].to_pylist() == [1.5, 3.0]
+
+
 def test_by_decile_subtracts_what_the_control_has_too():
     predicted, control = np.repeat([0.1, 0.3], 4), np.tile([False, True], 4)
     observed = np.array([0.3, 0.1, 0.1, -0.1, 0.6, 0.2, 0.4, 0.0])

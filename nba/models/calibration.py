@@ -1,19 +1,22 @@
 """Calibration of log-odds on rows that no model has seen: nothing, Platt's logistic, or isotonic regression.
 
 Which one serves is told by log loss on rows that it was not fitted to; isotonic regression must be better by
-a standard error. Where rows have times these are later ones: all rows of a month share its level, and what is
-fitted to one half of a month suits the other half whether or not it suits the next month.
+a standard error. For a classifier whose rows have times these are later ones: all rows of a month share its
+level, and what is fitted to one half of a month suits the other half whether or not it suits the next month.
+For the served model they are other customers (`cross_fit`).
 """
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.optimize import minimize
 from scipy.special import expit, logit
 from sklearn.isotonic import IsotonicRegression
 
-from nba.models import response
+from nba import stats
+from nba.models import crossfit
 
 Array = NDArray[np.float64]
 Whole = NDArray[np.int64]
@@ -32,30 +35,53 @@ def same(score: Array) -> Array:
 class Platt:
     """A straight line on the log-odds (Platt 1999), held near the identity if rows are few."""
 
-    def __init__(self, score: Array, y: Array) -> None:
-        self.intercept, self.slope = response.calibrate(score, y, np.ones(len(y)))
+    def __init__(self, score: Array, y: Array, weight: Array) -> None:
+        self.intercept, self.slope = line(score, y, weight)
 
     def __call__(self, score: Array) -> Array:
-        """Give calibrated log-odds, shape (n,)."""
-        return self.intercept + self.slope * score
+        """Give calibrated log-odds, any shape."""
+        return np.asarray(self.intercept + self.slope * score)
+
+
+def line(score: Array, y: Array, weight: Array) -> tuple[float, float]:
+    """Fit intercept and slope on the log-odds of unseen rows (Platt 1999), held near (0, 1) if rows are few.
+
+    Args:
+        score: Log-odds of rows that the model has not seen, shape (n,).
+        y: 0 or 1, shape (n,).
+        weight: Shape (n,).
+    """
+
+    def loss(theta: Array) -> tuple[float, Array]:
+        z = theta[0] + theta[1] * score
+        p = expit(z)
+        penalty = 2.0 * ((theta[1] - 1) ** 2) + 0.1 * theta[0] ** 2
+        value = float((weight * (np.logaddexp(0, z) - y * z)).sum() + penalty)
+        slope = weight * (p - y)
+        gradient = np.array([slope.sum() + 0.2 * theta[0], slope @ score + 4.0 * (theta[1] - 1)])
+        return value / len(y), gradient / len(y)
+
+    found = minimize(loss, np.array([0.0, 1.0]), jac=True, method="L-BFGS-B", bounds=[(-5, 5), (0.1, 3)])
+    return float(found.x[0]), float(found.x[1])
 
 
 class Isotonic:
     """Isotonic regression, kept off 0 and 1 by a few rows of prior at each step."""
 
-    def __init__(self, score: Array, y: Array) -> None:
-        fitted = IsotonicRegression(out_of_bounds="clip").fit(score, y)
+    def __init__(self, score: Array, y: Array, weight: Array) -> None:
+        fitted = IsotonicRegression(out_of_bounds="clip").fit(score, y, weight)
         p = fitted.predict(score)
-        _, step, size = np.unique(p, return_inverse=True, return_counts=True)
-        mean = np.bincount(step, expit(score)) / size
-        rate = (np.bincount(step, y) + _STEP_PRIOR * mean) / (size + _STEP_PRIOR)
+        _, step = np.unique(p, return_inverse=True)
+        size = np.bincount(step, weight)
+        mean = np.bincount(step, weight * expit(score)) / size
+        rate = (np.bincount(step, weight * y) + _STEP_PRIOR * mean) / (size + _STEP_PRIOR)
         # Knots at the middle of each step: straight in between, so that ranks survive.
-        x = np.bincount(step, score) / size
+        x = np.bincount(step, weight * score) / size
         order = np.argsort(x)
         self.x, self.value = x[order], logit(np.clip(np.maximum.accumulate(rate[order]), 1e-6, 1 - 1e-6))
 
     def __call__(self, score: Array) -> Array:
-        """Give calibrated log-odds, shape (n,)."""
+        """Give calibrated log-odds, any shape."""
         inside = np.interp(score, self.x, self.value)
         beyond = np.minimum(score - self.x[0], 0) + np.maximum(score - self.x[-1], 0)
         return np.asarray(inside + beyond)
@@ -64,13 +90,28 @@ class Isotonic:
 _KINDS: dict[str, Any] = {"platt": Platt, "isotonic": Isotonic}
 
 
-def fitted(kind: str, score: Array, y: Array) -> Calibrator:
-    """Fit "none", "platt" or "isotonic": score (n,) are log-odds of unseen rows, y (n,) is 0 or 1."""
-    return same if kind == "none" else _KINDS[kind](score, y)
+def fitted(kind: str, score: Array, y: Array, weight: Array | None = None) -> Calibrator:
+    """Fit a calibration.
+
+    Args:
+        kind: "none", "platt" or "isotonic".
+        score: Log-odds of rows that the model has not seen, shape (n,).
+        y: 0 or 1, shape (n,).
+        weight: 0 or more, shape (n,); all 1 if None.
+    """
+    if kind == "none":
+        return same
+    w = np.ones(len(y)) if weight is None else weight
+    return _KINDS[kind](score[w > 0], y[w > 0], w[w > 0])
 
 
-def restored(kind: str, state: dict[str, Any]) -> Calibrator:
-    """Make a calibration of what `vars` gave of a fitted one."""
+def state(way: Calibrator) -> dict[str, Any]:
+    """Give what `restored` needs of a fitted calibration, as numbers and lists of them."""
+    return {} if way is same else {name: np.asarray(value).tolist() for name, value in vars(way).items()}
+
+
+def restored(kind: str, state: Mapping[str, Any]) -> Calibrator:
+    """Make a calibration of its `state`."""
     if kind == "none":
         return same
     way: Any = object.__new__(_KINDS[kind])
@@ -111,7 +152,54 @@ def judge(score: Array, y: Array, block: Whole | None, seed: int) -> dict[str, A
     }
 
 
-def choose(judged: Mapping[str, Array]) -> str:
+class Crossed(NamedTuple):
+    """A calibration that was chosen across folds.
+
+    Attributes:
+        kind: "none", "platt" or "isotonic".
+        way: Fitted to all rows.
+        unseen: Log-odds by the same kind fitted to the other folds, shape (n,).
+        losses: Mean log loss of each kind, fitted to the other folds.
+    """
+
+    kind: str
+    way: Calibrator
+    unseen: Array
+    losses: dict[str, float]
+
+
+def cross_fit(score: Array, y: Array, weight: Array, fold: Whole) -> Crossed:
+    """Choose a calibration by what each kind, fitted to the other folds, loses on a fold.
+
+    Args:
+        score: Log-odds of rows that the model has not seen, shape (n,).
+        y: 0 or 1, shape (n,).
+        weight: 0 or more, shape (n,).
+        fold: Of each row, shape (n,). With one alone nothing can be judged: Platt's line, which is held near
+            the identity.
+    """
+    if len(np.unique(fold)) < 2:
+        way = fitted("platt", score, y, weight)
+        return Crossed("platt", way, way(score), {})
+
+    def by_others(kind: str) -> Array:
+        def calibrated(known: Whole, new: Whole) -> Array:
+            return fitted(kind, score[known], y[known], weight[known])(score[new])
+
+        return crossfit.out_of_fold(fold, calibrated)
+
+    left = [fold != number for number in np.unique(fold)]
+    ways = ["none", "platt"]
+    if all(known.sum() >= _LEAST_ISOTONIC and 0 < y[known].sum() < known.sum() for known in left):
+        ways.append("isotonic")
+    unseen = {kind: by_others(kind) for kind in ways}
+    judged = {kind: _loss(found, y) for kind, found in unseen.items()}
+    kind = choose(judged, weight)
+    losses = {name: float(np.average(loss, weights=weight)) for name, loss in judged.items()}
+    return Crossed(kind, fitted(kind, score, y, weight), unseen[kind], losses)
+
+
+def choose(judged: Mapping[str, Array], weight: Array | None = None) -> str:
     """Name the calibration with the least loss; isotonic regression only if better by a standard error.
 
     A line that is held near the identity costs next to nothing where it is not needed; a curve of many steps
@@ -119,6 +207,7 @@ def choose(judged: Mapping[str, Array]) -> str:
 
     Args:
         judged: As `judge` gives it.
+        weight: Of the rows, shape (judged,); all 1 if None.
 
     Example:
         >>> choose({"none": np.array([0.7, 0.7, 0.7]), "isotonic": np.array([0.5, 0.6, 0.9])})
@@ -126,10 +215,12 @@ def choose(judged: Mapping[str, Array]) -> str:
         >>> choose({"none": np.array([0.7, 0.7, 0.7]), "isotonic": np.array([0.5, 0.6, 0.5])})
         'isotonic'
     """
-    plain = min((kind for kind in judged if kind != "isotonic"), key=lambda kind: judged[kind].mean())
+    mean = {kind: float(np.average(loss, weights=weight)) for kind, loss in judged.items()}
+    plain = min((kind for kind in judged if kind != "isotonic"), key=mean.__getitem__)
     if "isotonic" in judged:
         gain = judged[plain] - judged["isotonic"]
-        if gain.mean() > gain.std() / np.sqrt(len(gain)):
+        found = stats.mean(gain if weight is None else stats.weighed(gain, weight))
+        if found.value > found.se:
             return "isotonic"
     return plain
 

@@ -21,6 +21,8 @@ _MEASURES = {
     "calibration_slope": "calibration slope (1 is calibrated)",
 }
 
+_KINDS = {"none": "nothing", "platt": "Platt's line", "isotonic": "isotonic regression"}
+
 _CANDIDATES = {
     "none": "no effect",
     "constant": "one effect per treatment",
@@ -70,6 +72,7 @@ def card(
         *_leaning(scorer.report.tables["effects"].to_pylist()),
         "## Measures, on customers that the model had not seen",
         *_measures(measured),
+        *_calibrated(scorer, params),
         *_latest(measured),
         *_widened(measured),
         f"- Qini coefficient (scikit-uplift's definition): {qini[0]:.4f}, 95% {qini[1]:.4f} to {qini[2]:.4f}",
@@ -117,6 +120,17 @@ def _measures(measured: Mapping[str, float]) -> list[str]:
         f"- {text}: {measured[name]:.4f}{more.get(name, '')}"
         for name, text in _MEASURES.items()
         if name in measured
+    ]
+
+
+def _calibrated(scorer: Scorer, params: Mapping[str, Any]) -> list[str]:
+    most = f" of {params['trees']} at most" if "trees" in params else ""
+    losses = {kind: scorer.report.metrics.get(f"calibration_loss_{kind}") for kind in _KINDS}
+    told = "; ".join(f"{_KINDS[kind]} {loss:.5f}" for kind, loss in losses.items() if loss is not None)
+    return [
+        f"- Chances: {scorer.response.booster.num_trees()} trees{most}, calibrated by"
+        f" {_KINDS[scorer.response.kind]}; both by log loss of customers that had no part in them"
+        + (f" ({told})." if told else ".")
     ]
 
 

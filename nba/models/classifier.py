@@ -257,7 +257,7 @@ class ResponseClassifier(ClassifierMixin, BaseEstimator):
         state = {
             "parameters": self.get_params(), "classes": self.classes_.tolist(), "blend": self.blend_,
             "trees": self.trees_, "losses": self.losses_, "calibration": self.calibration_,
-            "calibrator": vars(self._calibrator) if self.calibration_ != "none" else {}, "linear": linear,
+            "calibrator": calibration.state(self._calibrator), "linear": linear,
             "n_features": self.n_features_in_, "columns": [self._coding.names, self._coding.codes],
         }  # fmt: skip
         trees = {f"trees{k}.txt": booster.model_to_string() for k, booster in enumerate(self._boosters)}

@@ -127,6 +127,7 @@ def compare(
     if len(given.arms) < 2:
         return _nothing(found)
     X, y, kept = X[given.rows], y[given.rows], kept.take(pa.array(given.rows))
+    found += _uneven(scorer.names, X, given.arm, given.p, inputs.customers(kept))
     parts = {t: (a, c) for t, a, c in zip(coding.treatment_ids, coding.action_ids, coding.channels)}
     compared = [coding.treatment_ids[k - 1] for k in given.arms[1:].tolist()]
     value, cost = ({t: money[t] for t in compared} for money in worth(scorer, kept, catalog))
@@ -216,6 +217,7 @@ class Given:
         rows: Rows of the examples that are compared, shape (m,).
         arms: Columns of the arms that are compared: 0, and treatments that enough rows could have got.
         names: Arm of each row, shape (m,).
+        arm: The same as a number, 0 is the control, shape (m,).
         p: Probability of the row's own arm, shape (m,); of every arm, control first and then the treatments
             in sorted order, shape (m, arms), NaN where it was not logged; given that it is one of these.
         support: Share of all rows that could have got the treatment as well as no contact, shape (T,).
@@ -225,6 +227,7 @@ class Given:
     rows: Whole
     arms: Whole
     names: NDArray[Any]
+    arm: Whole
     p: Array
     support: Array
     few: Whole
@@ -247,7 +250,8 @@ class Given:
         among = np.where(np.isnan(total)[:, None], among, among / np.where(total > 0, total, 1)[:, None])
         names = np.array([NONE, *coding.treatment_ids], dtype=object)[column[rows]]
         few = np.setdiff1d(np.unique(column), arms)
-        return cls(rows, arms, names, among, could.mean(axis=0), few)
+        number = np.argsort(arms)[np.searchsorted(np.sort(arms), column[rows])]
+        return cls(rows, arms, names, number, among, could.mean(axis=0), few)
 
     def told(self, coding: Coding) -> list[str]:
         """Say of whom the comparison tells."""
@@ -310,19 +314,34 @@ def examined(scorer: Scorer, examples: pa.Table, logged: Logged | None = None) -
     found = checks(scorer.names, inputs.matrix(kept, scorer.names), y, own, column[rows])
     usable = np.flatnonzero(own > 0)
     part = kept.take(pa.array(usable))
-    return [*found, *_contradictions(part, column[rows][usable], scorer.coding, logged)]
+    return [*found, *_contradictions(part, column[rows][usable], scorer, logged)]
 
 
-def _contradictions(examples: pa.Table, column: Whole, coding: Coding, logged: Logged | None) -> list[str]:
-    # As `trial.contradictions`, of what was logged whole if anything was, and of treatments that some got.
-    p = probabilities(examples, column, coding, logged)
+def _contradictions(examples: pa.Table, column: Whole, scorer: Scorer, logged: Logged | None) -> list[str]:
+    # Of arms (`trial.contradictions`) and of features with what was logged, whole if anything was, and of
+    # treatments that some got.
+    p = probabilities(examples, column, scorer.coding, logged)
     whole = ~np.isnan(p).any(axis=1)
     at = np.flatnonzero(whole) if whole.any() else np.arange(len(p))
     got, arm = np.unique(column[at], return_inverse=True)
-    names = np.array([NONE, *coding.treatment_ids], dtype=object)[got]
+    names = np.array([NONE, *scorer.coding.treatment_ids], dtype=object)[got]
     customer = inputs.customers(examples)[at]
     part, has_gaps = p[np.ix_(at, got)], not whole.any()
-    return trial.contradictions(part, arm, names.tolist(), customer=customer, has_gaps=has_gaps)
+    X = inputs.matrix(examples.take(pa.array(at)), scorer.names)
+    return [
+        *trial.contradictions(part, arm, names.tolist(), customer=customer, has_gaps=has_gaps),
+        *_uneven(scorer.names, X, arm, part, customer, has_gaps),
+    ]
+
+
+def _uneven(
+    names: tuple[str, ...], X: Array, arm: Whole, p: Array, customer: Whole, has_gaps: bool = True
+) -> list[str]:
+    return [
+        f"Feature {names[j]!r} differs between arms by more than p_action allows: is it known at the"
+        " decision, and is p_action what dealt out the arms?"
+        for j in leaking.uneven(X, arm, p, None, customer, has_gaps)
+    ]
 
 
 def checks(names: tuple[str, ...], X: Array, y: Array, p: Array, arm: Whole | None = None) -> list[str]:
@@ -355,9 +374,12 @@ def _deciles(model: UpliftEnsemble) -> pa.Table:
 
     effects = model.scores_[:, 1:] - model.scores_[:, :1]
     # A row has an effect of every treatment, a customer several rows: neither is news twice.
-    customer = np.repeat(model.customer_, effects.shape[1]).reshape(effects.shape)
-    could = model.possible_
-    return metrics.by_decile(model.oof_[could], effects[could], customer=customer[could])
+    customer = np.broadcast_to(model.customer_[:, None], effects.shape)
+    weight = np.broadcast_to(model.weight_[:, None], effects.shape)
+    could = model.possible_ & (weight > 0)
+    return metrics.by_decile(
+        model.oof_[could], effects[could], customer=customer[could], weight=weight[could]
+    )
 
 
 def _nothing(findings: list[str], told: str = "The stack could not be fitted: see above.") -> Comparison:

@@ -13,7 +13,7 @@ from threadpoolctl import threadpool_limits
 
 from nba import metrics
 from nba.catalog import Catalog
-from nba.models import crossfit, immature, inputs, response, scorer
+from nba.models import calibration, crossfit, immature, inputs, response, scorer
 from nba.models.inputs import Coding
 from nba.models.response import CrossFitted, Response
 from nba.settings import Models
@@ -32,7 +32,7 @@ class Early(NamedTuple):
 
     Attributes:
         rows: Numbers of the rows, sorted, shape (m,).
-        held: Those of customers that calibrate instead of growing trees, shape (m,).
+        held: Those of customers that stop and calibrate trees instead of growing them, shape (m,).
         weight: Shape (m,).
     """
 
@@ -47,8 +47,8 @@ def judge(
     """Measure chances of a response in the latest fifth of the decisions by a model that ends before them.
 
     The model is the served one's kind and capacity, fitted to decisions whose outcome had closed before the
-    first of the latest was made, four fifths of the customers; the others calibrate it and give the rates of
-    treatments.
+    first of the latest was made, four fifths of the customers; the others stop its trees, choose and fit its
+    calibration, and give the rates of treatments.
 
     Args:
         examples: The `examples` table.
@@ -130,12 +130,16 @@ def _fit_predict(
         params["monotone_constraints"] = response.signs((*names, *coding.names), settings)
     full = np.hstack([X, codes[got]])
     booster = response.Plan(full, y, weight, params, settings.trees).grow(np.flatnonzero(~held))
-    score = response.raw(booster, full[held])
-    model = Response(booster, X.shape[1], *response.calibrate(score, y[held], weight[held]))
-    p = model.calibrated(score)
+    scores = response.staged(booster, full[held], settings.trees)
+    stop = response.stopped(scores, y[held], weight[held])
+    fold = crossfit.folds(past["customer_id"].filter(pa.array(held)), settings.folds, seed + 1)
+    way = calibration.cross_fit(scores[:, stop], y[held], weight[held], fold)
+    booster = response.cut(booster, int(response.stops(settings.trees)[stop]))
+    model = Response(booster, X.shape[1], way.kind, way.way)
+    p = model.calibrated(scores[:, stop])
     one_fold = np.zeros(len(p), dtype=np.int64)
     rated = response.with_rates(
-        CrossFitted(model, p, p, p), got[held], y[held], weight[held], one_fold, coding
+        CrossFitted(model, p, p, p, p), got[held], y[held], weight[held], one_fold, coding
     )
     chances = model.predict(inputs.matrix(rows.take(pa.array(late)), names), codes)
     return np.asarray(rated.model.at_rates(chances, coding)[np.arange(len(late)), column[late]])

@@ -15,6 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import expit
 
+from nba.models import calibration
+from nba.models.calibration import Calibrator
 from nba.models.response import Response
 from nba.models.scorer import Scorer
 from nba.models.uplift import Uplift, log_odds
@@ -23,6 +25,7 @@ Array = NDArray[np.float64]
 Whole = NDArray[np.int64]
 
 _TOLERANCE = 1e-6
+_STEP = 1e-4  # of log-odds, over which a slope is taken
 
 
 @dataclass(frozen=True)
@@ -81,11 +84,12 @@ def split(scorer: Scorer, X: Array, column: Whole) -> Parts:
     return Parts(total[:, 1:-1], total[:, -1], total[:, 0], log_odds(p_none), gap)
 
 
-def through(logits: Array) -> Array:
+def through(logits: Array, calibrator: Calibrator = calibration.same) -> Array:
     """Pass contributions to log-odds through the logistic curve.
 
     Args:
         logits: Shape (n, m), whose rows sum to log-odds; the first column is where the others start.
+        calibrator: What the sum passes through before.
 
     Returns:
         Shape (n, m): rows sum to the chance, the first column is the chance at the start.
@@ -96,9 +100,10 @@ def through(logits: Array) -> Array:
         [[0.5, 0.19, 0.19], [0.5, 0.25, -0.25]]
     """
     start, moved = logits[:, 0], logits[:, 1:].sum(axis=1)
-    at = expit(start)
+    at, end = expit(calibrator(start)), expit(calibrator(start + moved))
     flat = np.abs(moved) < 1e-7
-    slope = np.where(flat, at * (1 - at), (expit(start + moved) - at) / np.where(flat, 1.0, moved))
+    near = expit(calibrator(start + _STEP)) - expit(calibrator(start - _STEP))
+    slope = np.where(flat, near / (2 * _STEP), (end - at) / np.where(flat, 1.0, moved))
     return np.column_stack([at, logits[:, 1:] * slope[:, None]])
 
 
@@ -129,6 +134,5 @@ def _trees(booster: lgb.Booster, inputs: Array, m: int) -> Array:
 
 
 def _chance(response: Response, X: Array, codes: Array) -> Array:
-    logits = response.slope * _trees(response.booster, np.hstack([X, codes]), X.shape[1])
-    logits[:, 0] += response.intercept
-    return np.column_stack([through(logits), np.zeros(len(X))])
+    logits = _trees(response.booster, np.hstack([X, codes]), X.shape[1])
+    return np.column_stack([through(logits, response.calibrator), np.zeros(len(X))])

@@ -73,6 +73,7 @@ def judge(
     """
     rng = np.random.default_rng(seed)
     found, tables = _chances(rows.y, crossed, logged, np.random.default_rng(seed + 1))
+    found |= {f"calibration_loss_{kind}": loss for kind, loss in crossed.losses.items()}
     found |= {f"loss_{name}": value for name, value in learnt.losses.items()}
     found |= {f"weight_{n}": float(w) for n, w in zip(CANDIDATES, learnt.model.weights)}
     found["se_widening"] = learnt.widening
@@ -105,7 +106,7 @@ def _chances(
     # Rows that stand for fewer examples than others are judged as seldom: what is left is a plain sample.
     most = float(logged.sampled[logged.closed].max(initial=0.0))
     at = np.flatnonzero(logged.closed & (rng.random(len(y)) * most < logged.sampled))
-    served = (crossed.p_own if crossed.p_served is None else crossed.p_served)[at]
+    served = crossed.p_served[at]
     found = metrics.classification(y[at], served)
     ranked = metrics.auc_interval(y[at], served, logged.customer[at])
     found |= {"auc_lower": ranked.lower, "auc_upper": ranked.upper}

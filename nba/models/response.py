@@ -1,25 +1,27 @@
 """Will they respond: one LightGBM over features, action and channel, calibrated on unseen customers.
 
 One model serves all treatments and `none`, so that rare treatments learn from common ones and all
-treatments of a customer are scored with the same trees. What the trees leave of a treatment's rate is
+treatments of a customer are scored with the same trees. How many trees serve, and how they are calibrated, is
+told by the log loss of customers that they have not seen. What the trees leave of a treatment's rate is
 shrunk: its own examples count as far as they go, then its action's and its channel's, then all; so a new
 treatment scores sensibly on its first day. Purchases without treatments are the matter of
 `nba.models.snapshots`.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import pairwise
 from typing import Any
 
 import lightgbm as lgb
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import minimize
 from scipy.special import expit, logit
 
 from nba.errors import DataError
-from nba.models import crossfit, hierarchy, traverse
+from nba.models import calibration, crossfit, hierarchy, traverse
+from nba.models.calibration import Calibrator
 from nba.models.hierarchy import Hierarchy
 from nba.models.inputs import Coding
 from nba.models.traverse import Forest
@@ -29,6 +31,7 @@ Array = NDArray[np.float64]
 Whole = NDArray[np.int64]
 
 _MOST_ROWS = 90_000  # that trees are grown on
+_STOPS = 10  # numbers of trees that early stopping chooses among
 _RATE_SCALE = 0.3  # what the trees leave of a treatment is a factor of about e^±0.3 of its odds
 
 
@@ -39,14 +42,15 @@ class Response:
     Attributes:
         booster: The trees; their inputs are the features, then the codes of the treatment.
         n_features: Number of features.
-        intercept, slope: Calibration on the log-odds.
+        kind: Of the calibration: "none", "platt" or "isotonic".
+        calibrator: The calibration on the log-odds.
         rates: What the trees leave of the treatments' rates, in log-odds; None without contacts.
     """
 
     booster: lgb.Booster
     n_features: int
-    intercept: float = 0.0
-    slope: float = 1.0
+    kind: str = "none"
+    calibrator: Calibrator = calibration.same
     rates: Hierarchy | None = None
 
     def predict(self, X: Array, codes: Array) -> Array:
@@ -88,7 +92,7 @@ class Response:
 
     def calibrated(self, score: Array) -> Array:
         """Turn log-odds of the trees into probabilities."""
-        return expit(self.intercept + self.slope * score)
+        return np.asarray(expit(self.calibrator(score)))
 
 
 def signs(names: Sequence[str], settings: Models) -> list[int]:
@@ -133,6 +137,38 @@ def raw(booster: lgb.Booster, X: Array, *, threads: int = 0) -> Array:
     return np.asarray(booster.predict(X, raw_score=True, num_threads=threads), dtype=np.float64)
 
 
+def stops(trees: int) -> Whole:
+    """Give the numbers of trees that early stopping chooses among, the last being all.
+
+    Example:
+        >>> stops(80).tolist()
+        [8, 16, 24, 32, 40, 48, 56, 64, 72, 80]
+    """
+    return np.unique(np.ceil(trees * np.arange(1, _STOPS + 1) / _STOPS).astype(np.int64))
+
+
+def staged(booster: lgb.Booster, X: Array, trees: int, *, threads: int = 0) -> Array:
+    """Predict the sum of the leaves of the first trees at each of `stops`, shape (n, stops)."""
+    parts = [
+        booster.predict(
+            X, raw_score=True, start_iteration=begin, num_iteration=end - begin, num_threads=threads
+        )
+        for begin, end in pairwise((0, *stops(trees).tolist()))
+    ]
+    return np.cumsum(np.column_stack(parts), axis=1)
+
+
+def stopped(scores: Array, y: Array, weight: Array) -> int:
+    """Number the stop with the least log loss: scores (n, stops) of unseen rows, y (n,), weight (n,)."""
+    losses = weight @ (np.logaddexp(0, scores) - y[:, None] * scores)
+    return int(np.argmin(losses))
+
+
+def cut(booster: lgb.Booster, trees: int) -> lgb.Booster:
+    """Keep the first trees alone."""
+    return lgb.Booster(model_str=booster.model_to_string(num_iteration=trees))
+
+
 class Plan:
     """Rows binned once, to grow trees on any part of them.
 
@@ -157,8 +193,8 @@ class Plan:
         self._trees = trees
         self._bins = self._data(np.arange(len(y)), None).construct()
 
-    def grow(self, rows: Whole | None = None, *, threads: int = 0) -> lgb.Booster:
-        """Fit to some rows, or to all; leaves may be smaller where rows are few.
+    def grow(self, rows: Whole | None = None, *, threads: int = 0, trees: int | None = None) -> lgb.Booster:
+        """Fit to some rows, or to all, all trees or the first; leaves may be smaller where rows are few.
 
         Of many rows a sample is taken: more of them made trees no better, only slower. The trees do not
         depend on the threads (0 is all cores): one each where several fits run at once.
@@ -171,34 +207,12 @@ class Plan:
         least = int(np.clip(n // 50, 1, self._params["min_data_in_leaf"]))
         data = self._bins if rows is None else self._data(rows, self._bins)
         params = {**self._params, "min_data_in_leaf": least, "num_threads": threads}
-        return lgb.train(params, data, self._trees)
+        return lgb.train(params, data, self._trees if trees is None else trees)
 
     def _data(self, rows: Whole, bins: lgb.Dataset | None) -> lgb.Dataset:
         # Not `Dataset.subset`: training on subsets crashed inside LightGBM 4.7 on a large log.
         X, y, weight = self._rows
         return lgb.Dataset(X[rows], y[rows], weight=weight[rows], reference=bins, params=self._params)
-
-
-def calibrate(score: Array, y: Array, weight: Array) -> tuple[float, float]:
-    """Fit intercept and slope on the log-odds of unseen rows (Platt 1999), held near (0, 1) if rows are few.
-
-    Args:
-        score: Log-odds of rows that the model has not seen, shape (n,).
-        y: 0 or 1, shape (n,).
-        weight: Shape (n,).
-    """
-
-    def loss(theta: Array) -> tuple[float, Array]:
-        z = theta[0] + theta[1] * score
-        p = expit(z)
-        penalty = 2.0 * ((theta[1] - 1) ** 2) + 0.1 * theta[0] ** 2
-        value = float((weight * (np.logaddexp(0, z) - y * z)).sum() + penalty)
-        slope = weight * (p - y)
-        gradient = np.array([slope.sum() + 0.2 * theta[0], slope @ score + 4.0 * (theta[1] - 1)])
-        return value / len(y), gradient / len(y)
-
-    found = minimize(loss, np.array([0.0, 1.0]), jac=True, method="L-BFGS-B", bounds=[(-5, 5), (0.1, 3)])
-    return float(found.x[0]), float(found.x[1])
 
 
 @dataclass(frozen=True)
@@ -210,14 +224,18 @@ class CrossFitted:
         p_none: Chance without contact, shape (n,), out of fold.
         p_own: Chance under the row's own treatment, shape (n,), out of fold.
         p_paired: Chance under the treatment it is paired with, shape (n,), out of fold.
-        p_served: As p_own, with the treatments' rates, shape (n,); None before `with_rates`.
+        p_served: As p_own, but calibrated by the other folds alone, shape (n,); with the treatments' rates
+            after `with_rates`.
+        losses: Log loss of each kind of calibration, fitted to the other folds. The number of trees, one of
+            ten, was chosen on the same rows, which flatters all of them a little.
     """
 
     model: Response
     p_none: Array
     p_own: Array
     p_paired: Array
-    p_served: Array | None = None
+    p_served: Array
+    losses: Mapping[str, float] = field(default_factory=dict)
 
 
 def fit(
@@ -240,7 +258,7 @@ def fit(
         weight: Shape (n,).
         fold: Fold of each row, shape (n,).
         params: LightGBM's, as `parameters` gives them.
-        trees: Number of trees.
+        trees: Most trees; early stopping on the unseen rows finds how many serve.
     """
     full = np.hstack([X, own])
     is_treated = own[:, 0] > 0
@@ -250,15 +268,19 @@ def fit(
         booster = plan.grow(known, threads=1)
         rows = full[new]
         rows[:, X.shape[1] :] = 0
-        none = raw(booster, rows, threads=1)
+        none = staged(booster, rows, trees, threads=1)
         rows[:, X.shape[1] :] = paired[new]
-        with_paired = raw(booster, rows, threads=1)
-        return np.column_stack([none, np.where(is_treated[new], with_paired, none), with_paired])
+        with_paired = staged(booster, rows, trees, threads=1)
+        return np.stack([none, with_paired], axis=2)
 
-    scores = crossfit.out_of_fold(fold, fit_predict, threads=traverse.allowed_threads())
-    intercept, slope = calibrate(scores[:, 1], y, weight)
-    model = Response(plan.grow(), X.shape[1], intercept, slope)
-    return CrossFitted(model, *model.calibrated(scores).T)
+    every = crossfit.out_of_fold(fold, fit_predict, threads=traverse.allowed_threads())
+    stop = stopped(np.where(is_treated[:, None], every[..., 1], every[..., 0]), y, weight)
+    none, with_paired = every[:, stop].T
+    scores = np.column_stack([none, np.where(is_treated, with_paired, none), with_paired])
+    way = calibration.cross_fit(scores[:, 1], y, weight, fold)
+    model = Response(plan.grow(trees=int(stops(trees)[stop])), X.shape[1], way.kind, way.way)
+    p_none, p_own, p_paired = model.calibrated(scores).T
+    return CrossFitted(model, p_none, p_own, p_paired, expit(way.unseen), way.losses)
 
 
 def with_rates(
@@ -280,13 +302,12 @@ def with_rates(
     """
     at = np.flatnonzero(column > 0)
     if not len(at):
-        return replace(crossed, p_served=crossed.p_own)
-    p = crossed.p_own[at]
-    offset = logit(np.clip(p, 1e-6, 1 - 1e-6))
+        return crossed
+    offset = logit(np.clip(crossed.p_own[at], 1e-6, 1 - 1e-6))
     split = column[at], column[at], fold[at], coding
     found = hierarchy.cross_fit_logit(np.ones((len(at), 1)), y[at], offset, weight[at], *split, _RATE_SCALE)
-    served = crossed.p_own.copy()
-    served[at] = times_odds(p, np.exp(found.nuisance + found.effect))
+    served = crossed.p_served.copy()
+    served[at] = times_odds(served[at], np.exp(found.nuisance + found.effect))
     return replace(crossed, model=replace(crossed.model, rates=found.model), p_served=served)
 
 

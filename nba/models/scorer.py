@@ -18,7 +18,7 @@ from threadpoolctl import threadpool_limits
 
 from nba.catalog import NONE, Catalog
 from nba.errors import DataError, MissingError, listed
-from nba.models import crossfit, immature, inputs, response, trial, uplift
+from nba.models import calibration, crossfit, immature, inputs, response, trial, uplift
 from nba.models.hierarchy import Hierarchy, Layout
 from nba.models.inputs import Coding
 from nba.models.margin import Margin, fit_margin, margin_by_action
@@ -319,7 +319,7 @@ def _meta(scorer: Scorer) -> dict[str, Any]:
         "treatment_ids": list(scorer.coding.treatment_ids),
         "action_ids": list(scorer.coding.action_ids),
         "channels": list(scorer.coding.channels),
-        "calibration": [scorer.response.intercept, scorer.response.slope],
+        "calibration": {"kind": scorer.response.kind, **calibration.state(scorer.response.calibrator)},
         "scales": [scorer.effect.constant.scale, scorer.effect.odds.scale, scorer.effect.linear.scale],
         "margin": [scorer.margin.population, scorer.margin.factor],
         **({"margin_by_action": dict(by_action)} if (by_action := scorer.margin.by_action) else {}),
@@ -371,8 +371,11 @@ def _read(folder: Path, meta: dict[str, Any]) -> Scorer:
     )
     # Models of before the rates have none.
     rates = linear("rates", 1, meta["rates_scale"]) if "rates_scale" in meta else None
-    intercept, slope = meta["calibration"]
-    classifier = Response(trees("response.txt"), len(names), intercept, slope, rates)
+    told = meta["calibration"]
+    if isinstance(told, list):  # models of before the choice have a line
+        told = {"kind": "platt", "intercept": told[0], "slope": told[1]}
+    kind = told.pop("kind")
+    classifier = Response(trees("response.txt"), len(names), kind, calibration.restored(kind, told), rates)
     report = Report()
     if (folder / "report.json").is_file():
         raw = json.loads((folder / "report.json").read_text(encoding="utf-8"))

@@ -34,6 +34,10 @@ class LeakWarning(UserWarning):
     """A feature tells the outcome almost exactly, or the treatment more than its probability allows."""
 
 
+class CodingWarning(UserWarning):
+    """Outcomes have two values, as responses have, but not 0 and 1: they are taken for money."""
+
+
 class RareWarning(UserWarning):
     """Some rows could hardly have got an arm: what it does rests on few of them."""
 
@@ -170,6 +174,10 @@ def read(
         faults = [*contradictions(p, arm, arms, w, customer), *(_gaps(data) if has_gaps else [])]
     if faults:
         raise listed(faults, "effects cannot be learnt from these rows", _HINT)
+    values = np.unique(target)
+    if len(values) == 2 and values.all():
+        said = f"y is {values[0]:g} or {values[1]:g}: taken for money; code a response as 1, and none as 0"
+        warnings.warn(said, CodingWarning, stacklevel=3)
     told = leaking.leaks(X, target, arm)
     for j in told:
         said = f"feature {j if names is None else names[j]} tells the outcome almost exactly: is it known"

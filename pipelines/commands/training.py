@@ -54,7 +54,10 @@ def models(
     if restore is not None:
         step.bin_version(workspace, restore, restore=True)
     if compare is not None:
-        show("Side by side", step.compared(workspace, *compare))
+        found = step.compared(workspace, *compare)
+        show("Side by side", found.rows)
+        if found.note:
+            out.print(found.note)
     else:
         show("Registered models", step.listed(workspace))
 

@@ -49,6 +49,12 @@ def test_isotonic_regression_must_be_better_by_a_standard_error():
     assert calibration.choose({"none": none, "platt": more, "isotonic": more - 0.01}) == "isotonic"
 
 
+def test_calibration_of_few_rows_stays_near_the_model():
+    intercept, slope = calibration.line(np.array([3.0, -3.0]), np.array([0.0, 1.0]), np.ones(2))
+    assert 0.1 <= slope <= 1
+    assert abs(intercept) < 1
+
+
 # recovery
 
 
@@ -63,11 +69,56 @@ def test_lines_and_curves_are_found():
         way = calibration.fitted(kind, score, y)
         p = expit(way(score))
         assert np.abs(p - expit(true(score))).mean() < 0.03
-        if kind != "none":
-            np.testing.assert_array_equal(calibration.restored(kind, vars(way))(score), way(score))
+        np.testing.assert_array_equal(calibration.restored(kind, calibration.state(way))(score), way(score))
+
+
+def test_calibration_undoes_a_wrong_scale():
+    rng = np.random.default_rng(0)
+    score = rng.normal(size=20_000) - 1
+    y = (rng.random(20_000) < expit(score)).astype(float)
+    intercept, slope = calibration.line(2 * score + 1, y, np.ones(20_000))
+    # standard errors at this size are about 0.02 and 0.01
+    assert slope == pytest.approx(0.5, abs=0.03)
+    assert intercept == pytest.approx(-0.5, abs=0.06)
+
+
+def test_across_folds_the_kind_that_serves_the_others_is_chosen():
+    rng = np.random.default_rng(0)
+    score, fold, ones = rng.normal(size=6000), np.arange(6000) % 3, np.ones(6000)
+    for true, kind in ((lambda z: 0.5 * z - 1, "platt"), (lambda z: z**3, "isotonic")):
+        y = (rng.random(6000) < expit(true(score))).astype(float)
+        found = calibration.cross_fit(score, y, ones, fold)
+        assert (found.kind, min(found.losses, key=found.losses.get)) == (kind, kind)
+        assert np.abs(expit(found.way(score)) - expit(true(score))).mean() < 0.03
+        assert np.abs(expit(found.unseen) - expit(true(score))).mean() < 0.04
+    alone = calibration.cross_fit(score, y, ones, np.zeros(6000))
+    assert (alone.kind, alone.losses) == ("platt", {})
+    few = calibration.cross_fit(score[:200], y[:200], ones[:200], fold[:200])
+    assert set(few.losses) == {"none", "platt"}  # a curve wants 200 rows of each fit
 
 
 # laws
+
+
+def test_a_fold_has_no_part_in_its_own_calibration():
+    rng = np.random.default_rng(2)
+    score, fold, ones = rng.normal(size=900), np.arange(900) % 3, np.ones(900)
+    y = (rng.random(900) < expit(0.5 * score - 1)).astype(float)
+    other = np.where((fold == 0) & (np.arange(900) < 90), 1 - y, y)
+    before, after = (calibration.cross_fit(score, part, ones, fold) for part in (y, other))
+    assert before.kind == after.kind == "platt"
+    np.testing.assert_array_equal(before.unseen[fold == 0], after.unseen[fold == 0])
+    assert (before.unseen[fold != 0] != after.unseen[fold != 0]).all()
+
+
+@pytest.mark.parametrize("kind", ["platt", "isotonic"])
+def test_whole_weights_are_rows_as_often(kind):
+    rng = np.random.default_rng(3)
+    score, times = rng.normal(size=400), rng.integers(0, 4, 400)
+    y = (rng.random(400) < expit(score)).astype(float)
+    way = calibration.fitted(kind, score, y, times.astype(float))
+    again = calibration.fitted(kind, np.repeat(score, times), np.repeat(y, times))
+    np.testing.assert_allclose(way(score), again(score), atol=1e-3)
 
 
 def test_ranks_survive():

@@ -2,7 +2,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from nba.models import card, compare, crossfit
+from nba.models import card, compare, crossfit, inputs
 from nba.models.compare import LEAST
 from nba.models.inputs import Coding
 
@@ -77,6 +77,27 @@ def test_a_log_that_contradicts_itself_is_said_on_the_card_not_raised(scorer, va
     low = varied.examples.set_column(at, "p_action", pa.array(np.full(varied.examples.num_rows, 0.05)))
     assert sum("contradicts" in said for said in compare.unfitted(scorer, low).findings) == 5
     assert "contradicts the arms" in card.card(scorer, varied.examples, found, {})
+
+
+def test_a_feature_that_only_the_treated_have_is_named_with_the_stack_and_without(scorer, varied):
+    rows, coding = varied.examples.slice(0, 3000), scorer.coding
+    column = coding.columns(rows["treatment_id"].to_pylist())
+    at = rows.schema.get_field_index("f_x4")
+    late = rows.set_column(at, "f_x4", pa.array(np.where(column > 0, 1.0, np.nan)))
+
+    def logged(decision_id):
+        names, p = ["none", *coding.treatment_ids] * len(decision_id), [0.5, *[0.125] * 4] * len(decision_id)
+        return pa.table({"decision_id": decision_id.take(np.repeat(np.arange(len(decision_id)), 5)),
+                         "treatment_id": names, "p_action": p})  # fmt: skip
+
+    (said,) = (text for text in compare.unfitted(scorer, late, logged).findings if "differs" in text)
+    assert said.startswith("Feature 'f_x4' differs between arms by more than p_action allows")
+    assert not any("differs" in text for text in compare.unfitted(scorer, rows, logged).findings)
+    known = compare.Given.of(late, column, coding, logged)
+    X = inputs.matrix(late, scorer.names)[known.rows]
+    assert (np.array(["none", *sorted(coding.treatment_ids)])[known.arm] == known.names).all()
+    (said,) = compare._uneven(scorer.names, X, known.arm, known.p, np.arange(3000))
+    assert "'f_x4'" in said
 
 
 def test_too_few_examples_are_said_not_raised(scorer, varied, catalog, quick):

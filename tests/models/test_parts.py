@@ -3,7 +3,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from nba.models import inputs, parts
+from nba.models import calibration, inputs, parts
 
 
 @pytest.fixture(scope="module")
@@ -49,8 +49,15 @@ def test_parts_sum_to_what_is_served(scorer, varied, rows, weights):
     assert not found.features[rows[1] == 0].any()
 
 
+def test_parts_sum_to_what_is_served_through_a_curve(scorer, rows):
+    score = np.random.default_rng(0).normal(-2, 1, 500)
+    curve = calibration.fitted("isotonic", score, (np.arange(500) % 9 == 0).astype(float))
+    curved = replace(scorer, response=replace(scorer.response, kind="isotonic", calibrator=curve))
+    assert parts.split(weighted(curved, 0.1, 0.3, 0.4, 0.2), *rows).gap < 1e-9
+
+
 def test_models_that_do_not_add_up_are_refused(scorer, rows, monkeypatch):
-    monkeypatch.setattr(parts, "through", lambda logits: 1.1 * logits)
+    monkeypatch.setattr(parts, "through", lambda logits, way=None: 1.1 * logits)
     with pytest.raises(ArithmeticError, match="miss the served effect"):
         parts.split(weighted(scorer, 0.0, 1.0, 0.0, 0.0), *rows)
 

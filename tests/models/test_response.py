@@ -6,6 +6,7 @@ from threadpoolctl import threadpool_limits
 from nba.models import response
 from nba.models.inputs import Coding
 from nba.models.response import CrossFitted, Response
+from nba.settings import Models
 
 ACTIONS, CHANNELS = ("loan", "card", "fund", "advice"), ("mail", "sms", "push", "call")
 GRID = Coding(
@@ -21,7 +22,7 @@ def rates(sizes, odds, seed, base=0.1):
     column = np.repeat(np.arange(1, 17), sizes)
     p = np.full(len(column), base)
     y = (rng.random(len(p)) < response.times_odds(p, odds[column - 1])).astype(float)
-    crossed = CrossFitted(Response(None, 0), p, p, p)
+    crossed = CrossFitted(Response(None, 0), p, p, p, p)
     split = column, y, np.ones(len(y)), np.arange(len(y)) % 3, GRID
     with threadpool_limits(limits=1, user_api="blas"):
         return response.with_rates(crossed, *split), y, column
@@ -35,12 +36,6 @@ def test_faults_name_everything_that_lacks():
     assert response.check_responses(np.tile([0.0, 1.0], 100)) == []
 
 
-def test_calibration_of_few_rows_stays_near_the_model():
-    intercept, slope = response.calibrate(np.array([3.0, -3.0]), np.array([0.0, 1.0]), np.ones(2))
-    assert 0.1 <= slope <= 1
-    assert abs(intercept) < 1
-
-
 def test_odds_are_multiplied_and_none_stays():
     crossed, _, _ = rates([3000] * 16, np.full(16, 3.0), seed=0)
     p = crossed.model.at_rates(np.full((2, 17), 0.1), GRID)
@@ -49,6 +44,22 @@ def test_odds_are_multiplied_and_none_stays():
     np.testing.assert_allclose(p[0, 1:], 0.25, atol=0.03)  # odds of 1/9 times 3 are 1/3
     assert crossed.p_served.mean() == pytest.approx(0.25, abs=0.02)
     assert Response(None, 0).at_rates(p, GRID) is p  # nothing was seen: nothing is moved
+
+
+def test_trees_stop_where_unseen_customers_gain_nothing_more():
+    rng = np.random.default_rng(0)
+    X, fold, none = rng.normal(size=(2000, 5)), np.arange(2000) % 3, np.zeros((2000, 1))
+    params = response.parameters(Models(leaves=8, min_leaf=20), 0)
+    sizes = []
+    for slope in (0.0, 2.0):
+        y = (rng.random(2000) < expit(slope * X[:, 0] - 1)).astype(float)
+        found = response.fit(X, none, none, y, np.ones(2000), fold, params, 60)
+        sizes.append(found.model.booster.num_trees())
+    assert sizes[0] == 6 < sizes[1] <= 60  # a tenth is the least
+    whole = response.Plan(X, y, np.ones(2000), params, 60).grow()
+    np.testing.assert_allclose(response.staged(whole, X, 60)[:, -1], response.raw(whole, X))
+    scores = response.staged(whole, X, 60)[:, 3]
+    np.testing.assert_allclose(response.raw(response.cut(whole, 24), X), scores)
 
 
 # laws
@@ -104,16 +115,6 @@ def test_first_days_of_treatments_are_told_better_than_by_their_own_rate_or_by_a
     few_told, few_raw, few_all, none_told, _, none_all = np.mean(errors, axis=0)
     assert few_told < 0.8 * min(few_raw, few_all)
     assert none_told < none_all
-
-
-def test_calibration_undoes_a_wrong_scale():
-    rng = np.random.default_rng(0)
-    score = rng.normal(size=20_000) - 1
-    y = (rng.random(20_000) < expit(score)).astype(float)
-    intercept, slope = response.calibrate(2 * score + 1, y, np.ones(20_000))
-    # standard errors at this size are about 0.02 and 0.01
-    assert slope == pytest.approx(0.5, abs=0.03)
-    assert intercept == pytest.approx(-0.5, abs=0.06)
 
 
 def test_joint_model_is_calibrated_out_of_fold_and_knows_treatments(scorer, varied, catalog):

@@ -11,7 +11,7 @@ import pytest
 from nba import metrics
 from nba.catalog import Action, Catalog, Treatment
 from nba.errors import DataError, MissingError
-from nba.models import card, compare, immature, margin, report
+from nba.models import calibration, card, compare, immature, margin, report
 from nba.models import scorer as module
 from nba.models.inputs import Coding
 from nba.models.scorer import Scorer
@@ -198,6 +198,24 @@ def test_two_thousand_features_are_refused_before_they_fill_the_memory(varied, c
         Scorer.fit(wide, catalog, quick, 0)
 
 
+def test_every_calibration_is_saved_and_a_line_of_before_is_read(scorer, varied, tmp_path):
+    some = varied.examples.slice(0, 50)
+    rng = np.random.default_rng(0)
+    score = rng.normal(size=500)
+    for kind in ("none", "platt", "isotonic"):
+        way = calibration.fitted(kind, score, (score + rng.normal(size=500) > 0).astype(float))
+        one = replace(scorer, response=replace(scorer.response, kind=kind, calibrator=way))
+        one.save(tmp_path / kind)
+        again = Scorer.load(tmp_path / kind)
+        assert (again.response.kind, again.model_id) == (kind, one.model_id)
+        np.testing.assert_array_equal(again.scores(some).p_response, one.scores(some).p_response)
+    meta = json.loads((tmp_path / "platt" / "scorer.json").read_text())
+    line = [meta["calibration"]["intercept"], meta["calibration"]["slope"]]
+    (tmp_path / "none" / "scorer.json").write_text(json.dumps(meta | {"calibration": line}))
+    old, new = Scorer.load(tmp_path / "none"), Scorer.load(tmp_path / "platt")
+    np.testing.assert_array_equal(old.scores(some).p_response, new.scores(some).p_response)
+
+
 def test_a_folder_without_model_or_of_another_format(scorer, tmp_path):
     with pytest.raises(MissingError, match="expected a saved scorer"):
         Scorer.load(tmp_path)
@@ -259,7 +277,7 @@ def test_a_sample_stands_for_what_it_was_drawn_from():
     rng = np.random.default_rng(0)
     y = np.repeat([1.0, 0.0], 6000)  # of the second half every fourth was kept
     served = np.where(y > 0, 0.6, 0.4)
-    crossed = SimpleNamespace(p_own=served, p_served=None)
+    crossed = SimpleNamespace(p_served=served)
     closed, sampled = np.ones(12_000, dtype=bool), np.repeat([1.0, 4.0], 6000)
     logged = report.Logged(np.arange(12_000), served, np.zeros(12_000, dtype=int), closed, sampled)
     found, tables = report._chances(y, crossed, logged, rng)

@@ -205,6 +205,13 @@ def test_two_thousand_columns():
     assert np.isfinite(model.fit(wide, y, arm, {0: 0.5, 1: 0.5}).effect(wide)).all()
 
 
+def test_responses_that_are_coded_1_and_2_are_warned_of():
+    X, y, arm = rows()
+    with pytest.warns(trial.CodingWarning, match="y is 1 or 2: taken for money"):
+        trial.read(X, y + 1, arm, np.full(400, 0.5), control=0)
+    trial.read(X, 30 * y, arm, np.full(400, 0.5), control=0)  # money that some spend
+
+
 def test_a_feature_that_tells_the_outcome_is_named():
     X, y, arm = rows()
     X[:, 2] = y + 1e-3 * X[:, 2]

@@ -1,6 +1,8 @@
 import shutil
 from datetime import timedelta
+from pathlib import Path
 
+import nbformat
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -10,8 +12,9 @@ from nba import settings, tables, tracking
 from nba.errors import DataError, MissingError
 from nba.history import History
 from nba.models.scorer import Scorer
-from pipelines import promote, train
+from pipelines import models, promote, train
 
+NOTEBOOK = Path(__file__).parents[2] / "notebooks" / "10_uplift.ipynb"
 pytestmark = pytest.mark.xdist_group("mlflow")
 
 
@@ -78,6 +81,10 @@ def test_train_registers_once_and_names_champion_and_challenger(workspace, end):
     assert (second.alias, second.policy_id) == ("challenger", f"{name}@2")
     assert tracking.find(name, "champion")[0].version == 1
     assert tracking.find(name, "challenger")[0].version == 2
+    note = models.compared(workspace, 1, 2).note
+    assert note.startswith(
+        f"Measured on different decisions (until {end:%Y-%m-%d} and until {earlier:%Y-%m-%d})"
+    )
     third = train.train(workspace, earlier)
     assert (third.policy_id, third.alias, third.is_new) == (f"{name}@2", "challenger", False)
     assert tracking.find(name, "champion")[0].version == 1  # training never promotes
@@ -85,8 +92,6 @@ def test_train_registers_once_and_names_champion_and_challenger(workspace, end):
 
 
 def test_snapshot_model_scores_everyone_and_is_judged_on_the_last_month(workspace):
-    from pipelines import models
-
     toml = workspace / settings.FILE
     assert "[models]\n" in toml.read_text()
     toml.write_text(toml.read_text().replace("[models]\n", "[models]\ntune_trials = 2\n", 1))
@@ -129,7 +134,6 @@ def test_too_short_a_history_says_what_it_needs(workspace):
 
 
 def test_card_comparison_versions_bin_and_signature(workspace, end, monkeypatch):
-    from pipelines import models
     from pipelines.commands import training
 
     first = train.train(workspace, end)
@@ -147,11 +151,13 @@ def test_card_comparison_versions_bin_and_signature(workspace, end, monkeypatch)
     assert report.comparison.findings
     assert report.comparison.gate is not None
     assert -1 <= report.comparison.agreement <= 1
-    # Three lines of Python give the same model, and so does the command: nothing new is registered.
-    config = settings.read(workspace)
-    rows = train.examples(History.read(workspace), end)
-    scorer = Scorer.fit(rows, settings.read_catalog(workspace, config), config.models, config.workspace.seed)
-    assert scorer.model_id == report.model_id
+    # Three lines of Python, those of the notebook, give the same model, and so does the command: nothing new
+    # is registered.
+    (lines,) = (cell.source for cell in nbformat.read(NOTEBOOK, as_version=4).cells if cell.id == "served")
+    told = {"settings": settings, "train": train, "History": History, "Scorer": Scorer}
+    told |= {"workspace": workspace, "now": end}
+    exec(lines, told)
+    assert told["scorer"].model_id == report.model_id
     training.train(workspace, end.isoformat())
     assert len(models.listed(workspace)) == 1
     train.train(workspace, end, models=settings.read(workspace).models.model_copy(update={"trees": 20}))
@@ -159,7 +165,9 @@ def test_card_comparison_versions_bin_and_signature(workspace, end, monkeypatch)
     assert [row["version"] for row in rows] == [2, 1]
     assert [row["alias"] for row in rows] == ["challenger", "champion"]
     promote.overrule(workspace, end, approver="Ana", note="a drill")
-    side = {row["measure"]: row for row in models.compared(workspace, 1, 2)}
+    found = models.compared(workspace, 1, 2)
+    assert found.note == ""  # of the same decisions
+    side = {row["measure"]: row for row in found.rows}
     assert side["log_loss"]["change"] == pytest.approx(side["log_loss"]["2"] - side["log_loss"]["1"])
     with pytest.raises(MissingError, match=r"no version \[9\]"):
         models.compared(workspace, 1, 9)
