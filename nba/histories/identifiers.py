@@ -94,34 +94,42 @@ def normalised(kind: str, text: str, settings: Identity) -> str:
     """
     external = settings.external
     if kind == "email":
-        # One search in a text of all of them: a `case` would split the address once for each.
-        words = literal("@" + "@".join(_JUNK_MAILBOXES) + "@")
-        is_junk = f"contains({words}, '@' || split_part(lower({text}), '@', 1) || '@')"
+        words = literal("(" + "|".join(map(re.escape, _JUNK_MAILBOXES)) + ")@.*")
         return (
             f"case when regexp_full_match({text}, '[^@\\s,;<>]+@[^@\\s,;<>]+\\.[^@\\s.,;<>]{{2,}}')"
-            f" and not {is_junk} then {_same_mailbox(text, settings)} end"
+            f" and not regexp_full_match(lower({text}), {words}) then {_same_mailbox(text, settings)} end"
         )
     clean = {"loyalty_card": f"upper(regexp_replace({text}, '[\\s-]', '', 'g'))", "device": f"lower({text})"}
     value = clean.get(kind, text)
-    junk = f"(strlen({value}) < 10 and {among(f'lower({value})', _JUNK)}) or ltrim({value}, '0-_. ') = ''"
+    first = f"left({value}, 1)"
+    # Only a `case` spares what follows, and a look at one character is much cheaper than to strip them all.
+    junk = (
+        f"(strlen({value}) < 10 and {among(f'lower({value})', _JUNK)})"
+        f" or case when contains('0-_. ', {first}) then ltrim({value}, '0-_. ') = '' else false end"
+    )
     if kind != external:
-        junk += f" or strlen({value}) < 4 or ltrim({value}, left({value}, 1) || '-') = ''"
+        is_even = f"right({value}, 1) in ({first}, '-')"
+        alike = f"case when {is_even} then ltrim({value}, {first} || '-') = '' else false end"
+        junk += f" or strlen({value}) < 4 or {alike}"
     return f"case when not ({junk}) then {value} end"
 
 
 def _same_mailbox(text: str, settings: Identity) -> str:
     # Domains are never case-sensitive; mailboxes are not either, in practice.
     domain = f"lower(split_part({text}, '@', 2))"
-    box = f"split_part({text}, '@', 1)"
-    if settings.email_ignore_case:
-        box = f"lower({box})"
+    given = f"split_part({text}, '@', 1)"
+    box = plain = f"lower({given})" if settings.email_ignore_case else given
     if settings.email_ignore_tags:
         tagged = among(domain, settings.email_ignore_tags)
         box = f"case when {tagged} then split_part({box}, '+', 1) else {box} end"
     if settings.email_ignore_dots:
         dotted = among(domain, settings.email_ignore_dots)
         box = f"case when {dotted} then replace({box}, '.', '') else {box} end"
-    return f"{box} || '@' || {domain}"
+    whole = f"lower({text})" if settings.email_ignore_case else f"{plain} || '@' || {domain}"
+    # Nearly all addresses are of a domain that means what is written.
+    special = {*settings.email_ignore_tags, *settings.email_ignore_dots}
+    ends = " or ".join(f"ends_with(lower({text}), {literal('@' + name)})" for name in sorted(special))
+    return f"case when {ends} then {box} || '@' || {domain} else {whole} end" if special else whole
 
 
 def hashed(kind: str, value: str) -> str:
@@ -129,7 +137,7 @@ def hashed(kind: str, value: str) -> str:
 
     It is a UUID of the first 128 bits of SHA-256; without its dashes it reads as in the identities table.
     """
-    return f"left(sha256(getvariable('salt') || '|{kind}|' || {value}), {_HASH_DIGITS})::uuid"
+    return f"unhex(left(sha256(getvariable('salt') || '|{kind}|' || {value}), {_HASH_DIGITS}))::uuid"
 
 
 def tombstone(value: str) -> str:

@@ -22,6 +22,19 @@ from nba import tables
 from nba.histories import identifiers
 from nba.histories.scrub import scrubbed
 from nba.histories.sources import among, literal
+from nba.histories.values import (
+    NOT,
+    SQL,
+    constant,
+    given_of,
+    is_direct,
+    is_number,
+    number_of,
+    replaced,
+    text_of,
+    time_of,
+    value_of,
+)
 from nba.settings import ANSWERS, Identity, Source
 
 KEYS = {"customers": "key", "orders": "order_id", "events": "event_id", "touches": "touch_id"}
@@ -30,8 +43,6 @@ _RESOLVED = ("customer_id", "external_id")
 _FILLED = {"customers": {f"can_{c}" for c in tables.CHANNELS}, "orders": {"n_items", "is_return"}}
 _HASHED_KEYS = ("event_id", "touch_id")
 _UPDATED = tables.Field("updated_at", "time", "when the row was last changed", nullable=True)
-_BLANKS = ("", "null", "nan", "none", "n/a")
-_YES, _NO = ("true", "t", "yes", "y", "1", "si", "sí"), ("false", "f", "no", "n", "0")
 
 
 @dataclass(frozen=True)
@@ -110,44 +121,63 @@ def plan(source: Source, zone: str, identity: Identity) -> Plan:
     return Plan(source, fields, tuple(dict.fromkeys(columns)), zone, identity)
 
 
+def given(plan: Plan, rows: str) -> str:
+    """Write the query of the combinations of identifiers in a file, as they stand there (`g_<kind>`)."""
+    columns = ", ".join(f"{_column(plan, kind)} as g_{kind}" for kind in plan.source.identifiers)
+    return f"select distinct {columns} from {rows}"
+
+
 def combos(plan: Plan, types: Sequence[pa.DataType], rows: str, after: int = 0) -> str:
     """Write the query that numbers the combinations of identifiers in a file and hashes them.
 
     Args:
         plan: How the source is read.
         types: Arrow types of the wanted columns.
-        rows: `from` clause of the raw rows; a table `phone_number(raw, e164)` must hold phone numbers.
+        rows: Name of a table of what `given` gives; `phone_number(raw, e164)` must hold phone numbers.
         after: The highest number that is taken.
 
     Returns:
-        SQL giving `combo`, the texts `k_<kind>`, `i_<kind>`, `junk_<kind>` (an identifier was there, but
-        is junk), `external`, and whether it `names` anybody.
+        SQL giving `combo`, what was given (`g_<kind>`), its text `k_<kind>`, `i_<kind>`, `junk_<kind>` (an
+        identifier was there, but is junk), `external`, and whether it `names` anybody.
     """
     # Each text is normalised and hashed once, however many combinations it stands in.
     kinds = list(plan.source.identifiers)
-    texts = ", ".join(f"{identifier_texts(plan, types, kind)} as k_{kind}" for kind in kinds)
     clean, joins, made = [], [], []
     for kind in kinds:
         phone = kind == "phone"
         value = "e164" if phone else identifiers.normalised(kind, "k", plan.identity)
         lookup = " left join phone_number on raw = k" if phone else ""
-        distinct = f"select distinct k_{kind} as k from told where k_{kind} is not null"
+        distinct = f"select distinct g_{kind} as g from {rows} where g_{kind} is not null"
+        texts = f"select g, {identifier_texts(plan, types, kind, 'g')} as k from ({distinct})"
         clean.append(
-            f"{kind}_clean as materialized (select k, n, {identifiers.hashed(kind, 'n')} as i from (select k,"
-            f" {value} as n from ({distinct}){lookup}))"
+            f"{kind}_clean as materialized (select g, k, n, {identifiers.hashed(kind, 'n')} as i from ("
+            f"select g, k, {value} as n from ({texts}){lookup}))"
         )
-        joins.append(f"left join {kind}_clean on {kind}_clean.k = k_{kind}")
+        joins.append(f"left join {kind}_clean on {kind}_clean.g = g_{kind}")
         made += [
+            f"{kind}_clean.k as k_{kind}",
             f"{kind}_clean.i as i_{kind}",
-            f"(k_{kind} is not null and {kind}_clean.n is null) as junk_{kind}",
+            f"({kind}_clean.k is not null and {kind}_clean.n is null) as junk_{kind}",
         ]
     external = f"{plan.external}_clean.n" if plan.external in kinds else "null::varchar"
     some = " or ".join(f"{kind}_clean.n is not null" for kind in kinds)
     return (
-        f"with told as materialized (select distinct {texts} from {rows}),\n{', '.join(clean)}\n"
-        f"select row_number() over () + {after} as combo, {', '.join(f'k_{kind}' for kind in kinds)},"
-        f" {', '.join(made)}, {external} as external, ({some}) as names from told {' '.join(joins)}"
+        f"with {', '.join(clean)}\n"
+        f"select {rows}.rowid + {after + 1} as combo, {', '.join(f'g_{kind}' for kind in kinds)},"
+        f" {', '.join(made)}, {external} as external, ({some}) as names from {rows} {' '.join(joins)}"
     )
+
+
+def _column(plan: Plan, kind: str) -> str:
+    return f"c{plan.wanted.index(plan.source.identifiers[kind])}"
+
+
+def _same(plan: Plan, rows: str) -> str:
+    # Rows find their combination by what the source gives, so that only what is distinct is made a text.
+    found = (
+        f"{rows}.{_column(plan, kind)} is not distinct from g_{kind}" for kind in plan.source.identifiers
+    )
+    return " and ".join(found)
 
 
 def query(plan: Plan, types: Sequence[pa.DataType], rows: str) -> str:
@@ -164,10 +194,9 @@ def query(plan: Plan, types: Sequence[pa.DataType], rows: str) -> str:
     source = plan.source
     texts = {name: f"t{i}" for i, name in enumerate(plan.wanted)}
     typed = _typed(plan, types)
-    trimmed = [f"{_text(f'c{i}', kind)} as t{i}" for i, kind in enumerate(types) if i not in typed]
+    trimmed = [f"{text_of(f'c{i}', kind)} as t{i}" for i, kind in enumerate(types) if i not in typed]
     kinds = dict(zip(plan.wanted, types))
-    first = [f"{texts[column]} as k_{kind}" for kind, column in source.identifiers.items()]
-    second, third = [], []
+    first, second, third = [], [], []
     reasons = ["case when not is_row then 'not a JSON object' end"]
     for spec in plan.fields:
         column = source.columns.get(spec.name)
@@ -181,39 +210,38 @@ def query(plan: Plan, types: Sequence[pa.DataType], rows: str) -> str:
             i = plan.wanted.index(column)
             direct = _is_used_as_is(source, spec, kinds[column])
             if direct:
-                first += [f"{_given(f'c{i}', kinds[column])} as x_{spec.name}", f"c{i} as y_{spec.name}"]
+                first += [f"{given_of(f'c{i}', kinds[column])} as x_{spec.name}", f"c{i} as y_{spec.name}"]
             else:
-                text = _replaced(texts[column], source.values.get(spec.name, {}))
+                text = replaced(texts[column], source.values.get(spec.name, {}))
                 first.append(f"{text} as x_{spec.name}")
             kind = kinds[column] if direct else pa.string()
-            value = _value(spec.kind, f"y_{spec.name}" if direct else f"x_{spec.name}", kind, plan)
+            value = value_of(
+                spec.kind, f"y_{spec.name}" if direct else f"x_{spec.name}", kind, source, plan.zone
+            )
             second.append(f"{value} as w_{spec.name}")
         else:
             first.append(f"null::varchar as x_{spec.name}")
-            second.append(f"null::{_SQL[spec.kind]} as w_{spec.name}")
+            second.append(f"null::{SQL[spec.kind]} as w_{spec.name}")
         filled = (
             f"w_{spec.name}" if spec.kind != "time" else f"case when {_is_sane(spec)} then w_{spec.name} end"
         )
         if spec.name in source.constants:
-            filled = f"coalesce({filled}, {_constant(spec, source.constants[spec.name])})"
+            filled = f"coalesce({filled}, {constant(spec, source.constants[spec.name])})"
         third.append(f"{filled} as v_{spec.name}")
         reasons += _reasons(spec, source)
     reasons.append("case when is_row and not names then 'no identifier' end")
-    hashes = ", ".join(f"i_{kind}" for kind in source.identifiers)
-    same = " and ".join(
-        f"texts.k_{kind} is not distinct from combo_now.k_{kind}" for kind in source.identifiers
-    )
+    named = ", ".join(f"k_{kind}, i_{kind}" for kind in source.identifiers)
     told = "nullif(concat_ws('; ', " + ", ".join(reasons) + "), '')"
     # What needs no text to be used gets one only where the row cannot be.
     told_of = [
-        f"case when reason is not null then {_text(f'c{i}', types[i])} end as t{i}" for i in sorted(typed)
+        f"case when reason is not null then {text_of(f'c{i}', types[i])} end as t{i}" for i in sorted(typed)
     ]
     raw = f"case when reason is not null then {_raw(plan, texts)} end"
     return (
         f"with trimmed as (select {', '.join(['*', *trimmed])} from {rows}),\n"
-        f"texts as (select *, {', '.join(first)} from trimmed),\n"
-        f"typed as (select texts.*, combo, names, {hashes}{', ' if second else ''}{', '.join(second)}"
-        f" from texts join combo_now on {same}),\n"
+        f"texts as (select {', '.join(['*', *first])} from trimmed),\n"
+        f"typed as (select {', '.join(['texts.*', 'combo', 'names', named, *second])}"
+        f" from texts join combo_now on {_same(plan, 'texts')}),\n"
         f"filled as (select *, {', '.join(third)} from typed),\n"
         f"judged as (select *, {told} as reason from filled),\n"
         f"shown as (select {', '.join(['*', *told_of])} from judged)\n"
@@ -235,37 +263,37 @@ def records(plan: Plan, types: Sequence[pa.DataType], rows: str, fields: Mapping
     """
     own = plan.source.matching
     kinds = identifiers.ranked(plan.source.identifiers, plan.external)
-    texts = [f"{identifier_texts(plan, types, kind)} as k_{kind}" for kind in kinds]
+    texts = [_column(plan, kind) for kind in kinds]
     for name, how in fields.items():
         value = _likeness(plan, types, own[name], how) if name in own else "null::varchar"
         texts.append(f"{value} as m_{name}")
-    same = " and ".join(f"texts.k_{kind} is not distinct from combo_now.k_{kind}" for kind in kinds)
     named = " ".join(f"when i_{kind} is not null then '{kind}'" for kind in kinds)
     strongest = ", ".join(f"i_{kind}" for kind in kinds)
     shown = ", ".join(f"m_{name} as {name}" for name in fields)
     return (
-        f"with texts as (select row_number, {', '.join(texts)} from {rows} where is_row)\n"
+        f"with texts as (select row_number, {', '.join(dict.fromkeys(texts))} from {rows} where is_row)\n"
         f"select case {named} end as kind, replace(coalesce({strongest})::varchar, '-', '') as hash, {shown}"
-        f" from texts join combo_now on {same} where names order by row_number"
+        f" from texts join combo_now on {_same(plan, 'texts')} where names order by row_number"
     )
 
 
 def _likeness(plan: Plan, types: Sequence[pa.DataType], column: str, how: str) -> str:
     i = plan.wanted.index(column)
-    text = _text(f"c{i}", types[i])
+    text = text_of(f"c{i}", types[i])
     if how == "date":
-        direct = _is_direct("time", types[i])
-        moment = _time(f"c{i}" if direct else f"({text})", types[i] if direct else pa.string(), plan)
+        direct = is_direct("time", types[i])
+        moment = time_of(
+            f"c{i}" if direct else f"({text})", types[i] if direct else pa.string(), plan.source, plan.zone
+        )
         return f"strftime(timezone({literal(plan.zone)}, {moment}), '%Y-%m-%d')"
     plain = f"strip_accents(lower({text}))"
     kept = "[^[:alnum:]]" if how == "code" else "[^[:alnum:]]+"
     return f"nullif(trim(regexp_replace({plain}, '{kept}', '{'' if how == 'code' else ' '}', 'g')), '')"
 
 
-def identifier_texts(plan: Plan, types: Sequence[pa.DataType], kind: str) -> str:
+def identifier_texts(plan: Plan, types: Sequence[pa.DataType], kind: str, given: str) -> str:
     """Give the SQL of the text of an identifier of a kind, trimmed, null where blank."""
-    i = plan.wanted.index(plan.source.identifiers[kind])
-    return _text(f"c{i}", types[i])
+    return text_of(given, types[plan.wanted.index(plan.source.identifiers[kind])])
 
 
 def staged_fields(table: str, attributes: Sequence[str] = ()) -> list[tables.Field]:
@@ -299,55 +327,14 @@ def _fits(spec: tables.Field, value: str | float | bool) -> bool:
     return spec.name.startswith("a_") or isinstance(value, str)
 
 
-_SQL = {
-    "id": "varchar", "code": "varchar", "text": "varchar", "number": "double", "count": "double",
-    "flag": "boolean", "time": "timestamptz",
-}  # fmt: skip
-_NOT = {
-    "number": "not a number",
-    "count": "not a whole number",
-    "flag": "not yes or no",
-    "time": "not a time",
-}
-
-
-def _is_direct(kind: str, found: pa.DataType) -> bool:
-    if kind == "time":
-        return pa.types.is_timestamp(found) or pa.types.is_date(found)
-    return (kind in ("number", "count") and _is_number(found)) or (
-        kind == "flag" and pa.types.is_boolean(found)
-    )
-
-
-def _is_number(found: pa.DataType) -> bool:
-    return pa.types.is_integer(found) or pa.types.is_floating(found) or pa.types.is_decimal(found)
-
-
-def _text(column: str, found: pa.DataType) -> str:
-    # Whole numbers without ".0": pandas writes customer ids with gaps as floats.
-    if pa.types.is_floating(found):
-        whole = f"{column} = floor({column}) and abs({column}) < 1e15"
-        return f"case when isfinite({column}) then case when {whole} then {column}::bigint::varchar" + (
-            f" else {column}::varchar end end"
-        )
-    text = f"trim({column}::varchar)"
-    blank = among(f"lower({text})", _BLANKS)
-    return f"case when strlen({text}) > 4 then {text} when {blank} then null else {text} end"
-
-
-def _given(column: str, found: pa.DataType) -> str:
-    # Null where the text of a value would be.
-    return f"case when isfinite({column}) then {column} end" if pa.types.is_floating(found) else column
-
-
 def _is_used_as_is(source: Source, spec: tables.Field, found: pa.DataType) -> bool:
-    return not source.values.get(spec.name) and _is_direct(spec.kind, found)
+    return not source.values.get(spec.name) and is_direct(spec.kind, found)
 
 
 def _typed(plan: Plan, types: Sequence[pa.DataType]) -> set[int]:
     """Give the places of wanted columns that only serve as what they are, never as text."""
     source = plan.source
-    read = {*source.identifiers.values(), *(c for group in source.products.values() for c in group)}
+    read = {c for group in source.products.values() for c in group}
     for spec in plan.fields:
         column = source.columns.get(spec.name)
         if column is not None and not _is_used_as_is(source, spec, types[plan.wanted.index(column)]):
@@ -355,74 +342,10 @@ def _typed(plan: Plan, types: Sequence[pa.DataType]) -> set[int]:
     return {i for i, name in enumerate(plan.wanted) if name not in read}
 
 
-def _replaced(text: str, values: Mapping[str, str | float | bool]) -> str:
-    if not values:
-        return text
-    cases = " ".join(f"when {literal(old)} then {literal(_plain(new))}" for old, new in values.items())
-    return f"case {text} {cases} else {text} end"
-
-
-def _plain(value: str | float | bool) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)
-
-
-def _constant(spec: tables.Field, value: str | float | bool) -> str:
-    if spec.kind == "time":
-        return f"{literal(str(value))}::timestamptz"
-    return f"{literal(_plain(value))}::{_SQL[spec.kind]}"
-
-
-def _value(kind: str, text: str, found: pa.DataType, plan: Plan) -> str:
-    if kind == "time":
-        return _time(text, found, plan)
-    if kind in ("number", "count"):
-        value = _number(text, found, plan.source.decimal)
-        return value if kind == "number" else f"case when {value} = floor({value}) then {value} end"
-    if kind == "flag":
-        if pa.types.is_boolean(found):
-            return text
-        low = f"lower({text})"
-        return f"case when {among(low, _YES)} then true when {among(low, _NO)} then false end"
-    return text
-
-
 def _product_part(plan: Plan, column: str, text: str, found: pa.DataType) -> str:
-    if _is_number(found):
-        return _number(f"c{plan.wanted.index(column)}", found, ".")
-    return _number(f"({text})", found, plan.source.decimal)
-
-
-def _number(text: str, found: pa.DataType, decimal: str) -> str:
-    if _is_number(found):
-        return f"case when isfinite({text}::double) then {text}::double end"
-    point, comma = ("\\.", ",") if decimal == "." else (",", "\\.")
-    plain = f"[+-]?(\\d+|\\d{{1,3}}({comma}\\d{{3}})+)?({point}\\d+|{point})?([eE][+-]?\\d{{1,2}})?"
-    bare = f"replace({text}, {literal(comma[-1])}, '')"
-    if decimal == ",":
-        bare = f"replace({bare}, ',', '.')"
-    return f"case when regexp_full_match({text}, {literal(plain)}) then try_cast({bare} as double) end"
-
-
-def _time(text: str, found: pa.DataType, plan: Plan) -> str:
-    zone = literal(plan.zone)
-    if pa.types.is_timestamp(found):
-        moment = f"{text}::timestamptz" if found.tz else f"timezone({zone}, {text}::timestamp)"
-    elif pa.types.is_date(found):
-        moment = f"timezone({zone}, {text}::timestamp)"
-    elif plan.source.time_format is not None:
-        given = plan.source.time_format
-        tried = [_formatted(text, one, zone) for one in ((given,) if isinstance(given, str) else given)]
-        moment = f"coalesce({', '.join(tried)})" if len(tried) > 1 else tried[0]
-    else:
-        moment = _iso_or_epoch(text, zone)
-    return moment
-
-
-def _formatted(text: str, time_format: str, zone: str) -> str:
-    if time_format == "iso":
-        return _iso_or_epoch(text, zone)
-    parsed = f"try_strptime({text}, {literal(time_format)})"
-    return f"{parsed}::timestamptz" if "%z" in time_format else f"timezone({zone}, {parsed})"
+    if is_number(found):
+        return number_of(f"c{plan.wanted.index(column)}", found, ".")
+    return number_of(f"({text})", found, plan.source.decimal)
 
 
 def _is_sane(spec: tables.Field) -> str:
@@ -430,38 +353,11 @@ def _is_sane(spec: tables.Field) -> str:
     return f"w_{spec.name} >= {low} and w_{spec.name} < {high}"
 
 
-def _iso_or_epoch(text: str, zone: str) -> str:
-    # No regular expressions here: these run on every row of every source.
-    number = f"try_cast({text} as double)"
-    micros = (
-        f"case when abs({number}) < 1e11 then {number} * 1e6 when abs({number}) < 1e14 then {number} * 1e3"
-        f" else {number} end"
-    )
-    clock = f"substr({text}, 12)"
-    # A letter at the end is a zone's (Z, EST, Europe/Madrid); in a plain time DuckDB passes over any word.
-    is_named = f"right({text}, 1) not between '0' and '9'"
-    offset = f"({is_named} or contains({clock}, '+') or contains({clock}, '-'))"
-    hour, minute = (f"try_strptime({text}, '{form}') is not null" for form in ("%Y%m%d%H", "%Y%m%d%H%M"))
-    is_compact = (
-        f"left({text}, 2) in ('19', '20')"
-        f" and case strlen({text}) when 10 then {hour} when 12 then {minute} else false end"
-    )
-    return (
-        f"case when not regexp_matches({text}, '^-?[0-9]') then null"  # DuckDB knows `epoch` and `infinity`
-        f" when {number} is not null then case when strlen({text}) = 8"
-        f" then timezone({zone}, try_strptime({text}, '%Y%m%d'))"
-        f" when {is_compact} then null"  # 2026011010 is an hour of 2026 or seconds of 2034: never guessed
-        f" when strlen({text}) > 8 then timezone('UTC', make_timestamp(try_cast({micros} as bigint))) end"
-        f" when strlen({text}) > 15 and {offset} then try_cast({text} as timestamptz)"
-        f" when not {is_named} then timezone({zone}, try_cast({text} as timestamp)) end"
-    )
-
-
 def _reasons(spec: tables.Field, source: Source) -> list[str]:
     name, out = spec.name, []
-    if spec.kind in _NOT:
+    if spec.kind in NOT:
         bad = f"w_{name} is null" if spec.kind != "time" else f"not coalesce({_is_sane(spec)}, false)"
-        out.append(f"case when x_{name} is not null and {bad} then '{name}: {_NOT[spec.kind]}' end")
+        out.append(f"case when x_{name} is not null and {bad} then '{name}: {NOT[spec.kind]}' end")
     filled = {*_FILLED.get(source.table, ()), *_HASHED_KEYS}
     filled |= {"margin"} if source.margin_share is not None else set()
     if not spec.nullable and name not in filled:
@@ -509,7 +405,7 @@ def _finished(plan: Plan) -> list[str]:
     out = []
     attributes = [f.name for f in plan.fields if f.name.startswith("a_")]
     for spec in staged_fields(source.table, attributes):
-        value = f"v_{spec.name}" if spec.name in named else f"null::{_SQL[spec.kind]}"
+        value = f"v_{spec.name}" if spec.name in named else f"null::{SQL[spec.kind]}"
         value = derived.get(spec.name, value) if spec.name in named or spec.name in _DERIVED else value
         if spec.name == "detail" and "detail" in named:
             value = f"case when v_detail is not null then {_scrubbed(plan, 'v_detail')} end"
@@ -527,7 +423,7 @@ def _attribute(plan: Plan, value: str) -> str:
     text = f"({_scrubbed(plan, value)})"
     if plan.source.decimal == ".":
         return text
-    number = f"({_number(value, pa.string(), ',')})::varchar"
+    number = f"({number_of(value, pa.string(), ',')})::varchar"
     return f"case when regexp_matches({value}, '^0[0-9]') then {text} else coalesce({number}, {text}) end"
 
 

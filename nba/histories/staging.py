@@ -10,6 +10,7 @@ import hashlib
 import json
 import shutil
 import uuid
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,14 +22,14 @@ import pyarrow.parquet as pq
 
 from nba import tables
 from nba.errors import listed
-from nba.histories import answers, database, identifiers, mapping, scrub, sources
+from nba.histories import answers, database, identifiers, mapping, scrub, sources, values
 from nba.histories.answers import Entry
 from nba.histories.mapping import Plan
 from nba.histories.parquet import copy
 from nba.histories.sources import Fault, Raw, literal
 from nba.settings import Identity, Settings, Source
 
-_FILES = (module.__file__ or "" for module in (sources, mapping, scrub, identifiers))
+_FILES = (module.__file__ or "" for module in (sources, mapping, values, scrub, identifiers))
 _CODE = b"".join(Path(path).read_bytes() for path in (*_FILES, __file__))
 _QUARANTINE = pa.schema([("row_number", pa.int64()), ("reason", pa.string()), ("raw", pa.string())])
 _TOLD = "(not kept: identifiers cannot be told apart in it)"
@@ -330,14 +331,17 @@ def _not_rows(connection: duckdb.DuckDBPyConnection, folder: Path) -> set[int]:
 
 def _read(connection: duckdb.DuckDBPyConnection, plan: Plan, raw: Raw, folder: Path) -> dict[str, Any]:
     n_combos, part, n_raw = 0, 0, 0
+    junk = Counter(dict.fromkeys(plan.source.identifiers, 0))
     try:
         if raw.chunks is None:
-            n_combos = _part(connection, plan, raw, folder, part, n_combos)
+            n_combos, found = _part(connection, plan, raw, folder, part, n_combos)
+            junk.update(found)
             n_raw = connection.execute(f"select count(*) from {raw.sql}").fetchall()[0][0]
         else:
             for chunk in raw.chunks:
                 connection.register(sources.INPUT, chunk)
-                n_combos = _part(connection, plan, raw, folder, part, n_combos)
+                n_combos, found = _part(connection, plan, raw, folder, part, n_combos)
+                junk.update(found)
                 connection.unregister(sources.INPUT)
                 part, n_raw = part + 1, n_raw + chunk.num_rows
     except sources.UNREADABLE as error:
@@ -350,7 +354,7 @@ def _read(connection: duckdb.DuckDBPyConnection, plan: Plan, raw: Raw, folder: P
     _write_malformed(connection, plan, raw, folder)
     told = _told(connection, plan, raw, folder)
     n_forgotten = n_raw + len(raw.malformed) + len(raw.garbled) - told["n_rows"]
-    return {**told, "n_combos": n_combos, "n_forgotten": n_forgotten}
+    return {**told, "junk": dict(junk), "n_combos": n_combos, "n_forgotten": n_forgotten}
 
 
 def each_part(
@@ -386,48 +390,45 @@ def each_part(
 
 def _combine(connection: duckdb.DuckDBPyConnection, plan: Plan, raw: Raw, after: int) -> None:
     # Identifiers are normalised and hashed once for each combination, not once for each row.
+    given = mapping.given(plan, raw.sql)
+    connection.execute(f"create or replace temp table combo_given as {given}").fetchall()
     if "phone" in plan.source.identifiers:
         _register_phones(connection, plan, raw)
-    made = mapping.combos(plan, raw.types, raw.sql, after)
+    made = mapping.combos(plan, raw.types, "combo_given", after)
     connection.execute(f"create or replace temp table combo_now as {made}").fetchall()
+    connection.execute("drop table combo_given").fetchall()
     if connection.execute(f"select count(*) from {SUPPRESSED}").fetchall()[0][0]:
         _pass_over(connection, plan)
 
 
 def _part(
     connection: duckdb.DuckDBPyConnection, plan: Plan, raw: Raw, folder: Path, part: int, after: int
-) -> int:
+) -> tuple[int, Mapping[str, int]]:
+    # Gives the highest number of a combination, and the rows with junk of each kind.
     _combine(connection, plan, raw, after)
     rows = folder / f"rows-{part:05d}.parquet"
     copy(connection, mapping.query(plan, raw.types, raw.sql), rows, "snappy")
+    written = f"read_parquet({literal(str(rows))})"
     time = mapping.TIMES[plan.source.table]
     known = f"greatest({time}, known_at)" if plan.source.table in tables.EARLIER else time
     kinds = list(plan.source.identifiers)
-    junk = ", ".join(f"junk_{kind}" for kind in kinds)
     hashes = ", ".join(f"i_{kind}" for kind in kinds)
     counted = (
-        f"select combo, count(*) as n_all, count(*) filter (reason is null) as n,"
-        f" min({known}) filter (reason is null) as seen_at"
-        f" from read_parquet({literal(str(rows))}) group by combo"
+        f"select combo, count(*) filter (reason is null) as n,"
+        f" min({known}) filter (reason is null) as seen_at from {written} group by combo"
     )
-    connection.execute(
-        f"create or replace temp table combo_count as select * from ({counted}) join combo_now using (combo)"
-    ).fetchall()
     copy(
         connection,
-        f"select combo, {hashes}, external, seen_at, n from combo_count order by combo",
+        f"select combo, {hashes}, external, seen_at, n from combo_now join ({counted}) using (combo)",
         folder / f"combos-{part:05d}.parquet",
         "snappy",
     )
-    copy(
-        connection,
-        f"select n_all, {junk} from combo_count where {junk.replace(', ', ' or ')}",
-        folder / f"junk-{part:05d}.parquet",
-        "snappy",
-    )
+    is_junk = " or ".join(f"junk_{kind}" for kind in kinds)
+    sums = ", ".join(f"count(*) filter (junk_{kind})" for kind in kinds)
+    junk = f"select {sums} from {written} join (from combo_now where {is_junk}) using (combo)"
+    found = connection.execute(junk).fetchall()[0]
     n = connection.execute("select coalesce(max(combo), $after) from combo_now", {"after": after}).fetchall()
-    connection.execute("drop table combo_count").fetchall()
-    return int(n[0][0])
+    return int(n[0][0]), dict(zip(kinds, found))
 
 
 def _pass_over(connection: duckdb.DuckDBPyConnection, plan: Plan) -> None:
@@ -439,8 +440,8 @@ def _pass_over(connection: duckdb.DuckDBPyConnection, plan: Plan) -> None:
 
 
 def _register_phones(connection: duckdb.DuckDBPyConnection, plan: Plan, raw: Raw) -> None:
-    text = mapping.identifier_texts(plan, raw.types, "phone")
-    found = connection.sql(f"select distinct {text} as t from {raw.sql} where {text} is not null")
+    text = mapping.identifier_texts(plan, raw.types, "phone", "g_phone")
+    found = connection.sql(f"select distinct {text} as t from combo_given where {text} is not null")
     texts = found.to_arrow_table()["t"].to_pylist()
     numbers = identifiers.phones(texts, plan.source.country)
     columns = {"raw": pa.array(texts, pa.string()), "e164": pa.array(numbers, pa.string())}
@@ -462,23 +463,16 @@ def _write_malformed(connection: duckdb.DuckDBPyConnection, plan: Plan, raw: Raw
 
 def _told(connection: duckdb.DuckDBPyConnection, plan: Plan, raw: Raw, folder: Path) -> dict[str, Any]:
     rows = f"read_parquet({literal(str(folder / 'rows-*.parquet'))})"
-    junk = f"read_parquet({literal(str(folder / 'junk-*.parquet'))})"
     why = connection.execute(
         f"select reason, count(*) from {rows} where reason is not null group by 1"
     ).fetchall()
     n_rows = sum(pq.ParquetFile(path).metadata.num_rows for path in folder.glob("rows-*.parquet"))
-    kinds = list(plan.source.identifiers)
-    sums = ", ".join(f"coalesce(sum(n_all) filter (junk_{kind}), 0)::bigint" for kind in kinds)
-    junked = connection.execute(f"select {sums} from {junk}").fetchall()[0]
-    for path in folder.glob("junk-*.parquet"):
-        path.unlink()
     time = mapping.TIMES[plan.source.table]
     newest = connection.execute(f"select epoch_us(max({time})) from {rows} where reason is null").fetchall()
     return {
         "n_rows": n_rows,
         "n_bad": sum(n for _, n in why),
         "reasons": dict(sorted(why)),
-        "junk": dict(zip(kinds, junked)),
         "latest": newest[0][0],
         "unknown": raw.unknown,
     }
