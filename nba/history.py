@@ -36,8 +36,12 @@ _ARRIVED = {
     "identities": ("joined_at", "joined_at < $at"),
     **dict.fromkeys(_ARRIVING, ("known_at", "(known_at is null or known_at < $at)")),
 }
-# Tables of ingestion, whose rows follow a customer that went into another.
-_MOVED = ("identities", *_ARRIVING, *tables.EARLIER.values())
+# Tables of ingestion, whose rows follow a customer that went into another; and where they stand before that.
+_FOLLOWING = ("identities", *_ARRIVING)
+_HELD = {tables.BEFORE[name]: name for name in _FOLLOWING}
+FOLLOWING = ("aliases", *_FOLLOWING, *_HELD)
+# Columns that aliases of earlier versions do not have.
+_ALIAS = {"joined_at": "timestamptz", "next_id": "varchar", "next_at": "timestamptz"}
 _VISIBLE = {
     "customers": "joined_at < $at",
     "identities": "first_seen_at < $at",
@@ -134,7 +138,7 @@ class History:
             MissingError: when no step has written it yet.
         """
         parts = []
-        if name in _MOVED and self.has_pending_aliases:
+        if (name in _FOLLOWING or name in _HELD) and self.has_pending_aliases:
             return self.sql(f'from "{name}"')
         for path in self.paths(name):
             try:
@@ -146,13 +150,17 @@ class History:
                 ) from None
         return pa.concat_tables(parts, promote_options="permissive")
 
-    def scan(self, name: str) -> str:
+    def scan(self, name: str, *, as_written: bool = False) -> str:
         """Give what stands after `from` in DuckDB for a whole table, as readers see it.
+
+        Args:
+            name: The table.
+            as_written: Whether as it stands on disk, where rows may carry ids that went into others.
 
         Raises:
             MissingError: when no step has written it yet.
         """
-        return _scan(self, name)
+        return _written(self, name) if as_written else _scan(self, name)
 
     def last_written(self, *names: str) -> int:
         """Give the version at which one of some tables was last written; 0 where none has been."""
@@ -331,15 +339,15 @@ class Snapshot:
         self.connection = connect(memory_gb=memory_gb, spill=self._spill.path if self._spill else None)
         moment = f"timestamptz '{self.at:%Y-%m-%d %H:%M:%S.%f}+00'"
         if history.has("aliases"):
-            _view(self.connection, "aliases_all", history, "aliases")
-            then = f" where joined_at is null or joined_at < {moment}" if _is_dated(history) else ""
-            self.connection.execute(f"create view aliases_then as from aliases_all{then}").fetchall()
+            then = merged.then(_scan(history, "aliases"), moment)
+            self.connection.execute(f"create table aliases_then as {then}").fetchall()
         followed = _follow(self.connection, history, moment)
         for name, visible in _VISIBLE.items():
             if name in followed:
                 pass  # made above
             elif name == "customers" and all(_has_rows(history, n) for n in (name, "states")):
-                _as_told(self.connection, history, moment)
+                _view(self.connection, "states_all", history, "states")
+                _as_told(self.connection, history, name, moment)
             elif history.has(name):
                 _view(self.connection, f"{name}_all", history, name)
             else:
@@ -348,7 +356,7 @@ class Snapshot:
                 visible = _with_arrival(self.connection, name, visible)
             condition = visible.replace("$at", moment)
             view = f"from {name}_all where {condition}"
-            if name in tables.EARLIER and _has_rows(history, tables.EARLIER[name]):
+            if name in tables.BEFORE and _has_earlier(history, name):
                 view = _with_earlier(self.connection, history, name, condition, moment)
             self.connection.execute(f"create view {name} as {view}").fetchall()
 
@@ -383,19 +391,17 @@ def _follow(connection: duckdb.DuckDBPyConnection, history: History, moment: str
     return decided
 
 
-def _as_told(connection: duckdb.DuckDBPyConnection, history: History, moment: str) -> None:
+def _as_told(connection: duckdb.DuckDBPyConnection, history: History, name: str, moment: str) -> None:
     # Consent and attributes as they were; unknown, and not allowed, before anything was told of a customer of
     # whom all that is told is dated.
-    _view(connection, "states_all", history, "states")
     fields = [c for c in connection.sql("from states_all limit 0").columns if c not in tables.STATES.key]
     packed = ", ".join(f'"{name}"' for name in fields)
     was = ", ".join(
         f'case when since_id is null then "{name}" else {_then(name)} end as "{name}"' for name in fields
     )
-    _view(connection, "customers_now", history, "customers")
     connection.execute(
-        f"""create view customers_all as
-        select * exclude (since_id, was) replace ({was}) from customers_now left join (
+        f"""create view {name}_all as
+        select * exclude (since_id, was) replace ({was}) from {_scan(history, name)} left join (
             select customer_id as since_id,
                 arg_max(struct_pack({packed}), since_at) filter (since_at < {moment}) as was
             from states_all group by 1) on since_id = customer_id"""
@@ -414,11 +420,15 @@ def _with_earlier(
     connection: duckdb.DuckDBPyConnection, history: History, name: str, condition: str, moment: str
 ) -> str:
     # Rows as they stood, until what took their place was known.
-    _view(connection, f"{name}_earlier_all", history, tables.EARLIER[name])
-    columns = ", ".join(tables.BY_NAME[name].columns)
+    before = tables.BEFORE[name]
+    if name == "customers" and _has_rows(history, "states"):
+        _as_told(connection, history, before, moment)
+    else:
+        _view(connection, f"{before}_all", history, before)
+    columns = ", ".join(f'"{c}"' for c in connection.sql(f"select * from {name}_all limit 0").columns)
     return (
         f"select {columns} from {name}_all where {condition} union all"
-        f" select {columns} from {name}_earlier_all where {condition} and superseded_at >= {moment}"
+        f" select {columns} from {before}_all where {condition} and superseded_at >= {moment}"
     )
 
 
@@ -451,11 +461,31 @@ def _view(connection: duckdb.DuckDBPyConnection, view: str, history: History, na
 
 
 def _scan(history: History, name: str) -> str:
+    if name == "aliases":
+        columns = ", ".join(f"null::{kind} as {column}" for column, kind in _ALIAS.items())
+        return f"(from {_written(history, name)} union all by name (select {columns} where false))"
+    if name in _FOLLOWING and history.has_pending_aliases:
+        rows, aliases = _written(history, name), _scan(history, "aliases")
+        return merged.moved(name, rows, aliases, is_dated=_is_dated(history))
+    if not _is_held(history, name):
+        return _written(history, name)
+    own = merged.held(_HELD[name], _written(history, _HELD[name]), _scan(history, "aliases"))
+    return f"(from {_written(history, name)} union all by name from {own})" if history.has(name) else own
+
+
+def _written(history: History, name: str) -> str:
     files = ", ".join("'" + path.replace("'", "''") + "'" for path in history.paths(name))
-    rows = f"read_parquet([{files}], union_by_name = true)"
-    if name in _MOVED and history.has_pending_aliases:
-        return merged.moved(name, rows, _scan(history, "aliases"), is_dated=_is_dated(history))
-    return rows
+    return f"read_parquet([{files}], union_by_name = true)"
+
+
+def _is_held(history: History, name: str) -> bool:
+    # Whether there are rows in a table of what was before that stand in another on disk.
+    of = _HELD.get(name, "")
+    return history.has(of) and history.has_pending_aliases and _is_dated(history)
+
+
+def _has_earlier(history: History, name: str) -> bool:
+    return _has_rows(history, tables.BEFORE[name]) or _is_held(history, tables.BEFORE[name])
 
 
 def _is_dated(history: History) -> bool:

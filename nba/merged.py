@@ -1,6 +1,7 @@
 """SQL of customers that turned out to be one: whose rows and decisions are whose, and which arm goes on.
 
-Decisions of a customer that went into another (an alias) count for the other, from when it is the other.
+Decisions and rows of a customer that went into another (an alias) count for the other, from when it is the
+other; before that they are its own.
 Arms are those of the id that was assigned first, to whatever experiment: by that id, its *unit*, the customer
 is drawn from then on, whichever id goes on. Where both were in an experiment, the unit's assignment stands
 and the other is left out; where only one was, that one's stands. Who was never assigned is drawn by the id
@@ -11,6 +12,7 @@ from collections.abc import Collection
 
 DECIDED = ("decisions", "assignments")
 _TIMES = {"orders": "ordered_at", "events": "occurred_at", "touches": "touched_at"}
+_STEP = "coalesce(next_id, customer_id) as next_id, coalesce(next_at, joined_at) as next_at"
 _CLUSTER = """(select alias_id as id, customer_id from aliases_then
     union select customer_id, customer_id from aliases_then)"""
 _NO_UNITS = "select ''::varchar as customer_id, ''::varchar as unit_id where false"
@@ -61,6 +63,8 @@ def views(decided: Collection[str], moment: str) -> dict[str, str]:
 def moved(name: str, rows: str, aliases: str, *, is_dated: bool) -> str:
     """Give the rows of a table of ingestion, those of aliases as the other's, from when it is the other.
 
+    What they were before, `held` gives.
+
     Args:
         name: The table.
         rows: SQL of its rows as they stand on disk.
@@ -75,7 +79,52 @@ def moved(name: str, rows: str, aliases: str, *, is_dated: bool) -> str:
         return f"(select r.* replace ({owner}) from {joined})"
     if name == "identities":
         return f"(select r.* replace ({owner}, greatest(r.joined_at, a.since) as joined_at) from {joined})"
-    time = _TIMES[name.removesuffix("_earlier")]
-    known = f"case when a.since > greatest(r.{time}, r.known_at) then a.since else r.known_at end as known_at"
-    once = " where not coalesce(a.since >= r.superseded_at, false)" if name not in _TIMES else ""
-    return f"(select r.* replace ({owner}, {known}) from {joined}{once})"
+    known = f"{_raised(f'r.{_TIMES[name]}', 'a')} as known_at"
+    return f"(select r.* replace ({owner}, {known}) from {joined})"
+
+
+def held(name: str, rows: str, aliases: str) -> str:
+    """Give the rows of aliases as their own, and as those of whoever they went into on the way.
+
+    Args:
+        name: A table of ingestion.
+        rows: SQL of its rows as they stand on disk.
+        aliases: SQL of the rows of `aliases`.
+
+    Returns:
+        SQL of rows of the table, with `superseded_at`: until when they were so.
+    """
+    walk = f"""(with recursive step as (select alias_id, is_pending, {_STEP} from {aliases}),
+        walk as (
+            select alias_id, alias_id as holder, null::timestamptz as since, next_at as until, next_id
+            from step where is_pending union all
+            select w.alias_id, w.next_id, w.until, s.next_at, s.next_id
+            from walk w join step s on s.alias_id = w.next_id)
+        select * exclude (next_id) from walk)"""
+    if name == "identities":
+        begins, known = "r.joined_at", "greatest(r.joined_at, w.since) as joined_at"
+    else:
+        time = f"r.{_TIMES[name]}"
+        begins, known = f"{time}, r.known_at", f"{_raised(time, 'w')} as known_at"
+    return f"""(select r.* replace (holder as customer_id, {known}), until as superseded_at
+        from {rows} r join {walk} w on w.alias_id = r.customer_id
+        where until > greatest({begins}, w.since))"""
+
+
+def then(aliases: str, moment: str) -> str:
+    """Give the aliases as they were known at a moment (alias_id, customer_id): each to who it was by then.
+
+    Args:
+        aliases: SQL of the rows of `aliases`.
+        moment: SQL of the moment.
+    """
+    return f"""with recursive step as (
+            select alias_id, next_id as customer_id from (select alias_id, {_STEP} from {aliases})
+            where next_at is null or next_at < {moment}),
+        walk as (from step union
+            select w.alias_id, s.customer_id from walk w join step s on s.alias_id = w.customer_id)
+        select w.* from walk w anti join step s on s.alias_id = w.customer_id"""
+
+
+def _raised(time: str, by: str) -> str:
+    return f"case when {by}.since > greatest({time}, r.known_at) then {by}.since else r.known_at end"

@@ -18,6 +18,7 @@ from nba import settings, tables
 from nba.errors import SettingsError, listed
 from nba.histories import (
     assess,
+    former,
     identifiers,
     identity,
     incremental,
@@ -192,7 +193,8 @@ def _add(
     """Add new files to the history where that is enough; else make it anew."""
     fresh = _fresh(history, staged, ingested)
     if fresh is not None:
-        scans = {name: history.scan(name) for name in unify.NAMES}
+        # Of what was corrected, rows that are told by aliases do not matter here.
+        scans = {name: history.scan(name, as_written=name in tables.EARLIER.values()) for name in unify.NAMES}
         found = incremental.add(
             connection, staged, fresh, config, folder, scans, known, advance=lambda _: step(1)
         )
@@ -239,7 +241,7 @@ def _attributes(history: History) -> dict[str, str]:
     return {name: kind[name] for name in names if known[name]}
 
 
-_RULES = (identity, unify, versions, persons, incremental, matching)
+_RULES = (identity, former, unify, versions, persons, incremental, matching)
 _CODE = b"".join(Path(module.__file__ or "").read_bytes() for module in _RULES)
 
 

@@ -8,18 +8,25 @@ from nba.history import History
 MOST = 500
 BANDS = 5
 
+# A customer who went into another since is the other; of two forecasts, or decisions, one counts.
 _LATEST = """
     latest as (
-        select customer_id, clv_at_risk, clv, {ends}, p_alive, n_repeat,
+        select coalesce(now_id, customer_id) as customer_id, clv_at_risk, clv, {ends}, p_alive, n_repeat,
             age_days - recency_days as quiet_days
-        from clv where as_of = (select max(as_of) from clv) and clv_at_risk is not null
+        from clv left join ({gone}) on gone_id = customer_id
+        where as_of = (select max(as_of) from clv) and clv_at_risk is not null
+        qualify row_number() over (
+            partition by coalesce(now_id, customer_id) order by now_id is not null, clv_at_risk desc) = 1
     ),
     given as ({given})
 """
 _GIVEN = """
-    select customer_id, treatment_id, channel, reason from decisions
+    select customer_id, treatment_id, channel, reason from decisions_all
     where batch_id = (select batch_id from decisions order by decided_at desc limit 1)
+    qualify row_number() over (partition by customer_id order by treatment_id = 'none', decision_id) = 1
 """
+_GONE = "select alias_id as gone_id, customer_id as now_id from aliases"
+_NONE_GONE = "select ''::varchar as gone_id, ''::varchar as now_id where false"
 _NOTHING = """
     select ''::varchar as customer_id, null::varchar as treatment_id, ''::varchar as channel,
         null::varchar as reason where false
@@ -56,9 +63,12 @@ def gather(history: History) -> dict[str, pa.Table]:
         return {}
     # A forecast of an earlier version has no interval of value.
     ends = ", ".join(n if n in columns else f"null::double as {n}" for n in ("clv_lower", "clv_upper"))
-    latest = _LATEST.format(given=_GIVEN if history.has("decisions") else _NOTHING, ends=ends)
-    at_risk = history.sql(_AT_RISK.format(latest=latest, n=MOST))
-    retained = history.sql(_RETAINED.format(latest=latest, bands=BANDS))
+    given = _GIVEN if history.has("decisions") else _NOTHING
+    gone = _GONE if history.has("aliases") else _NONE_GONE
+    latest = _LATEST.format(given=given, gone=gone, ends=ends)
+    with history.connection(follows=True) as connection:
+        at_risk = connection.sql(_AT_RISK.format(latest=latest, n=MOST)).to_arrow_table()
+        retained = connection.sql(_RETAINED.format(latest=latest, bands=BANDS)).to_arrow_table()
     return {
         "summary_at_risk": tables.SUMMARY_AT_RISK.conform(at_risk),
         "summary_retained": tables.SUMMARY_RETAINED.conform(retained),

@@ -70,7 +70,7 @@ _CANDIDATES = """
 _EXAMPLES = """
     select decision_id, customer_id, decided_at, coalesce(arm, 'policy') as arm, treatment_id, channel,
         p_action, expected_value, reason
-    from decisions where batch_id = (select any_value(batch_id) from last_batch)
+    from decisions_all where batch_id = (select any_value(batch_id) from last_batch)
     qualify row_number() over (partition by treatment_id = 'none' order by hash(decision_id)) <= {n}
     order by decision_id
 """

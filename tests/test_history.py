@@ -316,7 +316,7 @@ def test_a_look_back_to_before_two_were_known_to_be_one_keeps_them_apart(tmp_pat
     history = history.commit(replace={"aliases": tables.ALIASES.build(told)})
     known = {row["order_id"]: row["known_at"] for row in history.table("orders").to_pylist()}
     assert known == {"o1": None, "o2": since, "o3": None}
-    for day, orders, whose in ((6, {"o1": "a"}, "b"), (7, {"o1": "a", "o2": "a"}, "a")):
+    for day, orders, whose in ((6, {"o1": "a", "o2": "b"}, "b"), (7, {"o1": "a", "o2": "a"}, "a")):
         with history.as_of(datetime(2026, 1, day, tzinfo=UTC)) as snapshot:
             found = {r["order_id"]: r["customer_id"] for r in snapshot.table("orders").to_pylist()}
             decided = {r["decision_id"]: r["customer_id"] for r in snapshot.table("decisions").to_pylist()}

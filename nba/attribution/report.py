@@ -20,7 +20,7 @@ _DAY = 86_400_000_000
 
 _ARMS = """
 with first as (select customer_id, min(decided_at) as decided_at, bool_or(arm = 'holdout') as is_held
-    from decisions where arm is not null group by 1)
+    from decisions anti join decided_apart using (decision_id) where arm is not null group by 1)
 select f.is_held, coalesce(sum(o.margin), 0)::double as margin, count(o.order_id)::double as orders
 from first f left join conversions o
     on o.customer_id = f.customer_id and o.ordered >= epoch_us(f.decided_at)

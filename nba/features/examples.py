@@ -63,7 +63,13 @@ def _snapshot(history: History, at: datetime, closes: datetime) -> pa.Table:
         " where not is_return and ordered_at >= $at and ordered_at < $until",
         {"at": at, "until": closes},
     )
-    flag = pc.is_in(known["customer_id"], value_set=bought["customer_id"].combine_chunks())
+    # Who went into another since bought what the other did.
+    who = known["customer_id"].combine_chunks()
+    if history.has("aliases"):
+        gone = history.table("aliases")
+        now = pc.index_in(who, value_set=gone["alias_id"].combine_chunks())
+        who = pc.coalesce(gone["customer_id"].combine_chunks().take(now), who)
+    flag = pc.is_in(who, value_set=bought["customer_id"].combine_chunks())
     return known.append_column("is_response", flag)
 
 

@@ -25,7 +25,7 @@ from nba.histories import identifiers
 from nba.histories.parquet import copy
 from nba.histories.quality import FORGOTTEN
 from nba.histories.sources import literal, quoted
-from nba.history import History
+from nba.history import FOLLOWING, History
 from nba.settings import Identity
 
 
@@ -105,10 +105,11 @@ def find(history: History, digests: Mapping[str, str]) -> Person | None:
             f"select distinct experiment_id, arm from assignments {mine} order by all", {"ids": names}
         )
         arms = tuple((row["experiment_id"], row["arm"]) for row in rows.to_pylist())
+    people = [name for name in ("customers", tables.BEFORE["customers"]) if history.has(name)]
     return Person(
         tuple(names),
         column(f"select identifier_hash as x from identities {mine} order by 1"),
-        column(f"select external_id as x from customers {mine} order by 1"),
+        tuple(name for part in people for name in column(f"select external_id as x from {part} {mine}")),
         column(f"select decision_id as x from decisions {mine}") if history.has("decisions") else (),
         arms,
     )
@@ -119,7 +120,8 @@ def remaining(
 ) -> tuple[dict[str, Path], dict[str, int]]:
     """Write the tables that hold the person, without it, and count the rows of each that go.
 
-    Rows are found by any column that names a customer, an alias, an external id or a decision.
+    Rows are found by any column that names a customer, an alias, an external id or a decision. Rows under ids
+    that went into others are written as readers see them: what was whose is told by rows that would go.
     """
     told = {
         "customer_id": person.customer_ids,
@@ -129,15 +131,18 @@ def remaining(
     }
     for column, values in told.items():
         connection.register(f"gone_{column}", pa.table({"x": pa.array(values, pa.string())}))
-    out, gone = {}, {}
+    out, gone, follows = {}, {}, history.has_pending_aliases
     for name in history.files:
         rows = history.scan(name)
         columns = connection.sql(f"select * from {rows} limit 0").columns
         held = " or ".join(f"coalesce({quoted(c)} in (from gone_{c}), false)" for c in told if c in columns)
         n = connection.execute(f"select count(*) from {rows} where {held or 'false'}").fetchall()[0][0]
         if n:
-            out[name], gone[name] = folder / f"{name}.parquet", n
-            copy(connection, f"select * from {rows} where not ({held})", out[name])
+            gone[name] = n
+        if n or (follows and name in FOLLOWING):
+            settled = " replace (false as is_pending)" if name == "aliases" else ""
+            out[name] = folder / f"{name}.parquet"
+            copy(connection, f"select *{settled} from {rows} where not ({held or 'false'})", out[name])
     return out, gone
 
 

@@ -23,6 +23,7 @@ import numpy as np
 import pyarrow as pa
 
 from nba import tables
+from nba.histories import former
 from nba.histories.identifiers import fingerprint
 from nba.histories.linking import NEVER, Bools, Ints, followed, joined, liken, settle
 from nba.settings import Identity, Matching
@@ -91,6 +92,7 @@ def resolve(
     sources: Sequence[str],
     rules: Rules,
     known: str | None = None,
+    gone: pa.Table | None = None,
 ) -> Resolution:
     """Make customers of the identifiers that were seen together.
 
@@ -105,6 +107,7 @@ def resolve(
         sources: Names of the sources.
         rules: The guards, and links by likeness.
         known: What stands after `from` for the identities of earlier; their customers keep their ids.
+        gone: The aliases of earlier; see `former`.
 
     Returns:
         The same whatever the order of rows.
@@ -130,6 +133,7 @@ def resolve(
     connection.register("merged", pa.table(told, schema=_MERGED))
     _identity(connection, has_known=known is not None)
     _owners(connection, graph.component, since)
+    former.find(connection, (graph.component, graph.links), since, gone, merged)
     return Resolution(
         connection.sql(
             f"""select identifier_kind, {_hex("hash")} as identifier_hash, n_customers

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from nba import tables
-from nba.histories import identity, parquet, quality, unify
+from nba.histories import former, identity, parquet, quality, unify
 from nba.histories.sources import literal
 from nba.histories.staging import StagedFile, StagedSource
 from nba.settings import Settings
@@ -100,8 +100,10 @@ def add(
     names = unify.names_of(staged)
     unify.look(connection, fresh, kinds, seen="seen_fresh", names=names)
     rules = identity.Rules(settings.identity, settings.matching, known.links)
-    found = identity.resolve(connection, kinds, names, rules, "known_affected")
+    found = identity.resolve(connection, kinds, names, rules, "known_affected", known.aliases)
     if found.n_split or _cuts_changed(connection) or _dates_changed(connection):
+        return None
+    if _was_otherwise(connection, known.aliases, found, scans["identities_earlier"]):
         return None
     if found.merged and (_joins_told(connection, fresh, kinds) or _joins_corrected(connection, scans)):
         return None
@@ -123,14 +125,22 @@ def add(
     replace = {name: folder / f"{name}.parquet" for name in ("customers", "aliases", "quality")}
     identities = folder / "identities.parquet"
     _write_identities(connection, identities)
+    append["customers_earlier"] = folder / "customers_earlier.parquet"
+    append["identities_earlier"] = folder / "identities_earlier.parquet"
+    _write_former(connection, append, scans["customers"])
     if _seen_before(connection):
         replace["identities"] = folder / "identities_redated.parquet"
         _redate(connection, scans["identities"], identities, replace["identities"])
+        # Whose they were is read off the rows that are written anew here.
+        replace["identities_earlier"] = folder / "identities_earlier_redated.parquet"
+        both = f"from {scans['identities_earlier']} union all by name from read_parquet("
+        both += literal(str(append.pop("identities_earlier"))) + ")"
+        parquet.copy(connection, both, replace["identities_earlier"], "snappy")
     else:
         append["identities"] = identities
     append["quarantine"] = folder / "quarantine.parquet"
     unify.write_quarantine(connection, fresh, late, append["quarantine"])
-    aliases = _aliases(known.aliases, found)
+    aliases = unify.stepped(connection, _aliases(known.aliases, found))
     parquet.write_small(replace["aliases"], aliases)
     _write_customers(connection, replace["customers"], scans["customers"], kinds[0])
     advance("customers")
@@ -289,19 +299,39 @@ def _joins_told(
 
 
 def _joins_corrected(connection: duckdb.DuckDBPyConnection, scans: Mapping[str, str]) -> bool:
-    # When a correction of the one that goes was known must be told anew.
-    gone = "customer_id in (select old from merged)"
-    for table, before in tables.EARLIER.items():
-        key = tables.BY_NAME[table].key[0]
-        if connection.execute(f"select count(*) from {scans[before]}").fetchall()[0][0]:
-            found = connection.execute(
-                f"""select (select count(*) from {scans[before]} where {gone}) + (
-                    select count(*) from {scans[table]}
-                    where {gone} and {key} in (select {key} from {scans[before]}))"""
-            ).fetchall()
-            if found[0][0]:
-                return True
-    return False
+    # What was known of the one that goes, and corrected only later, was the other's in between.
+    return any(
+        connection.execute(
+            f"select count(*) from {scans[before]} join merged on old = customer_id"
+            " where superseded_at > since"
+        ).fetchall()[0][0]
+        for before in tables.EARLIER.values()
+    )
+
+
+def _was_otherwise(
+    connection: duckdb.DuckDBPyConnection, past: pa.Table | None, found: identity.Resolution, scan: str
+) -> bool:
+    # What was whose before is read off rows that stand: those who go now had what was known of them. A CRM
+    # id that turns out to have been theirs would be a fact of their own.
+    gone = {row["customer_id"] for row in (past.to_pylist() if past is not None else [])}
+    n_former = connection.execute("select count(*) from former").fetchall()[0][0]
+    if not (found.merged or n_former or gone):
+        return False
+    columns = "identifier_kind, identifier_hash, customer_id, source, first_seen_at, joined_at, superseded_at"
+    stood = f"""select {columns} from {scan}
+            semi join known_affected using (identifier_kind, identifier_hash) union all
+        select identifier_kind, identifier_hash, customer_id, source, first_seen_at, joined_at, since
+        from known_affected join merged on old = customer_id where joined_at < since"""
+    stands = f"select {columns} from ({former.identities()})"
+    changed = connection.execute(
+        f"""with stood as ({stood}), stands as ({stands}),
+            again as (from stands semi join known_affected using (identifier_kind, identifier_hash))
+        select (select count(*) from (from stood except from again))
+            + (select count(*) from (from again except from stood))
+            + (select count(*) from former_identity anti join inside using (hash) where strength = 0)"""
+    ).fetchall()
+    return bool(changed[0][0])
 
 
 # Identifiers of the affected customers as they were known (k) and as they are now (i).
@@ -363,6 +393,23 @@ def _write_identities(connection: duckdb.DuckDBPyConnection, path: Path) -> None
         f"{rows} anti join wanted_known using (identifier_kind, identifier_hash)"
         " semi join wanted using (identifier_kind, identifier_hash) order by all",
         path,
+        "snappy",
+    )
+
+
+def _write_former(connection: duckdb.DuckDBPyConnection, paths: Mapping[str, Path], scan: str) -> None:
+    # Those who go now, as they stood; and identifiers that are new, of whoever had them until then.
+    parquet.copy(
+        connection,
+        f"""select c.*, until as superseded_at from {scan} c join former using (customer_id)
+        semi join merged on old = customer_id order by customer_id""",
+        paths["customers_earlier"],
+    )
+    parquet.copy(
+        connection,
+        f"""select f.* from ({former.identities()}) f
+        anti join known_affected using (identifier_kind, identifier_hash)""",
+        paths["identities_earlier"],
         "snappy",
     )
 

@@ -3,11 +3,12 @@
 They come as a company's CRM tells them, the latest row of each field outweighing the earlier ones. Where
 rows say when they were changed (`updated_at`), what held before stays known too, so that a look back from a
 moment does not see what was told later. What is told of an identifier is told of the customer since that
-identifier is the customer's.
+identifier is the customer's. What was told of customers who went into others is kept too.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import duckdb
 
@@ -18,9 +19,25 @@ _ALWAYS = "timestamptz '1900-01-01 00:00:00+00'"
 _TOLD = """crm as (
             select *, row_number() over (
                 order by updated_at nulls first, name, joined_at, source, row_number) as turn
-            from once left join file_name using (source, file))"""
+            from {once} left join file_name using (source, file))"""
+# Rows of customers who went into others; once, as those of now.
+TOLD_FORMER = """select r.* exclude (combo), customer_no, reached_at, 1 as n_rows
+    from all_customers r join former_owner using (combo)
+    qualify row_number() over (
+        partition by key, customer_no order by source desc, file desc, row_number desc) = 1"""
 # 08001 is a code.
 _NUMBER = "'-?(0|[1-9]\\d{0,14})(\\.\\d+)?'"
+
+
+class _Views(NamedTuple):
+    # Of rows, identifiers and customers.
+    once: str = "once"
+    identity: str = "identity"
+    customer: str = "customer"
+
+
+_NOW = _Views()
+_FORMER = _Views("once_former", "former_identity", "former")
 
 
 @dataclass(frozen=True)
@@ -72,32 +89,53 @@ def customers(attributes: Mapping[str, Kind]) -> str:
     Args:
         attributes: All attributes `a_*`, and what they are.
     """
+    return _customers(attributes, _NOW)
+
+
+def customers_earlier(attributes: Mapping[str, Kind]) -> str:
+    """Write the query of the table `customers_earlier`, in order of customer; see `customers`.
+
+    It needs the view `once_former` of `TOLD_FORMER` instead.
+    """
+    return f"""select c.*, until as superseded_at from ({_customers(attributes, _FORMER)}) c
+        join former using (customer_id) order by customer_id"""
+
+
+def _customers(attributes: Mapping[str, Kind], of: _Views) -> str:
     picked = ", ".join(f"arg_max({column}, turn) as {column}" for column in _fields(attributes))
-    return f"""with {_TOLD},
+    return f"""with {_TOLD.format(once=of.once)},
         latest as (select customer_no, {picked} from crm group by customer_no),
         oldest as (
             select customer_no, arg_min(node, (sight, node)) as node
-            from identity where strength = 0 group by 1),
+            from {of.identity} where strength = 0 group by 1),
         known as (
             select customer_no, clear as external_id from oldest join identifiers using (node)
             join clear using (hash)),
-        first as (select customer_no, min(joined) as joined from identity group by 1)
+        first as (select customer_no, min(joined) as joined from {of.identity} group by 1)
         select customer_id, external_id, make_timestamptz(joined) as joined_at,
             {_shown(attributes)}
-        from first left join known using (customer_no) join customer using (customer_no)
+        from first left join known using (customer_no) join {of.customer} using (customer_no)
             left join latest using (customer_no) order by customer_no"""
 
 
 def states(attributes: Mapping[str, Kind]) -> str:
     """Write the query of the table `states`, in order of customer and time; see `customers`.
 
+    Those who went into others come last: it needs both views.
+
     Only customers of whom at least one row is dated are there. What is not dated has always been so. Of those
     of whom a row is known since later than it says, each moment looks at all that was known by then.
     """
+    return f"""from ({_states(attributes, _NOW)}) union all by name
+        select s.* from ({_states(attributes, _FORMER)}) s join former using (customer_id)
+        where since_at < until"""
+
+
+def _states(attributes: Mapping[str, Kind], of: _Views) -> str:
     names = _fields(attributes)
     grown = ", ".join(f"last_value({column} ignore nulls) over w as {column}" for column in names)
     picked = ", ".join(f"arg_max({column}, turn) as {column}" for column in names)
-    return f"""with {_TOLD},
+    return f"""with {_TOLD.format(once=of.once)},
         dated as (
             select *, case when reached_at > greatest(joined_at, updated_at) then reached_at
                 else coalesce(updated_at, {_ALWAYS}) end as since_at
@@ -119,7 +157,7 @@ def states(attributes: Mapping[str, Kind]) -> str:
             where told_late.since_at <= moment group by 1, 2
             union all by name select * exclude (turn) from last)
         select customer_id, since_at, {_shown(attributes)}
-        from told join customer using (customer_no) order by customer_no, since_at"""
+        from told join {of.customer} using (customer_no) order by customer_no, since_at"""
 
 
 def _fields(attributes: Mapping[str, Kind]) -> list[str]:

@@ -2,8 +2,9 @@
 
 Every row finds its customer by its strongest identifier that is not cut. Of rows with the same key the
 last counts (files in order of name), so a corrected export takes the place of the earlier one; what had
-been known until then is kept beside it (`<table>_earlier`), so that a look back sees it. A row that came
-through an identifier which became the customer's only later is known since then (`known_at`). Nothing but
+been known until then is kept beside it (`<table>_earlier`), so that a look back sees it, and so is what was
+whose until a customer went into another (`former`). A row that came through an identifier which became the
+customer's only later is known since then (`known_at`). Nothing but
 small findings comes into memory: DuckDB streams staged rows to the files of the commit, and spills.
 """
 
@@ -16,14 +17,14 @@ import duckdb
 import pyarrow as pa
 
 from nba import tables
-from nba.histories import identifiers, identity, mapping, persons, quality, versions
+from nba.histories import former, identifiers, identity, mapping, persons, quality, versions
 from nba.histories.parquet import copy, write_small
 from nba.histories.staging import StagedSource
 from nba.settings import Settings
 
 NAMES = (
     "customers", "states", "identities", "orders", "events", "touches", "quarantine", "quality", "aliases",
-    *tables.EARLIER.values(),
+    *tables.BEFORE.values(),
 )  # fmt: skip
 N_PARTS = len(mapping.KEYS) + 2
 _FILES = pa.schema([("source", pa.int32()), ("file", pa.int32()), ("name", pa.string())])
@@ -91,8 +92,9 @@ def unify(
     kinds = kinds_of(staged, settings)
     look(connection, staged, kinds)
     rules = identity.Rules(settings.identity, settings.matching, known.links)
-    found = identity.resolve(connection, kinds, names_of(staged), rules, known.identities)
+    found = identity.resolve(connection, kinds, names_of(staged), rules, known.identities, known.aliases)
     copy(connection, identity.write(connection), files["identities"], "snappy")
+    copy(connection, former.identities(), files["identities_earlier"], "snappy")
     advance("identities")
     counts, late = quality.Counts(), []
     count(connection, staged, counts)
@@ -104,7 +106,7 @@ def unify(
             write_table(connection, table, staged, files[table], counts)
         late.append(orphans(connection, table, staged, settings.identity.max_customers))
         advance(table)
-    aliases = _aliases(connection, known.aliases, found)
+    aliases = stepped(connection, _aliases(connection, known.aliases, found))
     write_small(files["aliases"], aliases)
     write_quarantine(connection, staged, late, files["quarantine"])
     advance("quarantine")
@@ -219,9 +221,11 @@ def write_table(
     Beside it stands what was known before of its rows, as `<table>_earlier`; see `earlier`.
     """
     time = mapping.TIMES[table]
-    versions.once(connection, table, mapping.staged_fields(table), staged, counts)
+    summed = versions.summed(table, staged)
+    versions.once(connection, table, mapping.staged_fields(table), summed, counts)
     copy(connection, _with_customer(tables.BY_NAME[table], "once", time), path)
-    before = _with_customer(tables.BY_NAME[tables.EARLIER[table]], versions.earlier(connection, table), time)
+    rows = versions.earlier(connection, table, summed)
+    before = _with_customer(tables.BY_NAME[tables.EARLIER[table]], rows, time, "anyone")
     copy(connection, before, earlier(path))
 
 
@@ -230,12 +234,12 @@ def earlier(path: Path) -> Path:
     return path.with_stem(f"{path.stem}_earlier")
 
 
-def _with_customer(contract: tables.Table, rows: str, time: str) -> str:
+def _with_customer(contract: tables.Table, rows: str, time: str, people: str = "customer") -> str:
     key = contract.key[0]
     names = ", ".join(f.name for f in contract.fields if f.name not in ("customer_id", key, "known_at"))
     return f"""select {", ".join(contract.columns)} from (
             select key as {key}, customer_id, customer_no, {names}, {versions.known_at(time)} as known_at
-            from {rows} join customer using (customer_no))
+            from {rows} join {people} using (customer_no))
         order by customer_no, {time}, {", ".join(contract.key)}"""
 
 
@@ -247,10 +251,13 @@ def _write_persons(
     told: Mapping[str, str],
 ) -> None:
     attributes = _attributes(staged)
-    versions.once(connection, "customers", mapping.staged_fields("customers", attributes), staged, counts)
+    fields = mapping.staged_fields("customers", attributes)
+    versions.once(connection, "customers", fields, versions.summed("customers", staged), counts)
+    _run(connection, f"create or replace temp view once_former as {persons.TOLD_FORMER}")
     kinds = persons.kinds(connection, attributes, told)
     counts.unfit.update({name: (kind.n_unfit, kind.n) for name, kind in kinds.items() if kind.is_number})
     copy(connection, persons.customers(kinds), files["customers"])
+    copy(connection, persons.customers_earlier(kinds), files["customers_earlier"])
     if any("updated_at" in _named(one) for one in staged):
         copy(connection, persons.states(kinds), files["states"])
     else:
@@ -280,6 +287,18 @@ def _aliases(
         return tables.ALIASES.empty()
     alive = connection.sql("select customer_id from customer").to_arrow_table()["customer_id"].to_pylist()
     return follow(_dated(connection, past), found.merged, found.merged_at, set(alive))
+
+
+def stepped(connection: duckdb.DuckDBPyConnection, aliases: pa.Table) -> pa.Table:
+    """Say of aliases what each went into first, and when: as it is known now, else as it was."""
+    now, rows = former.went(connection), aliases.to_pylist()
+    for row in rows:
+        told = now.get(row["alias_id"])
+        if told is not None:
+            row["next_id"], row["next_at"] = told
+        elif row["next_id"] is None:
+            row["next_id"], row["next_at"] = row["customer_id"], row["joined_at"]
+    return tables.ALIASES.build(rows)
 
 
 def _dated(connection: duckdb.DuckDBPyConnection, past: pa.Table | None) -> pa.Table | None:
@@ -316,6 +335,7 @@ def follow(
         alive: Customers of now.
     """
     rows = past.to_pylist() if past else []
+    known = {row["alias_id"]: row for row in rows}
     into = {row["alias_id"]: row["customer_id"] for row in rows} | dict(merged)
     since = {row["alias_id"]: row.get("joined_at") for row in rows} | dict(merged_at)
     found = []
@@ -324,7 +344,8 @@ def follow(
         while new not in alive and new in into:
             new, at = into[new], later(at, since[new])
         if old not in alive:
-            found.append({"alias_id": old, "customer_id": new, "joined_at": at, "is_pending": False})
+            told = {"customer_id": new, "joined_at": at, "is_pending": False}
+            found.append({**known.get(old, {}), "alias_id": old, **told})
     return tables.ALIASES.build(found)
 
 

@@ -20,11 +20,16 @@ _SUMMED = ("number", "count")
 _PART = 16_000_000
 
 
+def summed(table: str, staged: Sequence[StagedSource]) -> list[int]:
+    """Give the sources of a table of which lines are summed."""
+    return [s for s, one in enumerate(staged) if one.source.aggregate and one.source.table == table]
+
+
 def once(
     connection: duckdb.DuckDBPyConnection,
     table: str,
     fields: Sequence[tables.Field],
-    staged: Sequence[StagedSource],
+    summed: Sequence[int],
     counts: quality.Counts,
 ) -> None:
     """Make the view `once`: lines summed where the source says so, one row per key.
@@ -33,10 +38,9 @@ def once(
         connection: Holds the views of `unify.look`, `owner` and `customer`.
         table: Of the contract.
         fields: Of its staged rows, besides the key.
-        staged: All sources.
+        summed: Sources of which lines are summed.
         counts: To which duplicates are added.
     """
-    summed = [s for s, one in enumerate(staged) if one.source.aggregate and one.source.table == table]
     _run(connection, f"create or replace temp view single as {_single(table, fields, summed)}")
     if summed:
         # Sums are wanted several times.
@@ -127,18 +131,23 @@ def _grown(table: str, fields: Sequence[tables.Field], summed: Sequence[int]) ->
     if not summed:
         return f"select *, {time} as known from single limit 0"
     lines = ", ".join(_line(f, table, " over w") for f in fields)
-    owned = f"""(select r.* exclude (combo), customer_no, reached_at from all_{table} r
-        join owner using (combo) where source in ({", ".join(map(str, summed))}))"""
-    # Each stands in the order of rows where their sum does.
+    places = ", ".join(map(str, summed))
+    owned = f"""(select r.* exclude (combo), customer_no, customer_no as now_no, reached_at,
+            'infinity'::timestamptz as until
+        from all_{table} r join owner using (combo) where source in ({places}) union all by name
+        select r.* exclude (combo), customer_no, now_no, reached_at, until
+        from all_{table} r join former_owner using (combo) where source in ({places}))"""
+    # Each stands in the order of rows where the sum of now does; that of now is no earlier one.
     return f"""select source, last_file as file, last_row as row_number, key, customer_no,
             null::timestamptz as reached_at, known, {lines}
         from (select *, coalesce(known_at, {time}) as known from {_lines(owned, table)})
         join (
-            select source, key, customer_no, file as last_file, row_number as last_row
-            from single where is_grown) using (source, key, customer_no)
+            select source, key, customer_no as now_no, file as last_file, row_number as last_row, is_grown
+            from single where source in ({places})) using (source, key, now_no)
+        where known < until and (is_grown or customer_no <> now_no)
         window w as (partition by source, key, customer_no order by known),
             whole as (partition by source, key, customer_no)
-        qualify known < max(known) over whole
+        qualify (known < max(known) over whole or customer_no <> now_no)
             and row_number() over (partition by source, key, customer_no, known) = 1"""
 
 
@@ -159,22 +168,35 @@ def _line(spec: tables.Field, table: str, over: str = "") -> str:
     return f"arg_max({name}, (file, row_number)){over} as {name}"
 
 
-def earlier(connection: duckdb.DuckDBPyConnection, table: str) -> str:
+def earlier(connection: duckdb.DuckDBPyConnection, table: str, summed: Sequence[int]) -> str:
     """Give what stands after `from` for the versions of rows that were known until another took their place.
 
     Of the rows of one key that were known at a moment the last counts; so each holds from when it was known
-    until the first moment at which one that stands after it is known.
+    until the first moment at which one that stands after it is known. A row of a customer who went into
+    another holds for that one until it is the other's.
     """
     time = mapping.TIMES[table]
     known = f"coalesce({known_at(time)}, {time}) as known"
     names = "source, file, row_number, key, customer_no, reached_at, known"
     fields = ", ".join(f.name for f in mapping.staged_fields(table))
-    grown = connection.execute("select count(*) from grown").fetchall()[0][0]
+    parts = []
+    if connection.execute("select count(*) from former_owner").fetchall()[0][0]:
+        single = f"and source not in ({', '.join(map(str, summed))})" if summed else ""
+        _run(
+            connection,
+            f"""create or replace temp table changed_hands as select * from (
+                select r.* exclude (combo), customer_no, reached_at, until, {known}
+                from all_{table} r join former_owner using (combo))
+            where known < until {single}""",
+        )
+        parts.append("changed_hands")
+    if connection.execute("select count(*) from grown").fetchall()[0][0]:
+        parts.append("grown")
     versions = f"select {names}, {fields} from (select *, {known} from contested)"
-    if grown:
-        versions = f"""select {names}, {fields} from (select *, {known} from single
-                where key in (select key from grown) or key in (select key from contested))
-            union all by name select {names}, {fields} from grown"""
+    if parts:
+        held = " or ".join(f"key in (select key from {part})" for part in ("contested", *parts))
+        versions = f"select {names}, {fields} from (select *, {known} from single where {held})"
+        versions += "".join(f" union all by name select {names}, {fields} from {part}" for part in parts)
     return f"""(
             select * from (
                 select *, min(known) over (

@@ -224,7 +224,7 @@ def features(spark: Any, snapshot: Snapshot) -> Any:
         else:
             frame = spark.createDataFrame([], _ddl(tables.BY_NAME[name]))
         frame.createOrReplaceTempView(f"{name}_all")
-        before = tables.EARLIER.get(name, "")
+        before = tables.BEFORE.get(name, "")
         if history.has(before):
             rows = spark.read.option("mergeSchema", "true").parquet(*history.paths(before))
             rows.createOrReplaceTempView(f"{name}_earlier_all")

@@ -85,6 +85,8 @@ ALIASES = Table(
         f.identifier("alias_id", "the id that went"),
         f.CUSTOMER,
         f.time("joined_at", "since when it is known to be the other; unknown is always", nullable=True),
+        f.identifier("next_id", "the id that it went into first, which may have gone too", nullable=True),
+        f.time("next_at", "since when it is known to be that one", nullable=True),
         f.flag("is_pending", "whether rows of orders, events, touches and identities still carry it on disk"),
     ),
 )
@@ -166,7 +168,8 @@ TOUCHES = Table(
 def _earlier(of: Table, rows: str) -> Table:
     return Table(
         f"{of.name}_earlier",
-        f"What was known of {rows} until it was corrected or grew: a look back sees what was known then.",
+        f"What was known of {rows} until it was corrected, grew or was another customer's: a look back sees"
+        " what was known then.",
         (of.key[0], "superseded_at"),
         (*of.fields, f.time("superseded_at", "when the row that took its place became known")),
     )
@@ -180,6 +183,26 @@ EARLIER: Mapping[str, str] = {
     "orders": ORDERS_EARLIER.name,
     "events": EVENTS_EARLIER.name,
     "touches": TOUCHES_EARLIER.name,
+}
+
+CUSTOMERS_EARLIER = Table(
+    "customers_earlier",
+    "Customers who went into others, as they were until then: a look back sees them apart.",
+    ("customer_id",),
+    (*CUSTOMERS.fields, f.time("superseded_at", "since when it is known to be another")),
+    open_prefix="a_",
+)
+IDENTITIES_EARLIER = Table(
+    "identities_earlier",
+    "Which identifier was whose, until that customer went into another.",
+    ("identifier_kind", "identifier_hash", "superseded_at"),
+    (*IDENTITIES.fields, f.time("superseded_at", "since when it is known to be another's")),
+)
+# Table to the one of what was known before of it, where customers are concerned too.
+BEFORE: Mapping[str, str] = {
+    **EARLIER,
+    "customers": CUSTOMERS_EARLIER.name,
+    "identities": IDENTITIES_EARLIER.name,
 }
 
 QUARANTINE = Table(

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from nba import tables
-from nba.attribution import incremental, returns
+from nba.attribution import incremental, report, returns
 from nba.attribution.incremental import Caused, combine, decided, held_out, observed
 from nba.errors import SettingsError
 from nba.histories import simulated_paths as worlds
-from nba.history import History
+from nba.history import History, connect
 from pipelines import attribute
 from pipelines.progress import silent
 
@@ -48,6 +48,23 @@ def test_too_few_held_out_is_unknown_with_a_reason() -> None:
     assert np.isnan(found.value[0])
     assert "0 customers held out of 100" in found.reason[0]
     assert np.isfinite(found.value[1])
+
+
+def test_a_customer_of_two_arms_is_held_out_as_first_assigned() -> None:
+    # Of `a` and `b`, who turned out to be one, `b` was assigned later, to the holdout.
+    with connect() as connection:
+        connection.execute(
+            """create table decisions as from (values
+                ('d1', 'a', 'policy', date '2026-01-02'), ('d2', 'a', 'holdout', date '2026-01-01'),
+                ('d3', 'c', 'holdout', date '2026-01-01')) t(decision_id, customer_id, arm, decided_at);
+            create table decided_apart as select 'd2' as decision_id;
+            create table conversions as
+                select 'a' as customer_id, epoch_us(date '2026-01-05') as ordered, 4.0 as margin,
+                    'o' as order_id
+            """
+        ).fetchall()
+        found = connection.sql(f"from ({report._ARMS}) order by is_held").fetchall()
+    assert found == [(False, 4.0, 1.0), (True, 0.0, 0.0)]
 
 
 def test_contacts_without_a_chance_of_none_are_left_out() -> None:

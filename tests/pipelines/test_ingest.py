@@ -113,7 +113,7 @@ def test_all_tables_come_in_one_commit(workspace: Path) -> None:
     found = content(workspace)
     assert set(found) == {*unify.NAMES, "ingested"}
     assert [len(found[name]) for name in unify.NAMES] == [
-        *(3, 0, 6, 2, 2, 0, 1, len(report.quality), 0, 0, 0, 0)
+        *(3, 0, 6, 2, 2, 0, 1, len(report.quality), 0, 0, 0, 0, 0, 0)
     ]
     assert report.rows[1] | {"days_behind": 0} == {
         "source": "shop", "files": 1, "rows_in": 3, "rows_kept": 2, "quarantined": 1, "duplicates": 0,

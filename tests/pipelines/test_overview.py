@@ -14,7 +14,7 @@ from nba import settings, stats, tables
 from nba.errors import MissingError
 from nba.history import History
 from nba.models import explain
-from pipelines import overview_alerts, overview_models
+from pipelines import overview_alerts, overview_clv, overview_models
 from pipelines.overview import BINS, against_control, overview
 
 START = datetime(2026, 3, 2, 6, tzinfo=UTC)
@@ -207,6 +207,29 @@ def test_clv_bins_hold_every_known_customer_and_all_value(root: Path) -> None:
     assert low["n"].item() == (value < low["upper"].item()).sum()
     numbers = {r["measure"]: r["value"] for r in history.table("summary_numbers").to_pylist()}
     assert (numbers["clv_customers"], numbers["clv_unknown"]) == (501, 1)
+
+
+def test_those_at_risk_are_customers_of_now_with_what_the_last_batch_did(root: Path) -> None:
+    # `c0` and `c1` turned out to be `c2` since; of the last batch's decisions for them one was a contact.
+    names = ("as_of", "n_repeat", "recency_days", "age_days", "clv", "clv_at_risk", "horizon_days")
+    rows = [
+        dict(zip(names, (START, 1, 5.0, 9.0, 20.0, risk, 365))) | {"model_id": "m", "reason": ""}
+        for risk in (3.0, 5.0, 4.0)
+    ]
+    forecast = [{**row, "customer_id": who} for who, row in zip(("c0", "c2", "c3"), rows)]
+    into = [{"alias_id": who, "customer_id": "c2", "is_pending": False} for who in ("c0", "c1")]
+    decided = [decision(0, 0, "policy"), decision(1, 0, "policy", "x_sms"), decision(3, 0, "policy")]
+    history = History.read(root).commit(
+        replace={
+            "clv": tables.CLV.build(forecast),
+            "aliases": tables.ALIASES.build(into),
+            "decisions": tables.DECISIONS.build(decided),
+        }
+    )
+    made = overview_clv.gather(history)
+    found = [(r["customer_id"], r["treatment_id"]) for r in made["summary_at_risk"].to_pylist()]
+    assert found == [("c2", "x_sms"), ("c3", "none")]
+    assert sorted(made["summary_retained"]["channel"].to_pylist()) == ["none", "sms"]
 
 
 def test_clv_of_customers_all_alike_and_worthless(root: Path) -> None:
