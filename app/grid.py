@@ -103,7 +103,9 @@ _WIDTHS = {
     ("value_finder", "segment"): 620,
     ("summary_models", "alias"): 150,
     ("judged", "segment"): 150,
-    ("policy_values", "policy_id"): 200,
+    ("policy_values", "policy_id"): 235,
+    ("ablations", "versus"): 160,
+    ("ablations", "method"): 110,
     ("choices", "stage"): 130,
     ("choices", "reason"): 170,
 }
@@ -129,7 +131,7 @@ _WORDED = {
     "source": "rests",
 }
 _READ: Mapping[str, Callable[[str], str]] = {
-    "alias": lambda names: ", ".join(label("alias", name) for name in names.split(", ")),
+    "alias": lambda names: aliases(names),
     "item": lambda name: named(name),
     "treatment_id": lambda name: told(name) if name in OURS else name,
     "action_id": lambda name: told(name) if name in OURS else name,
@@ -422,3 +424,9 @@ def _subject(name: str) -> str:
         return label("table", name)
     arm, _, limit = name.rpartition(" ")
     return f"{arm} · {label('limit', limit)}" if arm and knows(f"limit.{limit}") else name
+
+
+def aliases(names: str) -> str:
+    """Give what a model is called, the champion first."""
+    ordered = sorted(names.split(", "), key=lambda name: name != "champion")
+    return ", ".join(label("alias", name) for name in ordered)

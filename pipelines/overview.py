@@ -20,6 +20,7 @@ from pipelines import (
     overview_credits,
     overview_data,
     overview_models,
+    overview_periods,
     overview_policy,
 )
 from pipelines import plan as planning
@@ -140,6 +141,7 @@ def overview(workspace: Path, at: datetime, *, progress: Progress | None = None)
     parts: tuple[Callable[[History, settings.Settings, datetime], dict[str, pa.Table]], ...] = (
         _decisions,
         _effects,
+        overview_periods.gather,
         _credits,
         _clv,
         _data,

@@ -44,7 +44,7 @@ def _credit(reader: Reader) -> None:
         return
     method = parts.choose(say("attribution.method"), methods, "method", "method")
     contract = tables.SUMMARY_CREDIT_PARTS if "period" in found.column_names else tables.SUMMARY_CREDITS
-    columns = ["method", "channel", "treatment_id", "n_orders", "credit", "share"]
+    columns = ["channel", "treatment_id", "n_orders", "credit", "share", "method"]
     listed = where(found, method=method).sort_by([("credit", "descending")])
     grid.table(listed, columns, contract, reader.currency, f"credits_{method}")
 

@@ -66,7 +66,8 @@ def _listed(reader: Reader) -> None:
         return
     shown, contract = _with_effects(reader.table("readouts"), reader)
     shown, contract = _with_state(shown, contract, reader)
-    columns = ["experiment_id", "arm", "verdict", *JUDGED, "metric", "control", "state", "days_left"]
+    # The verdicts are told in sentences below, too: the interval must not be what a narrow window cuts.
+    columns = ["experiment_id", "arm", *JUDGED, "verdict", "metric", "control", "state", "days_left"]
     if shown["ends_at"].null_count < shown.num_rows:
         columns.append("ends_at")
     known = [row for row in shown.to_pylist() if row["metric"]]

@@ -48,8 +48,8 @@ def _board(reader: Reader) -> None:
     st.caption(say("models.board_note", command=f"nba mlflow {reader.root}"))
     shown = _linked(reader)
     figures.figure(insight.versions(shown), "versions", say("alt.versions"))
-    columns = ["version", "alias", "link", "trained_at", "n_examples", "qini", "qini_lower", "qini_upper"]
-    columns += ["auc", "ece", "log_loss", "log_loss_constant"]
+    columns = ["version", "alias", "qini", "qini_lower", "qini_upper", "auc", "ece", "link", "trained_at"]
+    columns += ["n_examples", "log_loss", "log_loss_constant"]
     grid.table(shown, columns, tables.SUMMARY_MODELS, reader.currency, "models")
     _checks(reader)
 

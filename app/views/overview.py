@@ -11,6 +11,7 @@ from app.messages import chance, day, feature, label, number, percent, plain, sa
 from app.report import BASIS, valid
 from nba import plots, tables
 from nba.experiments.decision import EARLY
+from nba.experiments.judged import READING
 from nba.plots import policies
 
 HALF = 455  # pixels of each half of the top
@@ -75,7 +76,11 @@ def _headline(reader: Reader) -> None:
         return
     judged = reader.judged(tables.SUMMARY_EFFECTS.build(found), experiment)
     (row,), unit = leading(judged).to_pylist(), reader.currency
+    period = _chosen(reader, arm)
     with st.container(border=True):
+        if period is not None:
+            _of_period(period, reader, is_net=metric.numerator == "margin")
+            return
         read = reader.rows("readouts", experiment_id=experiment, arm=arm) if reader.has("readouts") else []
         headline = say("overview.headline", arm=plain(arm), **_period(reader, read))
         parts.number(headline, number(row["total"], unit, signed=True), say("term.incremental"))
@@ -92,6 +97,34 @@ def _headline(reader: Reader) -> None:
         if metric.numerator != "margin":  # a value that is not what was earned says of what it is
             st.caption(label("metric", metric.numerator))
         st.caption(_maturity(reader), help=say("term.matured"))
+
+
+def _chosen(reader: Reader, arm: str) -> dict[str, Any] | None:
+    # The whole period is the verdict's; parts of it are there once more batches have matured than they hold.
+    rows = reader.rows("summary_periods", arm=arm) if reader.has("summary_periods") else []
+    parts_of = {row["period"]: row for row in rows}
+    if not parts_of:
+        return None
+    return parts_of.get(
+        parts.choose(say("overview.period"), ["whole", *parts_of], "period", "overview.period")
+    )
+
+
+def _of_period(row: dict[str, Any], reader: Reader, *, is_net: bool) -> None:
+    unit, arm = reader.currency, row["arm"]
+    headline = say("overview.headline", arm=plain(arm), since=day(row["since"]), until=day(row["until"]))
+    parts.number(headline, number(row["total"], unit, signed=True), say("term.incremental"))
+    if row["effect"] is None:
+        st.markdown(say("overview.unknown", arm=plain(arm), reason=plain(told(row["reason"]))))
+        return
+    words = _words(row | {"basis": READING}, arm, unit)
+    st.markdown(say("overview.interval", **words), help=say("term.interval"))
+    st.markdown(say("overview.part", **words))
+    if row["lower"] <= 0 <= row["upper"]:
+        st.markdown(say("overview.unclear"))
+    words = {"cost": number(row["cost"], unit), "n": number(row["n_batches"])}
+    st.caption(say("overview.cost_net" if is_net else "overview.cost_apart", **words))
+    st.caption(say("overview.part_note"))
 
 
 def _period(reader: Reader, read: list[dict[str, Any]]) -> dict[str, str]:

@@ -49,10 +49,10 @@ def _mix(reader: Reader, arm: str) -> None:
     latest_first = [("decided_at", "descending"), ("arm", "ascending")]
     shown, batches = shown.sort_by(latest_first), batches.sort_by(latest_first)
     st.subheader(say("policy.batches"))
-    columns = ["batch_id", "arm", "decided_at", "n", "n_contacts", "n_delivered", "cost", "is_matured"]
+    columns = ["decided_at", "arm", "n", "n_contacts", "n_delivered", "cost", "is_matured", "batch_id"]
     grid.table(batches, columns, tables.SUMMARY_BATCHES, reader.currency, "batches")
     st.subheader(say("policy.treatments"))
-    columns = ["batch_id", "arm", "action_id", "channel", "n", "n_delivered", "cost", "expected_value"]
+    columns = ["decided_at", "action_id", "channel", "n", "n_delivered", "cost", "expected_value", "arm"]
     grid.table(shown, columns, tables.SUMMARY_MIX, reader.currency, "treatments")
 
 
@@ -134,7 +134,7 @@ def _prices(reader: Reader, arm: str) -> None:
             words = {"limit": plain(label("limit_unit", row["limit"])), "arm": plain(row["arm"])}
             st.markdown(say("policy.price", price=number(row["price"], reader.currency), **words))
     figures.figure(plots.prices(shown, reader.currency), "prices", say("alt.prices"))
-    columns = ["batch_id", "decided_at", "arm", "limit", "used", "available", "unit", "price", "n_customers"]
+    columns = ["decided_at", "limit", "price", "used", "available", "unit", "arm", "n_customers", "batch_id"]
     grid.limits(shown, columns, reader.currency, "prices")
 
 
@@ -218,18 +218,12 @@ def _registered(reader: Reader) -> dict[str, str]:
     said = {
         row["model_id"]: say(
             "policy.version",
-            alias=", ".join(
-                label("alias", alias) for alias in sorted(row["alias"].split(", "), key=_is_other)
-            ),
+            alias=grid.aliases(row["alias"]),
             version=number(row["version"]),
         )
         for row in rows
     }
     return {model_id: text[:1].upper() + text[1:] for model_id, text in said.items()}
-
-
-def _is_other(alias: str) -> bool:
-    return alias != "champion"
 
 
 def _place(row: dict[str, Any], names: dict[str, str]) -> tuple[int, str, bool, bool]:
@@ -275,7 +269,7 @@ def _ablations(reader: Reader) -> None:
     named = [label("versus", row["versus"]) for row in rows]
     drawn = grid.worded(shown).append_column("name", pa.array(named, pa.string()))
     figures.figure(policies.ablations(drawn, reader.currency), "ablations", say("alt.ablations"))
-    columns = ["versus", "value", "lower", "upper", "method", "ess", "n", "reason"]
+    columns = ["versus", "method", "value", "lower", "upper", "ess", "n", "reason"]
     grid.table(shown, columns, tables.ABLATIONS, reader.currency, "ablations")
     _levers(reader)
 

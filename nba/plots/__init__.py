@@ -183,7 +183,10 @@ def effects(
             x=middle,
             y=[name],
             mode="markers",
-            marker={"color": colour, "size": 13, "symbol": "circle" if is_clear[i] else "circle-open"},
+            # An open mark is seen on dark, too.
+            marker={"color": colour, "size": 13, "symbol": "circle", "line": {"width": 0}}
+            if is_clear[i]
+            else {"color": colour, "size": 13, "symbol": "circle-open", "line": {"width": 2.5}},
             error_x={**style.whiskers(middle, low, high), "thickness": 2.5, "width": 8, "color": colour},
             customdata=[
                 [low[0], high[0], data["n"][i], data["n_control"][i], data["control"][i], data["level"][i]]

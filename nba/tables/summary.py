@@ -77,6 +77,32 @@ SUMMARY_EFFECTS = Table(
     ),
 )
 
+SUMMARY_PERIODS = Table(
+    "summary_periods",
+    "What the time of the last batches was worth, in the experiment's metric in money, for pages.",
+    ("period", "arm"),
+    (
+        f.code("period", "of how many matured batches", values=("last_4", "last_12")),
+        f.text("arm", "the arm"),
+        f.text("control", "the arm compared with"),
+        f.text("metric", "the metric in money"),
+        f.time("since", "when the first of these batches was decided"),
+        f.time("until", "the last matured moment"),
+        f.count("n_batches", "matured batches", low=1),
+        f.count("n", "customers in the arm, assigned by the first of these batches", low=0),
+        f.count("n_control", "such customers in the control", low=0),
+        f.money("effect", "what they earned in that time above the control's, per customer", nullable=True),
+        f.money("lower", "lower end of the interval, for one reading", nullable=True),
+        f.money("upper", "upper end of the interval, for one reading", nullable=True),
+        f.money("total", "effect times customers in the arm", nullable=True),
+        f.money("total_lower", "lower end of its interval", nullable=True),
+        f.money("total_upper", "upper end of its interval", nullable=True),
+        f.money("cost", "spent on the arm's contacts of these batches, as reported", low=0.0),
+        f.number("level", "confidence level of the interval", "fraction", low=0.0, high=1.0),
+        f.text("reason", "why the effect is unknown, where it is; else empty"),
+    ),
+)
+
 JUDGED = Table(
     "judged",
     "Effects with the interval by which the verdict goes; made on reading, never stored.",

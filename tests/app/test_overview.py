@@ -35,6 +35,34 @@ def test_overview_tells_the_tables_numbers(show, workspace, words, numbers) -> N
     assert "1 of 4 batches still have open reward windows" in text
 
 
+def test_a_part_of_the_period_is_chosen_by_link_and_told_as_of_one_reading(
+    show, fresh, words, numbers
+) -> None:
+    root = fresh()
+    row = {
+        "period": "last_4", "arm": "policy", "control": "holdout", "metric": "margin", "since": START,
+        "until": START + timedelta(weeks=4), "n_batches": 4, "n": 10, "n_control": 9, "effect": 2.0,
+        "lower": -1.0, "upper": 5.0, "total": 20.0, "total_lower": -10.0, "total_upper": 50.0, "cost": 3.0,
+        "level": 0.95, "reason": "",
+    }  # fmt: skip
+    for given, value in (
+        (row, "+20.00 EUR"),
+        (row | {"effect": None, "total": None, "reason": "x"}, "unknown"),
+    ):
+        History.read(root).commit(replace={"summary_periods": tables.SUMMARY_PERIODS.build([given])})
+        app = show(root, period="last_4")
+        assert not app.exception
+        assert numbers(app)["Incremental value of policy, 2 Mar 2026 to 30 Mar 2026"] == value
+    assert "x" in words(app)
+    History.read(root).commit(replace={"summary_periods": tables.SUMMARY_PERIODS.build([row])})
+    app = show(root, period="last_4")
+    assert say("overview.part_note") in words(app)
+    assert "earned **2.00 EUR** more each" in words(app)
+    app.segmented_control(key="period").set_value("whole").run()
+    assert say("overview.part_note") not in words(app)
+    assert "period" not in app.query_params
+
+
 def test_uneven_arms_raise_an_alert(show, fresh, words) -> None:
     root = fresh()
     history = History.read(root)

@@ -145,7 +145,7 @@ def test_each_part_is_told_by_both_methods_and_where_they_disagree(show, workspa
     app = show(workspace, "policy", view="ablations")
     shown = app.dataframe[0].value
     assert shown["versus"].tolist() == [
-        f"Against {x}" for x in ("a random eligible treatment", "response only") for _ in "ab"
+        f"Against {x}" for x in ("random choice", "response only") for _ in "ab"
     ]
     assert shown["method"].tolist() == ["Randomised arms", "Off-policy estimate"] * 2
     assert set(shown["ess"]) == {80.0}

@@ -9,6 +9,7 @@ import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy import stats as scipy_stats
 
 from nba import settings, stats, tables
 from nba.errors import MissingError
@@ -241,6 +242,55 @@ def test_clv_of_customers_all_alike_and_worthless(root: Path) -> None:
     History.read(root).commit(replace={"clv": tables.CLV.build(rows)})
     overview(root, START)
     assert History.read(root).table("summary_clv")["n"].to_pylist() == [3]
+
+
+def test_the_time_of_the_last_batches_is_that_of_customers_who_were_there_before(root: Path) -> None:
+    arms = dict(zip(range(5), ("holdout", "holdout", "policy", "policy", "policy")))
+    late = START + timedelta(weeks=3)  # when customer 4 came
+    bought = [(0, 2.0, 10.0), (2, 1.5, 20.0), (2, 0.5, 7.0), (3, 4.9, 5.0), (4, 4.0, 999.0), (3, 5.1, 999.0)]
+    History.read(root).commit(
+        replace={
+            "decisions": tables.DECISIONS.build(
+                decision(i, b, arm) for b in range(5) for i, arm in arms.items()
+            ),
+            "outcomes": tables.OUTCOMES.build(outcome(i, b, 1.0) for b in range(5) for i in arms),
+            "touches": tables.TOUCHES.build(
+                [sent(2, b) | {"touched_at": START + timedelta(weeks=b)} for b in (0, 3)]
+            ),
+            "assignments": tables.ASSIGNMENTS.build(
+                {"experiment_id": "policy", "customer_id": f"c{i}", "arm": arm, "p_arm": 0.5,
+                 "assigned_at": late if i == 4 else START}
+                for i, arm in arms.items()
+            ),
+            "orders": tables.ORDERS.build(
+                {"order_id": f"o{k}", "customer_id": f"c{i}", "ordered_at": START + timedelta(weeks=week),
+                 "revenue": 1.0, "margin": margin, "n_items": 1, "is_return": False}
+                for k, (i, week, margin) in enumerate(bought)
+            ),
+        }
+    )  # fmt: skip
+    overview(root, START + timedelta(weeks=5))
+    found = {row["arm"]: row for row in History.read(root).table("summary_periods").to_pylist()}
+    row = found["policy"]
+    assert (row["period"], row["since"]) == ("last_4", START + timedelta(weeks=1))
+    assert (row["until"], row["n"], row["n_control"]) == (START + timedelta(weeks=5), 2, 2)
+    known = stats_of([19.5, 5.0], [10.0, 0.0])
+    assert [row[x] for x in ("effect", "lower", "upper")] == pytest.approx([7.25, *known])
+    assert [row[x] for x in ("total", "total_lower", "cost")] == pytest.approx([14.5, 2 * known[0], 0.5])
+    # Once shares have changed, customers of different phases are not compared as if they were alike.
+    phase = (
+        "[[experiment.phases]]\nstarts_at = 2026-03-20T00:00:00Z\nshares = { holdout = 0.2, policy = 0.8 }\n"
+    )
+    (root / "nba.toml").write_text(TOML + phase, encoding="utf-8")
+    overview(root, START + timedelta(weeks=5))
+    row = next(r for r in History.read(root).table("summary_periods").to_pylist() if r["arm"] == "policy")
+    assert row["effect"] is None
+    assert "shares of the arms changed" in row["reason"]
+
+
+def stats_of(one: list[float], other: list[float]) -> list[float]:
+    """The ends of Welch's interval, by scipy."""
+    return [float(x) for x in scipy_stats.ttest_ind(one, other, equal_var=False).confidence_interval()]
 
 
 def test_an_empty_workspace_gives_only_the_moment(root: Path) -> None:
