@@ -102,10 +102,10 @@ _TERM = {
 _WIDTHS = {
     ("value_finder", "segment"): 620,
     ("summary_models", "alias"): 150,
-    ("judged", "segment"): 150,
-    ("policy_values", "policy_id"): 235,
-    ("ablations", "versus"): 160,
-    ("ablations", "method"): 110,
+    ("judged", "segment"): 205,
+    ("policy_values", "policy_id"): 215,
+    ("ablations", "versus"): 155,
+    ("ablations", "method"): 90,
     ("choices", "stage"): 130,
     ("choices", "reason"): 170,
 }

@@ -465,6 +465,8 @@ def _always(
     place = {name: v for v, name in enumerate(values)}
     at_looks = np.full((*found.effect.shape, len(looked)), np.nan)
     for number, day in enumerate(looked):
+        if not day.sums.n.any():  # a look before anybody counted
+            continue
         then, names = _compare(experiment, day, arms, segment)
         score = anytime.score(then.se, then.n, then.n_control, ratio)
         for v, name in enumerate(names):

@@ -147,7 +147,7 @@ def test_each_part_is_told_by_both_methods_and_where_they_disagree(show, workspa
     assert shown["versus"].tolist() == [
         f"Against {x}" for x in ("random choice", "response only") for _ in "ab"
     ]
-    assert shown["method"].tolist() == ["Randomised arms", "Off-policy estimate"] * 2
+    assert shown["method"].tolist() == ["Randomised", "Off-policy"] * 2
     assert set(shown["ess"]) == {80.0}
     (told,) = app.warning
     assert told.value.startswith("Against response only: the two methods disagree")

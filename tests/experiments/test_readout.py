@@ -376,6 +376,14 @@ def test_whether_segments_differ_is_corrected_once_for_each_question():
     assert [r["p_heterogeneity"] for r in found[1::3]] == pytest.approx([0.06, 0.5, 0.03])
 
 
+def test_a_look_before_anybody_counted_is_left_out_of_what_holds_at_every_look(workspace, tmp_path):
+    slow = TOML.replace("window_days = 7", "window_days = 14")
+    assert slow != TOML
+    folder = copied(workspace, tmp_path / "w", slow)
+    rows = analyze(folder, START + timedelta(days=60)).to_pylist()
+    assert [r for r in rows if r["segment"] != "all" and r["p_always"] is not None]
+
+
 def test_segments_are_claimed_by_what_holds_at_every_look_until_the_end(workspace):
     rows = analyze(workspace, START + timedelta(days=60)).to_pylist()
     ended, open_ended = (
