@@ -114,10 +114,8 @@ def compared(
         out.append(row)
         if min(len(mine), len(base)) < 2:
             continue
-        parts = [
-            np.float64(x) for of_arm in (mine, base) for x in (len(of_arm), of_arm.mean(), of_arm.var(ddof=1))
-        ]
-        found = {key: float(number) for key, number in welch(*parts, level).items()}
+        told = np.array([[len(x), x.mean(), x.var(ddof=1)] for x in (mine, base)])
+        found = {key: float(part) for key, part in welch(*told[0], *told[1], level=level).items()}
         if np.isfinite(found["lower"]):
             ends = {name: found[name] for name in ("effect", "lower", "upper")}
             sums = dict(zip(("total", "total_lower", "total_upper"), (x * len(mine) for x in ends.values())))

@@ -52,7 +52,7 @@ def test_the_answer_stands_before_what_explains_it(show, fresh) -> None:
     assert not app.exception
     listed = app.dataframe[0].value
     ends = ["judged_effect", "judged_lower", "judged_upper"]
-    assert list(listed)[:6] == ["experiment_id", "arm", "verdict", *ends]
+    assert list(listed)[:6] == ["experiment_id", "arm", *ends, "verdict"]
     assert listed.set_index("arm")["state"].to_dict() == {
         "policy": "running", "random": "running", "newer": "planned",
     }  # fmt: skip
