@@ -114,8 +114,9 @@ def compared(
         out.append(row)
         if min(len(mine), len(base)) < 2:
             continue
-        told = np.array([[len(x), x.mean(), x.var(ddof=1)] for x in (mine, base)])
-        found = {key: float(part) for key, part in welch(*told[0], *told[1], level=level).items()}
+        a, b = np.array([[len(x), x.mean(), x.var(ddof=1)] for x in (mine, base)])
+        parts = welch(a[0], a[1], a[2], b[0], b[1], b[2], level)
+        found = {key: float(part) for key, part in parts.items()}
         if np.isfinite(found["lower"]):
             ends = {name: found[name] for name in ("effect", "lower", "upper")}
             sums = dict(zip(("total", "total_lower", "total_upper"), (x * len(mine) for x in ends.values())))
