@@ -11,6 +11,7 @@ from benchmarks.record import Row, row
 SIMULATIONS = int(os.environ.get("NBA_PROMOTION_WORLDS", "1000"))  # fewer on a machine without time
 NIGHTS, PER_NIGHT, CUSTOMERS = 40, 150, 1500
 LIFT = 0.35  # money per decision, for the power
+CHALLENGERS = 5  # one after another against the same champion, on the same nights
 LOST = 0.02  # opt-outs per decision where they are what is wrong: above what is borne by just nothing
 
 
@@ -19,14 +20,21 @@ def false_promotions() -> list[Row]:
     for library in ("OMP", "OPENBLAS"):
         os.environ[f"{library}_NUM_THREADS"] = "1"
     with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
-        tasks = [(0.0, 0.0, SIMULATIONS), (LIFT, 0.0, SIMULATIONS // 5), (3 * LIFT, LOST, SIMULATIONS // 4)]
+        tasks = [
+            (0.0, 0.0, SIMULATIONS, 1),
+            (LIFT, 0.0, SIMULATIONS // 5, 1),
+            (3 * LIFT, LOST, SIMULATIONS // 4, 1),
+            (0.0, 0.0, SIMULATIONS // 10, CHALLENGERS),
+        ]
         rates = list(pool.map(_rate, tasks))
     more = {"n": NIGHTS * PER_NIGHT}
     return [
         row("promotion.false_rate", rates[0], "fraction", 0.05, "<=", seeds=SIMULATIONS,
-            conditions="one challenger (each new one begins anew at the same rate), worth the same, opt-outs"
-            f" borne, asked on each of {NIGHTS} nights, money of 5% responders; the judging step alone",
-            **more),
+            conditions="the first challenger, worth the same, opt-outs borne, asked"
+            f" on each of {NIGHTS} nights, money of 5% responders; the judging step alone", **more),
+        row("promotion.false_rate_many", rates[3], "fraction", 0.05, "<=", seeds=SIMULATIONS // 10,
+            conditions=f"any of {CHALLENGERS} challengers of one champion, each worth the same, each asked on"
+            f" each of the same {NIGHTS} nights at its share of the level", **more),
         row("promotion.power", rates[1], "fraction", None, ">=", seeds=SIMULATIONS // 5,
             conditions=f"challenger worth {LIFT} more per decision, opt-outs borne", **more),
         row("promotion.false_rate_opt_outs", rates[2], "fraction", 0.05, "<=", seeds=SIMULATIONS // 4,
@@ -35,12 +43,15 @@ def false_promotions() -> list[Row]:
     ]  # fmt: skip
 
 
-def _rate(task: tuple[float, float, int]) -> float:
-    lift, lost, repeats = task
-    return float(np.mean([_promoted(seed, lift, lost) for seed in range(repeats)]))
+def _rate(task: tuple[float, float, int, int]) -> float:
+    lift, lost, repeats, challengers = task
+    numbers = range(1, challengers + 1)
+    return float(
+        np.mean([any(_promoted(seed, lift, lost, nth) for nth in numbers) for seed in range(repeats)])
+    )
 
 
-def _promoted(seed: int, lift: float, lost: float) -> bool:
+def _promoted(seed: int, lift: float, lost: float, nth: int) -> bool:
     from nba.evaluation import promotion
     from nba.evaluation.offpolicy import Log
 
@@ -49,6 +60,8 @@ def _promoted(seed: int, lift: float, lost: float) -> bool:
     X = rng.normal(size=(n, 2))
     p_logged = _soft(X @ rng.normal(size=(2, k)), 0.2)
     one, other = (_soft(2 * X @ rng.normal(size=(2, k)), 0.05) for _ in range(2))
+    if nth > 1:
+        one = _soft(2 * X @ np.random.default_rng([seed, nth]).normal(size=(2, k)), 0.05)
     column = (rng.random((n, 1)) > p_logged.cumsum(axis=1)).sum(axis=1).clip(0, k - 1)
     # The same for every treatment, so that all policies are worth the same; the lift is added after.
     reward = np.where(rng.random(n) < 0.05, rng.lognormal(3.0, 0.6, n), 0.0)
@@ -60,7 +73,7 @@ def _promoted(seed: int, lift: float, lost: float) -> bool:
     p_lost = np.clip(lost * (1 + 4 * gap), 0, 1)
     unsubscribed = (rng.random(n) < p_lost[np.arange(n), column]).astype(float)
     borne = float((gap * p_lost).sum(axis=1).mean()) if lost else 1.0
-    rules = promotion.Rules(planned=n, unsubscribes=borne)
+    rules = promotion.Rules(planned=n, unsubscribes=borne, nth=nth)
     for night in range(1, NIGHTS + 1):
         m = night * PER_NIGHT
         log = Log(column[:m], reward[:m], p_logged[:m], np.unique(unit[:m], return_inverse=True)[1])

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from nba import monitoring, tables, tracking
 from nba.errors import DataError, MissingError
@@ -69,15 +70,18 @@ def promote(
     _complete(context)
     champion, challenger = _models(context)
     step = progress.step("evidence for the challenger", total=1)
-    checks = evidence(context, champion, challenger)
+    nth, is_first = _nth(context, champion.version, challenger.version)
+    checks = evidence(context, champion, challenger, nth)
     step(1)
     passed = promotion.passes(checks)
     rows = [
         {**check._asdict(), "champion": champion.version, "challenger": challenger.version, "asked_at": at}
         for check in checks
     ]
+    judged = is_first and any(c.check == promotion.VALUE and c.status != promotion.UNKNOWN for c in checks)
     history = History.read(workspace).commit(
-        replace={"promotion_evidence": tables.PROMOTION_EVIDENCE.build(rows)}
+        append={"challengers": _challenger(context, rows[0], nth)} if judged else {},
+        replace={"promotion_evidence": tables.PROMOTION_EVIDENCE.build(rows)},
     )
     if approver is None:
         return Verdict(checks, passed, champion.version, challenger.version, is_moved=False)
@@ -149,9 +153,9 @@ def rollback(
     return versions
 
 
-def evidence(context: Context, champion: Model, challenger: Model) -> list[Check]:
-    """Ask every condition, on decisions that neither model has learnt from."""
-    asked = Rules(**context.config.promotion.model_dump(exclude={"approver"}))
+def evidence(context: Context, champion: Model, challenger: Model, nth: int) -> list[Check]:
+    """Ask every condition of a champion's nth challenger, on decisions that neither has learnt from."""
+    asked = Rules(**context.config.promotion.model_dump(exclude={"approver"}), nth=nth)
     health = [
         *promotion.health(challenger.scorer.report.metrics, asked),
         *_fresh(context),
@@ -190,6 +194,24 @@ def evidence(context: Context, champion: Model, challenger: Model) -> list[Check
         asked,
     )
     return [counted, *judged, *health]
+
+
+def _nth(context: Context, champion: int, challenger: int) -> tuple[int, bool]:
+    # Which of a champion's challengers this is, and whether it is judged for the first time.
+    if not context.history.has("challengers"):
+        return 1, True
+    policy = tracking.policy_name(context.config)
+    known = {
+        row["challenger"]: row["nth"]
+        for row in context.history.table("challengers").to_pylist()
+        if (row["policy"], row["champion"]) == (policy, champion)
+    }
+    return known.get(challenger, len(known) + 1), challenger not in known
+
+
+def _challenger(context: Context, asked: dict[str, Any], nth: int) -> pa.Table:
+    row = {name: asked[name] for name in ("champion", "challenger", "asked_at")}
+    return tables.CHALLENGERS.build([row | {"policy": tracking.policy_name(context.config), "nth": nth}])
 
 
 def _fresh(context: Context) -> list[Check]:

@@ -2,8 +2,8 @@
 
 All evidence is from decisions that neither model was trained on. The paired differences of value and of
 opt-outs have intervals that hold at all looks together (asymptotic confidence sequences), so that asking
-again until it says yes does not make a worse policy pass. That is of one challenger: each new one begins
-anew.
+again until it says yes does not make a worse policy pass. Challengers of the same champion share the level,
+so that trying one after another does not either.
 """
 
 from typing import NamedTuple
@@ -16,6 +16,7 @@ from nba.evaluation.offpolicy import Log
 
 Array = NDArray[np.float64]
 PASS, FAIL, UNKNOWN = "pass", "fail", "unknown"
+VALUE = "paired value, lower bound at any look"
 
 
 class Check(NamedTuple):
@@ -48,9 +49,10 @@ class Rules(NamedTuple):
     Attributes:
         margin: Non-inferiority margin, money per decision: the lower bound must lie above minus this.
         planned: Decisions at which the confidence sequence is narrowest.
-        level: Confidence level over all looks together.
+        level: Confidence level over all looks together, of the first challenger.
         unsubscribes: Additional opt-outs per decision that would be borne.
         ece: Largest calibration error of the model.
+        nth: Which challenger of this champion is judged, from 1.
     """
 
     margin: float = 0.0
@@ -58,6 +60,20 @@ class Rules(NamedTuple):
     level: float = 0.95
     unsubscribes: float = 0.002
     ece: float = 0.05
+    nth: int = 1
+
+    @property
+    def share(self) -> float:
+        """The level of this challenger: 1 - level for the first, over n (n - 1) for the nth after it.
+
+        One side of an interval errs half as often as both, and 1 + 1/2 + 1/6 + 1/12 + ... is 2: of all
+        challengers of a champion together at most 1 - level pass wrongly.
+
+        Example:
+            >>> [round(Rules(nth=nth).share, 4) for nth in (1, 2, 3, 4)]
+            [0.95, 0.975, 0.9917, 0.9958]
+        """
+        return 1 - (1 - self.level) / max(self.nth * (self.nth - 1), 1)
 
 
 def judge(
@@ -104,23 +120,25 @@ def passes(checks: list[Check]) -> bool:
 
 
 def _value(log: Log, challenger: Array, champion: Array, q: Array, rules: Rules) -> Check:
-    name = "paired value, lower bound at any look"
-    if refusal := offpolicy.difference(log, challenger, champion, q, rules.level).reason:
-        return Check(name, UNKNOWN, np.nan, -rules.margin, refusal, "above")
+    if refusal := offpolicy.difference(log, challenger, champion, q, rules.share).reason:
+        return Check(VALUE, UNKNOWN, np.nan, -rules.margin, refusal, "above")
     value, influence = offpolicy.contrast(log, challenger, champion, q)
     if not influence.any():
         status = FAIL if rules.margin == 0 else PASS
-        return Check(name, status, 0.0, -rules.margin, "both do the same", "above")
+        return Check(VALUE, status, 0.0, -rules.margin, "both do the same", "above")
     look = _look(value, influence, log.unit, rules)
     status = PASS if look.lower > -rules.margin else FAIL
-    note = f"{value:+.4f} per decision, {look.lower:+.4f} to {look.upper:+.4f} at all looks together"
-    return Check(name, status, look.lower, -rules.margin, note, "above")
+    note = (
+        f"{value:+.4f} per decision, {look.lower:+.4f} to {look.upper:+.4f} at all looks together, with"
+        f" {100 * rules.share:.4g}% as challenger {rules.nth} of this champion"
+    )
+    return Check(VALUE, status, look.lower, -rules.margin, note, "above")
 
 
 def _guardrail(lost: Log, challenger: Array, champion: Array, rules: Rules) -> Check:
     name = "additional opt-outs per decision, upper bound at any look"
     q = np.zeros_like(challenger)
-    found = offpolicy.difference(lost, challenger, champion, q, rules.level)
+    found = offpolicy.difference(lost, challenger, champion, q, rules.share)
     if found.reason:
         return Check(name, UNKNOWN, np.nan, rules.unsubscribes, found.reason)
     value, influence = offpolicy.contrast(lost, challenger, champion, q)
@@ -130,7 +148,7 @@ def _guardrail(lost: Log, challenger: Array, champion: Array, rules: Rules) -> C
         upper = 0.0
     else:
         # Nobody opted out: a rate above this would have shown by now, whenever one looks ("rule of three").
-        upper = float(-np.log((1 - rules.level) / 2) / found.ess)
+        upper = float(-np.log((1 - rules.share) / 2) / found.ess)
     status = PASS if upper <= rules.unsubscribes else FAIL
     return Check(name, status, upper, rules.unsubscribes, f"{value:+.5f} per decision")
 
@@ -138,7 +156,7 @@ def _guardrail(lost: Log, challenger: Array, champion: Array, rules: Rules) -> C
 def _look(value: float, influence: Array, unit: NDArray[np.int64], rules: Rules) -> intervals.Look:
     # The influence of each row is about the whole log; the newest look rests on all of it.
     batch = np.zeros(len(unit), dtype=np.int64)
-    return intervals.sequence(influence, value + influence, batch, unit, rules.planned, rules.level)[-1]
+    return intervals.sequence(influence, value + influence, batch, unit, rules.planned, rules.share)[-1]
 
 
 def _at_most(name: str, value: float, limit: float, note: str) -> Check:

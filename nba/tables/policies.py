@@ -149,6 +149,20 @@ PROMOTION_EVIDENCE = Table(
     ),
 )
 
+CHALLENGERS = Table(
+    "challengers",
+    "Who was judged against which champion, in order: challengers of one champion share the gate's level.",
+    ("policy", "champion", "challenger"),
+    (
+        f.identifier("policy", "the registered policy"),
+        f.count("champion", "version of the champion", low=0),
+        f.count("challenger", "version of the challenger", low=0),
+        f.count("nth", "which of this champion's challengers it is, by when they were first judged", low=1),
+        f.time("asked_at", "the moment looked back from when it was first judged"),
+    ),
+    laws=("rows are never changed or removed",),
+)
+
 PROMOTIONS = Table(
     "promotions",
     "Who made which version the champion, when and on what evidence; rows are only ever added.",

@@ -2,7 +2,6 @@ import numpy as np
 import pytest
 
 from nba import stats
-from nba.evaluation import promotion
 from nba.evaluation.offpolicy import Log, difference
 from nba.evaluation.promotion import Rules, health, judge, passes
 
@@ -88,15 +87,48 @@ def test_nobody_opting_out_bounds_what_would_have_shown_by_now():
 # recovery
 
 
-@pytest.mark.parametrize("effect", [0.0, -0.05])
-def test_nightly_looks_rarely_promote_what_is_no_better(effect):
-    promoted = 0
-    for seed in range(50):
-        log, batch = nights(seed, 2000, effect)
-        for night in range(2, 21, 2):
-            rows = batch < night
-            part = Log(log.column[rows], log.reward[rows], log.p_logged[rows], np.arange(rows.sum()))
-            if asked(part, batch[rows], 0.8, 0.2)[0].status == promotion.PASS:
-                promoted += 1
-                break
-    assert promoted / 50 <= 0.025 + 3 * 0.0221
+def test_the_bound_of_value_is_the_sequence_at_the_challengers_share():
+    log, batch = nights(6, 4_000, 0.1)
+    p, base, q = policy(0.8, 4_000), policy(0.2, 4_000), np.zeros((4_000, 2))
+    for n, nth in ((1_000, 1), (4_000, 1), (4_000, 7)):
+        part = Log(log.column[:n], log.reward[:n], log.p_logged[:n], np.arange(n))
+        found = asked(part, batch[:n], 0.8, 0.2, Rules(planned=3_000, nth=nth))[0]
+        once = difference(part, p[:n], base[:n], q[:n])
+        assert found.value == pytest.approx(once.value - bound(n, nth) * once.se, rel=0.02, abs=1e-3)
+        assert f"as challenger {nth} of this champion" in found.note
+
+
+def bound(n, nth=1):
+    """Standard errors below the value at which the gate's lower bound lies after n decisions."""
+    return stats.sequence_bound(np.atleast_1d(n).astype(float), 3_000, 1 - Rules(nth=nth).share)
+
+
+def passed(widths, effect=0.0, challengers=1, repeats=4_000, per_night=150):
+    """Share of series of challengers of whom one passes on any night, by the sums of its nights.
+
+    A sum of a night's influences is normal; widths are what `bound` gives, shape (challengers, nights).
+    """
+    rng = np.random.default_rng(7)
+    n = per_night * np.arange(1, widths.shape[1] + 1)
+    sums = rng.normal(effect * per_night, np.sqrt(per_night), (repeats, challengers, len(n)))
+    standard = sums.cumsum(axis=2) / np.sqrt(n)
+    return float((standard > widths).any(axis=(1, 2)).mean())
+
+
+def test_nightly_looks_rarely_promote_what_is_no_better_and_a_wrong_gate_would_show():
+    n = 150 * np.arange(1, 41)
+    most = 0.025 + 3 * np.sqrt(0.025 * 0.975 / 4_000)
+    gate, uncorrected = bound(n)[None], np.full((1, 40), 1.96)
+    assert passed(gate) <= most
+    assert passed(gate, effect=-0.01) <= most
+    assert passed(uncorrected) > 2 * most
+    assert passed(gate, effect=0.06) > 0.8
+
+
+def test_many_challengers_of_one_champion_rarely_promote_one_and_an_unshared_level_would_show():
+    n = 150 * np.arange(1, 41)
+    most = 0.05 + 3 * np.sqrt(0.05 * 0.95 / 1_000)
+    shared = np.stack([bound(n, nth) for nth in range(1, 21)])
+    unshared = np.tile(bound(n), (20, 1))
+    assert passed(shared, challengers=20, repeats=1_000) <= most
+    assert passed(unshared, challengers=20, repeats=1_000) > 2 * most

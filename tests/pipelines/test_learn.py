@@ -113,6 +113,11 @@ def test_a_challenger_stands_until_a_later_decision_has_closed(workspace, end, m
     assert not waits(trained_at=end)  # the same week again
 
 
+def challengers(workspace):
+    rows = History.read(workspace).table("challengers").to_pylist()
+    return [(row["champion"], row["challenger"], row["nth"]) for row in rows]
+
+
 def test_the_gate_shows_evidence_and_asks_for_a_name(workspace, end):
     found = promote.promote(workspace, end)
     names = {check.check for check in found.checks}
@@ -120,6 +125,12 @@ def test_the_gate_shows_evidence_and_asks_for_a_name(workspace, end):
     assert not found.is_moved
     shown = History.read(workspace).table("promotion_evidence").to_pylist()
     assert {row["check"] for row in shown} == names
+    promote.promote(workspace, end)  # the same challenger takes no second share of the level
+    assert challengers(workspace) == [(1, 2, 1)]
+    context = replay.Context.read(workspace, end)
+    assert promote._nth(context, 1, 2) == (1, False)
+    assert promote._nth(context, 1, 3) == (2, True)
+    assert promote._nth(context, 2, 3) == (1, True)
     with pytest.raises(DataError, match="no name"):
         promote.promote(workspace, end, approver=" ")
     if not found.is_passed:
