@@ -12,7 +12,7 @@ from nba.catalog import Catalog
 from nba.errors import MissingError
 from nba.history import History
 from nba.policy import levers
-from nba.serving.decide import strategy
+from nba.serving.deciders import strategy
 from nba.serving.whatif import Stored
 from pipelines import scenario
 from pipelines.progress import Progress, silent

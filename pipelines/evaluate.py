@@ -16,7 +16,7 @@ from nba.evaluation.offpolicy import Log, PolicyValue
 from nba.history import History
 from nba.policy import arbitrate, explore
 from nba.policy.explore import Estimate
-from nba.serving.decide import strategy
+from nba.serving.deciders import strategy
 from pipelines import pooled as pooling
 from pipelines import replay
 from pipelines.pooled import Pooled

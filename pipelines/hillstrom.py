@@ -11,14 +11,13 @@ from numpy.typing import NDArray
 
 from nba import settings, tracking
 from nba.catalog import Catalog
-from nba.errors import MissingError
 from nba.evaluation import offpolicy
 from nba.features import table as features
 from nba.histories import hillstrom as source
 from nba.history import History
 from nba.models.scorer import Scorer
 from nba.policy import arbitrate, explore
-from nba.serving.decide import strategy
+from nba.serving.deciders import strategy
 from pipelines import decide, train
 from pipelines.example import make_example
 from pipelines.progress import Progress, silent
@@ -72,23 +71,14 @@ def hillstrom(workspace: Path, data: Path, *, progress: Progress | None = None) 
         history.commit(append={"features": pa.concat_tables([_seen(history, m) for m in source.MAILINGS])})
         step(1)
     config = settings.read(workspace)
-    if not has_model(workspace, config):
+    tracking.setup(config, workspace)
+    if not tracking.has_policy(tracking.policy_name(config)):
         train.train(workspace, LEARN_AT, compared=True, progress=progress)
     batch = decide.decide(workspace, DECIDE_AT, "everyone", progress=progress)
     step = progress.step("judging on the other half", total=1)
     rows = judge(workspace, config)
     step(1)
     return HillstromResult(rows, batch)
-
-
-def has_model(workspace: Path, config: settings.Settings) -> bool:
-    """Say whether the workspace has a champion."""
-    tracking.setup(config, workspace)
-    try:
-        tracking.find(tracking.policy_name(config), tracking.CHAMPION)
-    except MissingError:
-        return False
-    return True
 
 
 def _seen(history: History, mailing: source.Mailing) -> pa.Table:
@@ -110,7 +100,6 @@ def judge(workspace: Path, config: settings.Settings) -> list[dict[str, Any]]:
         One row per policy; none where the champion has learnt from all mailings.
     """
     catalog = settings.read_catalog(workspace, config)
-    tracking.setup(config, workspace)
     name = tracking.policy_name(config)
     folder, _ = tracking.load_policy(name, tracking.CHAMPION)
     trained_at = datetime.fromisoformat(tracking.find(name, tracking.CHAMPION)[1]["at"])

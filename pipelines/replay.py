@@ -20,10 +20,11 @@ from nba.errors import DataError, MissingError
 from nba.history import History
 from nba.models.scorer import Scorer
 from nba.policy import arbitrate, explore
+from nba.policy import limits as volumes
 from nba.policy.allocate import allocate, trim
 from nba.policy.explore import Estimate, Policy
-from nba.policy.limits import reachable, spent_today
-from nba.serving.decide import Limited, Worth, belief, limits_of, scaled, strategy, worth_of
+from nba.policy.limits import Limited, reachable, scaled, spent_today
+from nba.serving.deciders import Worth, belief, strategy, worth_of
 
 Array = NDArray[np.float64]
 Whole = NDArray[np.int64]
@@ -158,7 +159,7 @@ class Context:
             at = self.history.sql(moment, {"batch": batch_id})["at"][0].as_py()
             with self.history.as_of(at) as snapshot:
                 spent = spent_today(snapshot, self.catalog, self.config.workspace.timezone)
-        return limits_of(self.catalog, limits, spent)
+        return volumes.of(self.catalog, limits, spent)
 
 
 @dataclass(frozen=True)

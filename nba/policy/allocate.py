@@ -17,7 +17,7 @@ from scipy.optimize import minimize
 from scipy.special import ndtri
 
 from nba import draws
-from nba.policy import explore, kernels, prices
+from nba.policy import explore, prices, trimming
 from nba.policy.explore import Estimate, Policy, Thompson, even
 
 Array = NDArray[np.float64]
@@ -206,9 +206,9 @@ def _kept_of_counted(q: Array, limit: int) -> Array:
     if limit == 0:
         return np.zeros(len(q))
     # Customers of like chance are taken together.
-    bins = np.minimum((q * kernels.BINS).astype(np.int64), kernels.BINS - 1)
-    n = np.bincount(bins, minlength=kernels.BINS)
-    total = np.asarray(np.bincount(bins, weights=q, minlength=kernels.BINS), dtype=np.float64)
+    bins = np.minimum((q * trimming.BINS).astype(np.int64), trimming.BINS - 1)
+    n = np.bincount(bins, minlength=trimming.BINS)
+    total = np.asarray(np.bincount(bins, weights=q, minlength=trimming.BINS), dtype=np.float64)
     return kept_by_chance(total, n, limit)[bins]
 
 
@@ -235,7 +235,7 @@ def kept_by_chance(total: Array, n: NDArray[np.int64], limit: int) -> Array:
         return np.zeros(len(n))
     low, mass = _poisson_binomial(chance, n, mean, spread)
     fits = np.minimum(1.0, limit / (1.0 + low + np.arange(len(mass))))
-    return np.asarray(np.clip(kernels.fits_without_one(mass, chance, fits), 0.0, 1.0))
+    return np.asarray(np.clip(trimming.fits_without_one(mass, chance, fits), 0.0, 1.0))
 
 
 def _poisson_binomial(chance: Array, n: NDArray[np.int64], mean: float, spread: float) -> tuple[int, Array]:

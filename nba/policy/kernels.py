@@ -15,13 +15,11 @@ Array = NDArray[np.float64]
 Flags = NDArray[np.bool_]
 Whole = NDArray[np.int64]
 
-# Customers whose chance of using a limit on contacts lies in the same part of [0, 1] are taken together.
-BINS = 256
 _TINY = 1e-300
-_compiled = numba.njit(cache=True, nogil=True, error_model="numpy")
+compiled = numba.njit(cache=True, nogil=True, error_model="numpy")
 
 
-@_compiled
+@compiled
 def _net(mean: Array, eligible: Flags, charge: Array, worth: Array) -> float:
     # Worth of each column after its charge, -inf where it is no candidate; returns the best.
     best = -np.inf
@@ -34,7 +32,7 @@ def _net(mean: Array, eligible: Flags, charge: Array, worth: Array) -> float:
     return best
 
 
-@_compiled
+@compiled
 def _softmax(worth: Array, best: float, temperature: float, p: Array) -> float:
     # Fills p; returns the log-partition, temperature times which is the smoothed best.
     total = 0.0
@@ -48,7 +46,7 @@ def _softmax(worth: Array, best: float, temperature: float, p: Array) -> float:
     return best / temperature + math.log(total)
 
 
-@_compiled
+@compiled
 def _barrier(worth: Array, best: float, gamma: float, p: Array) -> float:
     # p = 1 / (gamma (nu - worth)), nu such that p sums to 1: the maximum of p @ worth + sum(log p) / gamma.
     # Newton from the left on a convex falling function never overshoots. Returns that maximum.
@@ -76,7 +74,7 @@ def _barrier(worth: Array, best: float, gamma: float, p: Array) -> float:
     return value
 
 
-@_compiled
+@compiled
 def _even_best(worth: Array, best: float, p: Array) -> float:
     ties = 0
     for j in range(len(worth)):
@@ -86,7 +84,7 @@ def _even_best(worth: Array, best: float, p: Array) -> float:
     return best
 
 
-@_compiled
+@compiled
 def softmax_rows(mean: Array, eligible: Flags, charge: Array, temperature: float) -> Array:
     """Weigh candidates by exp(net worth / temperature), shape (n, k); temperature 0 shares the best."""
     n, k = mean.shape
@@ -100,7 +98,7 @@ def softmax_rows(mean: Array, eligible: Flags, charge: Array, temperature: float
     return out
 
 
-@_compiled
+@compiled
 def barrier_rows(mean: Array, eligible: Flags, charge: Array, gamma: Array) -> Array:
     """Weigh candidates by the inverse of their gap, shape (n, k); gamma per row, shape (n,)."""
     n, k = mean.shape
@@ -111,7 +109,7 @@ def barrier_rows(mean: Array, eligible: Flags, charge: Array, gamma: Array) -> A
     return out
 
 
-@_compiled
+@compiled
 def softmax_dual(
     mean: Array, eligible: Flags, charge: Array, temperature: float
 ) -> tuple[float, Array, Array]:
@@ -141,7 +139,7 @@ def softmax_dual(
     return value * temperature, chosen, _mirrored(curve) / temperature
 
 
-@_compiled
+@compiled
 def barrier_dual(mean: Array, eligible: Flags, charge: Array, gamma: Array) -> tuple[float, Array, Array]:
     """Do the same as `softmax_dual` for the log-barrier, gamma of shape (n,)."""
     n, k = mean.shape
@@ -166,7 +164,7 @@ def barrier_dual(mean: Array, eligible: Flags, charge: Array, gamma: Array) -> t
     return value, chosen, _mirrored(curve)
 
 
-@_compiled
+@compiled
 def _mirrored(curve: Array) -> Array:
     for a in range(len(curve)):
         for b in range(a):
@@ -174,7 +172,7 @@ def _mirrored(curve: Array) -> Array:
     return curve
 
 
-@_compiled
+@compiled
 def softmax_choose(
     mean: Array, eligible: Flags, charge: Array, temperature: float, floor: float, draw: Array
 ) -> tuple[Whole, Array]:
@@ -204,7 +202,7 @@ def softmax_choose(
     return column, chance
 
 
-@_compiled
+@compiled
 def barrier_choose(
     mean: Array, eligible: Flags, charge: Array, gamma: Array, floor: float, draw: Array
 ) -> tuple[Whole, Array]:
@@ -219,7 +217,7 @@ def barrier_choose(
     return column, chance
 
 
-@_compiled
+@compiled
 def _drawn(p: Array, eligible: Flags, floor: float, draw: float) -> tuple[int, float]:
     # Mixes in the floor and inverts the cumulative sum, as `nba.draws.pick` does.
     n_eligible = 0
@@ -239,12 +237,12 @@ def _drawn(p: Array, eligible: Flags, floor: float, draw: float) -> tuple[int, f
     return last, p[last]
 
 
-@_compiled
+@compiled
 def _normal(z: float) -> float:
     return 0.5 * math.erfc(-z * 0.7071067811865476)
 
 
-@_compiled
+@compiled
 def _is_best(worth: Array, se: Array, nodes: Array, weights: Array, p: Array) -> float:
     # Chance that each of independent normals is the largest. What is narrower than a 200th of the range
     # counts as certain. Returns the sum before it is set to 1.
@@ -264,7 +262,7 @@ def _is_best(worth: Array, se: Array, nodes: Array, weights: Array, p: Array) ->
     return _scaled(p)
 
 
-@_compiled
+@compiled
 def _certain(worth: Array, se: Array, least: float, p: Array) -> float:
     # Shares among the best of the certain ones the chance that all others lie below; returns its worth.
     sure, ties, below = -np.inf, 0, 1.0
@@ -284,7 +282,7 @@ def _certain(worth: Array, se: Array, least: float, p: Array) -> float:
     return sure
 
 
-@_compiled
+@compiled
 def _integrate(
     worth: Array,
     se: Array,
@@ -321,7 +319,7 @@ def _integrate(
                 p[live[i]] += density * every / under[i]
 
 
-@_compiled
+@compiled
 def _scaled(p: Array) -> float:
     total = p.sum()
     for j in range(len(p)):
@@ -329,7 +327,7 @@ def _scaled(p: Array) -> float:
     return total
 
 
-@_compiled
+@compiled
 def thompson_rows(
     mean: Array, se: Array, eligible: Flags, charge: Array, nodes: Array, weights: Array
 ) -> tuple[Array, float]:
@@ -353,7 +351,7 @@ def thompson_rows(
     return out, error
 
 
-@_compiled
+@compiled
 def boxed_newton(curve: Array, slope: Array, low: Array, high: Array) -> Array:
     """Minimise `slope @ d + d @ curve @ d / 2` over low <= d <= high by coordinates, shape (m,)."""
     m = len(slope)
@@ -373,7 +371,7 @@ def boxed_newton(curve: Array, slope: Array, low: Array, high: Array) -> Array:
     return d
 
 
-@_compiled
+@compiled
 def survey(values: Array, eligible: Flags) -> tuple[Array, Array, Whole]:
     """Look once over what is eligible beside `none`.
 
@@ -403,148 +401,3 @@ def survey(values: Array, eligible: Flags) -> tuple[Array, Array, Whole]:
                 moments[3] += 1
             counts[3] += v < 0
     return top, moments, counts
-
-
-@_compiled
-def cut_rows(p: Array, eligible: Flags, floor: float, floor_kept: Array, kept: Array) -> Array:
-    """Keep a share of the even floor and of what remains, in place; the rest goes to `none`.
-
-    Args:
-        p: Probabilities, shape (n, k); changed and given back.
-        eligible: Shape (n, k); each row has at least one.
-        floor: Share of each row that is spread evenly over what is eligible.
-        floor_kept: Share of that floor that each column keeps, shape (k,).
-        kept: Share of the remaining probability that each column keeps, shape (k,).
-    """
-    n, k = p.shape
-    for i in range(n):
-        candidates = 0
-        for j in range(k):
-            candidates += eligible[i, j]
-        even = floor / candidates
-        whole, given = 0.0, 0.0
-        for j in range(k):
-            least = even if eligible[i, j] else 0.0
-            p[i, j] = max(p[i, j] - least, 0.0) + least * floor_kept[j]
-            whole += p[i, j]
-        p[i, 0] += 1.0 - whole
-        for j in range(k):
-            left = p[i, j] * kept[j]
-            given += p[i, j] - left
-            p[i, j] = left
-        p[i, 0] = max(p[i, 0] + given, 0.0)
-    return p
-
-
-@_compiled
-def whole_sums(p: Array, use: Array, counted: Flags, one: float) -> tuple[Whole, Whole, Whole, Whole, Whole]:
-    """Sum rows as whole numbers of 1 / one, so that parts add up in any order.
-
-    Args:
-        p: Probabilities, shape (n, k).
-        use: What one choice uses of each limit, shape (k, m).
-        counted: Limits on contacts, whose customers are told apart by chance, shape (m,).
-        one: Units of the sums.
-
-    Returns:
-        Probabilities, shape (k,); by limit the variance of use and the square of its mean, each shape (m,);
-        of limits on contacts the customers and the sum of their chances, by bin of chance, shape (m, BINS).
-    """
-    n, k = p.shape
-    m = use.shape[1]
-    chosen = np.zeros(k, dtype=np.int64)
-    variance, own = np.zeros(m, dtype=np.int64), np.zeros(m, dtype=np.int64)
-    customers, chances = np.zeros((m, BINS), dtype=np.int64), np.zeros((m, BINS), dtype=np.int64)
-    mean, second = np.empty(m), np.empty(m)
-    for i in range(n):
-        mean[:] = 0.0
-        second[:] = 0.0
-        for j in range(k):
-            chosen[j] += np.int64(np.rint(p[i, j] * one))
-            if p[i, j] != 0.0:
-                for limit in range(m):
-                    mean[limit] += p[i, j] * use[j, limit]
-                    second[limit] += p[i, j] * use[j, limit] * use[j, limit]
-        for limit in range(m):
-            squared = mean[limit] * mean[limit]
-            variance[limit] += np.int64(np.rint((second[limit] - squared) * one))
-            own[limit] += np.int64(np.rint(squared * one))
-            if counted[limit]:
-                q = _chance(p[i], use, limit)
-                at = _bin(q)
-                customers[limit, at] += 1
-                chances[limit, at] += np.int64(np.rint(q * one))
-    return chosen, variance, own, customers, chances
-
-
-@_compiled
-def _chance(p: Array, use: Array, limit: int) -> float:
-    q = 0.0
-    for j in range(len(p)):
-        if use[j, limit] > 0:
-            q += p[j]
-    return q
-
-
-@_compiled
-def _bin(q: float) -> int:
-    return min(int(q * BINS), BINS - 1)
-
-
-@_compiled
-def trimmed_rows(p: Array, use: Array, amounts: Array, counts: Array) -> Array:
-    """Keep of each row what trimming leaves on average; the rest goes to `none`.
-
-    Args:
-        p: Probabilities drawn from, shape (n, k).
-        use: What one choice uses of each limit, shape (k, m).
-        amounts: Share of each column that limits on amounts leave, shape (k,).
-        counts: Share that each limit on contacts leaves, by bin of the chance of using it, shape (m, BINS).
-    """
-    n, k = p.shape
-    m = use.shape[1]
-    out, share = np.empty((n, k)), np.empty(k)
-    takes = np.zeros(m, dtype=np.bool_)
-    for limit in range(m):
-        takes[limit] = counts[limit].min() < 1.0
-    for i in range(n):
-        share[:] = amounts
-        for limit in range(m):
-            if takes[limit]:
-                left = counts[limit, _bin(_chance(p[i], use, limit))]
-                for j in range(k):
-                    if use[j, limit] > 0:
-                        share[j] *= left
-        given = 0.0
-        for j in range(k):
-            out[i, j] = p[i, j] * share[j]
-            given += p[i, j] - out[i, j]
-        out[i, 0] = max(out[i, 0] + given, 0.0)
-    return out
-
-
-@_compiled
-def fits_without_one(mass: Array, chance: Array, fits: Array) -> Array:
-    """Give what is expected of `fits` over a sum of draws without one draw of each chance, shape (b,).
-
-    The convolution is undone from the end at which errors shrink.
-
-    Args:
-        mass: Of the sum of all draws, shape (s,).
-        chance: Of the draw that is left out, shape (b,).
-        fits: By the sum, shape (s,).
-    """
-    size = len(mass)
-    out = np.zeros(len(chance))
-    for b in range(len(chance)):
-        q, left, total = chance[b], 0.0, 0.0
-        if q <= 0.5:
-            for i in range(size):
-                left = (mass[i] - q * left) / (1 - q)
-                total += left * fits[i]
-        else:
-            for i in range(size - 1, -1, -1):
-                left = ((mass[i + 1] if i + 1 < size else 0.0) - (1 - q) * left) / q
-                total += left * fits[i]
-        out[b] = total
-    return out

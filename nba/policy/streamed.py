@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtri
 
-from nba.policy import kernels
+from nba.policy import trimming
 from nba.policy.allocate import MARGIN_SD, MARGIN_SHARE, allocate, kept_by_chance
 from nba.policy.explore import Estimate, Policy
 
@@ -54,7 +54,7 @@ class Cut(NamedTuple):
     @classmethod
     def none(cls, k: int, m: int) -> "Cut":
         """Cut nothing."""
-        ones, counts = np.ones(k), np.ones((m, kernels.BINS))
+        ones, counts = np.ones(k), np.ones((m, trimming.BINS))
         last = np.full(m, 1 << TRIM_BITS)
         return cls(np.zeros(m), ones, ones, ones, ones, counts, last, np.ones(k, dtype=bool))
 
@@ -80,7 +80,7 @@ class Totals(NamedTuple):
     def of(cls, p: Array, use: Array) -> "Totals":
         """Sum the customers of a part; p has shape (n, k), use (k, m)."""
         use = np.ascontiguousarray(use, dtype=np.float64)
-        return cls(*kernels.whole_sums(p, use, counts_contacts(use), _ONE))
+        return cls(*trimming.whole_sums(p, use, counts_contacts(use), _ONE))
 
     def __add__(self, other: "Totals") -> "Totals":  # type: ignore[override]
         return Totals(*(a + b for a, b in zip(self, other)))
@@ -99,13 +99,13 @@ def probabilities(policy: Policy, estimate: Estimate, is_eligible: Flags, use: A
     """Give each customer's probabilities to draw from, after prices and cuts, shape (n, k)."""
     is_eligible = is_eligible & cut.possible
     p = policy.probabilities(estimate.net_of(use @ cut.price), is_eligible)
-    return kernels.cut_rows(p, is_eligible, float(policy.floor), cut.floor_kept, cut.kept)
+    return trimming.cut_rows(p, is_eligible, float(policy.floor), cut.floor_kept, cut.kept)
 
 
 def logged(p: Array, use: Array, cut: Cut) -> Array:
     """Give the probabilities that trimming leaves of those drawn from, which are logged, shape (n, k)."""
     use = np.ascontiguousarray(use, dtype=np.float64)
-    return kernels.trimmed_rows(np.ascontiguousarray(p), use, cut.amounts, cut.counts)
+    return trimming.trimmed_rows(np.ascontiguousarray(p), use, cut.amounts, cut.counts)
 
 
 def first_cut(
@@ -180,7 +180,7 @@ def trimmed(cut: Cut, totals: Totals, use: Array, available: Array) -> Cut:
         use: Shape (k, m).
         available: Limits of all customers, shape (m,).
     """
-    after, amounts, counts = np.ones(len(use)), np.ones(len(use)), np.ones((len(available), kernels.BINS))
+    after, amounts, counts = np.ones(len(use)), np.ones(len(use)), np.ones((len(available), trimming.BINS))
     contacts = counts_contacts(use)
     for j, limit in enumerate(available):
         uses = use[:, j] > 0

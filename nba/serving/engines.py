@@ -20,7 +20,7 @@ from nba.models import traverse
 from nba.policy import arbitrate, levers
 from nba.policy.eligibility import Terms, eligible
 from nba.policy.explore import Estimate
-from nba.serving.decide import Worth, believed
+from nba.serving.deciders import Worth, believed
 from nba.serving.jobs import Job, Scored
 from nba.serving.parts import Parts
 

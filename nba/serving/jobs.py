@@ -12,8 +12,10 @@ from numpy.typing import NDArray
 from nba import settings
 from nba.catalog import Catalog
 from nba.policy import eligibility
+from nba.policy import limits as volumes
+from nba.policy.limits import Limited
 from nba.policy.streamed import Cut
-from nba.serving.decide import Limited, Rule, Scorer, limits_of, rules_of
+from nba.serving.deciders import Rule, Scorer, rules_of
 
 Array = NDArray[np.float64]
 Whole = NDArray[np.int64]
@@ -61,7 +63,7 @@ class Job:
     @property
     def limited(self) -> Limited:
         """The limits of the batch."""
-        return limits_of(self.catalog, self.config.limits, self.spent)
+        return volumes.of(self.catalog, self.config.limits, self.spent)
 
 
 class Scored(NamedTuple):

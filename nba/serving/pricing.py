@@ -11,7 +11,7 @@ from nba.policy import streamed
 from nba.policy.explore import Estimate
 from nba.policy.limits import Limited, reachable, scaled
 from nba.policy.streamed import Cut, Totals
-from nba.serving.decide import Rule
+from nba.serving.deciders import Rule
 from nba.serving.engines import Engine
 from nba.serving.jobs import Array, Drawn, Job, Scored, Whole
 

@@ -21,10 +21,10 @@ import pyarrow.parquet as pq
 from nba.catalog import Catalog
 from nba.errors import DataError, SettingsError
 from nba.experiments import design
-from nba.policy import arbitrate, kernels, levers
+from nba.policy import arbitrate, levers, trimming
 from nba.policy.explore import Estimate
 from nba.policy.streamed import Cut
-from nba.serving.decide import Worth, believed
+from nba.serving.deciders import Worth, believed
 from nba.serving.jobs import Drawn, Job, Scored
 from nba.serving.writing import finish_part
 from nba.settings import Settings
@@ -66,7 +66,7 @@ class Served:
         )  # fmt: skip
         m = len(job.limited.names)
         read = (Cut(*(np.array(cut[name]) for name in Cut._fields)) for cut in plan["cuts"])
-        cuts = tuple(cut._replace(counts=cut.counts.reshape(m, kernels.BINS)) for cut in read)  # m may be 0
+        cuts = tuple(cut._replace(counts=cut.counts.reshape(m, trimming.BINS)) for cut in read)  # m may be 0
         drawn = Drawn(
             cuts, np.zeros((len(cuts), m), np.int64), np.zeros(len(cuts), np.int64), np.zeros((len(cuts), m))
         )

@@ -23,7 +23,7 @@ from nba import draws
 from nba.errors import DataError
 from nba.history import Snapshot
 from nba.serving import delivery
-from nba.serving.decide import check_features
+from nba.serving.deciders import check_features
 from nba.serving.drawing import draw_all
 from nba.serving.engines import Engine, Local, Source
 from nba.serving.jobs import Job, Named, Scored, Whole

@@ -15,8 +15,9 @@ from nba.errors import DataError, listed
 from nba.policy import levers
 from nba.policy.allocate import allocate
 from nba.policy.explore import Estimate
-from nba.policy.limits import bounded, reachable
-from nba.serving.decide import Limited, limits_of, scaled, strategy
+from nba.policy.limits import Limited, bounded, reachable, scaled
+from nba.policy.limits import of as limits_of
+from nba.serving.deciders import strategy
 
 Array = NDArray[np.float64]
 AS_DECIDED = "as decided"

@@ -18,7 +18,8 @@ from nba.history import Snapshot
 from nba.policy import eligibility, levers, streamed
 from nba.policy import limits as volumes
 from nba.serving import delivery
-from nba.serving.decide import START, cut_words, send_spans
+from nba.serving.decide import cut_words, send_spans
+from nba.serving.deciders import START
 from nba.serving.drawing import draw_of, dropped_of
 from nba.serving.engines import Engine, attributes_of
 from nba.serving.jobs import Array, Drawn, Job, Scored, Whole

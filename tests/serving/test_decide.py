@@ -9,7 +9,10 @@ from hypothesis import strategies as st
 from nba import draws, settings, tables
 from nba.errors import DataError
 from nba.history import History
-from nba.serving.decide import Limited, decide, limits_of, scaled, strategy
+from nba.policy import limits
+from nba.policy.limits import Limited, scaled
+from nba.serving.decide import decide
+from nba.serving.deciders import strategy
 from tests.serving.conftest import arm, make_shop
 
 
@@ -23,7 +26,7 @@ def rows(table: pa.Table, **where) -> pa.Table:
 
 
 def test_limits_are_capacities_of_channels_and_the_budget(shop):
-    found = limits_of(shop.catalog, shop.config.limits)
+    found = limits.of(shop.catalog, shop.config.limits)
     assert found.names == ("email", "sms", "call", "budget")
     np.testing.assert_array_equal(found.use[:, 0], [0, 1, 0, 1, 0])
     np.testing.assert_array_equal(found.use[:, 3], shop.catalog.cost)

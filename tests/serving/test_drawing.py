@@ -11,7 +11,7 @@ from nba.policy import streamed
 from nba.policy.explore import Softmax, SquareCB
 from nba.policy.limits import Limited
 from nba.serving import drawing, pricing
-from nba.serving.decide import Rule
+from nba.serving.deciders import Rule
 from nba.serving.jobs import Scored
 
 N = 24
