@@ -121,6 +121,8 @@ def _nodes(node: Any) -> Iterator[dict[str, Any]]:
 
 def _unknown(name: str, known: list[str]) -> str:
     near = difflib.get_close_matches(name, known, n=3)
-    return f"column {name!r} is not there" + (
-        f"; near to it are {near}" if near else f"; there are {known[:8]}"
-    )
+    if near:
+        return f"column {name!r} is not there; near to it are {near}"
+    alike = [one for one in known if one[:2] == name[:2]] or known
+    more = f" and {len(alike) - 8} more" if len(alike) > 8 else ""
+    return f"column {name!r} is not there; there are {', '.join(alike[:8])}{more}"

@@ -219,7 +219,7 @@ def evaluate(workspace: WorkspaceArg, at: AtOption = None) -> None:
     from pipelines import evaluate as step
 
     values = run(lambda progress: step.evaluate(workspace, moment(at), progress=progress))
-    columns = ["policy_id", "estimator", "value", "lower", "upper", "ess", "n", "reason"]
+    columns = ["policy_id", "batch_id", "estimator", "value", "lower", "upper", "ess", "n", "reason"]
     show("Reward per decision", values.select(columns).to_pylist())
 
 

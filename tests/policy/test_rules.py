@@ -34,7 +34,8 @@ def test_conditions_over_known_columns_pass(condition, read):
     ("condition", "fault"),
     [
         ("f_age > 3", r"column 'f_age' is not there; near to it are \['f_age_days'\]"),
-        ("zzz > 3", "column 'zzz' is not there; there are"),
+        ("zzz > 3", "column 'zzz' is not there; there are f_age_days, f_n_orders, a_segment"),
+        ("a_x7 = 1", "column 'a_x7' is not there; there are a_segment"),
         ("f_age_days >", "is not SQL"),
         ("1; drop table x", "is not SQL"),
         ("f_age_days) from customers where (1=1", "is not SQL"),
