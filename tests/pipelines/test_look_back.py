@@ -5,6 +5,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import pyarrow.compute as pc
 import pytest
 from hypothesis import Phase, given
 from hypothesis import settings as hypothesis
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 
 from nba import tables
 from nba.errors import SettingsError
+from nba.features import examples
 from nba.features import table as features
 from nba.history import History
 from pipelines import forget, ingest
@@ -374,6 +376,10 @@ def test_two_who_turn_out_to_be_one_stay_two_in_a_look_back(visits: Any) -> None
     # Whoever asks to be forgotten is forgotten under all names; the others stay two in a look back.
     name = next(iter(gone.values()))["customer_id"]
     ids = {name, *(old for old, row in gone.items() if row["customer_id"] == name)}
+    # What one of them bought, all did.
+    rows = examples.snapshots(history, moments[:1], 20, moments[1]).filter(pc.field("is_response"))
+    assert set(rows["customer_id"].to_pylist()) == ids & {row["customer_id"] for row in told[0][0]}
+    assert rows.num_rows > 2
     forget.forget(workspace, "m1@shop.es")
     left = History.read(workspace)
     for earlier in tables.BEFORE.values():
