@@ -209,7 +209,8 @@ def _fresh(history: History, staged: Sequence[StagedSource], ingested: pa.Table)
     if not all(history.has(name) for name in (*unify.NAMES, "ingested")):
         return None
     many = max(len(history.paths(name)) for name in ("orders", "events", "touches", "identities"))
-    if many >= incremental.MOST_FILES or history.n_rows("aliases") > incremental.MOST_PENDING:
+    pending = history.sql("select count(*) as n from aliases where is_pending")["n"][0].as_py()
+    if many >= incremental.MOST_FILES or pending > incremental.MOST_PENDING:
         return None
     return incremental.new_files(staged, history.table("ingested"), ingested)
 
