@@ -23,6 +23,7 @@ from nba.histories import (
     identity,
     incremental,
     matching,
+    naming,
     persons,
     quality,
     staging,
@@ -242,7 +243,7 @@ def _attributes(history: History) -> dict[str, str]:
     return {name: kind[name] for name in names if known[name]}
 
 
-_RULES = (identity, former, unify, versions, persons, incremental, matching)
+_RULES = (identity, former, naming, unify, versions, persons, incremental, matching)
 _CODE = b"".join(Path(module.__file__ or "").read_bytes() for module in _RULES)
 
 

@@ -140,10 +140,14 @@ def hashed(kind: str, value: str) -> str:
     return f"unhex(left(sha256(getvariable('salt') || '|{kind}|' || {value}), {_HASH_DIGITS}))::uuid"
 
 
+def plain_hash(value: str) -> str:
+    """Give the SQL of a hash as it reads in the identities table: without dashes."""
+    return f"replace({value}::varchar, '-', '')"
+
+
 def tombstone(value: str) -> str:
     """Give the SQL by which a forgotten identifier is recognised: its salted hash, hashed again."""
-    plain = f"replace({value}::varchar, '-', '')"
-    return f"left(sha256(getvariable('salt') || '|forgotten|' || {plain}), {_HASH_DIGITS})"
+    return f"left(sha256(getvariable('salt') || '|forgotten|' || {plain_hash(value)}), {_HASH_DIGITS})"
 
 
 def phones(texts: Sequence[str], country: str) -> list[str | None]:

@@ -16,21 +16,19 @@ that come through it count for the customer from then on, so that a later login 
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 
 import duckdb
 import numpy as np
 import pyarrow as pa
 
 from nba import tables
-from nba.histories import former
-from nba.histories.identifiers import fingerprint
+from nba.histories import former, naming
+from nba.histories.identifiers import fingerprint, plain_hash
 from nba.histories.linking import NEVER, Bools, Ints, followed, joined, liken, settle
 from nba.settings import Identity, Matching
 
 _MERGED = pa.schema([("old", pa.string()), ("new", pa.string()), ("since", tables.TIME)])
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_NODE = (1 << 54) - 1
 _LARGEST = 5
 _PART = 2_000_000
 
@@ -115,36 +113,28 @@ def resolve(
     _identifiers(connection, kinds, sources)
     _cut(connection, rules.identity.max_customers)
     graph = _components(connection, kinds, rules)
-    nodes = {"node": np.arange(len(graph.component)), "component": graph.component}
-    connection.register("node_component", pa.table(nodes))
+    connection.register("member", graph.members)
     _known(connection, known)
-    _run(
-        connection,
-        """create or replace temp table member as
-        select i.node, i.strength, c.component,
-            (i.strength << 54) + (i.sight >> 10) + (1::bigint << 52) as turn from identifiers i
-        join node_component c using (node) anti join cut using (node)""",
-    )
-    merged, n_split = _names(connection)
+    merged, n_split = naming.names(connection, _best(graph))
     since = _since(connection, graph)
-    connection.register("node_since", pa.table({"node": nodes["node"], "joined": since}))
-    merged_at = _merged_at(connection, since)
+    merged_at = naming.merged_at(connection, since)
     told = [[*merged], [*merged.values()], [merged_at[old] for old in merged]]
     connection.register("merged", pa.table(told, schema=_MERGED))
-    _identity(connection, has_known=known is not None)
-    _owners(connection, graph.component, since)
+    customer = _customers(connection, graph, has_known=known is not None)
+    _identity(connection, customer, since)
+    _owners(connection, customer, since)
     former.find(connection, (graph.component, graph.links), since, gone, merged)
     return Resolution(
         connection.sql(
-            f"""select identifier_kind, {_hex("hash")} as identifier_hash, n_customers
+            f"""select identifier_kind, {plain_hash("hash")} as identifier_hash, n_customers
             from cut join identifiers using (node) join kind_strength using (strength) order by 1, 2"""
         ).to_arrow_table(),
         merged,
         merged_at,
         n_split,
         graph.n_refused,
-        _largest(connection),
-        *_counts(connection),
+        _largest(graph),
+        *_counts(graph, kinds),
         fingerprint(connection.execute("select getvariable('salt')").fetchall()[0][0]),
         graph.matched,
     )
@@ -152,13 +142,26 @@ def resolve(
 
 @dataclass(frozen=True)
 class _Graph:
-    # Component and first sight (microseconds) of each node; the links inside of customers, those of likeness
-    # too, and since when they count; as `Resolution` else.
+    # Component, strength and first sight (microseconds) of each node, and whether it is not cut; the links
+    # inside of customers, those of likeness too, and since when they count; as `Resolution` else.
     component: Ints
+    strength: Ints
     sight: Ints
+    is_kept: Bools
     links: tuple[Ints, Ints, Ints]
     n_refused: int
     matched: tuple[int, int, float] | None = None
+
+    @property
+    def turn(self) -> Ints:
+        # In which nodes of a component come first: the strongest, then the oldest.
+        return (self.strength << 54) + self.sight + (1 << 52)
+
+    @property
+    def members(self) -> pa.Table:
+        node = np.flatnonzero(self.is_kept)
+        found = {"strength": self.strength, "component": self.component, "turn": self.turn}
+        return pa.table({"node": node, **{name: values[node] for name, values in found.items()}})
 
 
 def _known(connection: duckdb.DuckDBPyConnection, known: str | None) -> None:
@@ -173,10 +176,6 @@ def _known(connection: duckdb.DuckDBPyConnection, known: str | None) -> None:
 
 def _run(connection: duckdb.DuckDBPyConnection, query: str) -> None:
     connection.execute(query).fetchall()
-
-
-def _hex(name: str) -> str:
-    return f"replace({name}::varchar, '-', '')"
 
 
 def _identifiers(connection: duckdb.DuckDBPyConnection, kinds: Sequence[str], sources: Sequence[str]) -> None:
@@ -247,6 +246,8 @@ def _components(connection: duckdb.DuckDBPyConnection, kinds: Sequence[str], rul
         "select strength, sight >> 10 as sight from identifiers_sorted order by rowid"
     ).fetchnumpy()
     strength, sight = (np.asarray(nodes[name], np.int64) for name in ("strength", "sight"))
+    is_kept = np.ones(len(strength), bool)
+    is_kept[np.asarray(connection.execute("select node from cut").fetchnumpy()["node"], np.int64)] = False
     rank = {kind: i for i, kind in enumerate(kinds)}
     settings = rules.identity
     weak = np.isin(strength, [rank[kind] for kind in settings.weak if kind in rank])
@@ -259,7 +260,7 @@ def _components(connection: duckdb.DuckDBPyConnection, kinds: Sequence[str], rul
     is_weak = weak[one] | weak[other]
     if rules.links is None:
         links = _dated(label, (one, other, since), is_weak, exclusive, external)
-        return _Graph(label, sight, links, n_refused)
+        return _Graph(label, strength, sight, is_kept, links, n_refused)
     a, b = _likenesses(connection, rules.links)
     label, n_joined, against = liken(label, (a, b), exclusive, external, rules.matching.joins_external)
     # Two records are alike since both are there.
@@ -267,7 +268,9 @@ def _components(connection: duckdb.DuckDBPyConnection, kinds: Sequence[str], rul
     since = np.concatenate([since, np.maximum(sight[a], sight[b])])
     is_weak = np.concatenate([is_weak, np.zeros(len(a), bool)])
     links = _dated(label, (*ends, since), is_weak, exclusive, external)
-    return _Graph(label, sight, links, n_refused, (n_joined, against, rules.matching.probability))
+    return _Graph(
+        label, strength, sight, is_kept, links, n_refused, (n_joined, against, rules.matching.probability)
+    )
 
 
 def _dated(
@@ -285,7 +288,7 @@ def _likenesses(connection: duckdb.DuckDBPyConnection, links: pa.Table) -> tuple
     connection.register("likeness", links)
     found = connection.execute(
         f"""with node as (
-            select identifier_kind as kind, {_hex("i.hash")} as hash, node from identifiers i
+            select identifier_kind as kind, {plain_hash("i.hash")} as hash, node from identifiers i
             join kind_strength using (strength) anti join cut using (node))
         select l.node as a, r.node as b from likeness k
         join node l on l.kind = k.kind and l.hash = k.hash
@@ -296,74 +299,14 @@ def _likenesses(connection: duckdb.DuckDBPyConnection, links: pa.Table) -> tuple
     return np.asarray(found["a"], np.int64), np.asarray(found["b"], np.int64)
 
 
-def _names(connection: duckdb.DuckDBPyConnection) -> tuple[dict[str, str], int]:
-    # An earlier customer lives on where its strongest, oldest identifier is now. Of several that meet, the
-    # one that was seen first gives the id. A new customer is named after its strongest, oldest identifier.
-    _run(
-        connection,
-        f"""create or replace temp table known_member as
-        select component, k.customer_id, node,
-            (m.strength << 54) + epoch_us(k.first_seen_at) + (1::bigint << 52) as turn,
-            coalesce(epoch_us(k.joined_at), m.turn) as since, (m.strength << 54) + node
-                + ((k.joined_at is distinct from k.first_seen_at)::bigint << 62) as place
-        from known k join kind_strength s using (identifier_kind)
-        join identifiers i on i.strength = s.strength and k.identifier_hash = {_hex("i.hash")}
-        join member m using (node)""",
-    )
-    _run(
-        connection,
-        """create or replace temp table known_home as
-        select customer_id, any_value(component) as component from known_member join (
-            select customer_id, min(node) as node from known_member join (
-                select customer_id, min(turn) as turn from known_member group by 1) using (customer_id, turn)
-            group by 1) using (customer_id, node) group by 1""",
-    )
-    # Its root: the identifier that was the customer's first, with which no other was seen before.
-    _run(
-        connection,
-        f"""create or replace temp table known_root as
-        with own as (from known_member semi join known_home using (customer_id, component)),
-        first as (select customer_id, min(since) as since from own group by 1)
-        select customer_id, min(place) & {_NODE} as node from own join first using (customer_id, since)
-        group by 1""",
-    )
-    claims = connection.execute(
-        """with places as (
-            select customer_id, count(distinct component) as n_places from known_member group by 1),
-        home as (from known_home),
-        doubtful as (select component from home group by 1 having count(*) > 1),
-        claim as (
-            from home join places using (customer_id)
-            where n_places > 1 or component in (from doubtful)),
-        age as (
-            select customer_id, min(first_seen_at) as since, min(strength) as strongest
-            from known semi join claim using (customer_id) left join kind_strength using (identifier_kind)
-            group by 1)
-        select component, customer_id, n_places from claim join age using (customer_id)
-        order by component, since, strongest, customer_id"""
-    ).fetchall()
-    first: dict[int, str] = {}
-    merged: dict[str, str] = {}
-    for component, customer_id, _ in claims:
-        if first.setdefault(component, customer_id) != customer_id:
-            merged[customer_id] = first[component]
-    gone = pa.table({"customer_id": pa.array([*merged], pa.string())})
-    connection.register("merged_away", gone)
-    _run(
-        connection,
-        f"""create or replace temp table component_customer as
-        with home as (from known_home anti join merged_away using (customer_id)),
-        best as (
-            select component, min(node) as node from member join (
-                select component, min(turn) as turn from member group by 1) using (component, turn)
-            group by 1)
-        select component, coalesce(customer_id, 'c' || left({_hex("hash")}, 20)) as customer_id,
-            customer_id is null as is_new, best.node, coalesce(r.node, best.node) as root
-        from best join identifiers using (node) left join home using (component)
-            left join known_root r using (customer_id)""",
-    )
-    _apart(connection)
-    return merged, sum(n_places > 1 for _, _, n_places in claims)
+def _best(graph: _Graph) -> pa.Table:
+    # The first node of each component. In numpy: to group is several times slower.
+    node, turn = np.flatnonzero(graph.is_kept), graph.turn
+    first = np.full(int(graph.component.max(initial=-1)) + 1, NEVER)
+    np.minimum.at(first, graph.component[node], turn[node])
+    node = node[turn[node] == first[graph.component[node]]]
+    component, at = np.unique(graph.component[node], return_index=True)
+    return pa.table({"component": component, "node": node[at]})
 
 
 def _since(connection: duckdb.DuckDBPyConnection, graph: _Graph) -> Ints:
@@ -375,46 +318,15 @@ def _since(connection: duckdb.DuckDBPyConnection, graph: _Graph) -> Ints:
     return np.where(out == NEVER, graph.sight, out)  # of what is cut
 
 
-def _merged_at(connection: duckdb.DuckDBPyConnection, since: Ints) -> dict[str, datetime]:
-    rows = connection.execute(
-        "select customer_id, node from known_root semi join merged_away using (customer_id)"
-    ).fetchall()
-    return {name: _EPOCH + timedelta(microseconds=int(since[node])) for name, node in rows}
-
-
-def _apart(connection: duckdb.DuckDBPyConnection) -> None:
-    # Two new customers, or a new and an earlier one, may get the same name: then -2, -3, ... follows.
-    clashes = connection.execute(
-        """select component, customer_id from component_customer where is_new and customer_id in (
-            select customer_id from (
-                select customer_id from component_customer union all select distinct customer_id from known
-                where customer_id not in (select customer_id from component_customer where not is_new))
-            group by 1 having count(*) > 1)
-        order by node"""
-    ).fetchall()
-    if not clashes:
-        return
-    used = {row[0] for row in connection.execute("select distinct customer_id from known").fetchall()}
-    for component, base in clashes:
-        name, turn = base, 1
-        while name in used:
-            turn += 1
-            name = f"{base}-{turn}"
-        used.add(name)
-        connection.execute(
-            "update component_customer set customer_id = $name where component = $component",
-            {"name": name, "component": component},
-        ).fetchall()
-
-
-def _identity(connection: duckdb.DuckDBPyConnection, *, has_known: bool) -> None:
-    # Earlier identifiers that were not seen again stay with their customer.
+def _customers(connection: duckdb.DuckDBPyConnection, graph: _Graph, *, has_known: bool) -> Ints:
+    # The customer of each node, -1 for those that are cut. Earlier identifiers that were not seen again stay
+    # with their customer.
     _run(
         connection,
-        """create or replace temp table earlier as
+        f"""create or replace temp table earlier as
         select k.identifier_kind, k.identifier_hash, coalesce(new, customer_id) as customer_id, k.source,
             k.first_seen_at, greatest(coalesce(k.joined_at, k.first_seen_at), since) as joined_at
-        from known k anti join (select s.identifier_kind, replace(i.hash::varchar, '-', '') as identifier_hash
+        from known k anti join (select s.identifier_kind, {plain_hash("i.hash")} as identifier_hash
             from identifiers i join kind_strength s using (strength)) using (identifier_kind, identifier_hash)
         left join merged on old = customer_id"""
         if has_known
@@ -426,22 +338,29 @@ def _identity(connection: duckdb.DuckDBPyConnection, *, has_known: bool) -> None
         select row_number() over (order by customer_id) as customer_no, customer_id from (
             select customer_id from component_customer union select customer_id from earlier)""",
     )
-    _run(
-        connection,
-        """create or replace temp table customer_of as
-        select component, customer_no from component_customer join customer using (customer_id)""",
-    )
+    rows = connection.execute(
+        "select component, customer_no from component_customer join customer using (customer_id)"
+    ).fetchnumpy()
+    number = np.full(int(graph.component.max(initial=-1)) + 1, -1, np.int64)
+    number[np.asarray(rows["component"], np.int64)] = rows["customer_no"]
+    return np.where(graph.is_kept, number[graph.component], -1)
+
+
+def _identity(connection: duckdb.DuckDBPyConnection, customer: Ints, since: Ints) -> None:
+    # Side by side: nodes are numbered in the order of the rows.
+    connection.register("node_found", pa.table({"customer_no": customer, "joined": since}))
     _run(
         connection,
         """create or replace temp table identity as
-        select i.node, i.strength, i.hash, i.sight, joined, customer_no from identifiers i
-        join member using (node) join customer_of using (component) join node_since using (node)""",
+        select node, strength, hash, sight, joined, customer_no
+        from identifiers positional join node_found where customer_no >= 0""",
     )
+    connection.unregister("node_found")
 
 
 def write(connection: duckdb.DuckDBPyConnection) -> str:
     """Give the query of the contract's table `identities`, in order of kind (strongest first) and hash."""
-    now = f"""select identifier_kind, {_hex("hash")} as identifier_hash, customer_id, source,
+    now = f"""select identifier_kind, {plain_hash("hash")} as identifier_hash, customer_id, source,
             make_timestamptz(sight >> 10) as first_seen_at,
             make_timestamptz(joined) as joined_at, i.strength, node
         from identity i join customer using (customer_no) join kind_strength using (strength)
@@ -459,12 +378,9 @@ def _has_earlier(connection: duckdb.DuckDBPyConnection) -> bool:
     return bool(connection.execute("select count(*) from earlier").fetchall()[0][0])
 
 
-def _owners(connection: duckdb.DuckDBPyConnection, component: Ints, since: Ints) -> None:
+def _owners(connection: duckdb.DuckDBPyConnection, customer: Ints, since: Ints) -> None:
     # The strongest identifier tells since when: the first row of the combination links it with the others. In
     # numpy: a gather is several times faster than joins.
-    customer = np.full(int(component.max(initial=-1)) + 1, -1, np.int64)
-    rows = connection.execute("select component, customer_no from customer_of").fetchnumpy()
-    customer[np.asarray(rows["component"], np.int64)] = rows["customer_no"]
     n = connection.execute("select count(*) from centre").fetchall()[0][0]
     _run(
         connection,
@@ -475,7 +391,7 @@ def _owners(connection: duckdb.DuckDBPyConnection, component: Ints, since: Ints)
         some = f"select combo, node from centre where rowid >= {first} and rowid < {first + _PART}"
         centre = connection.execute(some).fetchnumpy()
         node = np.asarray(centre["node"], np.int64)
-        number, reached = customer[component[node]], pa.array(since[node]).cast(tables.TIME)
+        number, reached = customer[node], pa.array(since[node]).cast(tables.TIME)
         found = {"combo": np.asarray(centre["combo"], np.int64), "customer_no": number, "reached_at": reached}
         connection.register("owner_found", pa.table(found))
         _run(connection, "insert into owner from owner_found")
@@ -488,18 +404,16 @@ def _owners(connection: duckdb.DuckDBPyConnection, component: Ints, since: Ints)
         )
 
 
-def _largest(connection: duckdb.DuckDBPyConnection) -> tuple[int, ...]:
-    rows = connection.execute(
-        f"select count(*) as n from member group by component order by 1 desc limit {_LARGEST}"
-    ).fetchall()
-    return tuple(n for (n,) in rows)
+def _largest(graph: _Graph) -> tuple[int, ...]:
+    sizes = np.bincount(graph.component[graph.is_kept])
+    return tuple(np.sort(sizes[sizes > 0])[::-1][:_LARGEST].tolist())
 
 
-def _counts(connection: duckdb.DuckDBPyConnection) -> tuple[dict[str, int], dict[str, int]]:
-    rows = connection.execute(
-        """select identifier_kind, count(*), count(*) filter (component in (
-            select component from member where strength = 0))
-        from identifiers join kind_strength using (strength) left join member using (node)
-        group by 1 order by 1"""
-    ).fetchall()
-    return {kind: n for kind, n, _ in rows}, {kind: n for kind, _, n in rows}
+def _counts(graph: _Graph, kinds: Sequence[str]) -> tuple[dict[str, int], dict[str, int]]:
+    # Identifiers by kind, and those of them that are of a customer with an external id.
+    is_known = np.zeros(int(graph.component.max(initial=-1)) + 1, bool)
+    is_known[graph.component[graph.is_kept & (graph.strength == 0)]] = True
+    known = graph.is_kept & is_known[graph.component]
+    found, of_known = (np.bincount(s, minlength=len(kinds)) for s in (graph.strength, graph.strength[known]))
+    order = sorted((kind, i) for i, kind in enumerate(kinds) if found[i])
+    return {kind: int(found[i]) for kind, i in order}, {kind: int(of_known[i]) for kind, i in order}
