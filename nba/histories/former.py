@@ -171,7 +171,7 @@ def _fill(
         """select g.customer_id, node, sight >> 10 as sight, now_id from (
             select *, regexp_replace(customer_id, '-\\d+$', '') as name from gone) g
         join identifiers i on name = 'c' || left(replace(i.hash::varchar, '-', ''), 20)
-        join node_component using (node) join component_customer c using (component)
+        join member using (node) join component_customer c using (component)
         where c.customer_id = now_id
         qualify row_number() over (partition by g.customer_id order by node) = 1 order by turn"""
     ).fetchall()
