@@ -66,7 +66,9 @@ class Models(Frozen):
 
     Attributes:
         folds: Cross-fitting folds.
-        trees, leaves, learning_rate, min_leaf: LightGBM's capacity.
+        trees: LightGBM's capacity at most: of the chance of a response, fewer where unseen customers gain
+            nothing by more.
+        leaves, learning_rate, min_leaf: LightGBM's capacity.
         tune_trials: Trials of a search for that capacity, that of the stack of effects, and that of the
             chance to buy (Optuna); 0 takes all as they stand.
         tune_rows: Examples that the search runs on.
