@@ -104,8 +104,8 @@ _WIDTHS = {
     ("summary_models", "alias"): 150,
     ("judged", "segment"): 205,
     ("policy_values", "policy_id"): 215,
-    ("ablations", "versus"): 155,
-    ("ablations", "method"): 90,
+    ("ablations", "versus"): 142,
+    ("ablations", "method"): 86,
     ("choices", "stage"): 130,
     ("choices", "reason"): 170,
 }

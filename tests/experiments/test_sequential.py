@@ -6,7 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nba.errors import DataError
-from nba.experiments import sequential
+from nba.experiments import anytime, sequential
+from nba.experiments.analyze import Effects
 
 # by hand
 
@@ -74,6 +75,24 @@ def test_thirty_looks_at_nothing_alarm_in_five_of_a_hundred():
     assert abs(crossed(sequential.spending_bounds(k / 30)) - 0.05) < 3 * np.sqrt(0.05 * 0.95 / 20_000)
     assert crossed(np.full(30, 1.96)) > 0.25  # what peeking with a fixed test does
     assert crossed(sequential.sequence_bound(2000.0 * k, 60_000)) < 0.02
+
+
+def test_effects_watched_at_every_look_are_claimed_in_five_of_a_hundred_at_most():
+    looks, cells = 13, 4_000
+    rng = np.random.default_rng(8)
+    gained = rng.normal(size=(cells, looks)).cumsum(axis=1)  # nothing happens, week by week
+    weeks = np.arange(1, looks + 1)
+    blank = dict.fromkeys(Effects._fields, np.zeros((1, cells)))
+    ever = np.zeros(cells, dtype=bool)
+    for k in range(looks):
+        effect, se = gained[:, k] / weeks[k], np.full(cells, weeks[k] ** -0.5)
+        found = Effects(**blank | {"effect": effect[None], "se": se[None]})
+        score = np.broadcast_to(weeks[:k].astype(float), (1, cells, k))
+        watched = anytime.watch(found, np.full((1, cells), weeks[k] * 1.0), score, looks, 0.05)
+        leaves = (watched.lower[0] > 0) | (watched.upper[0] < 0)
+        assert (leaves == (watched.p_value[0] < 0.05)).all()
+        ever |= leaves
+    assert 0.001 < ever.mean() < 0.05
 
 
 def test_uneven_looks_keep_the_error_too():
