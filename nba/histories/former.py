@@ -173,7 +173,7 @@ def _fill(
         join identifiers i on name = 'c' || left(replace(i.hash::varchar, '-', ''), 20)
         join member using (node) join component_customer c using (component)
         where c.customer_id = now_id
-        qualify row_number() over (partition by g.customer_id order by node) = 1 order by turn"""
+        qualify row_number() over (partition by g.customer_id order by node) = 1 order by g.turn"""
     ).fetchall()
     connection.unregister("gone")
     if not rows:
