@@ -200,7 +200,7 @@ import sys, time
 from pathlib import Path
 from nba import settings
 from nba.history import connect
-from nba.histories import identifiers, quality, staging, unify
+from nba.histories import former, identifiers, quality, staging, unify
 workspace, memory = Path(sys.argv[1]), float(sys.argv[2])
 config = settings.read(workspace)
 with connect(memory_gb=memory, spill=workspace / "spill") as connection:
@@ -209,6 +209,7 @@ with connect(memory_gb=memory, spill=workspace / "spill") as connection:
     unify.look(connection, staged, unify.kinds_of(staged, config))
     connection.execute("create temp table customer as select row_number() over (order by customer_id)"
         f" as customer_no, customer_id from (select distinct customer_id from '{workspace}/ready/people.parquet')").fetchall()
+    former.begin(connection)
     begun = time.perf_counter()
     # From ready identities: combination of identifiers to customer.
     connection.execute("create temp table owner as select combo, customer_no, reached_at from"

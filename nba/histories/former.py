@@ -109,6 +109,17 @@ def _turns(component: Ints) -> Ints:
     return out
 
 
+def begin(connection: duckdb.DuckDBPyConnection) -> None:
+    """Make the tables that rows are written by, beside `customer`: nobody has gone."""
+    _run(connection, _FORMER)
+    _run(connection, _OWNER)
+    _run(
+        connection,
+        """create or replace temp view anyone as select customer_no, customer_id from customer
+        union all select customer_no, customer_id from former""",
+    )
+
+
 def find(
     connection: duckdb.DuckDBPyConnection,
     graph: tuple[Ints, tuple[Ints, Ints, Ints]],
@@ -125,16 +136,11 @@ def find(
         past: The aliases of before.
         merged: Customer to the one that it went into in this run, in order of age.
     """
-    for query in (_FORMER, _IDENTITY, _OWNER):
-        _run(connection, query)
+    begin(connection)
+    _run(connection, _IDENTITY)
     gone = _gone(past, merged)
     if gone:
         _fill(connection, graph, since, gone)
-    _run(
-        connection,
-        """create or replace temp view anyone as select customer_no, customer_id from customer
-        union all select customer_no, customer_id from former""",
-    )
 
 
 def _gone(past: pa.Table | None, merged: Mapping[str, str]) -> list[tuple[str, str]]:
