@@ -102,16 +102,16 @@ def normalised(kind: str, text: str, settings: Identity) -> str:
     clean = {"loyalty_card": f"upper(regexp_replace({text}, '[\\s-]', '', 'g'))", "device": f"lower({text})"}
     value = clean.get(kind, text)
     first = f"left({value}, 1)"
-    # Only a `case` spares what follows, and a look at one character is much cheaper than to strip them all.
-    junk = (
-        f"(strlen({value}) < 10 and {among(f'lower({value})', _JUNK)})"
-        f" or case when contains('0-_. ', {first}) then ltrim({value}, '0-_. ') = '' else false end"
-    )
+    # Where one of several cases does not hold the next is looked at, and so within `and`; a look at one
+    # character is much cheaper than to strip them all.
+    junk = [
+        f"strlen({value}) < 10 and {among(f'lower({value})', _JUNK)}",
+        f"contains('0-_. ', {first}) and ltrim({value}, '0-_. ') = ''",
+    ]
     if kind != external:
         is_even = f"right({value}, 1) in ({first}, '-')"
-        alike = f"case when {is_even} then ltrim({value}, {first} || '-') = '' else false end"
-        junk += f" or strlen({value}) < 4 or {alike}"
-    return f"case when not ({junk}) then {value} end"
+        junk += [f"strlen({value}) < 4", f"{is_even} and ltrim({value}, {first} || '-') = ''"]
+    return f"case {' '.join(f'when {one} then null' for one in junk)} else {value} end"
 
 
 def _same_mailbox(text: str, settings: Identity) -> str:
