@@ -214,13 +214,17 @@ def _by_rules(
     ordered = sorted(engagement.rules, key=lambda rule: _RULE_STAGES.index(rule.stage))
     asked = [(one.name, f'coalesce("{one.column}", false)') for one in engagement.purposes]
     asked += [(rule.name, f"coalesce(({rule.keep}\n)::boolean, false)") for rule in ordered]
-    kept = _conditions(snapshot, customer_ids, features, extra, [sql for _, sql in asked])
+    kept = _conditions(snapshot, customer_ids, features, extra, asked)
     concerned = [_selected(one, catalog) for one in (*engagement.purposes, *ordered)]
     return [(name, ~kept[:, [i]] & concerned[i]) for i, (name, _) in enumerate(asked)]
 
 
 def _conditions(
-    snapshot: Snapshot, customer_ids: pa.Array, features: pa.Table | None, extra: list[str], asked: list[str]
+    snapshot: Snapshot,
+    customer_ids: pa.Array,
+    features: pa.Table | None,
+    extra: list[str],
+    asked: list[tuple[str, str]],
 ) -> Flags:
     connection = snapshot.connection
     own = {"customer_id": customer_ids, "row": pa.array(np.arange(len(customer_ids)))}
@@ -228,17 +232,13 @@ def _conditions(
         own |= {name: features[name] for name in extra}
     connection.register("asked", pa.table(own))
     moment = f"timestamptz '{snapshot.at:%Y-%m-%d %H:%M:%S.%f}+00'"
-    shown = ", ".join(f"{sql} as kept_{i}" for i, sql in enumerate(asked))
+    shown = ", ".join(f"{sql} as kept_{i}" for i, (_, sql) in enumerate(asked))
+    source = f"(select *, {moment} as decided_at from asked) a join customers using (customer_id)"
     try:
-        found = snapshot.sql(
-            f"select {shown} from (select *, {moment} as decided_at from asked) a"
-            " join customers using (customer_id) order by a.row"
-        )
+        found = snapshot.sql(f"select {shown} from {source} order by a.row")
     except duckdb.Error as error:
-        raise SettingsError(
-            f"a rule of the engagement policy cannot be answered: {str(error).splitlines()[0]}",
-            "Compare columns with values of their own type; a condition is true or false.",
-        ) from None
+        named = [(f"rule {name!r}", sql) for name, sql in asked]
+        raise rules.unanswered(named, source, snapshot.sql, error) from None
     finally:
         connection.unregister("asked")
     return np.column_stack([_column(found, f"kept_{i}") for i in range(len(asked))])

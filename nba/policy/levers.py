@@ -74,18 +74,15 @@ def contexts(features: pa.Table, levers: Sequence[Lever]) -> Whole:
             "\n".join(["levers cannot be used:", *(f"- {fault}" for fault in faults)]),
             "Mend [[policy.levers]] in nba.toml; docs/features.md lists the features.",
         )
-    asked = [f"coalesce(({lever.when}\n)::boolean, false) as lever_{j}" for j, lever in enumerate(levers)]
+    asked = [(f"lever {one.name!r}", f"coalesce(({one.when}\n)::boolean, false)") for one in levers]
+    shown = ", ".join(f"{sql} as lever_{j}" for j, (_, sql) in enumerate(asked))
     rows = features.select(columns).append_column("asked_row", pa.array(np.arange(n)))
     with duckdb.connect(config={"threads": 1}) as connection:
         connection.register("asked", rows)
         try:
-            query = f"select {', '.join(asked)} from asked order by asked_row"
-            found = connection.sql(query).to_arrow_table()
+            found = connection.sql(f"select {shown} from asked order by asked_row").to_arrow_table()
         except duckdb.Error as error:
-            raise SettingsError(
-                f"a lever's condition cannot be answered: {str(error).splitlines()[0]}",
-                "Compare features with numbers; a condition is true or false.",
-            ) from None
+            raise rules.unanswered(asked, "asked", connection.execute, error) from None
     bits = np.zeros(n, dtype=np.int32)
     for j, name in enumerate(found.column_names):
         bits |= found[name].to_numpy().astype(np.int32) << j

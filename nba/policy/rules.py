@@ -7,7 +7,7 @@ below may stand in it, and only columns that are there. Nothing of it is ever ev
 
 import difflib
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import duckdb
@@ -82,6 +82,29 @@ def fault(name: str, condition: str, columns: Iterable[str]) -> str:
     except SettingsError as error:
         return f"{name}: {error.message}"
     return ""
+
+
+def unanswered(
+    asked: Iterable[tuple[str, str]], source: str, ask: Callable[[str], object], error: duckdb.Error
+) -> SettingsError:
+    """Name the conditions that cannot be answered of some rows, such as text compared with a number.
+
+    Args:
+        asked: Name and condition of each.
+        source: SQL of the rows.
+        ask: Runs a query.
+        error: What came of asking all together.
+    """
+    faults = []
+    for name, condition in asked:
+        try:
+            ask(f"select count(*) filter ({condition}) from {source}")
+        except duckdb.Error as found:
+            faults.append(f"- {name}: {str(found).splitlines()[0]}")
+    return SettingsError(
+        "\n".join(["conditions cannot be answered:", *(faults or [f"- {str(error).splitlines()[0]}"])]),
+        "Compare columns with values of their own type; a condition is true or false.",
+    )
 
 
 def _parsed(condition: str) -> dict[str, Any]:

@@ -246,8 +246,9 @@ def test_rules_that_cannot_be_used_are_named_all_at_once(tmp_path):
         "'a_marketing'",
     ):
         assert part in error.value.message
-    with pytest.raises(SettingsError, match="cannot be answered"):
-        engage(tmp_path / "t", [customer("a", a_segment="x")], rules=(Rule(name="x", keep="a_segment > 3"),))
+    asked = [Rule(name=x, keep=f"a_segment {how}") for x, how in (("x", "> 3"), ("y", "= 'x'"), ("z", "= 4"))]
+    with pytest.raises(SettingsError, match=r"cannot be answered:\n- rule 'x': .*\n- rule 'z': .*\n[^-]*$"):
+        engage(tmp_path / "t", [customer("a", a_segment="x")], rules=tuple(asked))
 
 
 def test_consent_is_by_purpose_too_and_unknown_is_no(tmp_path):

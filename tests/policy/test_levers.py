@@ -53,8 +53,8 @@ def test_contexts_are_conditions_over_features_and_unknown_is_no():
         levers.contexts(seen, [lever("a", "f_z > 1", 2.0), lever("b", "x in (select 1)", 2.0)])
     assert "lever 'a'" in str(error.value)
     assert "lever 'b'" in str(error.value)
-    with pytest.raises(SettingsError, match="cannot be answered"):
-        levers.contexts(seen, [lever("c", "f_x = 'gold'", 2.0)])
+    with pytest.raises(SettingsError, match="cannot be answered:\n- lever 'c': "):
+        levers.contexts(seen, [lever("b", "f_x > 1", 2.0), lever("c", "f_x = 'gold'", 2.0)])
 
 
 def test_weights_multiply_within_bounds_and_leave_none_alone():
