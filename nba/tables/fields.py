@@ -99,8 +99,15 @@ class Table:
         if not missing and table.num_rows and not _rises(table[self.key[0]]):
             repeats = table.num_rows - table.group_by(list(self.key)).aggregate([]).num_rows
             if repeats:
-                out.append(f"{repeats} rows repeat the key {self.key}")
+                out.append(f"{repeats} rows repeat the key {self.key}, such as {self._repeated(table)}")
         return out
+
+    def _repeated(self, table: pa.Table, most: int = 3) -> str:
+        counted = table.group_by(list(self.key), use_threads=False).aggregate([([], "count_all")])
+        found = (
+            counted.filter(pc.greater(counted["count_all"], 1)).slice(0, most).select(self.key).to_pylist()
+        )
+        return ", ".join("/".join(str(value) for value in row.values()) for row in found)
 
     def check(self, table: pa.Table) -> pa.Table:
         """Return the table unchanged if it keeps the contract.
