@@ -423,7 +423,7 @@ def verdicts(primary: float, guard: float, reps: int, seed: int) -> dict[str, in
     count: dict[str, int] = {}
     for r in range(reps):
         half = bound * se[r]
-        path = readout.Path(effect[r], se[r], bound, effect[r] - half, effect[r] + half, ones, bound)
+        path = readout.Path(effect[r], se[r], bound, effect[r] - half, effect[r] + half, ones)
         verdict = readout.judge(experiment, path, looks).verdict.value
         count[verdict] = count.get(verdict, 0) + 1
     return count

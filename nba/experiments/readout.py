@@ -21,12 +21,11 @@ from numpy.typing import NDArray
 from nba import tables
 from nba.experiments import (
     actions,
-    analyze,
     anytime,
-    cube,
     decision,
     declared,
     design,
+    effects,
     facts,
     sequential,
     srm,
@@ -35,19 +34,9 @@ from nba.experiments import (
 from nba.experiments.decision import Decision, Shown, Verdict
 from nba.history import Snapshot
 from nba.settings import Experiment, Measured
-from nba.stats import Interval
 
 Array = NDArray[np.float64]
-ESTIMAND = (
-    "what was run: effect of being assigned to the arm rather than the control, per customer as assigned"
-    " (intention to treat), from assignment to {until}; not which algorithm is better in general"
-)
-OPEN_LOOKS = 13
 OPEN_DAYS = 28.0
-_NUMBERS = (
-    *("mean", "mean_control", "effect", "lower", "upper", "p_value"),
-    *("relative_effect", "relative_lower", "relative_upper"),
-)
 _WAITING = "No reward window has closed yet, so there is nothing to read."
 
 
@@ -117,7 +106,9 @@ def read(
             waiting = decision.unreadable("nobody entered early enough to count by the planned end")
         if fault:
             waiting = decision.unreadable(fault)
-        rows = [_verdict_row(experiment, arm, waiting, check, 0, None) for arm in treated_arms(experiment)]
+        rows = [
+            _verdict_row(experiment, arm, waiting, check, 0, None) for arm in effects.treated_arms(experiment)
+        ]
         return Readout(tables.EFFECTS.empty(), _with_traffic(rows, followed), tables.LOOKS.empty(), stored)
     first = min(people["assigned_at"].to_pylist())
     looks = facts.look_times(experiment, first, window.until)
@@ -127,17 +118,17 @@ def read(
     on = {day.until: day for day in days}
     looked = [on[at] for at in looks]
     paths = _paths(experiment, looked)
-    effects = _effect_rows(experiment, looked, on[window.until], window)
-    effects += _quantile_rows(snapshot, experiment, people, quantiles, window)
+    measured = effects.of_means(experiment, looked, on[window.until], window)
+    measured += effects.of_quantiles(snapshot, experiment, people, quantiles, window)
     if fault:
-        effects = [_hidden(row, fault) for row in effects]
+        measured = [effects.hidden(row, fault) for row in measured]
     readout_rows, look_rows = [], []
     for arm, path in paths.items():
         verdict = judge(experiment, path, looks, fault)
         readout_rows.append(_verdict_row(experiment, arm, verdict, check, len(looks), window))
         look_rows += [] if fault else _look_rows(experiment, arm, path, looks)
     tabled = _with_traffic(readout_rows, followed), tables.LOOKS.build(look_rows)
-    return Readout(tables.EFFECTS.build(effects), *tabled, stored)
+    return Readout(tables.EFFECTS.build(measured), *tabled, stored)
 
 
 def unreadable(experiment: Experiment, fault: str) -> Readout:
@@ -148,7 +139,9 @@ def unreadable(experiment: Experiment, fault: str) -> Readout:
         fault: Why it cannot be read.
     """
     verdict = decision.unreadable(fault)
-    rows = [_verdict_row(experiment, arm, verdict, np.nan, 0, None) for arm in treated_arms(experiment)]
+    rows = [
+        _verdict_row(experiment, arm, verdict, np.nan, 0, None) for arm in effects.treated_arms(experiment)
+    ]
     empty = tables.EFFECTS.empty(), tables.READOUTS.build(rows), tables.LOOKS.empty()
     return Readout(*empty, store.Stored.empty())
 
@@ -174,12 +167,9 @@ def _astray(followed: dict[str, srm.Mismatch]) -> str:
 
 
 def _with_traffic(rows: list[dict[str, Any]], followed: dict[str, srm.Mismatch]) -> pa.Table:
-    return tables.READOUTS.build(row | {"p_traffic": _known(followed[row["arm"]].p_value)} for row in rows)
-
-
-def treated_arms(experiment: Experiment) -> list[str]:
-    """Name the arms that are compared with the control."""
-    return [arm.name for arm in experiment.arms if arm.name != experiment.control]
+    return tables.READOUTS.build(
+        row | {"p_traffic": effects.known(followed[row["arm"]].p_value)} for row in rows
+    )
 
 
 def mismatch(snapshot: Snapshot, experiment: Experiment, people: pa.Table) -> tuple[float, str]:
@@ -258,7 +248,7 @@ def _shown(metric: Measured, path: Path, i: int) -> list[Shown]:
 
 
 def _paths(experiment: Experiment, looked: Sequence[store.Day]) -> dict[str, Path]:
-    arms = treated_arms(experiment)
+    arms = effects.treated_arms(experiment)
     shape = (len(experiment.metrics), len(arms), len(looked))
     effect, se, n, n_control, seen = (np.full(shape, np.nan) for _ in range(5))
     exposure = np.full(len(looked), np.nan)
@@ -267,12 +257,12 @@ def _paths(experiment: Experiment, looked: Sequence[store.Day]) -> dict[str, Pat
         there = day.sums.n[:whole].sum()
         if there == 0:
             continue
-        found, _ = _compare(experiment, day, arms)
+        found, _ = effects.compare(experiment, day, arms)
         effect[:, :, number], se[:, :, number] = found.effect, found.se
         n[:, :, number], n_control[:, :, number] = found.n, found.n_control
         seen[:, :, number] = np.abs(found.mean) + np.abs(found.mean_control)
         exposure[number] = day.exposure[:whole].sum() / there
-    scale = np.where(_ratios(experiment)[:, None], 1.0, horizon_days(experiment) / exposure[None, :])
+    scale = np.where(effects.ratios(experiment)[:, None], 1.0, horizon_days(experiment) / exposure[None, :])
     looks = [day.until for day in looked]
     return {
         arm: _path(experiment, looks, scale, effect[:, j], se[:, j], n[:, j], n_control[:, j], seen[:, j])
@@ -290,15 +280,15 @@ def _path(
     n_control: Array,
     seen: Array,
 ) -> Path:
-    alpha = _error(experiment)
-    score = anytime.score(se, n, n_control, _ratios(experiment))
+    alpha = effects.error(experiment)
+    score = anytime.score(se, n, n_control, effects.ratios(experiment))
     bound = np.full(effect.shape, np.inf)
     for i, metric in enumerate(experiment.metrics):
         known = np.flatnonzero(score[i] > 0)
         if len(known) == 0:
             continue
         clock = anytime.clock(score[i, known])
-        bound[i, known] = sequential.sequence_bound(clock, 2 * planned_looks(experiment), alpha)
+        bound[i, known] = sequential.sequence_bound(clock, 2 * effects.planned_looks(experiment), alpha)
         if metric.role == "primary" and experiment.ends_at and experiment.starts_at:
             whole = (experiment.ends_at - experiment.starts_at).total_seconds()
             passed = [(looks[int(k)] - experiment.starts_at).total_seconds() / whole for k in known]
@@ -315,195 +305,11 @@ def _path(
     return Path(effect, se, bound, lower, upper, scale)
 
 
-def _ratios(experiment: Experiment) -> NDArray[np.bool_]:
-    return np.array([m.denominator is not None for m in experiment.metrics])
-
-
-def _error(experiment: Experiment) -> float:
-    # Of each arm, over all looks together.
-    return (1 - experiment.level) / max(len(experiment.arms) - 1, 1)
-
-
 def horizon_days(experiment: Experiment) -> float:
     """Give the days over which margins and the least effect worth having are declared."""
     if experiment.ends_at and experiment.starts_at:
         return (experiment.ends_at - experiment.starts_at).total_seconds() / 86_400
     return OPEN_DAYS
-
-
-def planned_looks(experiment: Experiment) -> float:
-    """Give the number of looks of the plan; a quarter of a year of weeks where there is no end."""
-    if experiment.ends_at and experiment.starts_at:
-        return max((experiment.ends_at - experiment.starts_at).days / experiment.look_days, 1.0)
-    return float(OPEN_LOOKS)
-
-
-def _compare(
-    experiment: Experiment, day: store.Day, arms: Sequence[str], segment: str = ""
-) -> tuple[analyze.Effects, list[str]]:
-    # Cells are value of the segment x phase of entry (strata) x arm.
-    names = [arm.name for arm in experiment.arms]
-    n_phases = len(experiment.phases) + 1
-    by_label = day.sums.n.reshape(len(day.labels), -1).sum(axis=1)
-    parts = [
-        i
-        for i, label in enumerate(day.labels)
-        if (label.startswith(f"{segment}=") and by_label[i] > 0 if segment else label == facts.ALL)
-    ]
-    base = (np.array(parts, dtype=np.int64)[:, None, None] * n_phases + np.arange(n_phases)) * len(names)
-    treated = base + np.array([names.index(a) for a in arms])[None, :, None]
-    control = np.broadcast_to(base + names.index(experiment.control), treated.shape)
-    flat = (len(parts) * len(arms), n_phases)
-    made = store.metrics_of(experiment)
-    columns = cube.columns_of(made, cube.variables_of(made))
-    found = analyze.compare(day.sums, columns, treated.reshape(flat), control.reshape(flat), experiment.level)
-    return found, [day.labels[i] for i in parts]
-
-
-def _quantile_rows(
-    snapshot: Snapshot,
-    experiment: Experiment,
-    people: pa.Table,
-    metrics: Sequence[Measured],
-    window: facts.Window,
-) -> list[dict[str, Any]]:
-    # Quantiles do not follow from sums: these metrics alone go back to the customers.
-    if not metrics:
-        return []
-    rows, _ = facts.totals(snapshot, people, metrics, window)
-    in_arm = np.array(rows["arm"].to_pylist(), dtype=str)
-    out = []
-    for i, metric in enumerate(metrics):
-        assert metric.quantile is not None
-        values = rows[f"y{i}"].to_numpy()
-        control = values[in_arm == experiment.control]
-        for arm in treated_arms(experiment):
-            treated = values[in_arm == arm]
-            rng = np.random.default_rng(list(f"{experiment.experiment_id}|{metric.name}|{arm}".encode()))
-            if experiment.phases:
-                found = Interval.unknown("quantiles are not compared across phases", len(treated))
-            else:
-                found = analyze.quantile_effect(treated, control, metric.quantile, rng, experiment.level)
-            at = [np.quantile(x, metric.quantile) if len(x) else np.nan for x in (treated, control)]
-            out.append(
-                {
-                    "experiment_id": experiment.experiment_id, "metric": metric.name, "arm": arm,
-                    "control": experiment.control, "segment": facts.ALL, "n": len(treated),
-                    "n_control": len(control), "mean": _known(at[0]), "mean_control": _known(at[1]),
-                    "effect": _known(found.value), "lower": _known(found.lower),
-                    "upper": _known(found.upper), "level": experiment.level, "reason": found.reason,
-                    "method": f"quantile {metric.quantile:g} of the totals, percentile bootstrap",
-                    "estimand": ESTIMAND.format(until=f"{window.until:%Y-%m-%d %H:%M}"),
-                }
-            )  # fmt: skip
-    return out
-
-
-def _effect_rows(
-    experiment: Experiment, looked: Sequence[store.Day], day: store.Day, window: facts.Window
-) -> list[dict[str, Any]]:
-    arms = treated_arms(experiment)
-    out = []
-    for segment in ("", *experiment.segments):
-        found, values = _compare(experiment, day, arms, segment)
-        always = _always(experiment, looked, found, values, segment)
-        for i, metric in enumerate(experiment.metrics):
-            if segment and metric.role == "guardrail":
-                continue
-            for j, arm in enumerate(arms):
-                same = [v * len(arms) + j for v in range(len(values))]
-                spread = (
-                    analyze.heterogeneity(found.effect[i, same], found.se[i, same]) if segment else np.nan
-                )
-                for v, name in enumerate(values):
-                    at = i, v * len(arms) + j
-                    row = _effect_row(experiment, metric, arm, found, at, window)
-                    row |= {"segment": name, "p_heterogeneity": _known(spread)}
-                    row |= {f"always_{end}": _known(getattr(always, end)[at]) for end in ("lower", "upper")}
-                    out.append(row | {"p_always": _known(always.p_value[at])})
-    is_over = experiment.ends_at is not None and window.until >= experiment.ends_at
-    return _corrected(experiment, out, is_over=is_over)
-
-
-def _effect_row(
-    experiment: Experiment,
-    metric: Measured,
-    arm: str,
-    found: analyze.Effects,
-    at: tuple[int, int],
-    window: facts.Window,
-) -> dict[str, Any]:
-    method = ("ratio of totals (delta method), " if metric.denominator else "") + "Welch"
-    if metric.is_adjusted:
-        method += ", not adjusted (nothing varies before)" if found.explained[at] == 0 else ", CUPED"
-    method += f", capped at {metric.cap:g}" if metric.cap is not None else ""
-    method += ", by phase of entry" if experiment.phases else ""
-    return {
-        "experiment_id": experiment.experiment_id, "metric": metric.name, "arm": arm,
-        "control": experiment.control, "n": int(found.n[at]), "n_control": int(found.n_control[at]),
-        "level": experiment.level, "method": method,
-        "estimand": ESTIMAND.format(until=f"{window.until:%Y-%m-%d %H:%M}"),
-        "reason": analyze.REASONS[int(found.reason[at])],
-    } | {name: _known(getattr(found, name)[at]) for name in _NUMBERS}  # fmt: skip
-
-
-def _hidden(row: dict[str, Any], fault: str) -> dict[str, Any]:
-    # Data that cannot be trusted give no number at all, since a plausible one would be believed.
-    numbers = (*_NUMBERS, "always_lower", "always_upper", "p_always", "p_corrected", "p_heterogeneity")
-    return row | dict.fromkeys(numbers) | {"reason": fault}
-
-
-def _always(
-    experiment: Experiment,
-    looked: Sequence[store.Day],
-    found: analyze.Effects,
-    values: Sequence[str],
-    segment: str,
-) -> anytime.Watched:
-    # A part of the customers may be there at some looks only: its clock starts where it is first known.
-    ratio, arms = _ratios(experiment), treated_arms(experiment)
-    place = {name: v for v, name in enumerate(values)}
-    at_looks = np.full((*found.effect.shape, len(looked)), np.nan)
-    for number, day in enumerate(looked):
-        if not day.sums.n.any():  # a look before anybody counted
-            continue
-        then, names = _compare(experiment, day, arms, segment)
-        score = anytime.score(then.se, then.n, then.n_control, ratio)
-        for v, name in enumerate(names):
-            for j in range(len(arms)):
-                if name in place:
-                    at_looks[:, place[name] * len(arms) + j, number] = score[:, v * len(arms) + j]
-    now = anytime.score(found.se, found.n, found.n_control, ratio)
-    return anytime.watch(found, now, at_looks, planned_looks(experiment), _error(experiment))
-
-
-def _corrected(
-    experiment: Experiment, rows: list[dict[str, Any]], *, is_over: bool = True
-) -> list[dict[str, Any]]:
-    # Only at the planned end is one reading all that is ever taken.
-    name = "p_value" if is_over else "p_always"
-    roles = {metric.name: metric.role for metric in experiment.metrics}
-
-    def is_headline(row: dict[str, Any]) -> bool:
-        return bool(row["segment"] == facts.ALL and roles[row["metric"]] == "primary")
-
-    for headline in (True, False):
-        scope = [r for r in rows if is_headline(r) == headline and roles[r["metric"]] != "guardrail"]
-        p = np.array([np.nan if r[name] is None else r[name] for r in scope], dtype=np.float64)
-        method = "holm" if headline else experiment.correction
-        for row, value in zip(scope, analyze.correct(p, method).p_value):
-            row["p_corrected"] = _known(value)
-    # Each attribute asks once by metric and arm whether its segments differ: that is a scope of its own.
-    asked = {_question(r): r["p_heterogeneity"] for r in rows if r["p_heterogeneity"] is not None}
-    raised = analyze.correct(np.array(list(asked.values())), experiment.correction).p_value
-    found = dict(zip(asked, raised.tolist()))
-    for row in rows:
-        row["p_heterogeneity"] = found.get(_question(row))
-    return rows
-
-
-def _question(row: dict[str, Any]) -> tuple[str, str, str]:
-    return row["metric"], row["arm"], row["segment"].partition("=")[0]
 
 
 def _verdict_row(
@@ -522,10 +328,10 @@ def _verdict_row(
         "experiment_id": experiment.experiment_id, "arm": arm, "control": experiment.control,
         "unit": design.UNIT, "metric": next(m.name for m in experiment.metrics if m.role == "primary"),
         "verdict": verdict.verdict.value, "reason": verdict.reason, "is_early": verdict.is_early,
-        "n_looks": n_looks, "p_srm": _known(p_srm), "matured_at": window.until if window else None,
+        "n_looks": n_looks, "p_srm": effects.known(p_srm), "matured_at": window.until if window else None,
         "ends_at": experiment.ends_at, "days_left": _days_left(experiment, window),
         "rule": f"{planned}; guardrails: any look, confidence sequence",
-        "estimand": ESTIMAND.format(until=until),
+        "estimand": effects.ESTIMAND.format(until=until),
     }  # fmt: skip
 
 
@@ -548,9 +354,9 @@ def _look_rows(
                         "metric": metric.name,
                         "arm": arm,
                         "looked_at": at,
-                        "effect": _known(path.effect[i, k]),
-                        "se": _known(path.se[i, k]),
-                        "bound": _known(path.bound[i, k]),
+                        "effect": effects.known(path.effect[i, k]),
+                        "se": effects.known(path.se[i, k]),
+                        "bound": effects.known(path.bound[i, k]),
                         "lower": float(path.lower[i, k]),
                         "upper": float(path.upper[i, k]),
                         "scale": float(path.scale[i, k]),
@@ -562,7 +368,3 @@ def _look_rows(
 def _registered(snapshot: Snapshot, people: pa.Table) -> bool:
     snapshot.connection.register("people", people)
     return people.num_rows > 0
-
-
-def _known(value: Any) -> float | None:
-    return float(value) if np.isfinite(value) else None

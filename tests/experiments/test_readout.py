@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from nba import settings, tables
 from nba.errors import DataError, MissingError
-from nba.experiments import anytime, declared, facts, readout, sequential
+from nba.experiments import anytime, declared, effects, facts, readout, sequential
 from nba.experiments.analyze import Effects
 from nba.history import History
 from nba.stats import sequence_p_value
@@ -291,10 +291,10 @@ def test_between_looks_the_interval_goes_by_its_own_clock(workspace):
     n = np.full((3, 1), 1000.0)
     # The variance of the score doubles, and grows by half once more after the second look.
     of = np.sqrt(np.array([1.0, 2.0, 3.0])) * np.ones((3, 1)) / 500
-    ratio = readout._ratios(experiment)
+    ratio = effects.ratios(experiment)
     score = [anytime.score(se[:, None], n, n, ratio) for se in of.T]
     found = known_only(np.ones((3, 1)), of[:, 2:])
-    planned = readout.planned_looks(experiment)
+    planned = effects.planned_looks(experiment)
     watched = anytime.watch(found, score[2], np.dstack(score[:2]), planned, 0.05)
     bounds = sequential.sequence_bound(np.array([2.0, 4.0, 6.0]), 2 * planned)
     for i in np.flatnonzero(~ratio):
@@ -370,7 +370,7 @@ def test_whether_segments_differ_is_corrected_once_for_each_question():
         for v in "xyz"
     ]
     whole = {"metric": "margin", "arm": "policy", "segment": "all", "p_value": 0.5, "p_heterogeneity": None}
-    found = readout._corrected(experiment, [whole, *rows])
+    found = effects.corrected(experiment, [whole, *rows])
     assert found[0]["p_heterogeneity"] is None
     # Three questions, whatever the number of their segments: Holm takes 3 x 0.01, 2 x 0.03, 0.5.
     assert [r["p_heterogeneity"] for r in found[1::3]] == pytest.approx([0.06, 0.5, 0.03])
