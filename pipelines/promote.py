@@ -71,7 +71,7 @@ def promote(
     champion, challenger = _models(context)
     step = progress.step("evidence for the challenger", total=1)
     nth, is_first = _nth(context, champion.version, challenger.version)
-    checks = evidence(context, champion, challenger, nth)
+    checks = evidence(context, champion, challenger)
     step(1)
     passed = promotion.passes(checks)
     rows = [
@@ -153,8 +153,9 @@ def rollback(
     return versions
 
 
-def evidence(context: Context, champion: Model, challenger: Model, nth: int) -> list[Check]:
-    """Ask every condition of a champion's nth challenger, on decisions that neither has learnt from."""
+def evidence(context: Context, champion: Model, challenger: Model) -> list[Check]:
+    """Ask every condition, on decisions that neither model has learnt from."""
+    nth, _ = _nth(context, champion.version, challenger.version)
     asked = Rules(**context.config.promotion.model_dump(exclude={"approver"}), nth=nth)
     health = [
         *promotion.health(challenger.scorer.report.metrics, asked),
