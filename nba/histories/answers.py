@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from nba.histories import sources
-from nba.histories.sources import Fault
+from nba.histories.rawfile import Fault
 from nba.settings import Source
 
 MANIFEST = "manifest.json"

@@ -16,7 +16,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from nba.histories.sources import INPUT, Fault, Raw, chunked, unknown
+from nba.histories.rawfile import Fault, Raw
+from nba.histories.sources import INPUT, chunked, unknown
 from nba.settings import Source
 
 _BATCH = 50_000

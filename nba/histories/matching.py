@@ -22,7 +22,8 @@ import pyarrow.parquet as pq
 
 from nba.errors import DataError, SettingsError, listed
 from nba.histories import database, mapping, sources, staging
-from nba.histories.sources import Fault, quoted
+from nba.histories.rawfile import Fault
+from nba.histories.sources import quoted
 from nba.histories.staging import StagedSource
 from nba.settings import Matching, Settings, Source
 

@@ -10,12 +10,10 @@ import codecs
 import contextlib
 import difflib
 import glob
-import io
 import lzma
 import sys
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +25,7 @@ import pyarrow.csv as csv
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from nba.histories.rawfile import Fault, Raw, Text, packed
 from nba.settings import Source
 
 _BLOCK = 4 << 20
@@ -44,41 +43,6 @@ UNREADABLE = (
     zipfile.BadZipFile,
     EOFError,
 )
-# How files begin that are compressed, whatever they are called; Arrow reads the first four by itself.
-_PACKED = {
-    b"\x1f\x8b": "gzip", b"BZh": "bz2", b"\x28\xb5\x2f\xfd": "zstd", b"\x04\x22\x4d\x18": "lz4",
-    b"\xfd7zXZ\0": "xz", b"PK\x03\x04": "zip",
-}  # fmt: skip
-
-
-class Fault(Exception):  # noqa: N818 (it is gathered with others, and then one error is raised)
-    """What is wrong with one source or file, in one phrase."""
-
-
-@dataclass
-class Raw:
-    """One opened file.
-
-    Attributes:
-        sql: What stands after `from`.
-        types: Arrow types of the wanted columns c0, c1, ...
-        chunks: Tables that stand in turn under the name `raw_input`; None where `sql` reads by itself.
-        malformed: Rows that do not have the header's number of fields, and what is wrong; complete once
-            the rows have been read.
-        garbled: Rows that hold text in UTF-8 though the encoding is another; complete likewise.
-        n_rows: Rows in the file, once they have been read (where they come in chunks).
-        unknown: Which wanted keys stand in no row of a JSON lines file, in words.
-        endless: A malformed row that swallows many lines, if there is one.
-    """
-
-    sql: str
-    types: tuple[pa.DataType, ...]
-    chunks: Iterator[pa.Table] | None = None
-    malformed: dict[int, str] = field(default_factory=dict)
-    garbled: set[int] = field(default_factory=set)
-    n_rows: int = 0
-    endless: int | None = None
-    unknown: str = ""
 
 
 def find(source: Source, workspace: Path, data: Path | None = None) -> list[tuple[str, Path]]:
@@ -152,56 +116,6 @@ def open_file(
         raise Fault(explain(error, source)) from None
 
 
-class _Text(io.RawIOBase):
-    """The text of a file, unpacked, that counts its quotes while it is read."""
-
-    def __init__(self, path: Path) -> None:
-        self.n_quotes = 0
-        kind = packed(path)
-        self._inner: Any = None
-        if kind == "zip":
-            self._inner = _only_member(path)
-        elif kind == "xz":
-            self._inner = lzma.LZMAFile(path)  # noqa: SIM115 (closed with this one)
-        elif kind:
-            self._inner = pa.CompressedInputStream(pa.OSFile(str(path)), kind)
-        else:
-            self._inner = path.open("rb")
-
-    def readable(self) -> bool:
-        return True
-
-    def read(self, size: int = -1) -> bytes:
-        data: bytes = self._inner.read(size) if size >= 0 else self._inner.read()
-        self.n_quotes += data.count(b'"')
-        return data
-
-    def close(self) -> None:
-        if self._inner is not None:
-            self._inner.close()
-        super().close()
-
-
-def packed(path: Path) -> str:
-    """Say how a file is compressed, by how it begins; nothing if it is not."""
-    with path.open("rb") as file:
-        head = file.read(6)
-    return next((kind for begin, kind in _PACKED.items() if head.startswith(begin)), "")
-
-
-def _only_member(path: Path) -> Any:
-    try:
-        archive = zipfile.ZipFile(path)
-        names = [name for name in archive.namelist() if not name.endswith("/")]
-        if "[Content_Types].xml" in names:
-            raise Fault("is an Excel workbook; save the sheet as CSV")
-        if len(names) != 1:
-            raise Fault(f"is a zip archive of {len(names)} files; expected one, or unpack it")
-        return archive.open(names[0])
-    except (zipfile.BadZipFile, RuntimeError, NotImplementedError) as error:
-        raise Fault(f"is a zip archive that cannot be read: {error}") from None
-
-
 def explain(error: BaseException, source: Source) -> str:
     """Say in the user's words what stopped the reading of a file."""
     text = str(error) or type(error).__name__
@@ -260,7 +174,7 @@ def _open_csv(source: Source, path: Path, wanted: Sequence[str]) -> Raw:
     parse = csv.ParseOptions(
         delimiter=source.delimiter, newlines_in_values=True, invalid_row_handler=lambda _: "skip"
     )
-    with csv.open_csv(_Text(path), read, parse) as head:
+    with csv.open_csv(Text(path), read, parse) as head:
         header = [name.strip() for name in head.schema.names]
     delimiters = [d for d in ";,\t|" if d != source.delimiter and d in header[0]]
     hint = f" (delimiter is {source.delimiter!r}; the header holds {delimiters[0]!r})" if delimiters else ""
@@ -280,7 +194,7 @@ def _open_csv(source: Source, path: Path, wanted: Sequence[str]) -> Raw:
         raw.malformed[row.number - 1] = f"{row.actual_columns} fields; the header has {row.expected_columns}"
         return "skip"
 
-    def rows(columns: Sequence[str], handler: Callable[[Any], str], text: _Text) -> csv.CSVStreamingReader:
+    def rows(columns: Sequence[str], handler: Callable[[Any], str], text: Text) -> csv.CSVStreamingReader:
         types = dict.fromkeys(names, pa.string())
         return csv.open_csv(
             text,
@@ -293,7 +207,7 @@ def _open_csv(source: Source, path: Path, wanted: Sequence[str]) -> Raw:
             csv.ConvertOptions(column_types=types, include_columns=list(columns), strings_can_be_null=False),
         )
 
-    text = _Text(path)
+    text = Text(path)
     reader = rows(chosen, refuse, text)
     schema = pa.schema(
         [("row_number", pa.int64()), ("is_row", pa.bool_()), *((c, pa.string()) for c in chosen)]
@@ -303,7 +217,7 @@ def _open_csv(source: Source, path: Path, wanted: Sequence[str]) -> Raw:
         yield from _in_encoding(raw, source, path, _numbered(raw, reader, schema, n_header=1))
         # A quote that is never closed makes one field of all that follows, in whatever column.
         if text.n_quotes % 2:
-            again = rows(names, lambda _: "skip", _Text(path))
+            again = rows(names, lambda _: "skip", Text(path))
             if _ends_in_lines(again):
                 raw.endless = raw.n_rows
 
@@ -324,7 +238,7 @@ def _open_jsonl(
     # Lines are read as a CSV file of one column, cut at a character that JSON text cannot hold.
     def lines() -> csv.CSVStreamingReader:
         return csv.open_csv(
-            _Text(path),
+            Text(path),
             csv.ReadOptions(block_size=_BLOCK, encoding=source.encoding, column_names=["line"]),
             csv.ParseOptions(delimiter="\x01", quote_char=False, invalid_row_handler=refuse),
             csv.ConvertOptions(column_types={"line": pa.string()}, strings_can_be_null=False),
@@ -461,7 +375,7 @@ def _refuse_utf8_as_latin(source: Source, path: Path, most: int = -1) -> None:
     if codecs.lookup(source.encoding).name not in _WIDE:
         return
     decoder, is_ascii = codecs.getincrementaldecoder("utf-8")(), True
-    with _Text(path) as file:
+    with Text(path) as file:
         while most and (block := file.read(_BLOCK if most < 0 else most)):
             most = min(most, 0)
             try:

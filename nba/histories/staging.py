@@ -22,14 +22,15 @@ import pyarrow.parquet as pq
 
 from nba import tables
 from nba.errors import listed
-from nba.histories import answers, database, identifiers, mapping, scrub, sources, values
+from nba.histories import answers, database, identifiers, mapping, rawfile, scrub, sources, values
 from nba.histories.answers import Entry
 from nba.histories.mapping import Plan
 from nba.histories.parquet import copy
-from nba.histories.sources import Fault, Raw, literal
+from nba.histories.rawfile import Fault, Raw
+from nba.histories.sources import literal
 from nba.settings import Identity, Settings, Source
 
-_FILES = (module.__file__ or "" for module in (sources, mapping, values, scrub, identifiers))
+_FILES = (module.__file__ or "" for module in (sources, rawfile, mapping, values, scrub, identifiers))
 _CODE = b"".join(Path(path).read_bytes() for path in (*_FILES, __file__))
 _QUARANTINE = pa.schema([("row_number", pa.int64()), ("reason", pa.string()), ("raw", pa.string())])
 _TOLD = "(not kept: identifiers cannot be told apart in it)"
