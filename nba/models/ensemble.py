@@ -30,7 +30,7 @@ from nba.catalog import NONE
 from nba.errors import DataError, listed
 from nba.models import candidates, learners
 from nba.models.candidates import NAMES, ByTreatment, Fold, Linear, OddsTrees, Relative, TTrees, XTrees
-from nba.models.gate import HALF, Evidence, decide, levelled, ranking, shown
+from nba.models.gate import HALF, Evidence, decide, levelled, raising, ranking, shown
 from nba.models.inputs import Coding
 from nba.models.learners import _Learner
 from nba.models.trial import Trial
@@ -174,6 +174,9 @@ class UpliftEnsemble(_Learner):
             out.append(f"names has {unknown}; expected some of {list(NAMES)}")
         if lost := self.monotone is not None and sorted(set(self.names_) - set(_SIGNED) - set(unknown)):
             out.append(f"names has {lost}, which cannot keep monotone; expected some of {list(_SIGNED)}")
+        known = learners.effect_model(0).get_params()
+        if odd := [name for name in self.trees or {} if name not in known]:
+            out.append(f"trees names {odd}; expected some of {sorted(known)}")
         for what, told in (("value", self.value), ("parts", self.parts)):
             absent = [t for t in treatments if isinstance(told, Mapping) and t not in told]
             if absent:
@@ -274,8 +277,8 @@ class UpliftEnsemble(_Learner):
             customer,
             Evidence(
                 ranking(parts["stack"], effects, **alike),
-                shown(rows),
-                int((average - half > 0).sum()),
+                shown(rows, int(self.customer_.max()) + 1),
+                raising(average, noise),
                 float(data.weight @ np.abs(data.y) / data.weight.sum()) * float(np.mean(self._per_unit())),
                 stats.effective(data.weight * could.any(axis=1) / data.p_own),
             ),

@@ -2,7 +2,9 @@
 
 The doubly robust value of treating each customer with the best-looking treatment is compared with that of
 one treatment for all, or none. Unless the difference has a positive lower bound, the simpler rule is
-recommended, and what the data could not have shown is said.
+recommended, and what the data could not have shown is said. Where the best of several is asked about,
+bounds are Bonferroni's: each at 5% over their number, so that treatments that do nothing, however many,
+are recommended in 5% of all trials at most.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,6 +13,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import special
 from scipy.stats import norm
 
 from nba import stats
@@ -31,7 +34,8 @@ class Gate:
         rule: "personalise", the name of the treatment that everyone should get, or the control.
         gain: Value per customer of personalising over the best single rule, with its 95% interval.
         single: The best single rule.
-        single_gain: Value per customer of it over the control.
+        single_gain: Value per customer of it over the control; of T treatments with its interval at
+            1 − 5%/T, since it is the best of them.
         rate: Area under the targeting operator curve (Qini weights) of the effects, mean over treatments, as
             in the table of candidates: whether the ranking is better than chance, which pays under a budget.
         reason: One or two sentences.
@@ -51,8 +55,8 @@ class Evidence:
 
     Attributes:
         rate: Of the stack's effects; see `Gate`.
-        better: Names of the candidates, the stack included, whose gain or RATE has a positive lower bound.
-        raising: Number of treatments whose average effect on the outcome has a positive lower bound.
+        better: The candidates, the stack included, that show that effects differ, and by what; see `shown`.
+        raising: Number of treatments that raise the outcome on average; see `raising`.
         level: Value of the outcome per customer, money, whatever they got.
         n: Effective rows: what weighing by the logged probabilities leaves (Kish).
     """
@@ -129,16 +133,43 @@ def levelled(part: Array, fold: Whole, weight: Array) -> Array:
     return np.asarray(whole + np.where(np.abs(apart) > 1e-12 * np.abs(part).max(initial=0.0), apart, 0.0))
 
 
-def shown(rows: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
-    """Name the candidates of the table whose gain or RATE has a positive lower bound: signs of something.
+def shown(rows: Sequence[Mapping[str, Any]], units: int) -> tuple[str, ...]:
+    """Name the candidates that show that effects differ, and whether by their loss or by their rank.
 
-    That no effect at all does better than the constant one is none.
+    A candidate does whose gain or RATE has a positive lower bound that holds for both of all candidates at
+    once; what ranks well with a worse loss than one effect for all is said to. That no effect at all does
+    better than the constant one is no sign.
+
+    Args:
+        rows: Of the table of candidates: candidate, gain and rate with their 95% intervals.
+        units: Customers that the intervals rest on.
+
+    Example:
+        >>> row = {"gain": -3.0, "gain_lower": -4.0, "gain_upper": -2.0, "rate": 9.0, "rate_lower": 7.0}
+        >>> shown([{"candidate": "dr_trees", **row}], 100)
+        ('dr_trees (rank alone: its loss is worse)',)
     """
-    return tuple(
-        str(row["candidate"])
-        for row in rows
-        if row["candidate"] not in ("none", "constant") and max(row["gain_lower"], row["rate_lower"]) > 0
-    )
+    asked = [row for row in rows if row["candidate"] not in ("none", "constant")]
+    quantiles = special.stdtrit(max(units - 1, 1), [0.975, 1 - _tail(2 * len(asked))])
+    wider = float(quantiles[1] / quantiles[0])
+    out = []
+    for row in asked:
+        found = [k for k in ("gain", "rate") if row[k] - wider * (row[k] - row[f"{k}_lower"]) > 0]
+        how = " and ".join({"gain": "loss", "rate": "rank"}[k] for k in found)
+        if found == ["rate"] and row["gain_upper"] < 0:
+            how = "rank alone: its loss is worse"
+        out += [f"{row['candidate']} ({how})"] if found else []
+    return tuple(out)
+
+
+def raising(average: Array, se: Array) -> int:
+    """Count the averages, shape (T,), that are above 0 by a bound that holds for all of them at once."""
+    return int((average > norm.isf(_tail(len(average))) * se).sum())
+
+
+def _tail(m: int) -> float:
+    # What each of m bounds may miss on one side, so that all hold in 97.5% (Bonferroni).
+    return 0.025 / max(m, 1)
 
 
 def decide(
@@ -178,16 +209,18 @@ def decide(
     every = [stats.mean(w * column, unit=customer) for column in scores.T]
     best = int((w[:, None] * value).mean(axis=0).argmax())
     gain = stats.mean(w * (value[np.arange(n), chosen] - value[:, best]), unit=customer)
-    single = every[best - 1] if best else Interval(0.0, 0.0, 0.0, 0.0, n)
+    single = Interval(0.0, 0.0, 0.0, 0.0, n)
+    if best:  # of so many, the best looks good by chance
+        single = stats.mean(w * scores[:, best - 1], 1 - 2 * _tail(len(every)), customer)
     if gain.lower > 0:
         rule = "personalise"
         reason = f"Choosing by customer is worth {gain.value:.4g} more each (95%: from {gain.lower:.4g})."
     elif best and single.lower > 0:
         rule = arms[best]
         reason = (
-            f"{arms[best]!r} to everyone is worth {single.value:.4g} each (from {single.lower:.4g}); that"
-            f" choosing by customer beats it does not show ({gain.value:.4g}, {gain.lower:.4g} to"
-            f" {gain.upper:.4g})."
+            f"{arms[best]!r} to everyone is worth {single.value:.4g} each (from {single.lower:.4g}"
+            f"{_best_of(len(every))}); that choosing by customer beats it does not show ({gain.value:.4g},"
+            f" {gain.lower:.4g} to {gain.upper:.4g})."
         )
     else:
         rule = arms[0]
@@ -208,13 +241,20 @@ def _none_pays(gain: Interval, every: Sequence[Interval], arms: Sequence[Any], k
     said = [
         f"No treatment to everyone and no choice by customer shows to be worth more than {arms[0]!r}, but"
         f" these data cannot tell that none is: with {known.n:,.0f} effective rows a gain below"
-        f" {HALF * max(gain.se, top.se):.2g} each would not show."
+        f" {max(HALF * gain.se, norm.isf(_tail(len(every))) * top.se):.2g} each would not show."
     ]
     if known.raising:
-        said.append(f"{known.raising} of {len(every)} treatments raise the outcome by more than chance.")
+        by = "by more than chance" if len(every) == 1 else f"by more than the best of {len(every)} by chance"
+        said.append(f"{known.raising} of {len(every)} treatments raise the outcome {by}.")
     if known.better:
-        said.append(f"Better than one effect for all, or than chance in ranking: {', '.join(known.better)}.")
+        said.append(
+            f"Signs that effects differ, beyond chance among all candidates: {', '.join(known.better)}."
+        )
     return " ".join(said)
+
+
+def _best_of(n: int) -> str:
+    return f", as the best of {n}" if n > 1 else ""
 
 
 def _ranks(rate: Interval) -> str:

@@ -73,13 +73,25 @@ def test_the_gate_takes_no_evidence_for_evidence_of_nothing_only_where_gains_are
     ranked = reason(rate=better)
     assert "nothing to find" not in ranked
     assert "better than chance (RATE 0.0062, 95% 0.0034 to 0.009)" in ranked
-    assert "stack, t_trees" in reason(better=("stack", "t_trees"))
-    assert "1 of 1 treatments raise the outcome" in reason(raising=1)
-    rows = [
-        {"candidate": name, "gain_lower": gain, "rate_lower": rate}
-        for name, gain, rate in (("none", 1, 0), ("constant", 0, 0), ("stack", -1, 0.1), ("dr_ridge", -1, -1))
-    ]
-    assert gate.shown(rows) == ("stack",)
+    assert "beyond chance among all candidates: stack (loss), t_trees (rank)." in reason(
+        better=("stack (loss)", "t_trees (rank)")
+    )
+    assert "1 of 1 treatments raise the outcome by more than chance." in reason(raising=1)
+
+
+def test_signs_are_by_loss_or_by_rank_and_hold_for_all_candidates_at_once():
+    def row(name, gain, rate):  # in standard errors
+        bounds = {"gain_lower": gain - 1.96, "gain_upper": gain + 1.96, "rate_lower": rate - 1.96}
+        return {"candidate": name, "gain": gain, "rate": rate, **bounds}
+
+    rows = [row("none", 9, 0), row("constant", 0, 0), row("stack", 0, 3.5), row("dr_trees", -3, 3.5)]
+    rows += [row("t_trees", 3.5, 0), row("x_trees", 4, 4), row("dr_ridge", 2.2, 2.2)]
+    said = ("stack (rank)", "dr_trees (rank alone: its loss is worse)", "t_trees (loss)")
+    assert gate.shown(rows, 5000) == (*said, "x_trees (loss and rank)")
+    assert gate.shown([row("stack", 2.5, 0)], 5000) == ("stack (loss)",)  # of two bounds, not of ten
+    assert gate.shown(rows, 3) == ()  # of two degrees of freedom
+    assert gate.raising(np.array([2.2, 3.0, -9.0]), np.ones(3)) == 1
+    assert gate.raising(np.array([2.2]), np.ones(1)) == 1
 
 
 def test_value_may_differ_by_treatment():
@@ -166,6 +178,7 @@ def test_noise_that_effects_share_does_not_hide_how_they_differ():
             r"names has \['t_trees'\], which cannot",
         ),
         ({"cost": {3: 1.0}}, r"cost names \[3\], which no row got; expected some of \[1, 2\]"),
+        ({"trees": {"num_leafs": 3}}, r"trees names \['num_leafs'\]; expected some of \[(.|\n)*'num_leaves'"),
         ({"cost": {1: np.inf, 4: 1.0}}, r"cost names \[4\](.|\n)*cost of 1 is inf"),
     ],
 )
@@ -353,6 +366,23 @@ def test_where_there_is_nothing_to_find_it_says_so():
         model = UpliftEnsemble(control=0, folds=2, names=("hierarchy", "dr_ridge")).fit(X, y, arm, KNOWN)
         said.append(model.gate_.rule == 0)
     assert sum(said) >= 5
+
+
+def test_of_ten_treatments_that_do_nothing_none_is_given_to_everyone_but_by_chance():
+    rng, runs, arms = np.random.default_rng(0), 300, ("none", *"abcdefghij")
+    known = gate.Evidence(stats.Interval(0.0, 0.1, -0.2, 0.2, 300), (), 0, 1.0, 300.0)
+    found, uncorrected = [], []
+    for _ in range(runs):
+        scores = rng.normal(size=(300, 1)) + 2 * rng.normal(size=(300, 10))  # the control's noise is in all
+        believed = 0.1 * rng.normal(size=scores.shape)
+        found.append(gate.decide(believed, scores, arms, np.ones(300), known=known))
+        best = scores[:, scores.mean(axis=0).argmax()]
+        uncorrected.append(best.mean() - 1.97 * best.std() / np.sqrt(300) > 0)
+    most = 0.05 + 3 * np.sqrt(0.05 * 0.95 / runs)
+    assert np.mean([one.rule != "none" for one in found]) <= most
+    assert np.mean(uncorrected) > most
+    told = next(one.reason for one in found if one.rule in arms[1:])
+    assert ", as the best of 10); that choosing by customer beats it does not show" in told
 
 
 def test_money_outcomes():
