@@ -120,7 +120,9 @@ def restored(kind: str, state: Mapping[str, Any]) -> Calibrator:
     return way
 
 
-def judge(score: Array, y: Array, block: Whole | None, seed: int) -> dict[str, Array]:
+def judge(
+    score: Array, y: Array, block: Whole | None, seed: int, customer: Whole | None = None
+) -> dict[str, Array]:
     """Give the log loss of each calibration on rows that it was not fitted to, row by row.
 
     Args:
@@ -129,6 +131,8 @@ def judge(score: Array, y: Array, block: Whole | None, seed: int) -> dict[str, A
         block: Where rows have times, the number of each row's block of time, shape (n,): calibrations are
             fitted to the blocks before and judged on the next. None: fitted to one half, judged on the other.
         seed: Of the halves.
+        customer: Code of each row's customer, from 0, shape (n,), whose rows are in the same half; None where
+            every row is another's.
 
     Returns:
         By kind, of the same rows each, shape (judged,); "isotonic" only where each fit has 200 rows; "none"
@@ -136,7 +140,7 @@ def judge(score: Array, y: Array, block: Whole | None, seed: int) -> dict[str, A
     """
     parts = [
         (known, new)
-        for known, new in (_halves(len(y), seed) if block is None else _rolling(block))
+        for known, new in (_halves(len(y), seed, customer) if block is None else _rolling(block))
         if 0 < y[known].sum() < known.sum() and new.any()
     ]
     if not parts:
@@ -229,8 +233,9 @@ def _loss(score: Array, y: Array) -> Array:
     return np.asarray(np.logaddexp(0, score) - y * score)
 
 
-def _halves(n: int, seed: int) -> Iterator[tuple[Flags, Flags]]:
-    half = np.random.default_rng(seed).random(n) < 0.5
+def _halves(n: int, seed: int, customer: Whole | None) -> Iterator[tuple[Flags, Flags]]:
+    unit = np.arange(n) if customer is None else customer
+    half = (np.random.default_rng(seed).random(int(unit.max()) + 1) < 0.5)[unit]
     yield half, ~half
     yield ~half, half
 

@@ -96,7 +96,9 @@ class ResponseClassifier(ClassifierMixin, BaseEstimator):
         self.folds = folds
         self.random_state = random_state
 
-    def fit(self, X: Any, y: ArrayLike, *, at: ArrayLike | None = None) -> Self:
+    def fit(
+        self, X: Any, y: ArrayLike, *, at: ArrayLike | None = None, groups: ArrayLike | None = None
+    ) -> Self:
         """Learn.
 
         Args:
@@ -104,28 +106,36 @@ class ResponseClassifier(ClassifierMixin, BaseEstimator):
             y: Two classes, shape (n,).
             at: Moment of each row, shape (n,): models are then judged on later rows only. How long the window
                 of an outcome is, is not known here: responses of earlier rows count as closed by then.
+            groups: Customer of each row, shape (n,): models and calibrations are judged on rows of other
+                customers than they were fitted to. Not where times are given: later rows judge, as in use,
+                also those of customers that are known.
 
         Raises:
-            DataError: when there is one class only, a class with fewer than 2 rows, infinite values, columns
-                of moments, or moments in `at` that are missing or text.
+            DataError: when there is one class only, a class with fewer than 2 rows (or, outside of each fold
+                of customers, either), infinite values, columns of moments, moments in `at` that are missing
+                or text, or customers that are missing.
         """
         values, positive = self._read(X, y)
-        self._fit(self._validation(values, positive, at))
+        self._fit(self._validation(values, positive, at, groups))
         return self
 
-    def validation(self, X: Any, y: ArrayLike, *, at: ArrayLike | None = None) -> "Validation":
+    def validation(
+        self, X: Any, y: ArrayLike, *, at: ArrayLike | None = None, groups: ArrayLike | None = None
+    ) -> "Validation":
         """Prepare to judge parameters on rows that models have not seen; arguments and errors are `fit`'s."""
         model = clone(self)
-        return model._validation(*model._read(X, y), at)
+        return model._validation(*model._read(X, y), at, groups)
 
-    def _validation(self, X: Array, y: Array, at: ArrayLike | None) -> "Validation":
+    def _validation(self, X: Array, y: Array, at: ArrayLike | None, groups: ArrayLike | None) -> "Validation":
         if min(y.sum(), len(y) - y.sum()) < 2:
             raise DataError(f"y: {int(y.sum())} of {len(y)} rows respond; expected 2 or more of each class")
-        splits, is_timed = _splits(y, at, self.folds, self.random_state)
+        if faults := trial.lengths(len(y), groups=groups) or trial.faults_of_groups(groups):
+            raise listed(faults, "responses cannot be told from these rows")
+        splits, is_timed = _splits(y, at, groups, self.folds, self.random_state)
         linear = np.full(len(y), np.nan)
         for known, new in splits:
             linear[new] = Logistic(self._coding, X[known], y[known])(X[new])
-        return Validation(self, X, y, linear, splits, is_timed)
+        return Validation(self, X, y, linear, splits, is_timed, trial.customers(groups))
 
     def _read(self, X: Any, y: ArrayLike) -> tuple[Array, Array]:
         self._coding = Columns.of(X)
@@ -202,7 +212,8 @@ class ResponseClassifier(ClassifierMixin, BaseEstimator):
         self.blend_, _ = self._blended(boosted, linear, y)
         score = self.blend_ * boosted + (1 - self.blend_) * linear
         block = rows.block[seen] if rows.is_timed else None
-        judged = calibration.judge(score, y, block, self.random_state)
+        customer = None if rows.customer is None else rows.customer[seen]
+        judged = calibration.judge(score, y, block, self.random_state, customer)
         self.calibration_ = calibration.choose(judged)
         self._calibrator = calibration.fitted(self.calibration_, score, y)
         self.losses_ = {
@@ -251,14 +262,19 @@ class ResponseClassifier(ClassifierMixin, BaseEstimator):
             (folder / name).write_text(text, encoding="utf-8")
 
     def texts(self) -> dict[str, str]:
-        """Give the model as text by name of file: the same fit gives the same text."""
+        """Give the model as text by name of file: the same fit gives the same text.
+
+        Raises:
+            DataError: when columns hold categories that are neither text nor numbers nor yes and no.
+        """
         check_is_fitted(self, "classes_")
         linear = {name.strip("_"): value for name, value in vars(self._linear).items()}
         state = {
             "parameters": self.get_params(), "classes": self.classes_.tolist(), "blend": self.blend_,
             "trees": self.trees_, "losses": self.losses_, "calibration": self.calibration_,
             "calibrator": calibration.state(self._calibrator), "linear": linear,
-            "n_features": self.n_features_in_, "columns": [self._coding.names, self._coding.codes],
+            "n_features": self.n_features_in_, "columns": [self._coding.names, self._coding.saved()],
+            "named": hasattr(self, "feature_names_in_"),
         }  # fmt: skip
         trees = {f"trees{k}.txt": booster.model_to_string() for k, booster in enumerate(self._boosters)}
         return {"classifier.json": json.dumps(state, default=lambda v: np.asarray(v).tolist()), **trees}
@@ -278,8 +294,9 @@ class ResponseClassifier(ClassifierMixin, BaseEstimator):
         model.classes_ = np.array(state["classes"])
         model.blend_, model.trees_, model.losses_ = state["blend"], state["trees"], state["losses"]
         model.calibration_, model.n_features_in_ = state["calibration"], state["n_features"]
-        names, codes = state["columns"]
-        model._coding = Columns(names, codes)
+        model._coding = Columns.restored(*state["columns"])
+        if state.get("named"):
+            model.feature_names_in_ = np.asarray(model._coding.names, dtype=object)
         model._linear = Logistic.__new__(Logistic)
         for name, value in state["linear"].items():
             if name == "levels":
@@ -310,6 +327,7 @@ class Validation:
         linear: Log-odds of the logistic regression, NaN where no part holds the row, shape (n,).
         splits: Rows to learn from, and those to judge on, part by part.
         is_timed: Whether a part is later than what its models learn from.
+        customer: Code of the customer of each row, shape (n,); None where every row is another's.
     """
 
     model: ResponseClassifier
@@ -318,6 +336,7 @@ class Validation:
     linear: Array
     splits: list[tuple[Whole, Whole]]
     is_timed: bool
+    customer: Whole | None = None
 
     @property
     def block(self) -> Whole:
@@ -364,8 +383,19 @@ def moments(at: ArrayLike, n: int) -> NDArray[Any]:
     return moment
 
 
-def _splits(y: Array, at: ArrayLike | None, folds: int, seed: int) -> tuple[list[tuple[Whole, Whole]], bool]:
+def _splits(
+    y: Array, at: ArrayLike | None, groups: ArrayLike | None, folds: int, seed: int
+) -> tuple[list[tuple[Whole, Whole]], bool]:
     # Rows to learn from and to judge on, and whether the latter are later.
+    if at is None and groups is not None:
+        fold = trial.split(y, y, groups, folds, seed)
+        parts = [(fold != number, fold == number) for number in np.unique(fold)]
+        if any(y[known].sum() < 2 or (1 - y[known]).sum() < 2 for known, _ in parts):
+            raise DataError(
+                "groups: without one fold of customers fewer than 2 rows of a class are left",
+                "Fit with more customers of each class, fewer folds, or without `groups`.",
+            )
+        return [(np.flatnonzero(known), np.flatnonzero(new)) for known, new in parts], False
     if at is None:
         k = int(min(folds, y.sum(), len(y) - y.sum()))
         return list(StratifiedKFold(k, shuffle=True, random_state=seed).split(y, y)), False
@@ -373,7 +403,7 @@ def _splits(y: Array, at: ArrayLike | None, folds: int, seed: int) -> tuple[list
     order = np.argsort(moment, kind="stable")
     edges = np.unique(moment)
     if len(edges) == 1:
-        return _splits(y, None, folds, seed)
+        return _splits(y, None, groups, folds, seed)
     # Rolling origins: train on all before, judge on the next block of whole moments.
     starts = (
         edges[1:] if len(edges) <= folds else np.unique(moment[order[len(y) * np.arange(1, folds) // folds]])
@@ -384,4 +414,4 @@ def _splits(y: Array, at: ArrayLike | None, folds: int, seed: int) -> tuple[list
         new = (moment >= start) & ((moment < starts[j + 1]) if j + 1 < len(starts) else True)
         if 2 <= y[known].sum() <= known.sum() - 2 and new.any():
             out.append((np.flatnonzero(known), np.flatnonzero(new)))
-    return (out, True) if out else _splits(y, None, folds, seed)
+    return (out, True) if out else _splits(y, None, groups, folds, seed)

@@ -330,17 +330,20 @@ def _contradictions(examples: pa.Table, column: Whole, scorer: Scorer, logged: L
     X = inputs.matrix(examples.take(pa.array(at)), scorer.names)
     return [
         *trial.contradictions(part, arm, names.tolist(), customer=customer, has_gaps=has_gaps),
-        *_uneven(scorer.names, X, arm, part, customer, has_gaps),
+        *_uneven(scorer.names, X, arm, part, customer),
     ]
 
 
-def _uneven(
-    names: tuple[str, ...], X: Array, arm: Whole, p: Array, customer: Whole, has_gaps: bool = True
-) -> list[str]:
+def _uneven(names: tuple[str, ...], X: Array, arm: Whole, p: Array, customer: Whole) -> list[str]:
+    if np.isnan(p).any() and trial.contradictions(p, arm, range(p.shape[1]), customer=customer):
+        return [
+            "Whether features differ between arms could not be checked: not everybody could have got every"
+            " arm, and who could is not logged."
+        ]
     return [
         f"Feature {names[j]!r} differs between arms by more than p_action allows: is it known at the"
         " decision, and is p_action what dealt out the arms?"
-        for j in leaking.uneven(X, arm, p, None, customer, has_gaps)
+        for j in leaking.uneven(X, arm, p, None, customer)
     ]
 
 

@@ -18,6 +18,7 @@ _LEAST = 20  # rows with the feature
 _OTHERS = 10  # rows of the rarer outcome, where a part of the rows, or a flag, could tell it by chance
 _MOST = 5_000  # rows that are looked at
 _APART = 5.0  # standard errors that a feature may differ between arms
+CERTAIN = 1 - 1e-9  # probability above which nothing else was possible
 _SLACK = 0.05  # and these standard deviations, as estimated probabilities are not exact
 
 
@@ -85,13 +86,14 @@ def uneven(
     p: Array,
     weight: Array | None = None,
     customer: Whole | None = None,
-    has_gaps: bool = False,
 ) -> list[int]:
     """Name features that differ between arms by more than the arms' probabilities allow.
 
     Rows that got an arm, each for 1/p, stand for all that could have got it: by their values (as ranks, of
     which a few cannot be all) and by how many of them are known. Differences up to five standard errors,
-    more where there are many features, and 0.05 standard deviations are let pass.
+    more where there are many features, and 0.05 standard deviations are let pass. Where the probability of
+    another arm is not known, a row counts as able to get it, unless its own is 1: that arms stand for as many
+    is for the caller to know (`nba.models.trial.contradictions`).
 
     Args:
         X: Shape (n, p).
@@ -99,7 +101,6 @@ def uneven(
         p: Probability of each arm, shape (n, 1 + T); above 0 of the row's own, NaN where not known.
         weight: Shape (n,).
         customer: Code of each row's customer, shape (n,).
-        has_gaps: Whether rows may be unable to get some arms; arms of which that is not known are left out.
     """
     at = _part(len(arm))
     arm, p = arm[at], p[at]
@@ -111,10 +112,8 @@ def uneven(
     limit = max(_APART, float(norm.isf(1e-3 / max(z.shape[1] * p.shape[1], 1))))
     out = np.zeros(z.shape[1], dtype=bool)
     for k, chance in enumerate(p.T):
-        if has_gaps and np.isnan(chance).any():
-            continue
         got = arm == k
-        apart = w * (np.where(got, 1 / own, 0.0) - ~(chance <= 0))
+        apart = w * (np.where(got, 1 / own, 0.0) - np.where(np.isnan(chance), own < CERTAIN, chance > 0))
         found = apart[:, None] * z
         sums = found if customer is None else stats.sums(found, customer[at])[0]
         # What the draws vary by, if p is right: the rows drawn say too little of it where p is small.

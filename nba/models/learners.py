@@ -63,12 +63,12 @@ def effect_model(seed: int, **more: Any) -> Any:
 
 
 class Fitted:
-    """A regressor or classifier fitted to some rows; the mean where rows or their variety are too few."""
+    """A regressor or classifier fitted to some rows; the mean where rows, columns or variety are too few."""
 
     def __init__(self, base: Any, X: Array, y: Array, weight: Array) -> None:
         self.mean = float(np.average(y, weights=weight)) if len(y) and weight.sum() > 0 else 0.0
         self.model: Any = None
-        if len(y) < 2 or np.ptp(y) == 0 or (len(y) < _LEAST and is_classifier(base)):
+        if len(y) < 2 or not X.shape[1] or np.ptp(y) == 0 or (len(y) < _LEAST and is_classifier(base)):
             return
         model = clone(base)
         if "min_child_samples" in model.get_params():
@@ -253,7 +253,14 @@ class _Learner(BaseEstimator):
         return found
 
     def _base(self, data: Trial) -> Any:
-        return self.outcome if self.outcome is not None else outcome_model(data.is_binary, self.random_state)
+        if self.outcome is None:
+            return outcome_model(data.is_binary, self.random_state)
+        if is_classifier(self.outcome) and not data.is_binary:
+            raise DataError(
+                f"outcome is {type(self.outcome).__name__}, a classifier, but y is no response (0 or 1)",
+                "Pass a regressor, or code responses as 0 and 1.",
+            )
+        return self.outcome
 
     def _fit(self, data: Trial) -> None:
         raise NotImplementedError

@@ -1,6 +1,7 @@
 """Data frames as numbers, and the penalised logistic regression that stands beside the trees."""
 
 from collections.abc import Iterable
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -37,6 +38,29 @@ class Columns:
                 ordered = sorted(counts.index, key=lambda value: (-counts[value], str(value)))
                 codes[str(name)] = {value: code for code, value in enumerate(ordered)}
         return cls([str(name) for name in X.columns], codes)
+
+    def saved(self) -> dict[str, list[list[Any]]]:
+        """Give the codes as pairs of category and code: a key of JSON is text, whatever the category was.
+
+        Raises:
+            DataError: when columns hold categories that are neither text nor numbers nor yes and no.
+        """
+        odd = [
+            name
+            for name, codes in self.codes.items()
+            if not all(isinstance(value, str | bool | np.bool_ | Real) for value in codes)
+        ]
+        if odd:
+            raise DataError(
+                f"the categories of columns {odd} cannot be saved; expected text, numbers, or yes and no",
+                "Fit with them as text: .astype(str).",
+            )
+        return {name: [[value, code] for value, code in codes.items()] for name, codes in self.codes.items()}
+
+    @classmethod
+    def restored(cls, names: list[str], saved: dict[str, list[list[Any]]]) -> "Columns":
+        """Make it of its names and of what `saved` gave."""
+        return cls(names, {name: dict(pairs) for name, pairs in saved.items()})
 
     @property
     def is_plain(self) -> bool:

@@ -80,15 +80,15 @@ def estimate(
         seed: Of folds and trees.
 
     Raises:
-        DataError: when an arm has fewer than 5 rows, the control is absent, treatments are missing, features
-            are no numbers or infinite, or lengths differ.
+        DataError: when an arm has fewer than 5 rows, the control is absent, treatments or groups are missing,
+            features are no numbers or infinite, or lengths differ.
     """
     trial.check_numbers(X)
     features = np.asarray(X, dtype=np.float64)
     given = np.asarray(treatment, dtype=object)
     names = list(X.columns) if isinstance(X, pd.DataFrame) else None
     faults = trial.lengths(len(features), treatment=given, groups=groups)
-    faults += trial.faults_of_features(features, names)
+    faults += [*trial.faults_of_features(features, names), *trial.faults_of_groups(groups)]
     if missing := int(pd.isna(given).sum()):
         faults.append(f"treatment: {missing} values are missing")
     if faults:

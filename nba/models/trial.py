@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from nba import draws, stats
 from nba.catalog import NONE
 from nba.errors import listed
 from nba.models import leaking
+from nba.models.leaking import CERTAIN
 
 Array = NDArray[np.float64]
 Whole = NDArray[np.int64]
@@ -25,7 +27,6 @@ Whole = NDArray[np.int64]
 LEAST_PER_ARM = 5
 _HINT = "Mend or leave out these rows; estimate probabilities with nba.models.overlap if none are known."
 _RARE = 0.01  # probability below which a row weighs more than a hundred
-_CERTAIN = 1 - 1e-9  # probability above which nothing else was possible
 _APART = 4.0  # standard errors that an arm's weights may lie from what its probabilities promise
 _SLACK = 0.05  # and this much more, as estimated probabilities are not exact
 
@@ -89,7 +90,7 @@ class Trial:
         unless the row's own is 1.
         """
         could = ~(self.p <= 0)
-        return np.asarray(could[:, 1:] & could[:, :1] & (self.p_own < _CERTAIN)[:, None])
+        return np.asarray(could[:, 1:] & could[:, :1] & (self.p_own < CERTAIN)[:, None])
 
     @property
     def p_own(self) -> Array:
@@ -135,7 +136,8 @@ def read(
         y: Outcome, shape (n,).
         treatment: Arm of each row, shape (n,).
         p_action: Probability of the row's own arm, shape (n,); or of each arm, control first and then the
-            treatments in sorted order, shape (n, 1 + T); or one number per arm by name. Every arm must
+            treatments in sorted order, shape (n, 1 + T), or by name as the columns of a data frame in any
+            order; or one number per arm by name. Every arm must
             have been possible for every row, but with `has_gaps`. Over an arm's rows, 1/p must add up to
             the number of rows that could have got it, within chance.
         control: Name of the arm that others are compared with.
@@ -159,15 +161,17 @@ def read(
         raise listed(faults, "effects cannot be learnt from these rows")
     w, faults = _numbers("weight", np.ones(len(target)) if weight is None else weight)
     faults = [*faults, *_faults_of_outcome(target), *faults_of_features(X, names), *_faults_of_weight(w)]
+    faults += faults_of_groups(groups)
     if missing := int(pd.isna(np.asarray(treatment, dtype=object)).sum()):
         raise listed([f"treatment: {missing} values are missing", *faults], "effects cannot be learnt", _HINT)
     labels = sorted(set(given.tolist()) - {control}, key=str)
     arms = (control, *labels)
     arm = np.array([arms.index(a) for a in given.tolist()], dtype=np.int64)
     p, found = _probabilities(p_action, arm, arms, has_gaps)
-    customer = None if groups is None else np.unique(np.asarray(groups).astype(str), return_inverse=True)[1]
+    customer = customers(groups)
     faults += [*_faults_of_arms(arm[w > 0], arms), *found]
-    fold = split(arm, target, groups, folds, seed) if folds > 0 and len(arm) else np.zeros(len(arm), int)
+    is_split = isinstance(folds, Integral) and folds > 0 and len(arm)
+    fold = split(arm, target, groups, folds, seed) if is_split else np.zeros(len(arm), int)
     faults += _faults_of_folds(fold, folds, groups)
     data = Trial(X, target, arm, p, w, fold, arms, customer)
     if not faults:
@@ -182,7 +186,8 @@ def read(
     for j in told:
         said = f"feature {j if names is None else names[j]} tells the outcome almost exactly: is it known"
         warnings.warn(f"{said} before the treatment?", LeakWarning, stacklevel=3)
-    for j in sorted(set(leaking.uneven(X, arm, p, w, customer, has_gaps)) - set(told)):
+    # Every arm stands for all rows that could have got it, or `contradictions` had said so.
+    for j in sorted(set(leaking.uneven(X, arm, p, w, customer)) - set(told)):
         said = f"feature {j if names is None else names[j]} differs between arms more than p_action allows"
         warnings.warn(f"{said}: is it known before the treatment?", LeakWarning, stacklevel=3)
     for said in _rare(p, arm, arms):
@@ -233,6 +238,17 @@ def lengths(n: int, **parts: Any) -> list[str]:
     """Name the parts, of those that are not None, that do not have one value for each of n rows."""
     sizes = {name: np.shape(part) for name, part in parts.items() if part is not None}
     return [f"{name} has shape {s}; expected ({n},)" for name, s in sizes.items() if s != (n,)]
+
+
+def customers(groups: ArrayLike | None) -> Whole | None:
+    """Give the code of each row's customer, from 0, shape (n,); None where every row is another's."""
+    return None if groups is None else np.unique(np.asarray(groups).astype(str), return_inverse=True)[1]
+
+
+def faults_of_groups(groups: ArrayLike | None) -> list[str]:
+    """Say how many rows have no customer: taken together as one they would share a fold and an interval."""
+    missing = 0 if groups is None else int(pd.isna(np.asarray(groups, dtype=object)).sum())
+    return [f"groups: {missing} values are missing"] if missing else []
 
 
 def _faults_of_outcome(y: Array) -> list[str]:
@@ -304,8 +320,8 @@ def _faults_of_weight(weight: Array) -> list[str]:
 
 
 def _faults_of_folds(fold: Whole, folds: int, groups: ArrayLike | None) -> list[str]:
-    if folds < 2:
-        return [f"folds={folds}; expected 2 or more"]
+    if not isinstance(folds, Integral) or folds < 2:
+        return [f"folds={folds}; expected a whole number, 2 or more"]
     if groups is None or len(np.unique(fold)) > 1:
         return []
     n = len(np.unique(np.asarray(groups).astype(str)))
@@ -316,16 +332,17 @@ def _probabilities(p_action: Any, arm: Whole, arms: Sequence[Any], has_gaps: boo
     n, k = len(arm), len(arms)
     if p_action is None:
         return np.full((n, k), np.nan), ["p_action is missing"]
-    if isinstance(p_action, Mapping):
+    if isinstance(p_action, Mapping) or _is_by_name(p_action, arms):
         absent = [name for name in arms if name not in p_action]
-        nobody = [name for name, chance in p_action.items() if name not in arms and chance != 0]
+        nobody = [name for name in p_action if name not in arms and np.any(np.asarray(p_action[name]) != 0)]
         found = [f"p_action has no probability of {absent}"] if absent else []
         if nobody:
             found.append(f"p_action names {nobody}, which no row got; give the chances among {list(arms)}")
         if found:
             return np.full((n, k), np.nan), found
-        known, found = _numbers("p_action", [p_action[name] for name in arms])
-        p = np.tile(known, (n, 1))
+        is_one = isinstance(p_action, Mapping)  # for all rows
+        p, found = _numbers("p_action", [p_action[name] for name in arms] if is_one else p_action[list(arms)])
+        p = np.tile(p, (n, 1)) if is_one else p
     else:
         p, found = _numbers("p_action", p_action)
         if p.shape == (n,):
@@ -336,6 +353,13 @@ def _probabilities(p_action: Any, arm: Whole, arms: Sequence[Any], has_gaps: boo
     if found:
         return p, found
     return p, _faults_of_probabilities(p, arm, arms, has_gaps)
+
+
+def _is_by_name(p_action: Any, arms: Sequence[Any]) -> bool:
+    # A data frame without names of its own only counts its columns.
+    if not isinstance(p_action, pd.DataFrame):
+        return False
+    return not isinstance(p_action.columns, pd.RangeIndex) or set(arms) <= set(p_action.columns)
 
 
 def contradictions(
@@ -360,7 +384,7 @@ def contradictions(
         has_gaps: Whether rows may have been unable to get a treatment without a sign of it: then a treatment
             that stands for too few is no contradiction.
     """
-    out, certain = [], p[np.arange(len(p)), arm] >= _CERTAIN
+    out, certain = [], p[np.arange(len(p)), arm] >= CERTAIN
     weight = np.ones(len(p)) if weight is None else weight / weight.mean()
     for k, name in enumerate(arms):
         chance, got = p[:, k], arm == k
@@ -418,7 +442,7 @@ def _faults_of_support(p: Array, arm: Whole, arms: Sequence[Any]) -> list[str]:
         for name, n in zip(arms, (others <= 0).sum(axis=0).tolist())
         if n
     ]
-    if not out and (sure := int(((own >= _CERTAIN) & (own <= 1)).sum())):
+    if not out and (sure := int(((own >= CERTAIN) & (own <= 1)).sum())):
         out.append(
             f"p_action: {sure} of {len(own)} values are 1; leave out rows that could not get every arm"
         )

@@ -311,7 +311,13 @@ class FoundResponses:
 
 
 def responses(
-    model: ResponseClassifier, X: Any, y: ArrayLike, search: Search, *, at: ArrayLike | None = None
+    model: ResponseClassifier,
+    X: Any,
+    y: ArrayLike,
+    search: Search,
+    *,
+    at: ArrayLike | None = None,
+    groups: ArrayLike | None = None,
 ) -> FoundResponses:
     """Minimise a classifier's log loss on unseen rows over the capacity of its trees.
 
@@ -326,17 +332,19 @@ def responses(
         y: As for `fit`, shape (n,).
         search: How long, on how many rows, and where the study is kept.
         at: As for `fit`, moment of each row, shape (n,).
+        groups: As for `fit`, customer of each row, shape (n,).
 
     Raises:
         DataError: as `fit`.
     """
     n = np.shape(y)[0]
     kept = np.sort(np.random.default_rng(search.seed).permutation(n)[: search.settings.tune_rows])
-    check_consistent_length(X, y)
+    check_consistent_length(X, y, groups)
     moment = None if at is None else classifier.moments(at, n)[kept]
-    part = X.iloc[kept] if isinstance(X, pd.DataFrame) else np.asarray(X)[kept]
+    part = _taken(X, kept)
     with trial.quiet():
-        rows = model.validation(part, np.asarray(y)[kept], at=moment)
+        customer = None if groups is None else np.asarray(groups, dtype=object)[kept]
+        rows = model.validation(part, np.asarray(y)[kept], at=moment, groups=customer)
 
     first = {name: model.get_params()[name] for name in _CLASSIFIER}
     parts = (np.ascontiguousarray(rows.X).tobytes(), rows.y.tobytes(), rows.block.tobytes())
@@ -372,7 +380,7 @@ def effects(
 
     def losses(params: Mapping[str, Any]) -> Iterator[float]:
         for rows in parts:
-            p = p_action if isinstance(p_action, Mapping) else np.asarray(p_action)[rows]
+            p = p_action if isinstance(p_action, Mapping) else _taken(p_action, rows)
             given = {name: np.asarray(part)[rows] for name, part in more.items()}
             fitted = clone(model).set_params(trees=dict(params))
             with trial.quiet():
@@ -390,6 +398,11 @@ def effects(
     )
     best, loss = study.minimise(_suggests(_EFFECTS, candidates.TREES), losses, candidates.TREES)
     return Found(best, loss, study.finished())
+
+
+def _taken(table: Any, rows: NDArray[np.int64]) -> Any:
+    # Rows of an array or, names kept, of a data frame.
+    return table.iloc[rows] if isinstance(table, pd.DataFrame) else np.asarray(table)[rows]
 
 
 def _losses(problem: Problem, capacity: Models, seed: int) -> Iterator[float]:

@@ -6,6 +6,7 @@ from sklearn.utils.estimator_checks import check_estimator
 
 from nba import metrics
 from nba.errors import DataError, MissingError
+from nba.models import calibration
 from nba.models.classifier import ResponseClassifier
 from nba.models.logistic import Columns
 from nba.models.trial import LeakWarning, quiet
@@ -134,6 +135,48 @@ def test_saved_and_loaded_is_the_same(fitted, tmp_path):
     np.testing.assert_array_equal(loaded.predict_proba(X), fitted.predict_proba(X))
     with pytest.raises(MissingError, match="expected a saved classifier"):
         ResponseClassifier.load(tmp_path)
+
+
+def test_categories_that_are_no_text_survive_saving(tmp_path):
+    rng = np.random.default_rng(0)
+    k = rng.integers(1, 4, 300)
+    y = (rng.random(300) < np.array([0, 0.1, 0.4, 0.8])[k]).astype(int)
+    X = pd.DataFrame({"k": pd.Categorical(k), "is_old": pd.Series(k > 1, dtype=object), "w": rng.random(300)})
+    model = ResponseClassifier(trees=20, seeds=1, folds=2).fit(X, y)
+    model.save(tmp_path)
+    loaded = ResponseClassifier.load(tmp_path)
+    assert loaded._coding.codes == model._coding.codes
+    np.testing.assert_array_equal(loaded.predict_proba(X), model.predict_proba(X))
+    assert np.ptp(loaded.predict_proba(X.assign(w=0.5))[:, 1]) > 0.3
+    X["k"] = pd.cut(X["w"], 3)
+    with pytest.raises(DataError, match=r"categories of columns \['k'\] cannot be saved"):
+        model.fit(X, y).save(tmp_path)
+    plain = model.fit(X[["w"]], y)
+    plain.save(tmp_path)
+    loaded = ResponseClassifier.load(tmp_path)  # minds names: no warning
+    np.testing.assert_array_equal(loaded.predict_proba(X[["w"]]), plain.predict_proba(X[["w"]]))
+
+
+def test_customers_share_a_fold_and_a_half_of_the_calibration():
+    rng = np.random.default_rng(0)
+    customer = np.repeat(np.arange(150), 4)
+    X, y = rng.normal(size=(150, 5))[customer], (rng.random(150) < 0.3).astype(int)[customer]
+    model, names = ResponseClassifier(trees=60, seeds=1, min_leaf=5), [f"c{k}" for k in customer]
+    splits = model.validation(X, y, groups=names).splits
+    assert sorted(np.concatenate([new for _, new in splits]).tolist()) == list(range(600))
+    assert all(not set(customer[known]) & set(customer[new]) for known, new in splits)
+    # Nothing is to be found, but each customer's answer is known from the other rows.
+    fresh = rng.normal(size=(2000, 5))
+    told = [np.ptp(model.fit(X, y, groups=g).predict_proba(fresh)[:, 1]) for g in (None, names)]
+    assert told[1] < told[0] / 2
+    halves = [half for half, _ in calibration._halves(600, 0, customer)]
+    assert all(len(np.unique(half[customer == k])) == 1 for half in halves for k in range(150))
+    with pytest.raises(DataError, match="groups: 1 values are missing"):
+        model.fit(X, y, groups=[None, *names[1:]])
+    with pytest.raises(DataError, match=r"groups has shape \(3,\)"):
+        model.fit(X, y, groups=names[:3])
+    with pytest.raises(DataError, match="without one fold of customers fewer than 2 rows of a class"):
+        model.fit(X, y, groups=y)
 
 
 def test_scikit_learns_own_checks():

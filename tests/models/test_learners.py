@@ -126,6 +126,8 @@ def test_classifiers_serve_binary_outcomes():
         found = cls(LogisticRegression(), control=0).fit(X, y, arm, p).effect(X)
         assert np.corrcoef(found[:, 0], effect)[0, 1] > 0.8
         assert np.abs(found).max() < 1
+        with pytest.raises(DataError, match="LogisticRegression, a classifier, but y is no response"):
+            cls(LogisticRegression(), control=0).fit(X, 20.0 * y, arm, p)
 
 
 # laws

@@ -6,9 +6,9 @@ import pytest
 from sklearn.linear_model import LinearRegression
 
 from nba.errors import DataError
-from nba.models import leaking, overlap, trial
+from nba.models import compare, leaking, overlap, trial
 from nba.models.ensemble import UpliftEnsemble
-from nba.models.learners import DRLearner, RLearner, TLearner
+from nba.models.learners import DRLearner, Fitted, RLearner, TLearner
 
 
 def rows(n=400, seed=0):
@@ -70,6 +70,12 @@ def test_folds_share_arms_and_outcomes_and_keep_customers_together():
         ({"p_action": ["half"] * 400}, "p_action holds 'half'; expected numbers"),
         ({"p_action": {0: None, 1: 0.5}}, r"p_action: \d+ of 400 values are missing"),
         ({"groups": ["anna"] * 400}, "groups: 1 customers, all in one fold"),
+        ({"groups": [None, *range(399)]}, "groups: 1 values are missing"),
+        ({"groups": [np.nan, *["anna", "ben"] * 199, None]}, "groups: 2 values are missing"),
+        (
+            {"p_action": pd.DataFrame({0: [0.5] * 400, "z": 0.5})},
+            r"no probability of \[1\](.|\n)*names \['z'\]",
+        ),
     ],
 )
 def test_bad_input_is_one_clear_error(change, message):
@@ -83,8 +89,10 @@ def test_bad_input_is_one_clear_error(change, message):
 @pytest.mark.parametrize("cls", [DRLearner, UpliftEnsemble])
 def test_one_fold_is_too_few(cls):
     X, y, arm = rows()
-    with pytest.raises(DataError, match="folds=1; expected 2 or more"):
+    with pytest.raises(DataError, match="folds=1; expected a whole number, 2 or more"):
         cls(control=0, folds=1).fit(X, y, arm, {0: 0.5, 1: 0.5})
+    with pytest.raises(DataError, match=r"folds=2\.5; expected a whole number"):
+        cls(control=0, folds=2.5).fit(X, y, arm, {0: 0.5, 1: 0.5})
 
 
 @pytest.mark.parametrize("cls", [DRLearner, RLearner])
@@ -198,6 +206,28 @@ def test_useless_columns_do_no_harm():
     assert np.isfinite(model.effect_with_se(more)).all()
 
 
+def test_without_a_column_that_varies_everyone_has_the_average():
+    _, y, arm = rows(200)
+    for empty in (np.zeros((200, 2)), np.full((200, 1), np.nan)):
+        model = UpliftEnsemble(control=0, folds=2).fit(empty, y, arm, {0: 0.5, 1: 0.5})
+        assert np.isfinite(model.effect_with_se(empty)).all()
+        np.testing.assert_allclose(model.predict(empty), model.average_["effect"][0].as_py(), atol=1e-9)
+    kept = Fitted(LinearRegression(), np.empty((4, 0)), np.arange(4.0), np.ones(4))
+    assert kept(np.empty((2, 0))).tolist() == [1.5, 1.5]
+
+
+def test_columns_of_probabilities_count_by_their_names():
+    rng = np.random.default_rng(0)
+    p = pd.DataFrame({"sms": 0.2, "none": np.where(rng.random(900) < 0.5, 0.3, 0.5)})
+    p["mail"] = 1 - p["none"] - p["sms"]
+    names = np.array(["none", "mail", "sms"])
+    arm = names[(rng.random((900, 1)) > p[names].to_numpy().cumsum(axis=1)).sum(axis=1)]
+    X, y = np.zeros((900, 1)), np.arange(900) % 7 == 0
+    found = trial.read(X, y, arm, p)
+    np.testing.assert_array_equal(found.p, trial.read(X, y, arm, p[names].to_numpy()).p)
+    np.testing.assert_array_equal(found.p, trial.read(X, y, arm, pd.DataFrame(p[names].to_numpy())).p)
+
+
 def test_two_thousand_columns():
     _, y, arm = rows(120)
     wide = np.random.default_rng(0).normal(size=(120, 2000))
@@ -254,6 +284,20 @@ def test_what_was_known_only_after_the_treatment_is_named(kind, message):
         trial.read(X, y, arm, np.full(len(y), 0.5), control=0)
     assert len(said) == 1
     assert leaking.leaks(X, 50 * y, arm) == leaking.leaks(X, y, arm)
+
+
+def test_of_three_arms_the_own_probability_is_enough_to_name_what_was_known_after():
+    rng = np.random.default_rng(0)
+    X, arm = rng.normal(size=(3000, 2)), rng.integers(0, 3, 3000)
+    y = (rng.random(3000) < 0.2).astype(float)
+    X[:, 1] = (arm > 0) & (rng.random(3000) < np.where(y > 0, 0.7, 0.25))  # only the treated can open
+    with pytest.warns(trial.LeakWarning, match="feature 1 differs") as said:
+        trial.read(X, y, arm, np.full(3000, 1 / 3), control=0, has_gaps=True)
+    assert len(said) == 1
+    # Who is not free to get an arm differs from who is: nothing can be said of features then.
+    p = np.where(np.arange(3)[None] == arm[:, None], 0.5, np.nan)
+    (told,) = compare._uneven(("a", "b"), X, arm, p, np.arange(3000))
+    assert told.startswith("Whether features differ between arms could not be checked")
 
 
 @pytest.mark.parametrize("kind", ["nothing", "who was asked before"])
@@ -319,6 +363,7 @@ def test_no_overlap_is_said_plainly():
         ({"treatment": np.zeros(399, int)}, r"treatment has shape \(399,\); expected \(400,\)"),
         ({"treatment": np.r_[np.nan, np.tile([0.0, 1.0], 200)[1:]]}, "treatment: 1 values are missing"),
         ({"groups": np.zeros(3)}, r"groups has shape \(3,\)"),
+        ({"groups": np.r_[np.nan, np.arange(399)]}, "groups: 1 values are missing"),
     ],
 )
 def test_what_overlap_cannot_be_told_from_is_one_clear_error(change, message):
