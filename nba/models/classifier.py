@@ -388,7 +388,7 @@ def _splits(
 ) -> tuple[list[tuple[Whole, Whole]], bool]:
     # Rows to learn from and to judge on, and whether the latter are later.
     if at is None and groups is not None:
-        fold = trial.split(y, y, groups, folds, seed)
+        fold = trial.split(y.astype(np.int64), y, groups, folds, seed)
         parts = [(fold != number, fold == number) for number in np.unique(fold)]
         if any(y[known].sum() < 2 or (1 - y[known]).sum() < 2 for known, _ in parts):
             raise DataError(
