@@ -2,6 +2,7 @@
 
 import bz2
 import gzip
+import hashlib
 import io
 import json
 import lzma
@@ -17,7 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from nba.histories import sources
-from tests.histories.conftest import EVENTS, GOOD, HEAD
+from tests.histories.conftest import EVENTS, GOOD, HEAD, SALT
 
 
 def zipped(files: dict[str, str]) -> bytes:
@@ -40,6 +41,14 @@ def test_a_csv_file_becomes_typed_rows(read: Any, rows: Any) -> None:
     assert second["ordered_at"] == datetime(2026, 1, 6, 9, tzinfo=UTC)
     assert first["external"] == "C1"
     assert first["i_crm_id"] not in ("C1", second["i_crm_id"])
+
+
+def test_an_identifier_is_hashed_without_the_blanks_around_it(read: Any, rows: Any) -> None:
+    text = HEAD + "".join(f"O{i},2026-01-05,1,{crm}\n" for i, crm in enumerate(["C1", "  C1", "\u00a0C1 "]))
+    (shop,), _ = read({"orders.csv": text})
+    expected = hashlib.sha256(f"{SALT}|crm_id|C1".encode()).hexdigest()[:32]
+    found = [(str(row["i_crm_id"]).replace("-", ""), row["external"]) for row in rows(shop)]
+    assert found == [(expected, "C1")] * 3
 
 
 @pytest.mark.parametrize(
