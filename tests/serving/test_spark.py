@@ -130,9 +130,15 @@ before = orders.filter(pc.is_valid(when))
 place = before.column_names.index("revenue")
 before = before.set_column(place, "revenue", pc.multiply(before["revenue"], 2.0))
 before = before.append_column("superseded_at", pa.repeat(pa.scalar(corrected, tables.TIME), before.num_rows))
-history = history.commit(replace={"orders": now, "orders_earlier": before})
+# Some customers are others from then on; until then they are there.
+people = history.table("customers")
+gone = people.slice(0, 9).append_column("superseded_at", pa.repeat(pa.scalar(corrected, tables.TIME), 9))
+history = history.commit(
+    replace={"orders": now, "orders_earlier": before, "customers": people.slice(9), "customers_earlier": gone}
+)
 with history.as_of(at) as snapshot:
     own = table.build(snapshot)
+    assert own["customer_id"].to_pylist() == plain["customer_id"].to_pylist()
     assert own["f_revenue_365"].to_pylist() != plain["f_revenue_365"].to_pylist()
     assert own["f_orders_365"].equals(plain["f_orders_365"])
     session = spark.session(sys.argv[2])
