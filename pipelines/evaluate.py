@@ -331,7 +331,7 @@ def _ablation(
     ends = {"value": value.value, "lower": value.lower, "upper": value.upper}
     reason = value.reason or remark
     return {"versus": versus, "method": method, "policy_id": policy_id, "level": level, "n": value.n,
-            "ess": value.ess, "reason": reason, **ends}  # fmt: skip
+            "ess": value.ess, "max_weight": value.max_weight, "reason": reason, **ends}  # fmt: skip
 
 
 def _value_finder(context: Context, champion: Model) -> pa.Table:

@@ -23,6 +23,9 @@ MIN_ESS = diagnostics.ESS
 MAX_UNSUPPORTED = diagnostics.MISSING
 # The mean weight is 1 where the logged probabilities are true; further off than this many errors it is not.
 MAX_WEIGHT_Z = diagnostics.MEAN_Z
+# A difference of which so few customers make so much of the variance is theirs alone: the next such one would
+# move it, and the skewness by which its interval is lopsided is of these few, too.
+FEW, MAX_OF_FEW = 5, 0.9
 _SYMMETRIC = 1e-6  # skewness below which quantiles are those of the symmetric
 _TOO_FEW = "effective sample size"
 _SHRINKAGE = (1.0, 3.0, 1e1, 3e1, 1e2, 3e2, 1e3, 3e3, 1e4, 1e5)
@@ -217,6 +220,8 @@ def difference(log: Log, p_target: Array, p_base: Array, q: Array, level: float 
     """Give how much more one policy would have earned than another, on the same rows (paired `sndr`).
 
     What both would do alike cancels, row by row; two intervals side by side would hide most differences.
+    Refused where either policy is (`unanswerable`), and where a few customers make nearly all its variance.
+    The largest weight told is that of both.
 
     Args:
         log: Decisions with their outcome.
@@ -229,10 +234,21 @@ def difference(log: Log, p_target: Array, p_base: Array, q: Array, level: float 
     weight, base = weights(log, p_target), weights(log, p_base)
     thin = weight if stats.effective(weight) <= stats.effective(base) else base
     record = _record(value, influence, thin, log.unit, level)
-    reason = _refusal(log, p_target, weight, stats.effective(weight)) or _refusal(
-        log, p_base, base, stats.effective(base)
-    )
+    record = record._replace(max_weight=float(max(weight.max(initial=0.0), base.max(initial=0.0))))
+    reason = unanswerable(log, p_target, p_base)
+    if not reason and (share := _share_of_few(influence, log.unit)) > MAX_OF_FEW:
+        reason = f"it rests on a few decisions: {FEW} customers make {share:.0%} of its variance"
+        reason += f" (largest weight {record.max_weight:.0f})"
     return _unknown(record, reason) if reason else record
+
+
+def unanswerable(log: Log, *targets: Array) -> str:
+    """Say why a log cannot tell of a policy among those given, probabilities (n, k); empty where it can."""
+    for p in targets:
+        weight = weights(log, p)
+        if reason := _refusal(log, p, weight, stats.effective(weight)):
+            return reason
+    return ""
 
 
 def between_arms(
@@ -403,6 +419,12 @@ def _skewness(influence: Array, unit: NDArray[np.int64]) -> float:
     if spread == 0:
         return 0.0
     return float(np.mean((sums - sums.mean()) ** 3) / spread**3 / np.sqrt(len(sums)))
+
+
+def _share_of_few(influence: Array, unit: NDArray[np.int64]) -> float:
+    # Of the sum of squares of the customers' sums.
+    square = np.sort(np.bincount(unit, weights=influence) ** 2)
+    return float(square[-FEW:].sum() / max(square.sum(), 1e-300))
 
 
 def _error(influence: Array, unit: NDArray[np.int64]) -> float:

@@ -139,8 +139,9 @@ def _guardrail(lost: Log, challenger: Array, champion: Array, rules: Rules) -> C
     name = "additional opt-outs per decision, upper bound at any look"
     q = np.zeros_like(challenger)
     found = offpolicy.difference(lost, challenger, champion, q, rules.share)
-    if found.reason:
-        return Check(name, UNKNOWN, np.nan, rules.unsubscribes, found.reason)
+    # Opt-outs are few, and few make their variance: their bound is of all looks and starts from none.
+    if reason := offpolicy.unanswerable(lost, challenger, champion):
+        return Check(name, UNKNOWN, np.nan, rules.unsubscribes, reason)
     value, influence = offpolicy.contrast(lost, challenger, champion, q)
     if influence.any():
         upper = _look(value, influence, lost.unit, rules).upper

@@ -72,6 +72,7 @@ ABLATIONS = Table(
         f.number(
             "ess", "effective sample size of the less known policy", "decisions", low=0.0, nullable=True
         ),
+        f.number("max_weight", "largest importance weight of the two policies", "factor", low=0.0),
         f.text("reason", "why it is unknown, or a remark; else empty"),
     ),
 )

@@ -402,7 +402,8 @@ def _gathered() -> dict[str, list[dict[str, Any]]]:
         "clv_deciles": [decile | {"decile": d, "forecast": 4.0 * d, "observed": 3.0 * d} for d in (1, 2)],
         "ablations": [
             {"versus": versus, "method": method, "policy_id": "champion", "value": low + 0.2, "lower": low,
-             "upper": low + 0.4, "level": 0.95, "n": 300, "ess": 80.0, "reason": ""}
+             "upper": low + 0.4, "level": 0.95, "n": 300, "ess": 80.0,
+             "max_weight": 12.0, "reason": ""}
             for versus, method, low in (
                 ("random", "randomised arms", 0.1), ("response only", "randomised arms", 0.0),
                 ("random", "off-policy", 0.3), ("response only", "off-policy", 0.6),

@@ -247,6 +247,25 @@ def test_a_policy_differs_from_itself_by_nothing_and_pairs_are_sharper_than_two_
     assert found.se < 0.3 * apart[0].se
 
 
+def test_a_difference_that_rests_on_a_few_decisions_is_refused():
+    rng = np.random.default_rng(3)
+    n = 8000
+    p_logged = np.tile([0.9, 0.1], (n, 1))
+    column = (rng.random(n) < 0.1).astype(np.int64)
+    reward, same = rng.normal(0, 0.1, n), np.tile([0.88, 0.12], (n, 1))
+    log, q = Log(column, reward, p_logged, np.arange(n)), np.zeros((n, 2))
+    assert not offpolicy.difference(log, same, p_logged, q).reason
+    # One that the other policy would hardly have logged, with a large reward: weight 130, reward 60.
+    base = p_logged.copy()
+    p_logged[0], column[0], reward[0] = [0.99231, 0.00769], 1, 60.0
+    base[0] = [0.0, 1.0]
+    found = offpolicy.difference(log, same, base, q)
+    assert "5 customers make 100% of its variance" in found.reason
+    assert found.max_weight == pytest.approx(130, abs=0.1)
+    assert np.isnan([found.value, found.lower, found.upper]).all()
+    assert not offpolicy.unanswerable(log, same, base)
+
+
 def test_differences_are_recovered_and_covered():
     found, truth = [], np.mean([play(20_000, 1000 + seed)[3] for seed in range(20)])
     base = np.mean([play(20_000, 1000 + seed)[0].reward.mean() for seed in range(20)])
