@@ -25,6 +25,7 @@ from pipelines.replay import Context, LeftOut, Model, Part, Player, Unseen
 
 Array = NDArray[np.float64]
 ALL = "all"
+BESIDE = (tables.DIAGNOSTICS, tables.ABLATIONS, tables.VALUE_FINDER)
 FULL, CHALLENGER = "full policy", tracking.CHALLENGER
 _LEARNT = {
     FULL: "all closed decisions were in its training: judge it once later ones have closed",
@@ -35,6 +36,10 @@ _UNABLE = {
     FULL: "no arm of the log could have chosen what the champion would choose",
     CHALLENGER: "no arm of the log could have chosen what both would choose",
 }
+_OVERLAP = "decided before its training and closed later: what was bought between may have been learnt from"
+NO_CHAMPION = (
+    "No model is champion yet: arms are judged by what they got; `nba train` or `nba learn` makes one"
+)
 _UNREAD = "no decision closed since its training has a logged probability and stored candidates"
 _REPEATS = 400
 
@@ -50,9 +55,10 @@ def evaluate(workspace: Path, at: datetime, *, progress: Progress | None = None)
 
     Arms are judged on their own decisions. The champion is judged on decisions that were made since its
     training (on earlier ones it would look better than it is); while none of these has closed, on those made
-    before that closed later, and `diagnostics` says so. It is judged on the arms that could have chosen
-    whatever it would choose. A row's weight rests on the probability of its own arm. A challenger is judged
-    on decisions that neither of the two has learnt from, with its gain on the champion there.
+    before that closed later, and `diagnostics` and each reason say so. It is judged on the arms that could
+    have chosen whatever it would choose. A row's weight rests on the probability of its own arm. A challenger
+    is judged on decisions that neither of the two has learnt from, with its gain on the champion there.
+    Without a champion the other three are empty.
 
     Args:
         workspace: Folder of the workspace.
@@ -77,7 +83,7 @@ def evaluate(workspace: Path, at: datetime, *, progress: Progress | None = None)
     step = progress.step("judging policies", total=sum(len(one.batches) for one in asked) + 2)
     rows = _arm_values(closed, level)
     step(1)
-    written: dict[str, pa.Table] = {}
+    written = {table.name: table.empty() for table in BESIDE}
     checks: list[dict[str, Any]] = []
     for one in asked:
         pooled = pooling.replayed(context, one.players, one.unseen, one.batches, step)
@@ -85,8 +91,7 @@ def evaluate(workspace: Path, at: datetime, *, progress: Progress | None = None)
         rows += found
         checks += looked_at
         if one.name == FULL:
-            ablated = _ablations(closed, pooled, one.policy_id, context, one.players)
-            written["ablations"] = tables.ABLATIONS.build(ablated)
+            written["ablations"] = tables.ABLATIONS.build(_ablations(closed, pooled, one, context))
     if champion:
         written["diagnostics"] = tables.DIAGNOSTICS.build(checks)
         written["value_finder"] = _value_finder(context, champion)
@@ -106,6 +111,12 @@ class _Asked(NamedTuple):
     @property
     def policy_id(self) -> str:
         return self.players[self.name].policy_id
+
+    @property
+    def remark(self) -> str:
+        # What must be known of every number that rests on these decisions.
+        is_overlapping = self.batches and self.unseen.made_since < self.unseen.closed_after
+        return _OVERLAP if is_overlapping else ""
 
 
 def _asked(context: Context, champion: Model) -> list[_Asked]:
@@ -178,9 +189,8 @@ def _unseen(context: Context, *models: Model) -> tuple[Unseen, list[str]]:
 
 
 def _overlapping(policy_id: str) -> dict[str, Any]:
-    note = "decided before its training and closed later: what was bought between may have been learnt from"
     return {"policy_id": policy_id, "check": "made since training", "value": 0.0, "limit": 1.0,
-            "status": "warning", "note": note, "side": "at_least", "is_count": False}  # fmt: skip
+            "status": "warning", "note": _OVERLAP, "side": "at_least", "is_count": False}  # fmt: skip
 
 
 def _readable(left: LeftOut, policy_id: str) -> list[dict[str, Any]]:
@@ -204,7 +214,7 @@ def _model_values(
     checks = []
     if asked.batches:
         checks += _readable(replay.left_out(context, asked.unseen), policy_id)
-        if asked.unseen.made_since < asked.unseen.closed_after:
+        if asked.remark:
             checks.append(_overlapping(policy_id))
     compared = [FULL, CHALLENGER] if of == CHALLENGER else [of]
     able = pooling.supported(pooled, compared) if pooled else None
@@ -224,6 +234,7 @@ def _model_values(
         gain = _paired(able, CHALLENGER, FULL, level)
         out[0] |= {"gain": gain.value, "gain_lower": gain.lower, "gain_upper": gain.upper}
         out[0]["reason"] = out[0]["reason"] or gain.reason
+    out = [row | {"reason": _joined(row["reason"], asked.remark)} for row in out]
     looked_at = diagnostics.examine(able.log.column, able.log.p_logged, able.target[of])
     return out, [{"policy_id": policy_id, **found._asdict()} for found in looked_at] + checks
 
@@ -263,18 +274,18 @@ def _other_intervals(
 
 
 def _ablations(
-    closed: pa.Table, pooled: Pooled | None, policy_id: str, context: Context, players: dict[str, Player]
+    closed: pa.Table, pooled: Pooled | None, asked: _Asked, context: Context
 ) -> list[dict[str, Any]]:
-    level = context.config.experiment.level
+    level, policy_id = context.config.experiment.level, asked.policy_id
     out = [
         _ablation(versus, "randomised arms", named or policy_id, level, value, "")
         for versus, named, value in _by_arms(closed, context.config, level)
     ]
     weighted = bool((context.catalog.lever != 1).any() or context.config.policy.levers)
-    for versus in players:
+    for versus in asked.players:
         if versus == FULL:
             continue
-        remark = "" if weighted or versus != "no levers" else "all levers are 1"
+        remark = _joined("" if weighted or versus != "no levers" else "all levers are 1", asked.remark)
         if pooled is None:
             value = PolicyValue.unknown("no closed decision that is new to the champion can be replayed")
         else:
@@ -329,9 +340,13 @@ def _ablation(
     versus: str, method: str, policy_id: str, level: float, value: PolicyValue, remark: str
 ) -> dict[str, Any]:
     ends = {"value": value.value, "lower": value.lower, "upper": value.upper}
-    reason = value.reason or remark
+    reason = _joined(value.reason, remark)
     return {"versus": versus, "method": method, "policy_id": policy_id, "level": level, "n": value.n,
             "ess": value.ess, "max_weight": value.max_weight, "reason": reason, **ends}  # fmt: skip
+
+
+def _joined(*reasons: str) -> str:
+    return "; ".join(reason for reason in reasons if reason)
 
 
 def _value_finder(context: Context, champion: Model) -> pa.Table:

@@ -259,8 +259,8 @@ def _ablations(reader: Reader) -> None:
     st.subheader(say("policy.ablations"), help=say("term.ablation"))
     if not parts.filled(reader, "ablations"):
         return
-    st.caption(say("policy.ablations_note"))
     found = reader.table("ablations").to_pylist()
+    st.caption(say("policy.ablations_note", decisions=say(_judged_on(reader, found))))
     order = list(dict.fromkeys(row["versus"] for row in found))
     rows = sorted(found, key=lambda row: order.index(row["versus"]))  # both methods, one below the other
     for name in _disagreeing(rows):
@@ -272,6 +272,13 @@ def _ablations(reader: Reader) -> None:
     columns = ["versus", "method", "value", "lower", "upper", "ess", "n", "reason"]
     grid.table(shown, columns, tables.ABLATIONS, reader.currency, "ablations")
     _levers(reader)
+
+
+def _judged_on(reader: Reader, ablations: list[dict[str, Any]]) -> str:
+    # While nothing made since its training has closed, the champion is judged on what it may know of.
+    judged = {row["policy_id"] for row in ablations if row["method"] == "off-policy"}
+    checks = reader.rows("diagnostics", check="made since training") if reader.has("diagnostics") else []
+    return "policy.made_before" if judged & {row["policy_id"] for row in checks} else "policy.made_since"
 
 
 def _disagreeing(rows: list[dict[str, Any]]) -> list[str]:

@@ -12,6 +12,7 @@ Array = NDArray[np.float64]
 
 # Where a finding is no longer ok; the first three are also where estimates refuse.
 MISSING, ESS, MEAN_Z = 0.01, 50.0, 5.0
+MEAN_WARNS = 3.0  # errors by which the mean weight is off where it is not refused yet, but no longer ok
 LARGEST, HEAVY, P_VALUE = 200.0, 0.5, 1e-4
 
 
@@ -111,7 +112,13 @@ def examine(column: NDArray[np.int64], p_logged: Array, p_target: Array) -> list
         _finding(
             "effective sample size", ess, ESS, f"{ess:,.0f} of {n:,} decisions", "at_least", is_count=True
         ),
-        _finding("mean weight", z, MEAN_Z, f"the weights average {weight.mean():.3f}, expected 1"),
+        _finding(
+            "mean weight",
+            z,
+            MEAN_WARNS,
+            f"the weights average {weight.mean():.3f}, expected 1",
+            bad="refused" if z > MEAN_Z else "warning",
+        ),
         _finding("largest weight", float(weight.max(initial=0.0)), LARGEST, "of one decision", bad="warning"),
         _finding("weight tails", heavy, HEAVY, share, bad="warning"),
         _finding("logged probabilities", fit.p_value, P_VALUE, against, "at_least"),

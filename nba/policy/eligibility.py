@@ -19,22 +19,12 @@ from nba.errors import DataError, SettingsError
 from nba.history import Snapshot
 from nba.policy import rules, windows
 from nba.policy.contacts import Contacts
-from nba.settings import ContactPolicy, Engagement, FrequencyCap, Limits, Reward
+from nba.settings import ASKED_ALWAYS, ContactPolicy, Engagement, FrequencyCap, Limits, Reward
 
 Flags = NDArray[np.bool_]
 
-# What is always asked, with its stage; a workspace's own rules come after these.
-BUILT_IN = (
-    ("", ""),
-    ("action not running", "running"),
-    ("no external id", "running"),
-    ("no consent", "consent"),
-    ("opted out", "consent"),
-    ("cooldown", "contact"),
-    ("frequency cap", "contact"),
-    ("another action of the issue is active", "contact"),
-    ("quiet until it lapses", "contact"),
-)
+# A workspace's own rules come after these.
+BUILT_IN = (("", ""), *ASKED_ALWAYS)
 REASONS = tuple(name for name, _ in BUILT_IN)
 STAGES = tuple(stage for _, stage in BUILT_IN)
 _STOPPED, _UNREACHABLE, _NO_CONSENT, _OPTED_OUT, _COOLDOWN, _FREQUENCY, _ISSUE, _QUIET = range(1, 9)

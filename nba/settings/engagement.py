@@ -6,6 +6,18 @@ from pydantic import Field, model_validator
 
 from nba.settings.common import Frozen, Money
 
+# What is asked of every candidate, beside a workspace's own rules, with its stage.
+ASKED_ALWAYS = (
+    ("action not running", "running"),
+    ("no external id", "running"),
+    ("no consent", "consent"),
+    ("opted out", "consent"),
+    ("cooldown", "contact"),
+    ("frequency cap", "contact"),
+    ("another action of the issue is active", "contact"),
+    ("quiet until it lapses", "contact"),
+)
+
 
 class Volume(Frozen):
     """How many contacts there may or should be, over all customers.
@@ -211,6 +223,10 @@ class Engagement(Frozen):
         twice = sorted({name for name in names if names.count(name) > 1})
         if len(names) > 100:
             raise ValueError(f"{len(names)} rules, purposes, policies and caps; at most 100 are asked")
+        reserved = ("none", *(name for name, _ in ASKED_ALWAYS))
+        taken = sorted({name for name in names if name.strip().lower() in ("", *reserved)})
+        if taken:
+            raise ValueError(f"names {taken} cannot be told from {reserved}; choose other ones")
         if twice:
             raise ValueError(f"names {twice} stand twice; each rule, purpose, policy and cap needs its own")
         return self

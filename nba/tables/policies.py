@@ -18,7 +18,7 @@ POLICY_VALUES = Table(
         f.number("ess", "effective sample size", "decisions", low=0.0),
         f.count("n", "decisions", low=0),
         f.number("max_weight", "largest importance weight", "factor", low=0.0),
-        f.text("reason", "why it, or the gain, is unknown, where it is; else empty"),
+        f.text("reason", "why it, or the gain, is unknown, where it is, or a remark; else empty"),
         f.money(
             "gain",
             "of a challenger: reward per decision above the champion's, paired, on the same decisions",
@@ -72,7 +72,7 @@ ABLATIONS = Table(
         f.number(
             "ess", "effective sample size of the less known policy", "decisions", low=0.0, nullable=True
         ),
-        f.number("max_weight", "largest importance weight of the two policies", "factor", low=0.0),
+        f.number("max_weight", "largest weight of the two policies", "factor", low=0.0, nullable=True),
         f.text("reason", "why it is unknown, or a remark; else empty"),
     ),
 )

@@ -215,12 +215,41 @@ def _groups(rows: list[dict[str, Any]], most: int = 12) -> list[dict[str, Any]]:
 
 @app.command(rich_help_panel=PANEL)
 def evaluate(workspace: WorkspaceArg, at: AtOption = None) -> None:
-    """Estimate what policies would have earned from the logged decisions (off-policy)."""
+    """Estimate what policies would have earned from the logged decisions, and what each part is worth."""
     from pipelines import evaluate as step
 
     values = run(lambda progress: step.evaluate(workspace, moment(at), progress=progress))
-    columns = ["policy_id", "batch_id", "estimator", "value", "lower", "upper", "ess", "n", "reason"]
-    show("Reward per decision", values.select(columns).to_pylist())
+    rows = [row for row in values.to_pylist() if row["batch_id"] == step.ALL]
+    show("Reward per decision, over all batches", [_judged(row) for row in rows])
+    for row in rows:
+        if row["gain"] is not None and row["gain"] == row["gain"]:
+            gain = between(row["gain"], row["gain_lower"], row["gain_upper"])
+            out.print(f"{row['policy_id']} against the champion, on the same decisions: {gain}")
+    if not any(row["estimator"] == "dros" for row in rows):
+        out.print(step.NO_CHAMPION)
+        return
+    found = {table.name: History.read(workspace).table(table.name).to_pylist() for table in step.BESIDE}
+    names = ("versus", "method", "reward per decision", "ess", "n", "max_weight", "reason")
+    ablations = [_judged(row) for row in found["ablations"]]
+    show("The full policy against itself without a part", [{n: row[n] for n in names} for row in ablations])
+    columns = ("segment", "n", "n_nothing", "best", "blocked_total", "reason")
+    finder = [{name: row[name] for name in columns} for row in found["value_finder"]]
+    show("Customers with nothing good to be proposed", finder)
+    checks = [row for row in found["diagnostics"] if row["status"] != "ok"]
+    columns = ("policy_id", "check", "status", "value", "limit", "note")
+    show(
+        "Of what the estimates rest on, not in order",
+        [{name: row[name] for name in columns} for row in checks],
+    )
+
+
+def _judged(row: dict[str, Any]) -> dict[str, Any]:
+    # One cell for a value and the ends of its interval, which may be unknown.
+    known = {name: None if row[name] != row[name] else row[name] for name in ("value", "lower", "upper")}
+    told = {"reward per decision": between(known["value"], known["lower"], known["upper"])}
+    names = ("policy_id", "estimator", "versus", "method")
+    last = ("ess", "n", "max_weight", "reason")
+    return {name: row[name] for name in names if name in row} | told | {name: row[name] for name in last}
 
 
 @app.command(rich_help_panel=PANEL)

@@ -207,6 +207,9 @@ def scenario(
         {key: row[key] for key in ("scenario", "value", "value_lower", "value_upper", "contacts", "cost")}
         for row in total
     ])  # fmt: skip
+    out.print(
+        f"Of batch {table[0]['batch_id']}, of everybody but the holdout, whose share the limits are without."
+    )
     limits = [row for row in table if row["item"] != "total"]
     show("Limits, and what one more unit would add", [
         {key: row[key] for key in ("scenario", "item", "available", "used", "price")} for row in limits

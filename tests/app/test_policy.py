@@ -141,7 +141,7 @@ def test_policy_and_attribution_lead_with_numbers(show, fresh, words, numbers) -
     assert shown["Contacts of the last batch"] == str(newest["n_contacts"])
 
 
-def test_each_part_is_told_by_both_methods_and_where_they_disagree(show, workspace) -> None:
+def test_each_part_is_told_by_both_methods_and_where_they_disagree(show, workspace, words) -> None:
     app = show(workspace, "policy", view="ablations")
     shown = app.dataframe[0].value
     assert shown["versus"].tolist() == [
@@ -151,3 +151,13 @@ def test_each_part_is_told_by_both_methods_and_where_they_disagree(show, workspa
     assert set(shown["ess"]) == {80.0}
     (told,) = app.warning
     assert told.value.startswith("Against response only: the two methods disagree")
+    assert "on the decisions made since its training" in words(app)
+
+
+def test_ablations_say_what_decisions_they_rest_on(show, fresh, words) -> None:
+    root = fresh()
+    check = {"policy_id": "champion", "check": "made since training", "value": 0.0, "limit": 1.0,
+             "status": "warning", "note": "", "side": "at_least", "is_count": False}  # fmt: skip
+    History.read(root).commit(replace={"diagnostics": tables.DIAGNOSTICS.build([check])})
+    shown = words(show(root, "policy", view="ablations"))
+    assert "on decisions made before its training that closed later" in shown

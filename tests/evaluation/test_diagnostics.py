@@ -46,6 +46,14 @@ def test_what_an_estimate_rests_on_is_named():
     assert found["support"].status == "refused"
     assert found["support"].value == pytest.approx(0.2)
     assert found["logged probabilities"].status == "refused"  # 0.5 of column 1 came, 0.4 were logged
+    # What the other policy favours came more often than by chance, by 4 errors, and by 10.
+    for errors, expected in ((2, "ok"), (4, "warning"), (10, "refused")):
+        likelier = np.zeros(3000, dtype=np.int64)
+        likelier[: 1500 + int(errors * np.sqrt(3000) / 2)] = 1
+        even, favours = np.full((3000, 2), 0.5), np.tile([0.3, 0.7], (3000, 1))
+        found = {f.check: f for f in examine(likelier, even, favours)}
+        assert found["mean weight"].status == expected
+        assert found["mean weight"].value == pytest.approx(errors, rel=0.1)
     rare = np.tile([0.998, 0.001, 0.001], (3000, 1))
     drawn = rng.choice(3, 3000, p=rare[0])
     found = {f.check: f for f in examine(drawn, rare, p)}

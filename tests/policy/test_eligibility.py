@@ -386,6 +386,9 @@ def test_names_of_rules_are_their_own():
         Engagement(
             rules=(Rule(name="x", keep="true"),), frequency_caps=(FrequencyCap(name="x", most=1, days=1),)
         )
+    for name in ("cooldown", "No consent", "none", " "):
+        with pytest.raises(ValueError, match=rf"names \['{name}'\] cannot be told from"):
+            Engagement(rules=(Rule(name=name, keep="true"),))
     with pytest.raises(ValueError, match="needs either days or calendar"):
         FrequencyCap(name="x", most=1)
 
