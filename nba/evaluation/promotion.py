@@ -51,7 +51,8 @@ class Rules(NamedTuple):
         planned: Decisions at which the confidence sequence is narrowest.
         level: Confidence level over all looks together, of the first challenger.
         unsubscribes: Additional opt-outs per decision that would be borne.
-        ece: Largest calibration error of the model.
+        ece: Largest calibration error of the model, however common responses are.
+        ece_share: Largest part of the base rate that its calibration error is beyond that of chance.
         nth: Which challenger of this champion is judged, from 1.
     """
 
@@ -60,6 +61,7 @@ class Rules(NamedTuple):
     level: float = 0.95
     unsubscribes: float = 0.002
     ece: float = 0.05
+    ece_share: float = 0.25
     nth: int = 1
 
     @property
@@ -103,13 +105,16 @@ def health(metrics: dict[str, float], rules: Rules) -> list[Check]:
     """Ask the challenger's model: is it calibrated, and does it know more than the base rate.
 
     Args:
-        metrics: Of the model's report: ece, log_loss, log_loss_constant.
+        metrics: Of the model's report: ece, log_loss, log_loss_constant, and where they are known
+            ece_of_noise and base_rate: an error that is small beside 1 may be as large as the rate itself.
         rules: What is asked.
     """
     ece = metrics.get("ece", np.nan)
     gain = metrics.get("log_loss_constant", np.nan) - metrics.get("log_loss", np.nan)
+    chance, rate = metrics.get("ece_of_noise", np.nan), metrics.get("base_rate", np.nan)
+    most = float(np.nanmin([rules.ece, chance + rules.ece_share * rate]))
     return [
-        _at_most("calibration error of the model", ece, rules.ece, "of predicted chances of a response"),
+        _at_most("calibration error of the model", ece, most, "of predicted chances of a response"),
         _at_most("log loss against the base rate", -gain, 0.0, "below 0 it knows more than the base rate"),
     ]
 

@@ -111,7 +111,8 @@ class Promotion(Frozen):
         planned: Decisions at which the interval, valid at every look, is narrowest.
         level: Confidence level over all looks together.
         unsubscribes: Additional opt-outs per decision that would be borne.
-        ece: Largest calibration error of the model.
+        ece: Largest calibration error of the model, however common responses are.
+        ece_share: Largest part of the base rate that the model's calibration error is beyond that of chance.
         approver: Who answers for promotions that `nba weekly` makes where all conditions hold; nobody: it
             only shows the evidence.
     """
@@ -122,6 +123,7 @@ class Promotion(Frozen):
     level: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
     unsubscribes: Annotated[float, Field(ge=0)] = 0.002
     ece: Annotated[float, Field(gt=0)] = 0.05
+    ece_share: Annotated[float, Field(gt=0)] = 0.25
 
 
 class Attribution(Frozen):

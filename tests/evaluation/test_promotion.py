@@ -61,6 +61,9 @@ def test_opt_outs_no_support_and_a_poor_model_stop_it():
     good = {"ece": 0.01, "log_loss": 0.2, "log_loss_constant": 0.25}
     assert passes(health(good, Rules()))
     assert not passes(health({**good, "ece": 0.2}, Rules()))
+    # Where one in a hundred responds, an error of 0.01 is as large as the rate; chance alone is borne.
+    assert not passes(health({**good, "base_rate": 0.01, "ece_of_noise": 0.001}, Rules()))
+    assert passes(health({**good, "base_rate": 0.01, "ece_of_noise": 0.008}, Rules()))
     assert not passes(health({**good, "log_loss": 0.3}, Rules()))
     assert not passes(health({}, Rules()))
 
