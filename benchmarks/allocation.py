@@ -222,7 +222,7 @@ REPLAYED: tuple[Policy, ...] = (
 
 def replay() -> list[Row]:
     """Draw within contact caps under 20,000 salts: chi-square of what happened against what was logged."""
-    found, exceeded = _replayed(budgeted=False)
+    found, exceeded, _ = _replayed("")
     text = f"{len(REPLAYED)} policies, {REPLAY_CUSTOMERS} customers, contact caps of 4 and 2; Bonferroni"
     return [
         row("replay.chi2_p", found, "p", 0.001, ">=", n=SALTS, conditions=text),
@@ -231,30 +231,46 @@ def replay() -> list[Row]:
 
 
 def replay_budget() -> list[Row]:
-    """Do the same with a budget of unlike amounts too, of which trimming's share is an approximation."""
-    found, _ = _replayed(budgeted=True)
-    text = f"{len(REPLAYED)} policies, {REPLAY_CUSTOMERS} customers, contact caps and a budget; Bonferroni"
-    return [row("replay.chi2_p_budget", found, "p", None, ">=", n=SALTS, conditions=text)]
+    """Do the same with a budget of unlike amounts, or a cap across them, where trimming is approximated."""
+    rows = []
+    for more, text in (("budget", "contact caps and a budget"), ("overlap", "contact caps and one across")):
+        found, _, error = _replayed(more)
+        text = f"{len(REPLAYED)} policies, {REPLAY_CUSTOMERS} customers, {text}"
+        rows += [
+            row(f"replay.chi2_p_{more}", found, "p", None, ">=", n=SALTS, conditions=f"{text}; Bonferroni"),
+            row(f"replay.error_{more}", error, "probability", None, "<=", n=SALTS,
+                conditions=f"{text}; largest of happened less logged, noise of 20,000 draws included"),
+        ]  # fmt: skip
+    return rows
 
 
-def _replayed(budgeted: bool) -> tuple[float, int]:
-    worst, exceeded = 1.0, 0
+def _replayed(more: str) -> tuple[float, int, float]:
+    worst, exceeded, furthest = 1.0, 0, 0.0
     for number, policy in enumerate(REPLAYED):
-        p_value, over = replayed(policy, SALTS, number, budgeted)
-        worst, exceeded = min(worst, p_value), exceeded + over
-        print(f"{policy.policy_id}: p {p_value:.3g}, {over} limits exceeded", flush=True)
-    return min(1.0, worst * len(REPLAYED)), exceeded
+        p_value, over, error = replayed(policy, SALTS, number, more)
+        worst, exceeded, furthest = min(worst, p_value), exceeded + over, max(furthest, error)
+        print(f"{policy.policy_id}: p {p_value:.3g}, off by {error:.3g}, {over} exceeded", flush=True)
+    return min(1.0, worst * len(REPLAYED)), exceeded, furthest
 
 
-def replayed(policy: Policy, salts: int, seed: int, budgeted: bool) -> tuple[float, int]:
-    """Replay one policy's draws; p-value of the chi-square, and how many limits were exceeded."""
+# What stands beside the two disjoint caps: use of one of each treatment, and how much there is.
+_BESIDE = {
+    "": ([0, 0, 0, 0, 0], np.inf),
+    "budget": ([0, 1.0, 0.5, 2.0, 0.25], 4.5),
+    "overlap": ([0, 1, 1, 1, 1], 5.0),
+}
+
+
+def replayed(policy: Policy, salts: int, seed: int, more: str) -> tuple[float, int, float]:
+    """Replay one policy's draws: p of the chi-square, limits exceeded, largest error of a probability."""
     n, k, rng = REPLAY_CUSTOMERS, 5, np.random.default_rng(seed)
     mean = np.column_stack([np.zeros(n), rng.normal(0.5, 1, (n, k - 1))])
     se = np.column_stack([np.zeros(n), rng.uniform(0.2, 0.8, (n, k - 1))])
     is_eligible = rng.random((n, k)) < 0.8
     is_eligible[:, 0] = True
-    use = np.column_stack([[0, 1, 1, 0, 0], [0, 0, 0, 1, 1], [0, 1.0, 0.5, 2.0, 0.25]]).astype(float)
-    available = np.array([4.0, 2.0, 4.5 if budgeted else np.inf])
+    beside, most = _BESIDE[more]
+    use = np.column_stack([[0, 1, 1, 0, 0], [0, 0, 0, 1, 1], beside]).astype(float)
+    available = np.array([4.0, 2.0, most])
     found = allocate(policy, Estimate(mean, se), is_eligible, use, available)
     ids, count, over = [f"c{i}" for i in range(n)], np.zeros((n, k)), 0
     for salt in range(salts):
@@ -267,7 +283,8 @@ def replayed(policy: Policy, salts: int, seed: int, budgeted: bool) -> tuple[flo
     random = (expected > 5) & (expected < salts - 5)
     square = float(((count - expected)[random] ** 2 / expected[random]).sum())
     freedom = int(random.sum() - random.any(axis=1).sum())
-    return float(stats.chi2.sf(square, freedom)), over
+    error = float(np.abs(count / salts - found.final).max())
+    return float(stats.chi2.sf(square, freedom)), over, error
 
 
 def limits() -> list[Row]:
