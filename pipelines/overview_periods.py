@@ -26,10 +26,7 @@ _BATCHES = """
     select min(decided_at) as decided_at from decisions where experiment_id = $id and decided_at <= $entered
     group by batch_id order by 1 desc
 """
-_COST = """
-    select arm, coalesce(sum(t.cost), 0) as cost from decisions d join touches t using (decision_id)
-    where d.experiment_id = $id and d.decided_at >= $since and d.decided_at <= $entered group by arm
-"""
+_COST = Measured(name="cost", numerator="cost")
 _MOVED = "shares of the arms changed in a phase, so customers who came earlier and later are not alike"
 _FEW = "no variance, or fewer than 2 customers in an arm who were there before"
 
@@ -70,27 +67,27 @@ def _period(
     since, window = stretch
     before = pc.less_equal(people["assigned_at"], pa.scalar(since, tables.TIME))
     people = people.filter(pc.and_(before, pc.invert(people["is_moved"])))
-    gained = facts.gained(snapshot, people, [metric], since, window.until)
-    earned = dict(zip(gained["customer_id"].to_pylist(), gained["y0"].to_pylist()))
-    value = np.array([earned.get(name) or 0.0 for name in people["customer_id"].to_pylist()])
+    # The cost is what the value is net of: of the same customers over the same time.
+    gained = facts.gained(snapshot, people, [metric, _COST], since, window.until)
+    ids, arms = people["customer_id"].to_pylist(), np.array(people["arm"].to_pylist(), dtype=object)
+    each = {row["customer_id"]: (row["y0"] or 0.0, row["y1"] or 0.0) for row in gained.to_pylist()}
+    value, spent = np.array([each.get(name, (0.0, 0.0)) for name in ids]).reshape(-1, 2).T
     if metric.cap is not None:
         value = np.minimum(value, metric.cap)
-    asked = {"id": experiment.experiment_id, "since": since, "entered": window.entered}
-    cost = {row["arm"]: row["cost"] for row in snapshot.sql(_COST, asked).to_pylist()}
     names = [arm.name for arm in experiment.arms if arm.name != experiment.control]
-    found = compared(value, people["arm"].to_pylist(), experiment.control, names, experiment.level)
+    found = compared(value, arms, experiment.control, names, experiment.level)
     told = {"period": f"last_{n_batches}", "since": since, "until": window.until, "n_batches": n_batches}
     told |= {"metric": metric.name, "control": experiment.control, "level": experiment.level}
     unknown = dict.fromkeys(("effect", "lower", "upper", "total", "total_lower", "total_upper"))
     return [
-        row | told | {"cost": cost.get(row["arm"], 0.0)}
+        row | told | {"cost": float(spent[arms == row["arm"]].sum())}
         | (unknown | {"reason": _MOVED} if experiment.phases else {})
         for row in found
     ]  # fmt: skip
 
 
 def compared(
-    value: NDArray[np.float64], arm: Sequence[str], control: str, names: Sequence[str], level: float
+    value: NDArray[np.float64], arm: NDArray[np.object_], control: str, names: Sequence[str], level: float
 ) -> list[dict[str, Any]]:
     """Compare each arm's money per customer with the control's.
 
@@ -105,11 +102,10 @@ def compared(
         Per arm: n, n_control, effect per customer and in total with its interval, and the reason where it is
         not known.
     """
-    of = np.array(arm, dtype=object)
-    base = value[of == control]
+    base = value[arm == control]
     out = []
     for name in names:
-        mine = value[of == name]
+        mine = value[arm == name]
         row: dict[str, Any] = {"arm": name, "n": len(mine), "n_control": len(base), "reason": _FEW}
         out.append(row)
         if min(len(mine), len(base)) < 2:

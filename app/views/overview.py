@@ -93,7 +93,8 @@ def _headline(reader: Reader) -> None:
             st.markdown(say("overview.unclear"))
         if any(EARLY in one["reason"] and one["metric"] == metric.name for one in read):
             st.markdown(say("overview.early"))
-        st.caption(_matured_cost(reader, arm, is_net=metric.numerator == "margin"))
+        for text in _counted(reader, read, is_net=metric.numerator == "margin"):
+            st.caption(text)
         if metric.numerator != "margin":  # a value that is not what was earned says of what it is
             st.caption(label("metric", metric.numerator))
         st.caption(_maturity(reader), help=say("term.matured"))
@@ -122,8 +123,7 @@ def _of_period(row: dict[str, Any], reader: Reader, *, is_net: bool) -> None:
     st.markdown(say("overview.part", **words))
     if row["lower"] <= 0 <= row["upper"]:
         st.markdown(say("overview.unclear"))
-    words = {"cost": number(row["cost"], unit), "n": number(row["n_batches"])}
-    st.caption(say("overview.cost_net" if is_net else "overview.cost_apart", **words))
+    st.caption(say("overview.cost_net" if is_net else "overview.cost_apart", cost=number(row["cost"], unit)))
     st.caption(say("overview.part_note"))
 
 
@@ -134,10 +134,20 @@ def _period(reader: Reader, read: list[dict[str, Any]]) -> dict[str, str]:
     return {"since": day(since), "until": day(until)}
 
 
-def _matured_cost(reader: Reader, arm: str, *, is_net: bool) -> str:
-    rows = reader.rows("summary_batches", arm=arm, is_matured=True)
-    cost = number(sum(row["cost"] for row in rows), reader.currency)
-    return say("overview.cost_net" if is_net else "overview.cost_apart", cost=cost, n=number(len(rows)))
+def _counted(reader: Reader, read: list[dict[str, Any]], *, is_net: bool) -> list[str]:
+    # What the value is net of, and that it counts batches that are still open up to the same moment.
+    if not read or read[0]["matured_at"] is None:
+        return []
+    out, (row, *_) = [], read
+    until = day(row["matured_at"])
+    if row["cost"] is not None:  # readouts of earlier versions lack it
+        key = "overview.cost_net" if is_net else "overview.cost_apart"
+        out.append(say(key, cost=number(row["cost"], reader.currency)))
+    batches = reader.rows("summary_batches", arm=row["arm"], is_matured=False)
+    still = [one for one in batches if one["decided_at"] < row["matured_at"]]
+    if still:
+        out.append(say("overview.includes", until=until, n=number(len(still))))
+    return out
 
 
 def _words(row: dict[str, Any], arm: str, unit: str) -> dict[str, str]:

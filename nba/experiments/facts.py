@@ -238,6 +238,27 @@ def gained(
     return snapshot.sql(sql, {"since": since, "until": until})
 
 
+def spent(snapshot: Snapshot, people: pa.Table, window: Window) -> dict[str, float]:
+    """Sum the cost of contacts, by arm, that margin is net of: of the same customers over the same time.
+
+    Args:
+        snapshot: What was known.
+        people: As `assigned` gives them.
+        window: Who counts, and until when.
+    """
+    snapshot.connection.register("people", people)
+    rows = snapshot.connection.execute(
+        f"""
+        with a as (from people where assigned_at <= $entered and not is_moved), t as (
+            select arm, sum("cost") as cost from ({_facts(("cost",))}) join a using (customer_id)
+            where happened_at < $until and happened_at >= assigned_at group by arm
+        )
+        select arm, coalesce(any_value(cost), 0) from a left join t using (arm) group by arm""",
+        {"entered": window.entered, "until": window.until},
+    ).fetchall()
+    return dict(rows)
+
+
 def mark(snapshot: Snapshot, metrics: Sequence[Measured], until: datetime) -> str:
     """Give a short text that changes when any fact before a moment changes (one linear pass, no join)."""
     source = f"({_facts(_measures(metrics))}) facts"

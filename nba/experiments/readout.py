@@ -122,10 +122,12 @@ def read(
     measured += effects.of_quantiles(snapshot, experiment, people, quantiles, window)
     if fault:
         measured = [effects.hidden(row, fault) for row in measured]
+    spent = facts.spent(snapshot, people, window)
     readout_rows, look_rows = [], []
     for arm, path in paths.items():
         verdict = judge(experiment, path, looks, fault)
-        readout_rows.append(_verdict_row(experiment, arm, verdict, check, len(looks), window))
+        row = _verdict_row(experiment, arm, verdict, check, len(looks), window)
+        readout_rows.append(row | {"cost": spent.get(arm)})
         look_rows += [] if fault else _look_rows(experiment, arm, path, looks)
     tabled = _with_traffic(readout_rows, followed), tables.LOOKS.build(look_rows)
     return Readout(tables.EFFECTS.build(measured), *tabled, stored)

@@ -73,6 +73,9 @@ READOUTS = Table(
             "p_traffic", "chance of treatments this uneven against their logged probabilities", nullable=True
         ),
         f.time("matured_at", "last matured moment: what the readout rests on", nullable=True),
+        f.money(
+            "cost", "spent until then on contacts of the arm's customers: margin is net of it", nullable=True
+        ),
         f.time("ends_at", "planned end", nullable=True),
         f.number(
             "days_left", "from the last matured moment to the planned end", "days", low=0.0, nullable=True

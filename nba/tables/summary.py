@@ -97,7 +97,7 @@ SUMMARY_PERIODS = Table(
         f.money("total", "effect times customers in the arm", nullable=True),
         f.money("total_lower", "lower end of its interval", nullable=True),
         f.money("total_upper", "upper end of its interval", nullable=True),
-        f.money("cost", "spent on the arm's contacts of these batches, as reported", low=0.0),
+        f.money("cost", "spent in this time on contacts of these customers: margin is net of it", low=0.0),
         f.number("level", "confidence level of the interval", "fraction", low=0.0, high=1.0),
         f.text("reason", "why the effect is unknown, where it is; else empty"),
     ),

@@ -327,8 +327,8 @@ def _readings(batches: int) -> dict[str, list[dict[str, Any]]]:
         {
             "experiment_id": "policy", "arm": arm, "control": "holdout", "unit": "customer",
             "metric": "margin", "verdict": verdict, "reason": reason, "is_early": False, "n_looks": 3,
-            "p_srm": 0.7, "matured_at": end, "ends_at": None, "rule": "any look, confidence sequence",
-            "estimand": "effect of being assigned to the arm",
+            "p_srm": 0.7, "matured_at": end, "cost": 321.5, "ends_at": None,
+            "rule": "any look, confidence sequence", "estimand": "effect of being assigned to the arm",
         }
         for arm, verdict, reason in (
             ("policy", "ship", "margin is better, and no guardrail is worse."),

@@ -63,6 +63,18 @@ def test_a_part_of_the_period_is_chosen_by_link_and_told_as_of_one_reading(
     assert "period" not in app.query_params
 
 
+def test_a_headline_of_closed_batches_alone_speaks_of_no_open_ones(show, fresh, words) -> None:
+    root = fresh()
+    history = History.read(root)
+    earlier = {"matured_at": START + timedelta(weeks=3), "cost": None}
+    rows = [row | earlier for row in history.table("readouts").to_pylist()]
+    history.commit(replace={"readouts": tables.READOUTS.build(rows)})
+    text = words(show(root))
+    assert "also by batches that are still open" not in text
+    assert "the value is what is left after that" not in text
+    assert "1 of 4 batches still have open reward windows" in text
+
+
 def test_uneven_arms_raise_an_alert(show, fresh, words) -> None:
     root = fresh()
     history = History.read(root)
@@ -94,11 +106,10 @@ def test_the_headline_says_that_it_was_seen_early_and_what_it_cost(show, fresh, 
     root = fresh()
     text = words(show(root))
     history = History.read(root)
-    (cost,) = history.sql(
-        "select sum(cost) as cost from summary_batches where arm = 'policy' and is_matured"
-    ).to_pylist()
-    spent = say("overview.cost_net", n=3, cost=f"{cost['cost']:,.2f} EUR")
-    assert spent in text
+    (cost,) = history.sql("select cost from readouts where arm = 'policy'")["cost"].to_pylist()
+    assert say("overview.cost_net", cost=f"{cost:,.2f} EUR") in text
+    # The batch of 23 March is open and yet before the end of the last closed window.
+    assert say("overview.includes", until="30 Mar 2026", n=1) in text
     assert say("overview.early") not in text
     early = {"is_early": True, "reason": f"margin rose against the control{EARLY}."}
     rows = [row | early for row in history.table("readouts").to_pylist()]

@@ -81,6 +81,35 @@ def test_the_planned_end_is_reached_whenever_batches_were(workspace, tmp_path, e
     assert max(row["looked_at"] for row in looks if row["experiment_id"] == "cc") == end
 
 
+def test_the_named_cost_is_what_margin_is_net_of(workspace, tmp_path):
+    folder, at = copied(workspace, tmp_path / "w"), START + timedelta(days=38)
+    trial = settings.read(folder).experiments[0]
+    plain = tuple(metric.model_copy(update={"is_adjusted": False}) for metric in trial.metrics)
+    trial = trial.model_copy(update={"metrics": plain})  # means as they are, with which one may reckon
+    own = [row for row in History.read(folder).table("assignments").to_pylist() if row["arm"] == "chall"]
+    # Before the assignment, within, at the end of the last closed window, and after it.
+    days = {-3: 7.0, 2: 0.5, 34: 0.25, 35: 11.0, 37: 13.0}
+    sent = [
+        {"touch_id": f"{row['customer_id']}-{day}", "customer_id": row["customer_id"], "channel": "sms",
+         "kind": "sent", "treatment_id": None, "decision_id": None, "cost": cost,
+         "touched_at": START + timedelta(days=day)}
+        for i, row in enumerate(own) for day, cost in days.items() if i % 3 or day != 2
+    ]  # fmt: skip
+    found = []
+    for touches in (None, sent):
+        if touches:
+            History.read(folder).commit(append={"touches": tables.TOUCHES.build(touches)})
+        with History.read(folder).as_of(at) as snapshot:
+            read = readout.read(snapshot, trial, 7)
+        (row,) = read.readouts.to_pylist()
+        (effect,) = [r for r in read.effects.to_pylist() if (r["metric"], r["segment"]) == ("margin", "all")]
+        found.append((row, effect["mean"] * effect["n"]))
+    (before, gross), (after, net) = found
+    assert (before["cost"], after["matured_at"]) == (0.0, START + timedelta(days=35))
+    assert after["cost"] == pytest.approx(gross - net)
+    assert after["cost"] == 0.25 * len(own) + 0.5 * sum(1 for i in range(len(own)) if i % 3)
+
+
 def test_shares_changed_without_a_phase_cannot_be_read(workspace):
     config = settings.read(workspace)
     other = config.experiment.model_copy(

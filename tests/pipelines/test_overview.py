@@ -255,7 +255,7 @@ def test_the_time_of_the_last_batches_is_that_of_customers_who_were_there_before
             ),
             "outcomes": tables.OUTCOMES.build(outcome(i, b, 1.0) for b in range(5) for i in arms),
             "touches": tables.TOUCHES.build(
-                [sent(2, b) | {"touched_at": START + timedelta(weeks=b)} for b in (0, 3)]
+                [sent(i, b) | {"touched_at": START + timedelta(weeks=b)} for i, b in ((2, 0), (2, 3), (4, 4))]
             ),
             "assignments": tables.ASSIGNMENTS.build(
                 {"experiment_id": "policy", "customer_id": f"c{i}", "arm": arm, "p_arm": 0.5,
