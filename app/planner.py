@@ -1,22 +1,22 @@
 """The planner: how long an experiment must run to see an effect, and its declaration to download."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, date, datetime, time, timedelta
 
 import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
-from app import figures, grid, markup, parts, report
+from app import figures, grid, parts, report
 from app.data import Reader
-from app.messages import count, day, label, number, percent, say
+from app.messages import count, day, label, number, percent, plain, say
 from nba import settings
-from nba.errors import NbaError
 from nba.experiments import planning
 from nba.plots import readings
 
 USUAL_DAYS = 28
 MOST = 1e9  # of what a link may ask for
+FARTHEST = timedelta(days=3650)  # of a start from what is known
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")  # of an experiment: it is a file's name too
 POLICIES = ("champion", "challenger", "random", "response_greedy")
 
@@ -100,6 +100,7 @@ def _answer(found: planning.Outlook, days: int, unit: str, relative: float | Non
     (st.success if found.is_enough else st.warning)(text, icon=":material/timer:")
 
 
+@parts.section()
 def _declare(reader: Reader, metric: str, days: int, share: float, reach: float, effect: float) -> None:
     st.subheader(say("planner.declare"))
     st.markdown(say("planner.declare_note"))
@@ -114,15 +115,18 @@ def _declare(reader: Reader, metric: str, days: int, share: float, reach: float,
             say("planner.new"), POLICIES[1:], format_func=lambda p: label("arm_policy", p), key="new_policy"
         ),
     )  # fmt: skip
+    known = _known(reader)
     start = parts.kept(
-        "starts", _next_monday(_known(reader)), _date,
+        "starts", _next_monday(known), _near(known.date()),
         lambda: right.date_input(say("planner.starts"), key="starts"),
     )  # fmt: skip
     if not NAME.fullmatch(name):
         st.error(say("planner.bad_name"), icon=":material/error:")
         return
+    if name in {one.experiment_id for one in (reader.config.experiment, *reader.config.experiments)}:
+        st.error(say("planner.taken", name=plain(name)), icon=":material/error:")
+        return
     begins = datetime.combine(start, time(6), UTC)
-    known = _known(reader)
     if begins <= known:
         st.error(say("planner.begun", at=day(known)), icon=":material/error:")
         return
@@ -133,23 +137,19 @@ def _declare(reader: Reader, metric: str, days: int, share: float, reach: float,
     declared = next(m for m in reader.config.experiment.metrics if m.name == metric)
     primary = declared.model_copy(update={"role": "primary", "planned_effect": effect, "margin": 0.0})
     guards = [m for m in reader.config.experiment.metrics if m.role == "guardrail" and m.name != metric]
-    try:
-        trial = settings.declare(
-            reader.config,
-            {
-                "experiment_id": name,
-                "salt": name,
-                "control": f"{name}_control",
-                "arms": arms,
-                "metrics": [m.model_dump(exclude_none=True) for m in (primary, *guards)],
-                "starts_at": begins,
-                "ends_at": begins + timedelta(days=days),
-                "slots": (0.0, reach),
-            },
-        )
-    except NbaError as error:
-        st.error(markup.literal(error.message), icon=":material/error:")
-        return
+    trial = settings.declare(
+        reader.config,
+        {
+            "experiment_id": name,
+            "salt": name,
+            "control": f"{name}_control",
+            "arms": arms,
+            "metrics": [m.model_dump(exclude_none=True) for m in (primary, *guards)],
+            "starts_at": begins,
+            "ends_at": begins + timedelta(days=days),
+            "slots": (0.0, reach),
+        },
+    )
     text = settings.declaration(trial)
     st.download_button(
         say("planner.download"), text, f"{name}.toml", "application/toml", key="declaration",
@@ -159,11 +159,16 @@ def _declare(reader: Reader, metric: str, days: int, share: float, reach: float,
         st.code(text, language="toml")
 
 
-def _date(texts: list[str]) -> date | None:
-    try:
-        return date.fromisoformat(texts[0])
-    except (IndexError, ValueError):
-        return None
+def _near(known: date) -> Callable[[list[str]], date | None]:
+    # Reads a day from the URL, of some years around what is known: no calendar goes on after 9999.
+    def read(texts: list[str]) -> date | None:
+        try:
+            found = date.fromisoformat(texts[0])
+        except (IndexError, ValueError):
+            return None
+        return found if abs(found - known) <= FARTHEST else None
+
+    return read
 
 
 def _known(reader: Reader) -> datetime:

@@ -95,7 +95,27 @@ def test_the_planner_declares_what_the_settings_accept(show, workspace, tmp_path
     assert [arm.share for arm in trial.arms] == [0.1, 0.9]
     app = show(root, "experiments", view="plan")
     app.text_input(key="trial").set_value("offers").run()
-    assert "cannot be declared" in app.error[0].value  # the name and the place are taken
+    assert app.error[0].value == say("planner.taken", name="offers")
+    assert not app.code
+    app.text_input(key="trial").set_value("more").run()
+    assert "cannot be declared" in app.error[0].value  # the place is taken
+    assert not app.code
+
+
+@pytest.mark.parametrize(
+    "link",
+    [
+        {"starts": "9999-12-31"},
+        {"starts": "0001-01-01"},
+        {"effect_margin": "1e-300"},
+        {"effect_margin": "1e300", "days": "-1", "share": "-9", "goal": "inf", "reach": "9" * 99},
+    ],
+)
+def test_a_link_of_extremes_leaves_a_plan(show, workspace, link) -> None:
+    app = show(workspace, "experiments", view="plan", **link)
+    assert not app.exception
+    assert not app.error
+    assert app.code
 
 
 def test_the_scenario_planner_tells_what_the_library_says(show, workspace, words, numbers) -> None:
