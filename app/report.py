@@ -107,8 +107,7 @@ def build(reader: Reader, experiment: str) -> str:
         script = False
     if set(every["segment"].to_pylist()) <= {"all"}:
         body.append(f"<h2>{_safe(say('experiments.segments'))}</h2>")
-        pieces = _safe(no_segments(reader, experiment)).split("`")  # every second one is to be typed
-        body.append(f"<p>{''.join(f'<code>{x}</code>' if i % 2 else x for i, x in enumerate(pieces))}</p>")
+        body.append(f"<p>{_typed(no_segments(reader, experiment))}</p>")
     body += _guardrails(reader, experiment)
     body += _sizes(reader, experiment)
     body.append(f"<h2>{_safe(say('experiments.how'))}</h2>")
@@ -222,7 +221,7 @@ def segments(reader: Reader, shown: pa.Table, experiment: str) -> tuple[pa.Table
     kept = [r if r["basis"] == EVERY else r | {"p_corrected": None} for r in judged.to_pylist()]
     is_known = any(row["basis"] == EVERY for row in kept)
     key = "segments_every_note" if is_known else "segments_open_note"
-    return tables.JUDGED.build(kept), say(f"experiments.{key}")
+    return tables.JUDGED.build(kept), say(f"experiments.{key}", command=reader.command("effects"))
 
 
 def no_segments(reader: Reader, experiment: str) -> str:
@@ -264,7 +263,13 @@ def sentence_case(text: str) -> str:
 
 
 def _note(text: str) -> str:
-    return f"<p class=note>{_safe(text)}</p>"
+    return f"<p class=note>{_typed(text)}</p>"
+
+
+def _typed(text: str) -> str:
+    # What is to be typed stands between backticks.
+    pieces = _safe(text).split("`")
+    return "".join(f"<code>{piece}</code>" if i % 2 else piece for i, piece in enumerate(pieces))
 
 
 _MEANS = ("arm", "control", "n", "n_control", "mean", "mean_control", "effect")

@@ -8,11 +8,11 @@ from app import figures, grid, markup, parts
 from app.data import Reader, where
 from app.messages import day, number, percent, plain, say
 from app.messages import feature as worded
-from nba import plots, tables, tracking
+from nba import monitoring, plots, tables, tracking
 from nba.plots import insight
 
 VIEWS = ("board", "quality", "why", "drift", "card")
-DRIFTED = 0.25
+DRIFTED = monitoring.Thresholds().drift  # as the alert of the overview has it
 MLFLOW = "http://127.0.0.1:5000"  # where `nba mlflow` serves
 
 

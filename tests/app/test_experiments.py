@@ -239,8 +239,11 @@ def test_segments_are_told_in_words_and_claimed_by_the_corrected_value(show, fre
     history = history.commit(replace={"summary_effects": tables.SUMMARY_EFFECTS.build(unknown)})
     app = show(root, "experiments")
     assert {symbol for symbol, _ in drawn(app).values()} == {"circle-open"}
-    assert say("experiments.segments_open_note") in words(app)
-    assert say("experiments.segments_open_note") in html.unescape(report.build(data.read(root), "policy"))
+    note = say("experiments.segments_open_note", command=f"nba analyze {root}")
+    assert note in words(app)
+    made = html.unescape(report.build(data.read(root), "policy"))
+    assert note.replace("`", "") in made.replace("<code>", "").replace("</code>", "")
+    assert f"<code>nba analyze {root}</code>" in made
     # With it, by the value corrected for looks and segments, with the interval of every look.
     history = history.commit(replace={"summary_effects": tables.SUMMARY_EFFECTS.build(rows)})
     app = show(root, "experiments")
