@@ -134,6 +134,8 @@ def power(effect: float, sd: float, n: float, n_control: float, alpha: float = 0
         return float("nan")
     shift = abs(effect) / (sd * np.sqrt(1 / n + 1 / n_control))
     edge = _scipy.t.ppf(1 - alpha / 2, freedom)
+    if shift > 10 * (edge + 1):
+        return 1.0  # but for less than 1e-20, and too far out for the noncentral t to be computed
     upper = _scipy.nct.sf(edge, freedom, shift)
     lower = _scipy.nct.cdf(-edge, freedom, shift)
     return float(upper + (0.0 if np.isnan(lower) else lower))

@@ -49,6 +49,11 @@ def test_a_plan_without_spread_or_effect_is_refused(plan):
         planning.sample_size(**{"effect": 1.0, "sd": 1.0} | plan)
 
 
+def test_an_effect_too_far_out_for_the_noncentral_t_is_seen_for_sure():
+    assert planning.power(1e9, 3.0, 45, 5) == 1.0
+    assert planning.sample_size(1e9, 3.0) == pytest.approx(2.0)
+
+
 def test_what_a_planned_effect_takes_agrees_with_size_and_power():
     spreads = {d: planning.Spread(2000, 1.0, 2.0 * d**0.5, 1.0 * d**0.5) for d in (7, 28, 56)}
     effects = {d: 0.75 * d / 28 for d in spreads}
