@@ -113,8 +113,8 @@ def test_snapshot_model_scores_everyone_and_is_judged_on_the_last_month(workspac
     assert found.metrics["auc"] > 0.6
     written = History.read(workspace).table("purchase_scores")
     assert written.equals(found.scores)
-    customers = History.read(workspace).table("customers")
-    assert written.num_rows <= customers.num_rows
+    with History.read(workspace).as_of(written["as_of"][0].as_py()) as then:
+        assert written.num_rows <= then.table("customers").num_rows  # two may since be known to be one
     assert pa.types.is_floating(written["p_response"].type)
     assert 0 <= pc.min(written["p_response"]).as_py() <= pc.max(written["p_response"]).as_py() <= 1
 
