@@ -24,7 +24,7 @@ from pipelines.progress import Progress, silent
 from pipelines.replay import Context, LeftOut, Model, Part, Player, Unseen
 
 Array = NDArray[np.float64]
-ALL = "all"
+ALL, JUDGED = "all", "judged"
 BESIDE = (tables.DIAGNOSTICS, tables.ABLATIONS, tables.VALUE_FINDER)
 FULL, CHALLENGER = "full policy", tracking.CHALLENGER
 _LEARNT = {
@@ -81,7 +81,7 @@ def evaluate(workspace: Path, at: datetime, *, progress: Progress | None = None)
     champion = Model.find(context, "champion")
     asked = _asked(context, champion) if champion else []
     step = progress.step("judging policies", total=sum(len(one.batches) for one in asked) + 2)
-    rows = _arm_values(closed, level)
+    rows = _arm_values(closed, level, asked[0].batches if asked else [])
     step(1)
     written = {table.name: table.empty() for table in BESIDE}
     checks: list[dict[str, Any]] = []
@@ -166,15 +166,20 @@ def _players(context: Context, champion: Model) -> dict[str, Player]:
     }
 
 
-def _arm_values(closed: pa.Table, level: float) -> list[dict[str, Any]]:
+def _arm_values(closed: pa.Table, level: float, judged: list[str]) -> list[dict[str, Any]]:
+    # Also of the champion's batches alone: what it is worth there is not to be set beside another time's.
     frame = closed.to_pandas()
     frame["unit"] = frame["customer_id"].factorize()[0]
     out = []
     for arm, rows in frame.groupby("arm", sort=True):
         parts: list[tuple[str, Any]] = [(ALL, rows), *rows.groupby("batch_id", sort=True)]
+        parts.append((JUDGED, rows[rows["batch_id"].isin(judged)]))
         for batch_id, part in parts:
+            if part.empty:
+                continue
             value = offpolicy.on_policy(part["reward"].to_numpy(), part["unit"].to_numpy(), level)
-            out.append(_row(f"arm:{arm}", "on_policy", str(batch_id), value))
+            row = _row(f"arm:{arm}", "on_policy", str(batch_id), value)
+            out.append(row | {"n_batches": part["batch_id"].nunique()})
     return out
 
 
@@ -230,6 +235,8 @@ def _model_values(
         if not suffix:
             others = _other_intervals(part, part.target[of], q, context)
             out += [_row(policy_id, name, ALL, value) for name, value in others]
+    for row in out:
+        row["n_batches"] = len(np.unique(able.batch))
     if of == CHALLENGER:
         gain = _paired(able, CHALLENGER, FULL, level)
         out[0] |= {"gain": gain.value, "gain_lower": gain.lower, "gain_upper": gain.upper}

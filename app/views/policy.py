@@ -146,7 +146,7 @@ def _values(reader: Reader) -> None:
     names = _registered(reader)
     rows = [
         row | {"place": _place(row, names), "named": _policy_named(row["policy_id"], names)}
-        for row in where(reader.table("policy_values"), batch_id="all").to_pylist()
+        for row in _comparable(reader)
     ]
     rows.sort(key=lambda row: row["place"])
     usual: dict[str, dict[str, Any]] = {}
@@ -154,9 +154,15 @@ def _values(reader: Reader) -> None:
         usual.setdefault(row["policy_id"], row)
     shown = _estimates(list(usual.values()))
     figures.figure(plots.policy_values(shown, reader.currency), "values", say("alt.policy_values"))
+    counts = {row["n_batches"] for row in usual.values() if row["value"] is not None}
+    if len(counts) > 1:
+        st.caption(say("policy.other_batches"))
+    elif counts and None not in counts:  # estimates of earlier versions lack it
+        st.caption(say("policy.same_batches", n=number(*counts)))
     for row in usual.values():
         _gain(row, reader.currency)
-    columns = ["policy_id", "value", "lower", "upper", "estimator", "ess", "n", "max_weight", "reason"]
+    columns = ["policy_id", "value", "lower", "upper", "estimator", "ess", "n", "n_batches", "max_weight"]
+    columns.append("reason")
     grid.table(shown, columns, tables.POLICY_VALUES, reader.currency, "values")
     others = [row for row in rows if usual[row["policy_id"]] is not row]
     if others:
@@ -165,6 +171,15 @@ def _values(reader: Reader) -> None:
     for part in (_diagnostics, _evidence, _promotions):
         with parts.section():
             part(reader)
+
+
+def _comparable(reader: Reader) -> list[dict[str, Any]]:
+    # Of arms what they earned in the batches that the champion is judged on: other times had other customers.
+    found = reader.rows("policy_values", batch_id="judged")
+    known = {row["policy_id"] for row in found}
+    return found + [
+        row for row in reader.rows("policy_values", batch_id="all") if row["policy_id"] not in known
+    ]
 
 
 def _gain(row: dict[str, Any], currency: str) -> None:

@@ -10,7 +10,11 @@ POLICY_VALUES = Table(
     (
         f.identifier("policy_id", "the policy judged"),
         f.text("estimator", "how"),
-        f.identifier("batch_id", "the batch judged on, or `all`"),
+        f.identifier(
+            "batch_id",
+            "the batch judged on, or `all`; of arms also `judged`: those of the champion",
+        ),
+        f.count("n_batches", "how many batches it rests on", nullable=True, low=0),
         f.money("value", "reward per decision", nullable=True),
         f.money("se", "standard error", nullable=True),
         f.money("lower", "lower end of the interval", nullable=True),

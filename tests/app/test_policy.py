@@ -125,6 +125,21 @@ def test_a_challenger_stands_beside_the_champion_with_its_gain(show, fresh, word
     assert f"**Challenger (version 3)** against the champion, {told}" in words(app).replace("\\", "")
 
 
+def test_arms_are_compared_in_the_batches_that_the_champion_is_judged_on(show, fresh, words) -> None:
+    root = fresh()
+    history = History.read(root)
+    rows = [row for row in history.table("policy_values").to_pylist() if row["estimator"] == "ips"]
+    arm, champion = (next(row for row in rows if row["policy_id"].startswith(x)) for x in ("arm:", "soft"))
+    alike = arm | {"batch_id": "judged", "value": 2.9, "n_batches": 1}
+    for n, told in ((1, say("policy.same_batches", n=1)), (2, say("policy.other_batches"))):
+        made = [arm | {"n_batches": 11}, champion | {"n_batches": n}, alike]
+        history = history.commit(replace={"policy_values": tables.POLICY_VALUES.build(made)})
+        app = show(root, "policy", view="values")
+        shown = dict(zip(*(app.dataframe[0].value[name] for name in ("policy_id", "value"))))
+        assert shown == {"Champion (version 2)": 3.1, "Arm random": 2.9}
+        assert told in words(app)
+
+
 def test_policy_and_attribution_lead_with_numbers(show, fresh, words, numbers) -> None:
     root = fresh()
     row = {"level": "all", "item": "all", "n": 9, "source": "combined", "roas": 2.5, "margin": 99.0}

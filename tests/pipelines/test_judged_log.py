@@ -130,6 +130,10 @@ def test_policies_are_judged_from_the_log(workspace, monkeypatch):
     for row in outcomes.to_pylist():
         assert frame.loc[(f"arm:{row['arm']}", "on_policy", "all"), "value"] == pytest.approx(row["reward"])
     champion = frame.loc["softmax-t0.3-f0.2@believer"]
+    # Beside it stand the arms of the batches that it is judged on.
+    judged = frame.loc[("arm:random", "on_policy", "judged")]
+    assert judged["n_batches"] == champion.loc[("dros", "all"), "n_batches"] <= 4
+    assert frame.loc[("arm:random", "on_policy", "all"), "n_batches"] == 4
     pooled = champion.loc[("sndr", "all")]
     # The greedy baseline's arm and the holdout cannot judge; the even arms of the first weeks can.
     assert pooled["n"] > 0.7 * 3 * N
