@@ -1,5 +1,6 @@
 """The scenario planner: change a limit, a lever or a rule, and see what the last batch would have become."""
 
+from dataclasses import replace
 from typing import Any
 
 import pyarrow as pa
@@ -122,12 +123,31 @@ def _answer(rows: list[dict[str, Any]], reader: Reader) -> None:
          say("scenario.now", value=number(now["cost"], unit))),
     )  # fmt: skip
     st.caption(span, help=say("term.scenario"))
-    contract = tables.SCENARIOS
-    shown = contract.build(
-        [{**row, "changes": row["changes"] or ""} for row in rows if row["item"] != "total"]
+    _limits(rows, unit)
+
+
+def _limits(rows: list[dict[str, Any]], currency: str) -> None:
+    # A row per limit, before and after side by side, the price first: it is the answer where room is short.
+    now, then = (
+        {row["item"]: row for row in rows if row["scenario"] == name and row["item"] != "total"}
+        for name in (whatif.AS_DECIDED, "what if")
     )
-    columns = ["scenario", "item", "price", "used", "available"]
-    grid.table(_worded(shown), columns, contract, unit, "scenario", titles={"item": say("column.limit")})
+    fields = {field.name: field for field in tables.SCENARIOS.fields}
+    titles, kept, shown = (
+        {"item": say("column.limit")},
+        [fields["item"]],
+        pa.table({"item": pa.array([label("limit", item) for item in then], pa.string())}),
+    )
+    for name in ("price", "used", "available"):
+        title = grid.title_of(name) + (f" ({currency})" if name == "price" else "")
+        for end, found in (("now", now), ("then", then)):
+            column = f"{name}_{end}"
+            values = [found[item][name] if item in found else None for item in then]
+            shown = shown.append_column(column, pa.array(values, pa.float64()))
+            kept.append(replace(fields[name], name=column))
+            titles[column] = say(f"scenario.column_{end}", column=title)
+    contract = replace(tables.SCENARIOS, fields=tuple(kept), key=("item",))
+    grid.table(shown, shown.column_names, contract, currency, "scenario", titles=titles)
 
 
 def _worded(shown: pa.Table) -> pa.Table:

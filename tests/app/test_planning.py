@@ -124,8 +124,6 @@ def test_the_scenario_planner_tells_what_the_library_says(show, workspace, words
     shown = numbers(app)
     before = float(shown["Contacts"].replace(",", ""))
     assert f"unchanged {shown['Contacts']}" in words(app)
-    # Nobody is shown what was decided: both are solved with the champion for all.
-    assert set(app.dataframe[0].value["scenario"]) == {say("scenario.unchanged"), "what if"}
     app.number_input(key="capacity_sms").set_value(0).run()
     assert not app.exception
     after = numbers(app)
@@ -143,6 +141,13 @@ def test_the_scenario_planner_tells_what_the_library_says(show, workspace, words
     assert after["Contacts"] == f"{exact[0]['contacts']:,.0f}"
     previewed = whatif.preview(whatif.sample_of(sample, catalog), catalog, config, whatif.Changes({"sms": 0}))
     before, exact = previewed[: len(exact)], whatif.solve(whatif.AS_DECIDED, whole, catalog, config, "")
+    # A row per limit, its price before and after.
+    limits = app.dataframe[0].value.set_index("item")
+    assert list(limits.columns[:2]) == ["price_now", "price_then"]
+    for end, rows in (("now", before), ("then", previewed[len(exact) :])):
+        for name in ("price", "used", "available"):
+            of = {row["item"]: row[name] for row in rows if row["item"] != "total"}
+            assert limits[f"{name}_{end}"].tolist() == pytest.approx([*of.values()], rel=0.01, abs=0.01)
     for row, of_whole in zip(before, exact, strict=True):
         assert row == pytest.approx(of_whole)
 
