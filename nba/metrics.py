@@ -331,6 +331,23 @@ def qini_table(
     return pa.table({"share": share, "qini": curve, "random": share * gain[-1] / total})
 
 
+def first(score: Array, share: float) -> Array:
+    """Say how much of each row is within the share of rows with the highest score, shape (n,).
+
+    Rows that tie at the edge count with the part of them that still fits, whatever their order.
+
+    Example:
+        >>> first(np.array([1.0, 3.0, 1.0, 2.0]), 0.75).tolist()
+        [0.5, 1.0, 0.5, 1.0]
+    """
+    room = int(len(score) * share)
+    if not room:
+        return np.zeros(len(score))
+    edge = np.partition(score, len(score) - room)[len(score) - room]
+    above, tied = score > edge, score == edge
+    return np.asarray(above + tied * ((room - above.sum()) / max(int(tied.sum()), 1)))
+
+
 def uplift_at(y: Array, uplift: Array, treated: Array, share: float, weight: Array | None = None) -> float:
     """Difference of response rates within the share of rows with the highest uplift.
 
@@ -345,13 +362,7 @@ def uplift_at(y: Array, uplift: Array, treated: Array, share: float, weight: Arr
     if not 0 < share <= 1:
         raise DataError(f"share is {share}; expected a part of the rows, above 0 and at most 1")
     weight = np.ones(len(y)) if weight is None else weight
-    room = int(len(y) * share)
-    if not room:
-        return float("nan")
-    edge = np.partition(uplift, len(y) - room)[len(y) - room]
-    above, tied = uplift > edge, uplift == edge
-    # Rows that tie at the edge count with the part of them that still fits, whatever their order.
-    taken = weight * (above + tied * ((room - above.sum()) / max(int(tied.sum()), 1)))
+    taken = weight * first(uplift, share)
     is_treated = np.asarray(treated) > 0
     w1, w0 = taken * is_treated, taken * ~is_treated
     if w1.sum() <= 0 or w0.sum() <= 0:

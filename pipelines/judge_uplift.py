@@ -65,8 +65,8 @@ def hillstrom(data: Path, share: float = 0.3) -> tuple[pd.DataFrame, Gate]:
     t = mailed[new].astype(int)
     for name, rank in ranks.items():
         found = metrics.qini_interval(y[new], rank, t, np.random.default_rng(0))
-        chosen = np.argsort(np.argsort(-rank)) < share * len(rank)
-        policy = np.column_stack([~chosen, chosen]).astype(float)
+        chosen = metrics.first(rank, share)
+        policy = np.column_stack([1 - chosen, chosen])
         rows[name] = {
             "qini": found.value,
             "qini from": found.lower,

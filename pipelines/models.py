@@ -7,9 +7,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from nba import settings, tracking
-from nba.errors import MissingError
+from nba.errors import DataError, MissingError
 
-_MEASURES = ("n_examples", "auc", "pr_auc", "log_loss", "ece", "calibration_slope", "qini", "qini_lower")
+_MEASURES = (
+    "n_examples", "auc", "pr_auc", "log_loss", "ece", "calibration_slope", "latest_log_loss", "latest_ece",
+    "latest_calibration_slope", "qini", "qini_lower", "qini_upper",
+)  # fmt: skip
 
 _DIFFERENT = (
     "Measured on different decisions (until {} and until {}): changes are of the decisions too, and a lower"
@@ -42,7 +45,8 @@ class Compared(NamedTuple):
     """Two versions side by side.
 
     Attributes:
-        rows: A dict by measure: its name, both values and their change.
+        rows: A dict by measure: its name, both values and their change; last what the gate of effects says,
+            of versions that were held against the stack.
         note: Why changes are not those of the models alone; empty where both were measured on the same rows.
     """
 
@@ -54,8 +58,11 @@ def compared(workspace: Path, first: int, second: int) -> Compared:
     """Put the measures of two versions side by side.
 
     Raises:
+        DataError: when both are the same.
         MissingError: when one of them is not registered.
     """
+    if first == second:
+        raise DataError(f"version {first} twice; expected two versions", "`nba models` lists them.")
     found = {row["version"]: row for row in _versions(workspace)[1]}
     absent = [number for number in (first, second) if number not in found]
     if absent:
@@ -66,6 +73,8 @@ def compared(workspace: Path, first: int, second: int) -> Compared:
         a, b = one.get(name), two.get(name)
         change = b - a if a is not None and b is not None else None
         rows.append({"measure": name, str(first): a, str(second): b, "change": change})
+    gates = [found[number]["tags"].get(tracking.GATE) for number in (first, second)]
+    rows.append({"measure": "gate", str(first): gates[0], str(second): gates[1], "change": None})
     # The same moment, number and rate of responses: the same decisions.
     marks = [
         (row["tags"].get("at"), *(row["metrics"].get(name) for name in ("n_examples", "n", "base_rate")))

@@ -49,7 +49,8 @@ class TrainReport:
     Attributes:
         policy_id: Registered name and version.
         model_id: Hash of the model's content.
-        alias: What the version is called now: champion or challenger.
+        alias: What the version is called now: champion or challenger; empty where it is an earlier one, which
+            neither is.
         is_new: False if the same model was registered before: then nothing changed.
         rows: Measures of the model on customers it had not seen.
         report: All measures and tables.
@@ -113,7 +114,9 @@ def train(
 
     The first version becomes the champion, a later one the challenger: only `pipelines.promote` puts it in
     the champion's place, on record. Training again on the same examples gives the same model, which is not
-    registered twice; if it was not compared before and now is, its card and run are completed.
+    registered twice, whichever version it is, and no alias moves; if it was not compared before and now is,
+    its card and run are completed. The newest version, if none names it, is one whose training was stopped
+    before it was named: it is named now.
 
     Args:
         workspace: Folder of the workspace.
@@ -351,12 +354,20 @@ class _Same(NamedTuple):
 
 
 def _same(policy: str, model_id: str) -> _Same | None:
-    # The champion or challenger that is this very model.
-    for alias in (tracking.CHAMPION, tracking.CHALLENGER):
-        known = _registered(policy, alias)
-        if known is not None and known[1].get("model_id") == model_id:
-            return _Same(*known, alias)
-    return None
+    # The version that is this very model: the champion, the challenger, or else the latest; not from the bin.
+    known = tracking.versions(policy)
+    same = [row for row in known if row["tags"].get("model_id") == model_id and not row["is_deleted"]]
+    if not same:
+        return None
+    order = (tracking.CHAMPION, tracking.CHALLENGER)
+    named = [(alias, row) for alias in order for row in same if alias in row["alias"].split(", ")]
+    alias, row = named[0] if named else (same[0]["alias"], same[0])
+    registered = tracking.Registered(policy, row["version"], row["run_id"])
+    if not row["alias"] and row is known[0]:
+        has_champion = any(tracking.CHAMPION in one["alias"].split(", ") for one in known)
+        alias = tracking.CHALLENGER if has_champion else tracking.CHAMPION
+        tracking.promote(registered, alias)
+    return _Same(registered, row["tags"], alias)
 
 
 @dataclass(frozen=True)
@@ -394,7 +405,9 @@ def _log(logged: _Logged, at: datetime, stands: tracking.Registered | None = Non
     }
     tags = {"model_id": scorer.model_id, "config_hash": config.config_hash, "at": at.isoformat()}
     tags |= {tracking.HAS_OPEN: "true"} if logged.has_open else {}
-    compared = {tracking.IS_COMPARED: "true"} if comparison.gate is not None else {}
+    compared = {}
+    if comparison.gate is not None:
+        compared = {tracking.IS_COMPARED: "true", tracking.GATE: str(comparison.gate.rule)}
     found = {f"{k}.html": draw(scorer.report.tables[k]) for k, draw in _FIGURES.items()}
     more: dict[str, pa.Table] = {}
     stability = {f"reasons_{k}": v for k, v in comparison.stability.items()}

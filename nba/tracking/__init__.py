@@ -6,6 +6,7 @@ imported when something is read from or written to a store that exists or is to 
 
 from nba.tracking.registry import CHALLENGER as CHALLENGER
 from nba.tracking.registry import CHAMPION as CHAMPION
+from nba.tracking.registry import GATE as GATE
 from nba.tracking.registry import HAS_OPEN as HAS_OPEN
 from nba.tracking.registry import IS_COMPARED as IS_COMPARED
 from nba.tracking.registry import Registered as Registered

@@ -17,6 +17,8 @@ CHAMPION, CHALLENGER = "champion", "challenger"
 HAS_OPEN = "has_open"
 # Tag of a version that was held against the stack of learners; its card tells what came of it.
 IS_COMPARED = "is_compared"
+# Tag of such a version: what the gate of effects recommends.
+GATE = "gate"
 
 
 @dataclass(frozen=True)

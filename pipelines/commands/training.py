@@ -4,6 +4,7 @@ from typing import Annotated
 
 import typer
 
+from nba.errors import DataError
 from nba.history import History
 from pipelines.commands.shown import AtOption, WorkspaceArg, moment, out, run, show, waiting
 
@@ -32,7 +33,8 @@ def train(workspace: WorkspaceArg, at: AtOption = None) -> None:
         show(f"Trained {report.policy_id}", report.rows)
     else:
         how = "" if report.comparison is None else "; held against the stack now, as its card tells"
-        show(f"{report.policy_id}, as before: the same examples, the same model{how}", report.rows)
+        what = "as before" if report.alias else "an earlier version, which keeps its place"
+        show(f"{report.policy_id}, {what}: the same examples, the same model{how}", report.rows)
     if report.comparison is not None and report.comparison.gate is not None:
         out.print(report.comparison.gate.reason)
 
@@ -49,6 +51,8 @@ def models(
     """List the registered models of a workspace, compare two, delete or restore one."""
     from pipelines import models as step
 
+    if sum(asked is not None for asked in (compare, delete, restore)) > 1:
+        raise DataError("several things are asked for; expected one of --compare, --delete and --restore")
     if delete is not None:
         step.bin_version(workspace, delete)
     if restore is not None:

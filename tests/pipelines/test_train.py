@@ -88,6 +88,15 @@ def test_train_registers_once_and_names_champion_and_challenger(workspace, end):
     third = train.train(workspace, earlier)
     assert (third.policy_id, third.alias, third.is_new) == (f"{name}@2", "challenger", False)
     assert tracking.find(name, "champion")[0].version == 1  # training never promotes
+    # A training that was stopped before its version was named is completed.
+    tracking.promote(tracking.version(name, 1), "challenger")
+    stopped = train._same(name, second.model_id)
+    assert (stopped.registered.version, stopped.alias) == (2, "challenger")
+    # An earlier version that nothing names any more is still the same model, and keeps its place.
+    tracking.promote(tracking.version(name, 2), "champion")
+    old = train._same(name, first.model_id)
+    assert (old.registered.version, old.alias, old.tags["model_id"]) == (1, "", first.model_id)
+    assert [tracking.find(name, alias)[0].version for alias in ("champion", "challenger")] == [2, 2]
     assert {row["measure"] for row in third.rows} >= {"examples", "AUC", "Qini coefficient"}
 
 
@@ -169,8 +178,15 @@ def test_card_comparison_versions_bin_and_signature(workspace, end, monkeypatch)
     assert found.note == ""  # of the same decisions
     side = {row["measure"]: row for row in found.rows}
     assert side["log_loss"]["change"] == pytest.approx(side["log_loss"]["2"] - side["log_loss"]["1"])
+    assert side["gate"]["1"] in ("personalise", "none", *report.comparison.averages["treatment"].to_pylist())
+    assert side["gate"]["2"] is None  # not held against the stack
+    assert side["latest_log_loss"]["1"] > 0
     with pytest.raises(MissingError, match=r"no version \[9\]"):
         models.compared(workspace, 1, 9)
+    with pytest.raises(DataError, match="version 1 twice"):
+        models.compared(workspace, 1, 1)
+    with pytest.raises(DataError, match="one of --compare, --delete and --restore"):
+        training.models(workspace, (1, 2), 2, None)
     with pytest.raises(DataError, match="version 2 is challenger, champion"):
         models.bin_version(workspace, 2)
     models.bin_version(workspace, 1)
