@@ -115,7 +115,7 @@ def train(
     The first version becomes the champion, a later one the challenger: only `pipelines.promote` puts it in
     the champion's place, on record. Training again on the same examples gives the same model, which is not
     registered twice, whichever version it is, and no alias moves; if it was not compared before and now is,
-    its card and run are completed. The newest version, if none names it, is one whose training was stopped
+    its card and run are completed. The newest version, if nothing names it, is one whose training was stopped
     before it was named: it is named now.
 
     Args:
@@ -363,8 +363,8 @@ def _same(policy: str, model_id: str) -> _Same | None:
     named = [(alias, row) for alias in order for row in same if alias in row["alias"].split(", ")]
     alias, row = named[0] if named else (same[0]["alias"], same[0])
     registered = tracking.Registered(policy, row["version"], row["run_id"])
-    if not row["alias"] and row is known[0]:
-        has_champion = any(tracking.CHAMPION in one["alias"].split(", ") for one in known)
+    has_champion = any(tracking.CHAMPION in one["alias"].split(", ") for one in known)
+    if not has_champion or (not alias and row is known[0]):
         alias = tracking.CHALLENGER if has_champion else tracking.CHAMPION
         tracking.promote(registered, alias)
     return _Same(registered, row["tags"], alias)
