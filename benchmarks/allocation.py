@@ -1,13 +1,15 @@
 """Allocation against the exact linear programme, speed of choice, replay of draws, limits over batches."""
 
 import os
+import tempfile
 import time
+from pathlib import Path
 
 import numpy as np
 from scipy import sparse, stats
 from scipy.optimize import linprog
 
-from benchmarks.record import Row, row
+from benchmarks.record import Row, peer, row
 from nba import draws
 from nba.policy import allocate as allocating
 from nba.policy import streamed
@@ -184,7 +186,44 @@ def choice() -> list[Row]:
             f"{policy.policy_id}, 20 treatments; draws given; best of 3, CPU; one pass that no pipeline uses"
         )
         out.append(row(name, n / min(times), "customers/s", target, ">=", n=n, conditions=text))
-    return [*out, _batch_choice(estimate, is_eligible, use, draw)]
+    return [*out, _batch_choice(estimate, is_eligible, use, draw), *_against_peers()]
+
+
+PEER_FEATURES, PEER_SEEN = 30, 5_000
+PEER_CUSTOMERS = int(os.environ.get("NBA_CHOOSE_CUSTOMERS", "200000"))  # fewer to try it
+# Result, environment, script, peer, target, and what part of the customers it is asked of: VW parses text.
+_CHOOSERS = (
+    ("choose.vs_linucb", "contextualbandits", "choose_linucb.py", "contextualbandits 0.3.30 LinUCB", 5, 1),
+    ("choose.vs_vw_file", "vw", "choose_vw.py", "vowpalwabbit 9.11.9 squarecb ADF, text file", 30, 10),
+)
+
+
+def _against_peers() -> list[Row]:
+    # From features to the draw and its probability: a linear score of every treatment, as the peers have it,
+    # masks, prices and probabilities.
+    n, k, rng = PEER_CUSTOMERS, K - 1, np.random.default_rng(5)
+    X, weight = rng.normal(size=(n, PEER_FEATURES)), rng.normal(0, 0.1, (PEER_FEATURES, K))
+    is_eligible, draw, policy = rng.random((n, K)) < 0.8, rng.random(n), Softmax(0.05, 0.03)
+    is_eligible[:, 0] = True
+    price, se = world(100, 4)[2] @ np.array([1.0, 2.0, 2.0, 0.0, 0.5]), np.zeros((n, K))
+    times = []
+    for _ in range(3):
+        begun = time.process_time()
+        choose(policy, Estimate(X @ weight, se), is_eligible, price, draw)
+        times.append(time.process_time() - begun)
+    own = n / min(times)
+    text = f"{PEER_FEATURES} features, {k} treatments, linear scores in both; best of 3, CPU, one core; ours"
+    text += f" {own:,.0f} customers/s with mask, prices, probabilities and draw"
+    seen = {"k": k, "action": rng.integers(0, k, PEER_SEEN), "reward": (rng.random(PEER_SEEN) < 0.1) * 1.0}
+    out = []
+    for name, env, script, title, target, part in _CHOOSERS:
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder, "case.npz")
+            np.savez(path, X=X[: n // part], **seen)
+            theirs = peer(env, script, str(path))
+        ratio = own / theirs if theirs else float("nan")
+        out.append(row(name, ratio, "factor", target, ">=", peer=title, n=n // part, conditions=text))
+    return out
 
 
 def _batch_choice(estimate: Estimate, is_eligible: np.ndarray, use: np.ndarray, draw: np.ndarray) -> Row:

@@ -2,6 +2,8 @@
 
 import json
 import math
+import os
+import subprocess
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal, TypedDict
@@ -47,6 +49,19 @@ def peer_python(name: str) -> str | None:
     """Give the Python of a peer's own environment, made by `make peers`; None where it is not there."""
     path = PEERS / name / "bin" / "python"
     return str(path) if path.is_file() else None
+
+
+def peer(env: str, script: str, *arguments: str) -> Any:
+    """Run a script of `benchmarks/peers` in a peer's environment, on one core; its JSON, or None."""
+    python = peer_python(env)
+    if python is None:
+        return None
+    command = [python, str(Path(__file__).parent / "peers" / script), *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    if done.returncode:
+        print(f"{env}: {done.stderr[-500:]}")
+        return None
+    return json.loads(done.stdout)
 
 
 def reached(result: Row) -> bool | None:

@@ -6,7 +6,6 @@ One configuration of ours on all sets; Vowpal Wabbit gets its best of three, cho
 
 import json
 import os
-import subprocess
 import tempfile
 import time
 from pathlib import Path
@@ -14,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from benchmarks.record import Row, peer_python, row
+from benchmarks.record import Row, peer, row
 from nba import draws
 from nba.models import reward
 from nba.policy.explore import Estimate, Softmax
@@ -101,26 +100,14 @@ def _played(task: tuple[str, int, str]) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as scratch:
         path = Path(scratch) / "case.npz"
         np.savez(path, X=X, y=y, night=night, first=first)
-        vw = _peer("vw", "run_vw.py", str(path), json.dumps(VW_OPTIONS))
+        vw = peer("vw", "run_vw.py", str(path), json.dumps(VW_OPTIONS))
         out |= {f"vw{i}": value for i, value in enumerate(vw if isinstance(vw, list) else [])}
         if seed in CB_SEEDS:
-            softmax = _peer("contextualbandits", "run_contextualbandits.py", str(path))
+            softmax = peer("contextualbandits", "run_contextualbandits.py", str(path))
             out["cb"] = float(softmax) if isinstance(softmax, float) else float("nan")
     shown = "  ".join(f"{key} {value:.4f}" for key, value in out.items())
     print(f"{name} seed {seed}: {shown}", flush=True)
     return out
-
-
-def _peer(env: str, script: str, *arguments: str) -> object:
-    python = peer_python(env)
-    if python is None:
-        return None
-    command = [python, str(HERE / "peers" / script), *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
-    if done.returncode:
-        print(f"{env}: {done.stderr[-500:]}")
-        return None
-    return json.loads(done.stdout)
 
 
 def _folder() -> Path | None:

@@ -6,11 +6,12 @@ from types import SimpleNamespace
 import numpy as np
 import pyarrow as pa
 import pytest
+from typer.testing import CliRunner
 
 from nba import tables
 from nba.errors import DataError
 from nba.history import History
-from pipelines import candidates, decide, evaluate, feedback, replay, scenario, shadow
+from pipelines import candidates, cli, decide, evaluate, feedback, replay, scenario, shadow
 from tests.pipelines.shop import AT, TOML, Believer, N
 
 # by hand
@@ -283,4 +284,27 @@ def test_a_champion_is_not_judged_on_what_it_learnt_from(workspace):
     assert judged(0)["n"] > judged(1)["n"] > 0.8 * N
     nothing = judged(2)
     assert "were in its training" in nothing["reason"]
+    assert "decided before its training" not in nothing["reason"]
     assert np.isnan(nothing["value"])
+    # Nothing made since has closed: what was made before and closed later is told with a remark, everywhere.
+    overlapping = judged(1.5)
+    assert np.isfinite(overlapping["value"])
+    assert overlapping["reason"].startswith("decided before its training and closed later")
+
+    def shown():
+        at = (AT + timedelta(weeks=2)).isoformat()
+        done = CliRunner().invoke(cli.app, ["evaluate", str(workspace.root), "--at", at])
+        assert done.exit_code == 0, done.output
+        tabled = History.read(workspace.root).table("ablations").to_pylist()
+        return " ".join(done.output.split()), [row for row in tabled if row["method"] == "off-policy"]
+
+    said, ablations = shown()
+    assert all("decided before its training" in row["reason"] for row in ablations)
+    assert len(ablations) == 5
+    assert "made since training" in said
+    assert "arm:holdout" in said
+    assert "The full policy against itself without a part" in said
+    workspace.registered.model = None
+    said, ablations = shown()
+    assert "No model is champion yet" in said
+    assert not ablations
