@@ -1,20 +1,24 @@
 """The whole loop on a simulated world: from raw files to incremental value, measured and true."""
 
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 
 from nba import settings, stats, tracking
+from nba.errors import MissingError
 from nba.histories.simulated import World
 from nba.history import History
 from pipelines import (
     alerts,
     analyze,
     attribute,
+    candidates,
     clv,
     decide,
     evaluate,
@@ -26,6 +30,8 @@ from pipelines import (
     train,
 )
 from pipelines.progress import Progress, silent
+
+MEMORY_DAYS = 28  # of the challenger, where the champion's examples never age
 
 
 @dataclass(frozen=True)
@@ -48,12 +54,20 @@ def demo(
 ) -> DemoResult:
     """Run the loop, batch by batch, then every reader; an interrupted run goes on where it stopped."""
     progress = progress or silent()
-    run_loop(workspace, customers, batches, seed, progress=progress)
+    last = _play(workspace, customers, batches, seed, progress)
+    _challenge(workspace, last, progress)
+    _read(workspace, last + timedelta(weeks=1), progress)
     return _result(workspace, batches, progress)
 
 
 def run_loop(workspace: Path, customers: int, batches: int, seed: int, *, progress: Progress) -> None:
-    """Make the world if it is not there, and play its batches through the delivery contract."""
+    """Make the world if it is not there, play its batches through the delivery contract, and read them."""
+    last = _play(workspace, customers, batches, seed, progress)
+    _read(workspace, last + timedelta(weeks=1), progress)
+
+
+def _play(workspace: Path, customers: int, batches: int, seed: int, progress: Progress) -> datetime:
+    # Gives the moment of the last batch.
     simulate.simulate(workspace, customers, seed, batches, progress=progress)
     start = World.load(workspace / simulate.FOLDER).start
     for number in range(batches):
@@ -73,15 +87,30 @@ def run_loop(workspace: Path, customers: int, batches: int, seed: int, *, progre
         step(1)
         simulate.respond(workspace, batch_id, progress=silent())
         step(1)
-    end = start + timedelta(weeks=batches)
+    return start + timedelta(weeks=batches - 1)
+
+
+def _read(workspace: Path, end: datetime, progress: Progress) -> None:
     ingest.ingest(workspace, progress=progress)
     feedback.feedback(workspace, end, progress=progress)
     analyze.analyze(workspace, end, progress=progress)
     attribute.attribute(workspace, end, progress=progress)
     clv.clv(workspace, end, progress=progress)
     evaluate.evaluate(workspace, end, progress=progress)
+    with suppress(MissingError):  # no challenger stands beside the champion
+        promote.promote(workspace, end, progress=progress)
+    candidates.recent(workspace)
     alerts.alerts(workspace, end)
     overview.overview(workspace, end, progress=progress)
+
+
+def _challenge(workspace: Path, at: datetime, progress: Progress) -> None:
+    # Taught by the last weeks alone; it has decided nothing, and waits for somebody's word.
+    models = settings.read(workspace).models.model_copy(update={"half_life_days": float(MEMORY_DAYS)})
+    rows = train.examples(History.read(workspace), at)
+    since = pa.scalar(at - timedelta(days=MEMORY_DAYS), rows["as_of"].type)
+    rows = rows.filter(pc.greater_equal(rows["as_of"], since))
+    train.train(workspace, at, models=models, rows=rows, progress=progress)
 
 
 def _renew(workspace: Path, at: datetime) -> None:

@@ -42,6 +42,24 @@ def test_the_loop_leaves_every_table_and_breaks_no_law(small_demo: Path) -> None
     assert history.broken_laws() == []
 
 
+def test_a_challenger_stands_beside_the_champion_and_has_decided_nothing(small_demo: Path) -> None:
+    history = History.read(small_demo)
+    asked = history.table("promotion_evidence").to_pylist()
+    (pair,) = {(row["champion"], row["challenger"]) for row in asked}
+    assert pair[0] < pair[1]
+    found = history.sql("select * from summary_models where alias <> ''").to_pylist()
+    of = {row["alias"]: row for row in found}
+    assert {alias: row["version"] for alias, row in of.items()} == dict(zip(("champion", "challenger"), pair))
+    decided = set(history.sql("select distinct policy_id from decisions")["policy_id"].to_pylist())
+    assert not any(name.endswith(of["challenger"]["model_id"]) for name in decided)
+    values = history.sql(
+        "select * from policy_values where estimator = 'dros' and batch_id = 'all'"
+    ).to_pylist()
+    gains = {row["policy_id"].partition("@")[2]: row["gain"] for row in values}
+    assert gains[of["challenger"]["model_id"]] is not None
+    assert history.has("lever_costs")
+
+
 def test_a_model_decides_once_outcomes_have_closed(small_demo: Path) -> None:
     decisions = History.read(small_demo).table("decisions").to_pandas()
     of_policy = decisions[decisions["arm"] == "policy"].groupby("batch_id")["policy_id"].unique()
