@@ -118,6 +118,23 @@ def test_a_link_of_extremes_leaves_a_plan(show, workspace, link) -> None:
     assert app.code
 
 
+@pytest.mark.parametrize(
+    ("page", "link"),
+    [
+        (
+            "policy",
+            {"view": "scenario", "budget": "inf", "capacity_sms": "1" + "0" * 18, "lever_coffee": "-inf"},
+        ),
+        ("policy", {"view": "scenario", "budget": "-1", "capacity_sms": "9" * 5000, "lever_coffee": "nan"}),
+        ("decision", {"customer": "\x00'\"<b>" + "x" * 5000, "decision": "%00"}),
+    ],
+)
+def test_a_link_of_extremes_leaves_a_page(show, workspace, page, link) -> None:
+    app = show(workspace, page, **link)
+    assert not app.exception
+    assert not app.error
+
+
 def test_the_scenario_planner_tells_what_the_library_says(show, workspace, words, numbers) -> None:
     app = show(workspace, "policy", view="scenario")
     assert not app.error
