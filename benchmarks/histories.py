@@ -277,6 +277,11 @@ out = {"seconds": time.perf_counter() - begun, "version": report.version, **repo
 """
 
 
+def _linked(source: str, target: str) -> None:
+    # What is large is never written in place; the rest is.
+    (os.link if Path(source).stat().st_size > 1e6 else shutil.copy2)(source, target)
+
+
 def ingest_speed(n: int = N) -> list[Row]:
     """The whole ingest of 10M events from Parquet against the history alone; one day added against a rebuild."""
     with _company(n) as folder:
@@ -288,7 +293,13 @@ def ingest_speed(n: int = N) -> list[Row]:
         _fresh(_READY, folder, SALT, "no")
         alone = min(_fresh(_HISTORY, folder, 4, SALT)["seconds"] for _ in range(2))
         extra = events.write_day(folder, n)
-        day = _fresh(_INGEST, folder, SALT)
+        days = []
+        for copy in ("first", "second"):  # as the rebuild: best of two
+            apart = folder.with_name(f"{folder.name}-{copy}")
+            shutil.copytree(folder, apart, copy_function=_linked)
+            days.append(_fresh(_INGEST, apart, SALT))
+            shutil.rmtree(apart)
+        day = min(days, key=lambda one: one["seconds"])
     told = f"{seconds:.1f} s, {whole[0]['peak_gb']:.1f} GB against {alone:.1f} s; Parquet sources, so no CSV is parsed"
     of_day = f"{extra:,} events in {day['seconds']:.1f} s against a rebuild in {seconds:.1f} s"
     return [
