@@ -121,14 +121,14 @@ def _customers(attributes: Mapping[str, Kind], of: _Views) -> str:
 def states(attributes: Mapping[str, Kind]) -> str:
     """Write the query of the table `states`, in order of customer and time; see `customers`.
 
-    Those who went into others come last: it needs both views.
+    Those who went into others come last: it needs both views. What is told of them after they went shows that
+    what is told is dated.
 
     Only customers of whom at least one row is dated are there. What is not dated has always been so. Of those
     of whom a row is known since later than it says, each moment looks at all that was known by then.
     """
     return f"""from ({_states(attributes, _NOW)}) union all by name
-        select s.* from ({_states(attributes, _FORMER)}) s join former using (customer_id)
-        where since_at < until"""
+        from ({_states(attributes, _FORMER)}) semi join former using (customer_id)"""
 
 
 def _states(attributes: Mapping[str, Kind], of: _Views) -> str:

@@ -214,6 +214,26 @@ def test_aliases_of_earlier_versions_are_dated_by_the_identifier_of_their_name(v
     assert again.drop_columns(["is_pending"]).equals(told.drop_columns(["is_pending"]))
 
 
+def test_what_a_file_tells_of_who_went_into_another_is_not_seen_before(learnt: Path) -> None:
+    toml = LEARNT.replace('{ crm_id = "crm" }', '{ crm_id = "crm", email = "mail" }', 1)
+    (learnt / "nba.toml").write_text(toml[: toml.index('[[sources]]\nname = "till"')])
+    head = SHOP_HEAD.replace("crm,", "crm,mail,")
+
+    def ages() -> dict[str, float | None]:
+        with History.read(learnt).as_of(datetime(2026, 1, 10, tzinfo=UTC)) as snapshot:
+            rows = snapshot.table("customers").to_pylist()
+        return {row["customer_id"]: row["a_age"] for row in rows}
+
+    first = "A1,2026-01-02,9,,m0@shop.es,\nA2,2026-01-05,4,C4,,\n"
+    put(learnt, {"crm.csv": CRM_HEAD + "C0,2026-01-01,20,2026-01-01\n", "shop.csv": head + first})
+    before = ages()
+    joins = head + "A3,2026-01-18,8,C4,m0@shop.es,\n"
+    history = put(learnt, {"shop_2.csv": joins, "crm_2.csv": CRM_HEAD + "C4,2026-01-11,77,2026-01-19\n"})
+    assert history.table("aliases").num_rows == 1
+    assert ages() == before
+    assert list(before.values()).count(None) == 2
+
+
 DAYS = ((2, 10), (2, 11), (2, 13))
 
 
