@@ -56,6 +56,7 @@ def main() -> None:
     )
     if name != first:
         role = _enter(found[str(name)])
+    access.leaving(role)
     _choose_language()
     st.session_state[READER], st.session_state[ROLE] = found[str(name)], role
     chosen.run()

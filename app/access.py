@@ -71,8 +71,13 @@ def enter(given: settings.App) -> Role:
     if role is None:
         _leave(email)
         _stop(say("access.refused", who=plain(email or say("unknown"))))
-    _leave(email)
     return role
+
+
+def leaving(role: Role) -> None:
+    """Show who is signed in and the way out: once a run, however many workspaces were asked."""
+    if role.who:
+        _leave(role.who)
 
 
 def _is_among(email: str, allowed: tuple[str, ...]) -> bool:

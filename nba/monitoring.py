@@ -309,7 +309,8 @@ def _drift(snapshot: Snapshot, thresholds: Thresholds) -> list[dict[str, object]
     moments = found["at"].to_pylist()
     if len(moments) < 2:
         return [_row("features are stable", "", "unknown", None, thresholds.drift, "two batches are needed")]
-    sampled = f"from features where as_of = $at using sample reservoir({_SAMPLE} rows) repeatable (7)"
+    # A sample clause would be taken before the filter.
+    sampled = f"from features where as_of = $at order by hash(customer_id) limit {_SAMPLE}"
     now, then = (snapshot.history.sql(sampled, {"at": at}) for at in moments)
     sizes = {
         name: stability(*(table[name].cast(pa.float64()).to_numpy() for table in (then, now)))

@@ -1,6 +1,6 @@
 from datetime import UTC, datetime, timedelta
 
-from nba import tables
+from nba import monitoring, tables
 from nba.history import History
 from nba.monitoring import SCHEMA, health
 
@@ -120,3 +120,16 @@ def test_a_value_that_drops_features_that_move_and_uneven_arms_are_warned_of(tmp
     assert status["features are stable", "f_stays"] == "ok"
     assert status["arms are even", "e1"] == "warning"
     assert status["arms are even", "e2"] == "ok"
+
+
+def test_all_sampled_customers_are_of_the_two_batches(tmp_path, monkeypatch):
+    monkeypatch.setattr(monitoring, "_SAMPLE", 150)
+    features = [
+        {"customer_id": f"c{i}", "as_of": ago(days), "f_stays": float(i)}
+        for days in (60, 53, 46, 39, 32, 25, 18, 11, 4)
+        for i in range(200)
+    ]
+    rows = [*decisions("b1", 11, contacts=5), *decisions("b2", 4, contacts=5)]
+    found = look(tmp_path, decisions=rows, features=features)
+    # Equal customers of equal batches: of a sample of all nine, few would be of these two, and not the same.
+    assert found["features are stable", "f_stays"]["value"] == 0.0

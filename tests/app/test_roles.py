@@ -1,5 +1,6 @@
 """Who may see what: sign-in, roles, personal data."""
 
+import shutil
 from collections.abc import Callable
 
 import pytest
@@ -50,6 +51,18 @@ def test_who_must_sign_in_sees_nothing_before(show, fresh, words, numbers) -> No
     assert say("access.unconfigured") in words(app)
     assert not numbers(app)
     assert not app.dataframe
+
+
+def test_the_way_out_is_there_once_whichever_workspace_is_looked_at(show, fresh, monkeypatch) -> None:
+    root = fresh()
+    with (root / "nba.toml").open("a", encoding="utf-8") as file:
+        file.write("\n[app]\nsign_in = true\n")
+    shutil.copytree(root, root.parent / "zother")
+    monkeypatch.setattr(access, "_is_configured", lambda: True)
+    monkeypatch.setattr(st, "user", {"is_logged_in": True, "email": "ana@shop.example"})
+    app = show(root, workspace="zother")
+    assert not app.exception
+    assert [button.label for button in app.sidebar.button] == [say("access.sign_out")]
 
 
 @pytest.mark.parametrize(
