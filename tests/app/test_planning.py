@@ -2,6 +2,7 @@
 
 import shutil
 from datetime import date
+from pathlib import Path
 
 import pytest
 
@@ -11,6 +12,13 @@ from nba.experiments import planning
 from nba.history import History
 from nba.serving import whatif
 from pipelines import scenario
+
+
+def spread(root: Path, sd: float, adjusted: float) -> None:
+    """Give every metric one spread."""
+    history = History.read(root)
+    rows = [row | {"sd": sd, "sd_adjusted": adjusted} for row in history.table("summary_spreads").to_pylist()]
+    history.commit(replace={"summary_spreads": tables.SUMMARY_SPREADS.build(rows)})
 
 
 def test_the_planner_tells_what_the_library_says(show, workspace, numbers) -> None:
@@ -31,9 +39,7 @@ def test_the_planner_tells_what_the_library_says(show, workspace, numbers) -> No
 
 def test_a_metric_that_does_not_vary_is_not_planned_for(show, fresh, words) -> None:
     root = fresh()
-    history = History.read(root)
-    rows = [row | {"sd": 0.0, "sd_adjusted": 0.0} for row in history.table("summary_spreads").to_pylist()]
-    history.commit(replace={"summary_spreads": tables.SUMMARY_SPREADS.build(rows)})
+    spread(root, 0.0, 0.0)
     app = show(root, "experiments", view="plan")
     assert not app.exception
     assert say("planner.still") in words(app)
@@ -41,9 +47,7 @@ def test_a_metric_that_does_not_vary_is_not_planned_for(show, fresh, words) -> N
 
 def test_the_effect_planned_for_follows_what_is_planned_until_it_is_set(show, fresh, numbers) -> None:
     root = fresh()
-    history = History.read(root)
-    rows = [row | {"sd": 4.0, "sd_adjusted": 3.0} for row in history.table("summary_spreads").to_pylist()]
-    history.commit(replace={"summary_spreads": tables.SUMMARY_SPREADS.build(rows)})
+    spread(root, 4.0, 3.0)
     app = show(root, "experiments", view="plan")
     app.segmented_control(key="plan_metric").set_value("orders").run()
     app.slider(key="share").set_value(50)
