@@ -1,10 +1,10 @@
 """The gate: whether choosing by customer pays, by scores that are unbiased whatever the model says.
 
-The doubly robust value of treating each customer with the best-looking treatment is compared with that of
-one treatment for all, or none. Unless the difference has a positive lower bound, the simpler rule is
-recommended, and what the data could not have shown is said. Where the best of several is asked about,
-bounds are Bonferroni's: each at 5% over their number, so that treatments that do nothing, however many,
-are recommended in 5% of all trials at most.
+Two questions are put to the control by doubly robust values: is giving each customer the treatment that looks
+best, or none, worth more, and is one of T treatments for all? Each may err in 2.5% of all trials in which
+nothing helps, the second over all T (Bonferroni), so that treatments that do nothing, however many, are
+recommended in 5% at most. Where one treatment for all is worth more, choosing by customer must be better than
+that too; else the simpler rule is recommended. What the data could not have shown is said.
 """
 
 from collections.abc import Mapping, Sequence
@@ -33,7 +33,9 @@ class Gate:
     Attributes:
         rule: "personalise", the name of the treatment that everyone should get, or the control.
         gain: Value per customer of personalising over the best single rule, with its 95% interval.
-        single: The best single rule.
+        choice: Value per customer of personalising over the control, with its 95% interval.
+        single: The best single rule: of the treatments that show to be better than the control, else of all
+            and the control.
         single_gain: Value per customer of it over the control; of T treatments with its interval at
             1 − 5%/T, since it is the best of them.
         rate: Area under the targeting operator curve (Qini weights) of the effects, mean over treatments, as
@@ -43,6 +45,7 @@ class Gate:
 
     rule: Any
     gain: Interval
+    choice: Interval
     single: Any
     single_gain: Interval
     rate: Interval
@@ -205,56 +208,98 @@ def decide(
         )
     zero = np.zeros((n, 1))
     value = np.hstack([zero, scores])
-    chosen = np.hstack([zero, believed]).argmax(axis=1)
-    every = [stats.mean(w * column, unit=customer) for column in scores.T]
-    best = int((w[:, None] * value).mean(axis=0).argmax())
-    gain = stats.mean(w * (value[np.arange(n), chosen] - value[:, best]), unit=customer)
-    single = Interval(0.0, 0.0, 0.0, 0.0, n)
-    if best:  # of so many, the best looks good by chance
-        single = stats.mean(w * scores[:, best - 1], 1 - 2 * _tail(len(every)), customer)
-    if gain.lower > 0:
-        rule = "personalise"
-        reason = f"Choosing by customer is worth {gain.value:.4g} more each (95%: from {gain.lower:.4g})."
-    elif best and single.lower > 0:
-        rule = arms[best]
-        reason = (
-            f"{arms[best]!r} to everyone is worth {single.value:.4g} each (from {single.lower:.4g}"
-            f"{_best_of(len(every))}); that choosing by customer beats it does not show ({gain.value:.4g},"
-            f" {gain.lower:.4g} to {gain.upper:.4g})."
-        )
+    chosen = value[np.arange(n), np.hstack([zero, believed]).argmax(axis=1)]
+    level = 1 - 2 * _tail(len(scores.T))  # of so many, the best looks good by chance
+    every = [stats.mean(w * column, level, customer) for column in scores.T]
+    choice = stats.mean(w * chosen, unit=customer)
+    worth = np.array([0.0, *(one.value for one in every)])
+    pays = np.array([False, *(one.lower > 0 for one in every)])
+    best = int(np.where(pays, worth, -np.inf).argmax() if pays.any() else worth.argmax())
+    gain = stats.mean(w * (chosen - value[:, best]), unit=customer)
+    found = _Found(gain, choice, tuple(every), best, arms)
+    if gain.lower > 0 if pays[best] else choice.lower > 0:
+        rule, reason = "personalise", _choice_pays(found, single_pays=bool(pays[best]))
+    elif pays[best]:
+        rule, reason = arms[best], _one_pays(found)
     else:
-        rule = arms[0]
-        reason = _none_pays(gain, every, arms, known)
-    return Gate(rule, gain, arms[best], single, known.rate, f"{reason} {_ranks(known.rate)}")
+        rule, reason = arms[0], _none_pays(found, known)
+    return Gate(rule, gain, choice, arms[best], found.single, known.rate, f"{reason} {_ranks(known.rate)}")
 
 
-def _none_pays(gain: Interval, every: Sequence[Interval], arms: Sequence[Any], known: Evidence) -> str:
-    bound = max(gain.upper, *(one.upper for one in every))
+@dataclass(frozen=True)
+class _Found:
+    # What was compared: `every` treatment and the `choice` with the control, the `gain` is over the best.
+    gain: Interval
+    choice: Interval
+    every: tuple[Interval, ...]
+    best: int
+    arms: Sequence[Any]
+
+    @property
+    def single(self) -> Interval:
+        return self.every[self.best - 1] if self.best else Interval(0.0, 0.0, 0.0, 0.0, self.gain.n)
+
+    @property
+    def name(self) -> str:
+        return f"{self.arms[self.best]!r} to everyone"
+
+    @property
+    def best_of(self) -> str:
+        return f", as the best of {len(self.every)}" if len(self.every) > 1 else ""
+
+
+def _choice_pays(found: _Found, *, single_pays: bool) -> str:
+    gain, choice, single, none = found.gain, found.choice, found.single, repr(found.arms[0])
+    one = f"{single.value:.4g} (from {single.lower:.4g}{found.best_of})"
+    if single_pays:
+        return (
+            f"Choosing by customer is worth {gain.value:.4g} more each than {found.name} (95%: from"
+            f" {gain.lower:.4g}), which itself is worth more than {none} by {one}."
+        )
+    said = f"Choosing by customer is worth {choice.value:.4g} more each than {none} (95%: from {choice.lower:.4g})"
+    if not found.best:
+        return f"{said}; no treatment to everyone looks to be worth more."
+    over = "The choice is better than that" if gain.lower > 0 else "That the choice is better does not show"
+    return (
+        f"{said}; {found.name}, the best that all could get, does not show to be: {one}. {over}:"
+        f" {gain.value:.4g}, {gain.lower:.4g} to {gain.upper:.4g}."
+    )
+
+
+def _one_pays(found: _Found) -> str:
+    gain, single = found.gain, found.single
+    return (
+        f"{found.name} is worth {single.value:.4g} more each than {found.arms[0]!r} (from"
+        f" {single.lower:.4g}{found.best_of}); that choosing by customer beats it does not show"
+        f" ({gain.value:.4g}, {gain.lower:.4g} to {gain.upper:.4g})."
+    )
+
+
+def _none_pays(found: _Found, known: Evidence) -> str:
+    choice, every, none, n = found.choice, found.every, repr(found.arms[0]), len(found.every)
+    bound = max(choice.upper, *(one.upper for one in every))
     is_silent = known.rate.lower <= 0 and not known.better and not known.raising
     if is_silent and bound <= _SMALL * known.level:
         return (
-            f"There is nothing to find: no treatment to everyone and no choice by customer is distinguishable"
-            f" from {arms[0]!r}, and more than {bound:.2g} each, {bound / known.level:.0%} of what a customer"
-            " is worth, is excluded (95%)."
+            "There is nothing to find: neither the choice by customer that the models make nor any treatment"
+            f" to everyone is distinguishable from {none}, and that one of these is worth more than"
+            f" {bound:.2g} each, {bound / known.level:.0%} of what a customer is worth, is excluded (95%)."
         )
     top = max(every, key=lambda one: one.value)
+    unseen = max(HALF * choice.se, norm.isf(_tail(n)) * top.se)
     said = [
-        f"No treatment to everyone and no choice by customer shows to be worth more than {arms[0]!r}, but"
-        f" these data cannot tell that none is: with {known.n:,.0f} effective rows a gain below"
-        f" {max(HALF * gain.se, norm.isf(_tail(len(every))) * top.se):.2g} each would not show."
+        f"Neither choosing by customer ({choice.value:.4g} each, {choice.lower:.4g} to {choice.upper:.4g}) nor"
+        f" any treatment to everyone shows to be worth more than {none}, but these data cannot tell that none"
+        f" is: with {known.n:,.0f} effective rows a gain below {unseen:.2g} each would not show."
     ]
     if known.raising:
-        by = "by more than chance" if len(every) == 1 else f"by more than the best of {len(every)} by chance"
-        said.append(f"{known.raising} of {len(every)} treatments raise the outcome {by}.")
+        by = "by more than chance" if n == 1 else f"by more than the best of {n} by chance"
+        said.append(f"{known.raising} of {n} treatments raise the outcome {by}.")
     if known.better:
         said.append(
             f"Signs that effects differ, beyond chance among all candidates: {', '.join(known.better)}."
         )
     return " ".join(said)
-
-
-def _best_of(n: int) -> str:
-    return f", as the best of {n}" if n > 1 else ""
 
 
 def _ranks(rate: Interval) -> str:

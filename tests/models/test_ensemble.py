@@ -368,21 +368,76 @@ def test_where_there_is_nothing_to_find_it_says_so():
     assert sum(said) >= 5
 
 
+def test_where_contact_helps_half_and_hurts_half_as_much_choosing_is_recommended():
+    # The best single rule is the one that looks good by chance: beating it is not asked, beating none is.
+    found = []
+    for seed in range(12):
+        rng = np.random.default_rng(seed)
+        X, arm = rng.normal(size=(3000, 2)), rng.integers(0, 2, 3000)
+        y = (rng.random(3000) < 0.3 + 0.08 * arm * np.sign(X[:, 0])).astype(float)
+        model = UpliftEnsemble(control=0, folds=2, names=("hierarchy",))
+        found.append(model.fit(X, y, arm, {0: 0.5, 1: 0.5}).gate_)
+    chosen = [one for one in found if one.rule == "personalise"]
+    by_single = [one for one in found if one.gain.lower > 0]
+    assert len(chosen) >= 11 > len(by_single)
+    assert all("Choosing by customer is worth" in one.reason for one in chosen)
+    assert not any("nothing to find" in one.reason for one in chosen)
+
+
+def test_the_gate_says_what_choosing_was_compared_with():
+    rng = np.random.default_rng(0)
+    arms, ones, noise = ("none", "mail", "call"), np.ones(400), 0.1 * rng.normal(size=(400, 2))
+    half = np.tile([1.0, -1.0], 200)
+    knows = np.column_stack([half, -np.ones(400)])
+
+    def said(mail, call):
+        return gate.decide(knows, np.column_stack([mail, call]) + noise, arms, ones)
+
+    # The average is what a few large values make of it: 0.2, but for all that is known 0.
+    lucky = said(half + np.where(np.arange(400) < 2, 40.0, 0.0), -ones)
+    assert (lucky.rule, lucky.single) == ("personalise", "mail")
+    assert lucky.choice.value == pytest.approx(0.6, abs=0.02)
+    assert lucky.choice.value == pytest.approx(lucky.gain.value + lucky.single_gain.value)
+    assert "more each than 'none' (95%: from" in lucky.reason
+    assert "'mail' to everyone, the best that all could get, does not show to be: 0.19" in lucky.reason
+    assert "The choice is better than that: 0.4" in lucky.reason
+    none = said(half - 0.1, -ones)
+    assert (none.rule, none.gain) == ("personalise", none.choice)
+    assert "no treatment to everyone looks to be worth more" in none.reason
+    # What shows to pay is not outdone by what only looks better: that mail, but not call, is sure.
+    sure = said(0.5 * ones, np.where(np.arange(400) < 2, 150.0, 0.0))
+    assert (sure.rule, sure.single) == ("mail", "mail")
+    both = said(0.4 + half, 0.1 * ones)
+    assert (both.rule, both.single) == ("personalise", "mail")
+    assert "more each than 'mail' to everyone (95%: from" in both.reason
+    assert "which itself is worth more than 'none' by 0.39" in both.reason
+
+
+def of_ten_that_do_nothing(rng, n=300):
+    scores = rng.normal(size=(n, 1)) + 2 * rng.normal(size=(n, 10))  # the control's noise is in all
+    believed = 0.1 * rng.normal(size=scores.shape)
+    average, se = scores.mean(axis=0), scores.std(axis=0, ddof=1) / np.sqrt(n)
+    signs = gate.shown([ensemble.judge("stack", believed, scores, average)], n)
+    known = gate.Evidence(gate.ranking(believed, scores), signs, gate.raising(average, se), 10.0, float(n))
+    return gate.decide(believed, scores, ("none", *"abcdefghij"), np.ones(n), known=known), scores
+
+
 def test_of_ten_treatments_that_do_nothing_none_is_given_to_everyone_but_by_chance():
-    rng, runs, arms = np.random.default_rng(0), 300, ("none", *"abcdefghij")
-    known = gate.Evidence(stats.Interval(0.0, 0.1, -0.2, 0.2, 300), (), 0, 1.0, 300.0)
+    rng, runs = np.random.default_rng(0), 300
     found, uncorrected = [], []
     for _ in range(runs):
-        scores = rng.normal(size=(300, 1)) + 2 * rng.normal(size=(300, 10))  # the control's noise is in all
-        believed = 0.1 * rng.normal(size=scores.shape)
-        found.append(gate.decide(believed, scores, arms, np.ones(300), known=known))
+        one, scores = of_ten_that_do_nothing(rng)
+        found.append(one)
         best = scores[:, scores.mean(axis=0).argmax()]
         uncorrected.append(best.mean() - 1.97 * best.std() / np.sqrt(300) > 0)
     most = 0.05 + 3 * np.sqrt(0.05 * 0.95 / runs)
     assert np.mean([one.rule != "none" for one in found]) <= most
     assert np.mean(uncorrected) > most
-    told = next(one.reason for one in found if one.rule in arms[1:])
+    told = next(one.reason for one in found if one.rule in tuple("abcdefghij"))
     assert ", as the best of 10); that choosing by customer beats it does not show" in told
+    # Of those for none, hardly any sees a sign where there is none: all others say that there is nothing.
+    said = ["There is nothing to find" in one.reason for one in found if one.rule == "none"]
+    assert np.mean(said) >= 0.925 - 3 * np.sqrt(0.925 * 0.075 / runs)
 
 
 def test_money_outcomes():
