@@ -140,7 +140,7 @@ _READ: Mapping[str, Callable[[str], str]] = {
     "changes": changes,
     "subject": lambda name: feature(name) if name.startswith("f_") else _subject(name),
 }
-_TOLD = ("reason", "note", "rule", "estimand", "warning", "unit", "scenario")
+_TOLD = ("reason", "doubt", "note", "rule", "estimand", "warning", "unit", "scenario")
 PINNED = ("arm", "segment", "treatment_id", "place")  # as a first column they stay while the others move
 WHOLE = 16  # rows of a table that shows without scrolling
 

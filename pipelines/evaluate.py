@@ -285,7 +285,7 @@ def _ablations(
 ) -> list[dict[str, Any]]:
     level, policy_id = context.config.experiment.level, asked.policy_id
     out = [
-        _ablation(versus, "randomised arms", named or policy_id, level, value, "")
+        _ablation(versus, "randomised arms", named or policy_id, level, value)
         for versus, named, value in _by_arms(closed, context.config, level)
     ]
     weighted = bool((context.catalog.lever != 1).any() or context.config.policy.levers)
@@ -293,12 +293,14 @@ def _ablations(
         if versus == FULL:
             continue
         remark = _joined("" if weighted or versus != "no levers" else "all levers are 1", asked.remark)
+        doubt = ""
         if pooled is None:
             value = PolicyValue.unknown("no closed decision that is new to the champion can be replayed")
         else:
             able = pooling.supported(pooled, [FULL, versus])
             value = _paired(able, FULL, versus, level)
-        out.append(_ablation(versus, "off-policy", policy_id, level, value, remark))
+            doubt = "" if value.reason else _doubt(able, FULL, versus)
+        out.append(_ablation(versus, "off-policy", policy_id, level, value, remark) | {"doubt": doubt})
     return out
 
 
@@ -307,6 +309,14 @@ def _paired(able: Pooled, one: str, versus: str, level: float) -> PolicyValue:
         return PolicyValue.unknown(_UNABLE[CHALLENGER])
     q = offpolicy.outcome_model(able.X, able.log, 0.5 * (able.target[one] + able.target[versus]))
     return offpolicy.difference(able.log, able.target[one], able.target[versus], q, level)
+
+
+def _doubt(able: Pooled, *names: str) -> str:
+    # What the log fails of either policy: an interval counts only the errors of a log that is in order.
+    column, p_logged = able.log.column, able.log.p_logged
+    found = [f for name in names for f in diagnostics.examine(column, p_logged, able.target[name])]
+    failed = [f"{f.check} {f.value:,.3g} ({f.note})" for f in found if f.status != "ok"]
+    return _joined(*dict.fromkeys(failed))
 
 
 def _by_arms(closed: pa.Table, config: settings.Settings, level: float) -> list[tuple[str, str, PolicyValue]]:
@@ -344,12 +354,12 @@ def _kind(policy_id: str) -> str:
 
 
 def _ablation(
-    versus: str, method: str, policy_id: str, level: float, value: PolicyValue, remark: str
+    versus: str, method: str, policy_id: str, level: float, value: PolicyValue, remark: str = ""
 ) -> dict[str, Any]:
     ends = {"value": value.value, "lower": value.lower, "upper": value.upper}
-    reason = _joined(value.reason, remark)
-    return {"versus": versus, "method": method, "policy_id": policy_id, "level": level, "n": value.n,
-            "ess": value.ess, "max_weight": value.max_weight, "reason": reason, **ends}  # fmt: skip
+    rests = {"n": value.n, "ess": value.ess, "max_weight": value.max_weight}
+    said = {"reason": _joined(value.reason, remark), "doubt": ""}
+    return {"versus": versus, "method": method, "policy_id": policy_id, "level": level} | ends | rests | said
 
 
 def _joined(*reasons: str) -> str:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from nba import plots, tables
 from nba.errors import DataError
-from nba.plots import insight, policies, readings
+from nba.plots import insight, policies, readings, style
 
 START = datetime(2026, 3, 2, tzinfo=UTC)
 
@@ -372,3 +372,24 @@ def test_template_text_and_arms_read_on_white_and_on_black() -> None:
     for colour in (plots.style.BLUE, plots.style.GREY, plots.style.RED, *plots.style.ARMS):
         assert 1.05 / (light(colour) + 0.05) > 3
         assert (light(colour) + 0.05) / (light("#0e1117") + 0.05) > 3
+
+
+def test_an_ablation_looks_proved_only_where_nothing_speaks_against_it() -> None:
+    rows = {
+        "name": ["a", "b", "c", "d"],
+        "method": ["off-policy"] * 4,
+        "value": [1.0, 1.0, 0.1, -1.0],
+        "lower": [0.5, 0.5, -0.1, -1.5],
+        "upper": [1.5, 1.5, 0.3, -0.5],
+        "doubt": ["", "largest weight 350 (of one decision)", None, ""],
+    }
+    drawn = {bar.y[0][0]: bar for bar in policies.ablations(pa.table(rows)).data}
+    found = {name: (bar.marker.color, bar.marker.symbol) for name, bar in drawn.items()}
+    assert found == {
+        "a": (style.BLUE, None),
+        "b": (style.GREY, "x-thin-open"),
+        "c": (style.GREY, "circle-open"),
+        "d": (style.RED, None),
+    }
+    told = {name: bar.hovertemplate.partition("<br>")[2] for name, bar in drawn.items()}
+    assert [told[name].partition("<")[0] for name in "abcd"] == ["proved", "doubtful", "not proved", "proved"]

@@ -10,7 +10,7 @@ import streamlit as st
 
 from app import figures, grid, parts, scenario
 from app.data import Reader, where
-from app.messages import day, label, number, plain, say
+from app.messages import day, label, number, plain, say, told
 from nba import plots, tables
 from nba.plots import policies
 
@@ -284,9 +284,18 @@ def _ablations(reader: Reader) -> None:
     named = [label("versus", row["versus"]) for row in rows]
     drawn = grid.worded(shown).append_column("name", pa.array(named, pa.string()))
     figures.figure(policies.ablations(drawn, reader.currency), "ablations", say("alt.ablations"))
-    columns = ["versus", "method", "value", "lower", "upper", "ess", "n", "reason"]
+    _doubts(rows)
+    columns = ["versus", "method", "value", "lower", "upper", "ess", "n", "doubt", "reason"]
     grid.table(shown, columns, tables.ABLATIONS, reader.currency, "ablations")
     _levers(reader)
+
+
+def _doubts(rows: list[dict[str, Any]]) -> None:
+    # What is drawn as a cross says in words why nothing may be built on it.
+    for row in rows:
+        if row["doubt"] and row["value"] is not None:
+            words = {"versus": label("versus", row["versus"]), "method": label("method", row["method"])}
+            st.warning(say("policy.doubtful", why=plain(told(row["doubt"])), **words), icon=":material/help:")
 
 
 def _judged_on(reader: Reader, ablations: list[dict[str, Any]]) -> str:

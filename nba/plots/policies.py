@@ -205,26 +205,39 @@ def timeline(table: pa.Table, lanes: Sequence[str]) -> go.Figure:
 def ablations(table: pa.Table, currency: str = "") -> go.Figure:
     """Draw what each part of the policy is worth: the whole against it without that part, with intervals.
 
+    A mark is filled and coloured where its interval leaves zero and nothing speaks against it; it is a grey
+    cross where the log fails a check, and a grey ring where the interval crosses zero.
+
     Args:
-        table: Columns name, method, value, lower, upper (money per decision; unknown rows are left out).
+        table: Columns name, method, value, lower, upper (money per decision; unknown rows are left out), and
+            doubt: what speaks against a row, empty or null where nothing does.
         currency: Unit of the money.
     """
-    data = style.columns(table, "ablations", ("name", "method", "value", "lower", "upper"))
+    data = style.columns(table, "ablations", ("name", "method", "value", "lower", "upper", "doubt"))
     figure = style.figure(style.unit("Difference per decision", currency), "")
     known = ~np.isnan(data["value"])
     if not known.any():
         return style.empty(figure)
     for i in np.flatnonzero(known)[::-1]:
         middle, low, high = (data[part][i : i + 1] for part in ("value", "lower", "upper"))
-        colour = style.BLUE if low[0] > 0 else style.RED if high[0] < 0 else style.GREY
+        doubt = str(data["doubt"][i] or "")
+        proved = style.BLUE if low[0] > 0 else style.RED if high[0] < 0 else ""
+        colour = style.GREY if doubt or not proved else proved
+        ring = {"symbol": "x-thin-open" if doubt else "circle-open", "line": {"width": 2.5, "color": colour}}
+        verdict = "doubtful" if doubt else "proved" if proved else "not proved"
         figure.add_scatter(
             x=middle,
             y=[f"{data['name'][i]}<br>{data['method'][i]}"],
             mode="markers",
-            marker={"color": colour, "size": 13},
-            error_x={**style.whiskers(middle, low, high), "thickness": 2.5, "width": 8, "color": colour},
+            marker={"color": colour, "size": 13, **(ring if doubt or not proved else {})},
+            error_x={
+                **style.whiskers(middle, low, high),
+                **({"thickness": 1.5, "width": 4} if doubt else {"thickness": 2.5, "width": 8}),
+                "color": colour,
+            },
             customdata=[[low[0], high[0]]],
-            hovertemplate="%{x:+.3g} (%{customdata[0]:+.3g} to %{customdata[1]:+.3g})<extra>%{y}</extra>",
+            hovertemplate="%{x:+.3g} (%{customdata[0]:+.3g} to %{customdata[1]:+.3g})<br>"
+            + f"{verdict}<extra>%{{y}}</extra>",
         )
     figure.update_layout(height=52 * int(known.sum()) + 110, showlegend=False)
     return style.zero_line(figure, "v")

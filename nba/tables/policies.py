@@ -78,6 +78,11 @@ ABLATIONS = Table(
         ),
         f.number("max_weight", "largest weight of the two policies", "factor", low=0.0, nullable=True),
         f.text("reason", "why it is unknown, or a remark; else empty"),
+        f.text(
+            "doubt",
+            "checks of the log that either policy fails: the difference proves nothing; else empty",
+            nullable=True,
+        ),
     ),
 )
 

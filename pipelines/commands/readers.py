@@ -230,8 +230,9 @@ def evaluate(workspace: WorkspaceArg, at: AtOption = None) -> None:
         return
     found = {table.name: History.read(workspace).table(table.name).to_pylist() for table in step.BESIDE}
     names = ("versus", "method", "reward per decision", "ess", "n", "max_weight", "reason")
-    ablations = [_judged(row) for row in found["ablations"]]
-    show("The full policy against itself without a part", [{n: row[n] for n in names} for row in ablations])
+    ablations = [_judged(row) | {"doubt": row["doubt"]} for row in found["ablations"]]
+    shown = [{n: row[n] for n in (*names, "doubt")} for row in ablations]
+    show("The full policy against itself without a part", shown)
     columns = ("segment", "n", "n_nothing", "best", "blocked_total", "reason")
     finder = [{name: row[name] for name in columns} for row in found["value_finder"]]
     show("Customers with nothing good to be proposed", finder)

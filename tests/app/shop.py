@@ -403,7 +403,7 @@ def _gathered() -> dict[str, list[dict[str, Any]]]:
         "ablations": [
             {"versus": versus, "method": method, "policy_id": "champion", "value": low + 0.2, "lower": low,
              "upper": low + 0.4, "level": 0.95, "n": 300, "ess": 80.0,
-             "max_weight": 12.0, "reason": ""}
+             "max_weight": 12.0, "reason": "", "doubt": ""}
             for versus, method, low in (
                 ("random", "randomised arms", 0.1), ("response only", "randomised arms", 0.0),
                 ("random", "off-policy", 0.3), ("response only", "off-policy", 0.6),

@@ -1,5 +1,7 @@
 """Policy: what was sent, how candidates rank, what limits are worth."""
 
+import json
+
 import pytest
 
 from app.messages import say
@@ -176,3 +178,23 @@ def test_ablations_say_what_decisions_they_rest_on(show, fresh, words) -> None:
     History.read(root).commit(replace={"diagnostics": tables.DIAGNOSTICS.build([check])})
     shown = words(show(root, "policy", view="ablations"))
     assert "on decisions made before its training that closed later" in shown
+
+
+def test_a_difference_that_a_few_decisions_carry_is_called_doubtful_and_why(show, fresh, words) -> None:
+    root = fresh()
+    assert "doubtful, do not act" not in words(show(root, "policy", view="ablations"))
+    rows = History.read(root).table("ablations").to_pylist()
+    doubt = (
+        "largest weight 350 (of one decision); weight tails 0.62 (62% of the weight is on 1% of decisions)"
+    )
+    rows[-1]["doubt"] = doubt
+    History.read(root).commit(replace={"ablations": tables.ABLATIONS.build(rows)})
+    app = show(root, "policy", view="ablations")
+    (told,) = [one.value for one in app.warning if "doubtful" in one.value]
+    assert told.startswith("Against response only (Off-policy): doubtful, do not act on it.")
+    assert "62% of the weight is on 1% of decisions" in told.replace("\\", "")
+    marks = [bar["marker"].get("symbol") for bar in json.loads(app.get("plotly_chart")[0].proto.spec)["data"]]
+    assert marks[0] == "x-thin-open"
+    assert set(marks[1:]) <= {None, "circle-open"}
+    spanish = words(show(root, "policy", view="ablations", lang="es")).replace("\\", "")
+    assert "mayor peso 350 (de una decisión); colas de los pesos 0,62 (el 62 % del peso" in spanish

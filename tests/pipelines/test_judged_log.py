@@ -10,8 +10,10 @@ from typer.testing import CliRunner
 
 from nba import tables
 from nba.errors import DataError
+from nba.evaluation import offpolicy
 from nba.history import History
 from pipelines import candidates, cli, decide, evaluate, feedback, replay, scenario, shadow
+from pipelines import pooled as pooling
 from tests.pipelines.shop import AT, TOML, Believer, N
 
 # by hand
@@ -29,6 +31,23 @@ def test_a_replay_has_of_a_days_limit_what_earlier_batches_left(workspace):
     assert 0 < sent <= 150
     daily = {name: context.limited(name).available[-1] for name in (first.batch_id, second.batch_id)}
     assert daily == {first.batch_id: 150, second.batch_id: 150 - sent}
+
+
+def test_a_difference_is_doubtful_where_either_policy_fails_a_check_of_the_log():
+    # Of 2,000 decisions one was nearly impossible, and is sure of the second policy.
+    logged = np.tile([0.5, 0.5], (2000, 1))
+    logged[0] = 0.999, 0.001
+    column = np.arange(2000) % 2
+    column[0] = 1
+    sure = logged.copy()
+    sure[0] = 0.0, 1.0
+    log = offpolicy.Log(column, np.ones(2000), logged, np.arange(2000))
+    target = {"a": logged, "b": sure}
+    pooled = pooling.Pooled(log, log.reward, logged, column * 0, target, column.astype(object))
+    assert evaluate._doubt(pooled, "a") == ""
+    told = evaluate._doubt(pooled, "a", "b")
+    assert "largest weight 1e+03 (of one decision)" in told
+    assert evaluate._doubt(pooled, "b") == told
 
 
 @pytest.mark.parametrize("other", ["response_greedy", "outside"])
