@@ -106,6 +106,7 @@ _WIDTHS = {
     ("policy_values", "policy_id"): 215,
     ("ablations", "versus"): 142,
     ("ablations", "method"): 86,
+    ("ablations", "doubt"): 120,
     ("choices", "stage"): 130,
     ("choices", "reason"): 170,
 }

@@ -1,4 +1,4 @@
-"""Why the model thought so: the features that moved one prediction most, in words, when asked for."""
+"""Why the model thought so: the features that moved one prediction most, in words."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -22,8 +22,11 @@ from nba.models.scorer import Scorer
 TOP = 6
 
 
-def offer(reader: Reader, row: dict[str, Any], features: pa.Table, *, personal: bool) -> None:
-    """Offer the reasons of a decision, worked out only when asked for, since the model must be loaded.
+def tell(reader: Reader, row: dict[str, Any], features: pa.Table, *, personal: bool) -> None:
+    """Tell the reasons of a decision.
+
+    The first reading of a model takes seconds, each further reason a few hundredths of one: a page that calls
+    this after all else is read meanwhile.
 
     Args:
         reader: The workspace.
@@ -31,14 +34,11 @@ def offer(reader: Reader, row: dict[str, Any], features: pa.Table, *, personal: 
         features: What was known of the customer at that moment, one row.
         personal: Whether attributes of customers may be named.
     """
-    st.subheader(say("why.title"), help=say("term.shap"))
-    if not st.button(say("why.ask"), key="why", icon=":material/psychology:"):
+    model_id = row["policy_id"].partition("@")[2]
+    if not model_id:
+        st.info(say("why.no_model"), icon=":material/info:")
         return
     with st.spinner(say("why.busy")):
-        model_id = row["policy_id"].partition("@")[2]
-        if not model_id:
-            st.info(say("why.no_model"), icon=":material/info:")
-            return
         store = tracking.setup(reader.config, reader.root).registry
         try:
             scorer = _load(tracking.policy_name(reader.config), model_id)
@@ -50,8 +50,8 @@ def offer(reader: Reader, row: dict[str, Any], features: pa.Table, *, personal: 
     told = [_effect, _response]
     if row["policy_id"].startswith("response_greedy@"):
         told.reverse()  # this policy goes by the response
-    for tell in told:
-        tell(found, row["treatment_id"], reader, personal=personal)
+    for part in told:
+        part(found, row["treatment_id"], reader, personal=personal)
 
 
 def _effect(found: explain.Reasons, treatment: str, reader: Reader, *, personal: bool) -> None:

@@ -11,10 +11,11 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from nba import tables
-from nba.history import Snapshot
+from nba.history import History, Snapshot
 
 RUNS = "runs"  # folder of the records of runs in a workspace
 _SAMPLE = 20_000  # customers of a batch whose features are compared
+_SAMPLED = "from features where as_of = $at order by hash(customer_id) limit $n"
 _WORST = 5
 Array = NDArray[np.float64]
 # A treatment with fewer closed decisions is too young to be judged; a model that sorts no better than this is
@@ -55,6 +56,21 @@ class Thresholds:
     drift: float = 0.25
     value: float = 0.5
     srm: float = 0.001
+
+
+def moved(history: History, before: datetime, now: datetime) -> pa.Table:
+    """Say how far features have moved between two batches, by the same sample of each wherever it is told.
+
+    Args:
+        history: With features.
+        before: Moment of the earlier batch.
+        now: Moment of the later one.
+
+    Returns:
+        The `summary_drift` table, largest index first.
+    """
+    then, later = (history.sql(_SAMPLED, {"at": at, "n": _SAMPLE}) for at in (before, now))
+    return drift(then, later)
 
 
 def drift(before: pa.Table, now: pa.Table, bins: int = 10) -> pa.Table:
@@ -309,19 +325,12 @@ def _drift(snapshot: Snapshot, thresholds: Thresholds) -> list[dict[str, object]
     moments = found["at"].to_pylist()
     if len(moments) < 2:
         return [_row("features are stable", "", "unknown", None, thresholds.drift, "two batches are needed")]
-    # A sample clause would be taken before the filter.
-    sampled = f"from features where as_of = $at order by hash(customer_id) limit {_SAMPLE}"
-    now, then = (snapshot.history.sql(sampled, {"at": at}) for at in moments)
-    sizes = {
-        name: stability(*(table[name].cast(pa.float64()).to_numpy() for table in (then, now)))
-        for name in now.column_names
-        if name.startswith("f_") and name in then.column_names
-    }
+    found = moved(snapshot.history, moments[1], moments[0]).to_pylist()
     note = "population stability index between the last two batches"
     limit = thresholds.drift
     return [
         _row("features are stable", name, "warning" if size > limit else "ok", size, limit, note)
-        for name, size in sorted(sizes.items(), key=lambda item: -item[1])[:_WORST]
+        for name, size in [(row["feature"], row["psi"]) for row in found if row["psi"] is not None][:_WORST]
     ]
 
 

@@ -299,7 +299,8 @@ def _ablations(
         else:
             able = pooling.supported(pooled, [FULL, versus])
             value = _paired(able, FULL, versus, level)
-            doubt = "" if value.reason else _doubt(able, FULL, versus)
+            # Where both would do the same, nothing is estimated.
+            doubt = _doubt(able, FULL, versus) if value.se > 0 else ""
         out.append(_ablation(versus, "off-policy", policy_id, level, value, remark) | {"doubt": doubt})
     return out
 

@@ -29,14 +29,10 @@ def gather(history: History, config: settings.Settings, at: datetime, made: dict
         at: The moment of the summary.
         made: Summaries made in this run.
     """
-    # What is the same for all customers of a moment, as the season is, moves without meaning anything.
-    drifts = made.get("summary_drift", tables.SUMMARY_DRIFT.empty()).to_pylist()
-    common = {row["feature"] for row in drifts if row["psi"] is None}
-    found = _health(history, config, at)
     rows = [
         *_arms(history),
         *_verdicts(history),
-        *(row for row in found if row["kind"] != "drift" or row["subject"] not in common),
+        *_health(history, config, at),
         *_immature(made),
         *_credit(history),
     ]

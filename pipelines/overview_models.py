@@ -21,10 +21,10 @@ _LAST = """
     select * from features where as_of = (select max(as_of) from features)
     order by hash(customer_id) limit {n}
 """
-_BEFORE = """
-    select * from features where as_of = (
-        select max(as_of) from features where as_of < $at and as_of < (select max(as_of) from features))
-    order by hash(customer_id) limit {n}
+# The last batch, and the last one before it that the champion may have learnt from.
+_COMPARED = """
+    with last as (select max(as_of) as at from features)
+    select max(as_of) as before, max(at) as now from features, last where as_of < $at and as_of < at
 """
 # What was chosen, so that a sample of each is explained under its own treatment.
 _GIVEN = """
@@ -103,9 +103,10 @@ def gather(
             importance = tables.SUMMARY_IMPORTANCE.conform(told.table())
             out["summary_importance"] = importance
             out["summary_dependence"] = dependence(told)
-        before = history.sql(_BEFORE.format(n=SAMPLE), {"at": found.trained_at or datetime.max})
-        if before.num_rows:
-            out["summary_drift"] = monitoring.drift(before, history.sql(_LAST.format(n=SAMPLE)))
+        at = {"at": found.trained_at or datetime.max}
+        (compared,) = history.sql(_COMPARED, at).to_pylist()
+        if compared["before"] is not None:
+            out["summary_drift"] = monitoring.moved(history, compared["before"], compared["now"])
     names = list(catalog.treatment_ids[1:])
     treatments = connection.sql(_TREATMENTS, params={"names": names}).to_arrow_table()
     auc = found.scorer.report.metrics.get("auc")

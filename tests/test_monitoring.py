@@ -133,3 +133,18 @@ def test_all_sampled_customers_are_of_the_two_batches(tmp_path, monkeypatch):
     found = look(tmp_path, decisions=rows, features=features)
     # Equal customers of equal batches: of a sample of all nine, few would be of these two, and not the same.
     assert found["features are stable", "f_stays"]["value"] == 0.0
+
+
+def test_the_alert_and_the_models_page_tell_one_number_and_the_season_has_none(tmp_path):
+    features = [
+        {"customer_id": f"c{i}", "as_of": ago(days), "f_moves": i + 40.0 * (days == 4), "f_season": -days}
+        for days in (11.0, 4.0)
+        for i in range(200)
+    ]
+    rows = [*decisions("b1", 11, contacts=5), *decisions("b2", 4, contacts=5)]
+    found = look(tmp_path, decisions=rows, features=features)
+    moved = monitoring.moved(History.read(tmp_path), ago(11), ago(4)).to_pylist()
+    told = {row["feature"]: row["psi"] for row in moved}
+    assert found["features are stable", "f_moves"]["value"] == told["f_moves"] > 0.1
+    assert told["f_season"] is None
+    assert ("features are stable", "f_season") not in found

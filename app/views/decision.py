@@ -16,6 +16,7 @@ from nba.catalog import NONE
 from nba.features.table import FEATURES
 from nba.plots import policies
 
+EVEN = 1e-6  # chances that differ by less are equal
 FEW = 12  # decisions whose outcomes are all shown at once
 CUSTOMER, DECISION, EXAMPLE, ALL_OUTCOMES = "customer", "decision", "example", "all_outcomes"
 CANDIDATES = ["treatment_id", "mean", "price", "p_action", "se", "is_eligible", "stage", "reason"]
@@ -45,13 +46,21 @@ def draw(reader: Reader) -> None:
     known = tables.FEATURES.empty()
     with parts.section():
         known = _known(reader, rows[asked])
-    if known.num_rows:
-        why.offer(reader, rows[asked], known, personal=parts.role().sees_personal)
+    reasons = st.container()
     _timeline(reader, customer)
     _earlier(reader, found, asked)
     _features(known)
     if not parts.role().sees_personal:
         st.caption(say("decision.private"))
+    if known.num_rows:  # last, since a model may have to be read
+        with reasons:
+            _why(reader, rows[asked], known)
+
+
+@parts.section()
+def _why(reader: Reader, row: dict[str, Any], known: pa.Table) -> None:
+    st.subheader(say("why.title"), help=say("term.shap"))
+    why.tell(reader, row, known, personal=parts.role().sees_personal)
 
 
 def _customer(reader: Reader) -> str:
@@ -167,6 +176,9 @@ def _candidates(reader: Reader, row: dict[str, Any]) -> None:
     removed = [r for r in shown.to_pylist() if not r["is_eligible"]]
     kept = shown.num_rows - len(removed)
     st.markdown(say("decision.count", kept=number(kept), all=number(shown.num_rows)))
+    chances = [r["p_action"] for r in shown.to_pylist() if r["is_eligible"]]
+    if "drawn evenly" in row["reason"] and max(chances) - min(chances) > EVEN:
+        st.markdown(say("decision.evened", n=number(kept), even=percent(1 / kept)))
     listed, contract = grid.staged(shown, tables.CHOICES, reader)
     grid.table(listed, CANDIDATES, contract, reader.currency, "candidates")
 

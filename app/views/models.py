@@ -144,6 +144,7 @@ def _drift(reader: Reader) -> None:
     moved = [row for row in shown.to_pylist() if (row["psi"] or 0) > DRIFTED]
     st.subheader(say("models.drift"), help=say("term.psi"))
     st.markdown(say("models.drifted", n=number(len(moved))) if moved else say("models.steady"))
+    st.caption(say("models.drift_note"))
     known = shown.filter(pc.is_valid(shown["psi"])).slice(0, 15)
     figures.figure(insight.drift(grid.worded(known), DRIFTED), "drift", say("alt.drift"))
     columns = ["feature", "psi", "mean_before", "mean_now", "unknown_before", "unknown_now"]

@@ -283,7 +283,7 @@ def _reasons(found: _Decided, rules: Eligibility, worth: Array) -> NDArray[np.ob
         elif n_eligible[i] == 1:
             out[i] = f"nothing eligible: {_most(codes[i], rules.reasons)}"
         elif not by_belief:
-            out[i] = f"{how} {among}"
+            out[i] = f"{how} {among}, before limits"
         elif not is_best[i]:
             out[i] = f"explored {among}"
         elif found.column[i] == 0:

@@ -84,7 +84,6 @@ def decided(root: Path, policy_id: str) -> None:
 
 def test_where_no_model_decided_the_reasons_say_so(show, workspace, words) -> None:
     app = show(workspace, "decision", customer="c1")
-    app.button(key="why").click().run()
     assert not app.exception
     assert say("why.no_model") in words(app)
 
@@ -100,7 +99,6 @@ def test_without_the_model_that_decided_the_reasons_name_the_store_asked(
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:secret@models.shop:5000")
     monkeypatch.setattr(why, "_load", missing)
     app = show(root, "decision", customer="c1", decision="b1-1")
-    app.button(key="why").click().run()
     assert not app.exception
     text = words(app)
     assert "The model that decided, older, cannot be read from `http://models.shop:5000`" in text
@@ -119,7 +117,6 @@ def test_the_reasons_are_of_the_effect_first_with_units(show, fresh, words, monk
     monkeypatch.setattr(why, "_load", lambda _name, model_id: wanted.append(model_id) or "a scorer")
     monkeypatch.setattr(explain, "reasons", lambda _scorer, _example: found)
     app = show(root, "decision", customer="c1", decision="b1-1")
-    app.button(key="why").click().run()
     assert not app.exception
     text = words(app).replace("\\", "")
     assert wanted == ["older"]  # whatever the champion is now
@@ -131,3 +128,26 @@ def test_the_reasons_are_of_the_effect_first_with_units(show, fresh, words, monk
     assert "can email: **yes** lowers it (−0.50 points)" in text
     assert text.index("+1.50 points") < text.index("**199 days** lowers it (−0.500)")
     assert "store" not in text[text.index("The model expects") : text.index("**199 days** lowers")]
+
+
+def test_chances_that_limits_made_uneven_are_explained_where_a_draw_was_even(show, fresh, words) -> None:
+    root = fresh()
+    history = History.read(root)
+    even = "drawn evenly among 5 eligible, before limits"
+    rows = [
+        row | ({"reason": even} if row["decision_id"] in ("b1-1", "b2-1") else {})
+        for row in history.table("decisions").to_pylist()
+    ]
+    thinned = {"none": 0.8}
+    choices = [
+        row | ({"p_action": thinned.get(row["treatment_id"], 0.05)} if row["decision_id"] == "b1-1" else {})
+        for row in history.table("choices").to_pylist()
+    ]
+    history.commit(
+        replace={"decisions": tables.DECISIONS.build(rows), "choices": tables.CHOICES.build(choices)}
+    )
+    told = "All 5 candidates began with the same chance, 20.0%. Limits then took chance from contacts"
+    assert told in words(show(root, "decision", customer="c1", decision="b1-1"))
+    assert told not in words(show(root, "decision", customer="c1", decision="b2-1"))
+    spanish = words(show(root, "decision", customer="c1", decision="b1-1", lang="es")).replace("\\", "")
+    assert "sorteado por igual entre 5 elegibles, antes de los límites" in spanish
