@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+from nba.policy import replayed
+
 # The same examples in every run, however slow the machine: a failure is then of the change, not of luck.
 settings.register_profile("unhurried", deadline=None, derandomize=True)
 settings.load_profile("unhurried")
@@ -47,6 +49,15 @@ def tracking_store(shared: Path) -> Iterator[str]:
         del os.environ["MLFLOW_TRACKING_URI"]
     else:
         os.environ["MLFLOW_TRACKING_URI"] = before
+
+
+@pytest.fixture(scope="session", autouse=True)
+def few_replays() -> Iterator[None]:
+    """Chances of being kept are rougher in tests, and quick; who asks how exact they are sets them back."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(replayed, "STEPS", replayed.STEPS // 50)
+        patch.setattr(replayed, "LEAST", 50)
+        yield
 
 
 def quickly(workspace: Path) -> None:

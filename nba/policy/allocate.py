@@ -3,9 +3,10 @@
 The prices minimise the smooth convex dual of the batch (`nba.policy.prices`), so that the *expected* use of
 every limit meets it. Independent draws scatter around that; whatever a draw puts over a limit is trimmed to
 `none` in an order hashed independently of the draw, and the logged probabilities hold the share that trimming
-takes on average. That share is exact for a cap on contacts that has its treatments to itself; expected use
-aims a margin inside any other limit, so that trimming, which is approximated there, is rare; so it does
-where there are limits from below, whose price is a subsidy.
+takes on average. That share has a formula for a cap on contacts that has its treatments to itself; for other
+limits the draws of few customers are replayed (`nba.policy.replayed`). There expected use aims a margin
+inside the limit, so that trimming is rare; so it does where there are limits from below, whose price is a
+subsidy.
 """
 
 from collections.abc import Sequence
@@ -17,7 +18,7 @@ from scipy.optimize import minimize
 from scipy.special import ndtri
 
 from nba import draws
-from nba.policy import explore, prices, trimming
+from nba.policy import explore, prices, replayed, trimming
 from nba.policy.explore import Estimate, Policy, Thompson, even
 
 Array = NDArray[np.float64]
@@ -101,7 +102,7 @@ def allocate(
     case = _Case(policy, estimate, is_eligible, use, floor_kept)
     price, margin = np.zeros(2 * m), np.zeros(m)
     # Trimming a cap would eat into a minimum within it.
-    exact = trims_exactly(use, available) & (not least.any())
+    exact = replayed.trims_exactly(use, available) & (not least.any())
     for _ in range(3):
         target = available - margin
         if exploits:
@@ -151,29 +152,13 @@ def trim(
     return dropped
 
 
-def trims_exactly(use: Array, available: Array) -> Flags:
-    """Say of which limits the share that trimming takes is known exactly, shape (m,).
-
-    Those on contacts (every choice uses as much) whose treatments no other limit on contacts holds.
-
-    Example:
-        >>> use = np.array([[0, 0, 0], [1, 0, 0.5], [0, 1, 2.0]])
-        >>> trims_exactly(use, np.array([5.0, 5.0, 9.0])).tolist()
-        [True, True, False]
-    """
-    counted = np.isfinite(available) & ((use == 0) | np.isclose(use, use.max(axis=0, initial=0.0))).all(
-        axis=0
-    )
-    holds = (use > 0) & counted
-    shared = holds.sum(axis=1) > 1
-    return np.asarray(counted & ~(holds & shared[:, None]).any(axis=0))
-
-
 def after_trimming(p: Array, use: Array, available: Array) -> Array:
     """Give the probabilities that remain once draws beyond a limit are trimmed to `none`.
 
     A customer's chance of being kept is E[min(1, a / (1 + U))] over the number U of others drawn, a Poisson
-    binomial, where a limit counts contacts; where amounts differ, U is a normal sum.
+    binomial, where a limit counts contacts. Where limits that may be exceeded share treatments, or amounts
+    differ, the draws of up to 10,000 customers are replayed (`nba.policy.replayed`). Of more, limits are
+    taken one after the other, U a normal sum where amounts differ: off by less than 0.001 there.
 
     Args:
         p: Probabilities drawn from, shape (n, k).
@@ -183,7 +168,12 @@ def after_trimming(p: Array, use: Array, available: Array) -> Array:
     Returns:
         Shape (n, k).
     """
-    near = p.sum(axis=0) @ use + 8 * _spread(p, use) + use.max(axis=0, initial=0.0) > available
+    expected, spread = p.sum(axis=0) @ use, _spread(p, use)
+    near = expected + 8 * spread + use.max(axis=0, initial=0.0) > available
+    together = replayed.needed(use, available, expected, spread)
+    if len(p) <= replayed.MOST and together.any():
+        rows, share = replayed.shares(p, use[:, together], available[together])
+        return _thin(p, replayed.of_rows(p, rows, share))
     for j, limit in enumerate(available):
         uses = use[:, j] > 0
         if not near[j] or not uses.any():

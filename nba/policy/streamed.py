@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtri
 
-from nba.policy import trimming
+from nba.policy import replayed, trimming
 from nba.policy.allocate import MARGIN_SD, MARGIN_SHARE, allocate, kept_by_chance
 from nba.policy.explore import Estimate, Policy
 
@@ -40,6 +40,9 @@ class Cut(NamedTuple):
             using it, shape (m, 256).
         last: First trimming number that is dropped, by limit, shape (m,); 2**20 where nothing is.
         possible: Whether one choice of the treatment fits all limits, shape (k,).
+        rows: Probabilities whose draws were replayed (`nba.policy.replayed`), shape (g, k); none where
+            formulas do or customers are many.
+        shares: What trimming leaves to customers of these rows, shape (g, k).
     """
 
     price: Array
@@ -50,13 +53,16 @@ class Cut(NamedTuple):
     counts: Array
     last: Whole
     possible: Flags
+    rows: Array
+    shares: Array
 
     @classmethod
     def none(cls, k: int, m: int) -> "Cut":
         """Cut nothing."""
         ones, counts = np.ones(k), np.ones((m, trimming.BINS))
         last = np.full(m, 1 << TRIM_BITS)
-        return cls(np.zeros(m), ones, ones, ones, ones, counts, last, np.ones(k, dtype=bool))
+        nobody = np.zeros((0, k))
+        return cls(np.zeros(m), ones, ones, ones, ones, counts, last, np.ones(k, dtype=bool), nobody, nobody)
 
 
 class Totals(NamedTuple):
@@ -105,7 +111,12 @@ def probabilities(policy: Policy, estimate: Estimate, is_eligible: Flags, use: A
 def logged(p: Array, use: Array, cut: Cut) -> Array:
     """Give the probabilities that trimming leaves of those drawn from, which are logged, shape (n, k)."""
     use = np.ascontiguousarray(use, dtype=np.float64)
-    return trimming.trimmed_rows(np.ascontiguousarray(p), use, cut.amounts, cut.counts)
+    out = trimming.trimmed_rows(np.ascontiguousarray(p), use, cut.amounts, cut.counts)
+    if not len(cut.rows):
+        return out
+    left = p * replayed.of_rows(p, cut.rows, cut.shares)
+    left[:, 0] = np.maximum(left[:, 0] + (p - left).sum(axis=1), 0.0)
+    return np.where(np.isnan(left), out, left)
 
 
 def first_cut(
@@ -198,6 +209,28 @@ def trimmed(cut: Cut, totals: Totals, use: Array, available: Array) -> Cut:
             amounts[uses] *= kept
         after[uses] *= kept
     return cut._replace(after=after, amounts=amounts, counts=counts)
+
+
+def together(totals: Totals, use: Array, available: Array) -> Flags:
+    """Say for which limits the draws of few customers are to be replayed, shape (m,)."""
+    spread = np.sqrt(np.maximum(totals.variance / _ONE, 0.0))
+    return replayed.needed(use, available, totals.use(use), spread)
+
+
+def replay(cut: Cut, p: Array, use: Array, available: Array, limits: Flags) -> Cut:
+    """Replay the draws of few customers, who are brought together for it.
+
+    Args:
+        cut: What probabilities are drawn from.
+        p: Probabilities to draw from of all customers, in any order, shape (n, k).
+        use: Shape (k, m).
+        available: Limits of all customers, shape (m,).
+        limits: Which are replayed (`together`), shape (m,).
+    """
+    rows, shares = replayed.shares(p, use[:, limits], available[limits])
+    expected, left = p.sum(axis=0), (p * replayed.of_rows(p, rows, shares)).sum(axis=0)
+    after = np.where(expected > 0, left / np.maximum(expected, 1e-300), 1.0)
+    return cut._replace(after=after, rows=rows, shares=shares)
 
 
 def _kept_of_sum(totals: Totals, after: Array, use: Array, j: int, limit: float) -> Array:

@@ -7,7 +7,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from nba import draws
-from nba.policy import streamed
+from nba.policy import replayed, streamed
 from nba.policy.streamed import Cut, Totals
 from nba.serving.engines import Engine
 from nba.serving.jobs import Array, Drawn, Job, Scored, Whole
@@ -36,6 +36,7 @@ def draw_all(job: Job, engine: Engine, drawn: Drawn, tell: Callable[[str, int], 
     cuts = [
         streamed.trimmed(cut, sums[i], limited.use, drawn.available[i]) for i, cut in enumerate(drawn.cuts)
     ]
+    cuts = _replayed(job, engine, cuts, sums, drawn)
     for j in range(len(limited.names)):
         for i in range(arms):
             if used[i, j] > drawn.available[i, j] * 1e6 * (1 + 1e-12):
@@ -44,6 +45,24 @@ def draw_all(job: Job, engine: Engine, drawn: Drawn, tell: Callable[[str, int], 
                 cuts[i] = cuts[i]._replace(last=last)
                 used = draws_used(job, engine, cuts)
     return Drawn(tuple(cuts), used, drawn.customers, drawn.available)
+
+
+def _replayed(job: Job, engine: Engine, cuts: list[Cut], sums: Sequence[Totals], drawn: Drawn) -> list[Cut]:
+    # Arms of few customers have no need of formulas where these are none too near.
+    use, out = job.limited.use, list(cuts)
+    limits = [streamed.together(part, use, room) for part, room in zip(sums, drawn.available)]
+    few = [i for i in range(len(out)) if limits[i].any() and drawn.customers[i] <= replayed.MOST]
+    if not few:
+        return out
+
+    def work(part: Scored) -> list[Array]:
+        p = probabilities_of(job, part, cuts)
+        return [p[part.arm == i] for i in few]
+
+    for i, parts in zip(few, zip(*engine.each(work))):
+        p = np.concatenate(parts)
+        out[i] = streamed.replay(out[i], p, use, drawn.available[i], limits[i])
+    return out
 
 
 def draw_of(job: Job, part: Scored, p: Array) -> Whole:

@@ -1,3 +1,5 @@
+from itertools import permutations, product
+
 import numpy as np
 import pytest
 from hypothesis import assume, given, settings
@@ -7,7 +9,7 @@ from scipy import stats as scipy_stats
 from scipy.optimize import linprog
 
 from nba import draws
-from nba.policy import allocate as module
+from nba.policy import replayed
 from nba.policy.allocate import after_trimming, allocate, trim
 from nba.policy.explore import EpsilonGreedy, Estimate, Greedy, Softmax, SquareCB, Thompson, Uniform
 
@@ -52,6 +54,11 @@ def best_by_linear_programme(estimate, is_eligible, use, available) -> float:
         method="highs",
     )
     return -found.fun
+
+
+@pytest.fixture
+def many_replays(monkeypatch):
+    monkeypatch.setattr(replayed, "STEPS", 100_000_000)
 
 
 def value(p, estimate, is_eligible) -> float:
@@ -156,8 +163,44 @@ def test_the_share_kept_of_a_count_is_that_of_all_outcomes():
     np.testing.assert_allclose(found, expected, atol=1e-9)
 
 
+@pytest.mark.parametrize(
+    ("use", "available"),
+    [
+        ([[0, 0], [1, 1], [0, 1]], [1.0, 1.0]),
+        ([[0, 0], [1, 1], [0, 1]], [1.0, 2.0]),
+        ([[0], [1], [2]], [2.0]),
+        ([[0, 0], [1, 0.5], [1, 2]], [2.0, 2.5]),
+    ],
+)
+def test_what_overlapping_limits_leave_is_that_of_all_draws_and_orders(use, available, many_replays):
+    p = np.array([[0.1, 0.5, 0.4], [0.4, 0.3, 0.3], [0.2, 0.2, 0.6]])
+    use, room = np.array(use, dtype=float), np.array(available)
+    found = after_trimming(p, use, room)
+    expected = np.zeros_like(p)
+    orders = list(permutations(range(3)))
+    for drawn in np.ndindex(3, 3, 3):
+        chance = np.prod(p[np.arange(3), drawn])
+        for own in product(orders, repeat=len(room)):
+            column = np.array(drawn)
+            for limit, order in enumerate(own):
+                ranked = np.array(order)
+                over = np.cumsum(use[column[ranked], limit]) > room[limit]
+                column[ranked[over & (use[column[ranked], limit] > 0)]] = 0
+            expected[np.arange(3), column] += chance / len(orders) ** len(room)
+    np.testing.assert_allclose(found, expected, atol=3e-3)
+
+
+def test_many_customers_are_corrected_for_themselves_instead_of_taken_out(many_replays, monkeypatch):
+    rng = np.random.default_rng(5)
+    p = rng.dirichlet([0.3, 0.3, 0.3], 60)
+    use, room = np.array([[0, 0.0], [1, 1], [0, 1]]), np.array([8.0, 20.0])
+    apart = after_trimming(p, use, room)
+    monkeypatch.setattr(replayed, "_FEW", replayed.STEPS)
+    np.testing.assert_allclose(after_trimming(p, use, room), apart, atol=4e-3)
+
+
 @pytest.mark.parametrize("policy", [Softmax(0.25, 0.0), Greedy(), SquareCB(1.0, 0.0), Thompson(1.0, 0.0)])
-def test_a_minimum_is_reached_at_a_price_below_nothing(policy):
+def test_a_minimum_is_reached_at_a_price_below_nothing(policy, many_replays):
     estimate, is_eligible, use, available = world(2000)
     estimate.mean[:, 5] -= 1.0
     without = allocate(policy, estimate, is_eligible, use, available)
@@ -179,7 +222,7 @@ def test_prices_meet_limits_exactly(policy):
     binding = found.price > 0
     assert binding.sum() >= 3
     spread = np.sqrt((found.drawn @ use**2 - (found.drawn @ use) ** 2).sum(axis=0))
-    exact = module.trims_exactly(use, available)
+    exact = replayed.trims_exactly(use, available)
     assert exact.tolist() == [True] * 4 + [False]
     target = available - np.where(exact, 0.0, np.minimum(2 * spread, 0.05 * available))
     np.testing.assert_allclose(used[binding], target[binding], rtol=5e-3)
@@ -272,9 +315,13 @@ def test_a_larger_limit_is_never_worth_less(seed, limit):
         (EpsilonGreedy(0.2), (5.0, 3.0, 1e9), (0, 1, 1, 1)),
         (Uniform(), (20.0, 20.0, 30.0), (0, 0.5, 0.5, 1)),
         (SquareCB(2.0, 0.05), (5.0, 3.0, 1e9), (0, 1, 1, 1)),
+        (Thompson(1.0, 0.02), (5.0, 3.0, 6.0), (0, 1, 1, 1)),
+        (SquareCB(2.0, 0.05), (5.0, 3.0, 6.0), (0, 1, 1, 1)),
+        (EpsilonGreedy(0.2), (6.0, 4.0, 4.5), (0, 1, 0.5, 2)),
+        (Thompson(1.0, 0.02), (6.0, 4.0, 4.5), (0, 1, 0.5, 2)),
     ],
 )
-def test_logged_probabilities_are_the_frequencies_of_thousands_of_replays(policy, available, costs):
+def test_logged_probabilities_are_the_frequencies_of_replays(policy, available, costs, many_replays):
     n, salts, rng = 40, 3000, np.random.default_rng(3)
     mean = np.column_stack([np.zeros(n), rng.normal(0.5, 1, (n, 3))])
     is_eligible = rng.random((n, 4)) < 0.8

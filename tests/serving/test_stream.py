@@ -53,8 +53,7 @@ def test_a_streamed_batch_is_that_of_the_whole_where_all_is_sampled(shop, histor
         name for name in same if not got[name].combine_chunks().equals(batch.decisions[name].combine_chunks())
     ]
     assert different == []
-    # What the budget takes is read off sums over all customers.
-    np.testing.assert_allclose(got["p_action"], batch.decisions["p_action"], atol=1e-3)
+    np.testing.assert_allclose(got["p_action"], batch.decisions["p_action"], atol=1e-6)
     np.testing.assert_allclose(found.batches["price"], batch.batches["price"])
 
 
