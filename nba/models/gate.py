@@ -256,7 +256,8 @@ def _choice_pays(found: _Found, *, single_pays: bool) -> str:
             f"Choosing by customer is worth {gain.value:.4g} more each than {found.name} (95%: from"
             f" {gain.lower:.4g}), which itself is worth more than {none} by {one}."
         )
-    said = f"Choosing by customer is worth {choice.value:.4g} more each than {none} (95%: from {choice.lower:.4g})"
+    beats = f"more each than {none} (95%: from {choice.lower:.4g})"
+    said = f"Choosing by customer is worth {choice.value:.4g} {beats}"
     if not found.best:
         return f"{said}; no treatment to everyone looks to be worth more."
     over = "The choice is better than that" if gain.lower > 0 else "That the choice is better does not show"
@@ -288,9 +289,9 @@ def _none_pays(found: _Found, known: Evidence) -> str:
     top = max(every, key=lambda one: one.value)
     unseen = max(HALF * choice.se, norm.isf(_tail(n)) * top.se)
     said = [
-        f"Neither choosing by customer ({choice.value:.4g} each, {choice.lower:.4g} to {choice.upper:.4g}) nor"
-        f" any treatment to everyone shows to be worth more than {none}, but these data cannot tell that none"
-        f" is: with {known.n:,.0f} effective rows a gain below {unseen:.2g} each would not show."
+        f"Neither choosing by customer ({choice.value:.4g} each, {choice.lower:.4g} to {choice.upper:.4g})"
+        f" nor any treatment to everyone shows to be worth more than {none}, but these data cannot tell that"
+        f" none is: with {known.n:,.0f} effective rows a gain below {unseen:.2g} each would not show."
     ]
     if known.raising:
         by = "by more than chance" if n == 1 else f"by more than the best of {n} by chance"
