@@ -394,7 +394,11 @@ def by_decile(
     Returns:
         Columns decile (1 is the highest), n (rows that are no control), predicted, observed, lower, upper;
         bins of fewer than 2 rows or customers, on either side, are left out.
+
+    Raises:
+        DataError: for values that are missing or infinite.
     """
+    stats.check("deciles", numbers={"predicted": predicted, "observed": observed}, weight=weight)
     number = bins - 1 - _by_rank(predicted, bins)
     rows = []
     for decile in range(bins):

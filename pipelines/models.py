@@ -6,6 +6,8 @@ A workspace's models are those of its policy; where it has none yet, those of th
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from nba import settings, tracking
 from nba.errors import DataError, MissingError
 
@@ -15,8 +17,8 @@ _MEASURES = (
 )  # fmt: skip
 
 _DIFFERENT = (
-    "Measured on different decisions (until {} and until {}): changes are of the decisions too, and a lower"
-    " loss does not tell the better model."
+    "Measured on different examples ({} and {}): changes are of the examples too, and a lower loss does not"
+    " tell the better model."
 )
 
 
@@ -75,14 +77,23 @@ def compared(workspace: Path, first: int, second: int) -> Compared:
         rows.append({"measure": name, str(first): a, str(second): b, "change": change})
     gates = [found[number]["tags"].get(tracking.GATE) for number in (first, second)]
     rows.append({"measure": "gate", str(first): gates[0], str(second): gates[1], "change": None})
-    # The same moment, number and rate of responses: the same decisions.
-    marks = [
-        (row["tags"].get("at"), *(row["metrics"].get(name) for name in ("n_examples", "n", "base_rate")))
-        for row in (found[first], found[second])
+    return Compared(rows, _note(found[first], found[second]))
+
+
+def _note(one: dict[str, Any], two: dict[str, Any]) -> str:
+    # Numbers and rates tell samples of the same decisions apart; versions of before the hash, with their
+    # moments, all there is to tell.
+    names = ["n_examples", "n", "base_rate"]
+    is_hashed = all(tracking.MEASURED_ON in row["tags"] for row in (one, two))
+    tag = tracking.MEASURED_ON if is_hashed else "at"
+    marks = [(row["tags"].get(tag), *(row["metrics"].get(k) for k in names)) for row in (one, two)]
+    if marks[0] == marks[1]:
+        return ""
+    told = [
+        f"{row['metrics'].get('n_examples', np.nan):,.0f} until {(row['tags'].get('at') or '?')[:10]}"
+        for row in (one, two)
     ]
-    return Compared(
-        rows, "" if marks[0] == marks[1] else _DIFFERENT.format(*((at or "?")[:10] for at, *_ in marks))
-    )
+    return _DIFFERENT.format(*told)
 
 
 def bin_version(workspace: Path, number: int, *, restore: bool = False) -> None:

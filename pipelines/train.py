@@ -1,5 +1,6 @@
 """Train: closed decisions to a scorer, logged and registered as the next version of the policy."""
 
+import hashlib
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -15,7 +16,7 @@ from nba.errors import DataError, MissingError
 from nba.features import examples as snapshot_examples
 from nba.features import table as features
 from nba.history import History
-from nba.models import card, compare, explain, latest, snapshots, tuning, wording
+from nba.models import card, compare, explain, immature, latest, snapshots, tuning, wording
 from nba.models.report import Report
 from nba.models.scorer import Scorer
 from nba.settings import Models, Settings
@@ -297,6 +298,7 @@ def _log_snapshots(
                     "model_id": found.model_id,
                     "config_hash": config.config_hash,
                     "at": moments[-1].isoformat(),
+                    tracking.MEASURED_ON: _digest(rows),
                 },
                 figures={"calibration.html": plots.calibration(found.calibration)},
                 texts={"card.md": card.snapshots(found, rows, params, _leaks(rows))},
@@ -305,6 +307,17 @@ def _log_snapshots(
         )
     tracking.promote(registered, tracking.CHAMPION)
     return registered
+
+
+def _digest(rows: pa.Table) -> str:
+    # Of which examples they are and what came of them, whatever their features.
+    names = ("decision_id", "customer_id", "as_of", "treatment_id", "is_response")
+    known = [rows[name].cast(pa.string()).to_pylist() for name in names if name in rows.column_names]
+    known.append([str(flag) for flag in immature.closed(rows).tolist()])
+    digest = hashlib.sha256()
+    for row in sorted(zip(*known)):
+        digest.update("|".join(map(str, row)).encode() + b"\n")
+    return digest.hexdigest()[:16]
 
 
 def _leaks(rows: pa.Table) -> list[str]:
@@ -404,6 +417,7 @@ def _log(logged: _Logged, at: datetime, stands: tracking.Registered | None = Non
         "treatments": len(scorer.coding.treatment_ids),
     }
     tags = {"model_id": scorer.model_id, "config_hash": config.config_hash, "at": at.isoformat()}
+    tags |= {tracking.MEASURED_ON: _digest(rows)}
     tags |= {tracking.HAS_OPEN: "true"} if logged.has_open else {}
     compared = {}
     if comparison.gate is not None:

@@ -5,6 +5,7 @@ from hypothesis import strategies as st
 from scipy.special import expit
 
 from nba import metrics
+from nba.errors import DataError
 
 
 def case(seed, n=400):
@@ -61,6 +62,8 @@ def test_by_decile_puts_the_highest_first():
         for low, o, high in zip(*(table[c].to_pylist() for c in ("lower", "observed", "upper")))
     )
     assert metrics.by_decile(np.empty(0), np.empty(0)).num_rows == 0
+    with pytest.raises(DataError, match=r"predicted: 1 values are missing(.|\n)*observed: 2 values are"):
+        metrics.by_decile(np.array([np.nan, 1.0, 2.0]), np.array([np.inf, 1.0, np.nan]))
 
 
 def test_by_decile_weighs_rows():

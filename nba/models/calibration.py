@@ -1,9 +1,10 @@
 """Calibration of log-odds on rows that no model has seen: nothing, Platt's logistic, or isotonic regression.
 
 Which one serves is told by log loss on rows that it was not fitted to; isotonic regression must be better by
-a standard error. For a classifier whose rows have times these are later ones: all rows of a month share its
-level, and what is fitted to one half of a month suits the other half whether or not it suits the next month.
-For the served model they are other customers (`cross_fit`).
+a standard error, which counts customers, as the rows of one answer alike. For a classifier whose rows have
+times these are later ones: all rows of a month share its level, and what is fitted to one half of a month
+suits the other half whether or not it suits the next month. For the served model they are other customers
+(`cross_fit`).
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -120,9 +121,19 @@ def restored(kind: str, state: Mapping[str, Any]) -> Calibrator:
     return way
 
 
-def judge(
-    score: Array, y: Array, block: Whole | None, seed: int, customer: Whole | None = None
-) -> dict[str, Array]:
+class Judged(NamedTuple):
+    """Calibrations side by side, on rows that they were not fitted to.
+
+    Attributes:
+        losses: Log loss of each row by kind, of the same rows each, shape (judged,).
+        rows: Their numbers, shape (judged,).
+    """
+
+    losses: dict[str, Array]
+    rows: Whole
+
+
+def judge(score: Array, y: Array, block: Whole | None, seed: int, customer: Whole | None = None) -> Judged:
     """Give the log loss of each calibration on rows that it was not fitted to, row by row.
 
     Args:
@@ -135,8 +146,8 @@ def judge(
             every row is another's.
 
     Returns:
-        By kind, of the same rows each, shape (judged,); "isotonic" only where each fit has 200 rows; "none"
-        alone, of all rows, where nothing else could be judged: one block, or one class.
+        "isotonic" only where each fit has 200 rows; "none" alone, of all rows, where nothing else could be
+        judged: one block, or one class.
     """
     parts = [
         (known, new)
@@ -144,16 +155,17 @@ def judge(
         if 0 < y[known].sum() < known.sum() and new.any()
     ]
     if not parts:
-        return {"none": _loss(score, y)}
+        return Judged({"none": _loss(score, y)}, np.arange(len(y)))
     ways = ["none", "platt"]
     if min(known.sum() for known, _ in parts) >= _LEAST_ISOTONIC:
         ways.append("isotonic")
-    return {
+    losses = {
         kind: np.concatenate(
             [_loss(fitted(kind, score[known], y[known])(score[new]), y[new]) for known, new in parts]
         )
         for kind in ways
     }
+    return Judged(losses, np.concatenate([np.flatnonzero(new) for _, new in parts]))
 
 
 class Crossed(NamedTuple):
@@ -172,7 +184,7 @@ class Crossed(NamedTuple):
     losses: dict[str, float]
 
 
-def cross_fit(score: Array, y: Array, weight: Array, fold: Whole) -> Crossed:
+def cross_fit(score: Array, y: Array, weight: Array, fold: Whole, customer: Whole | None = None) -> Crossed:
     """Choose a calibration by what each kind, fitted to the other folds, loses on a fold.
 
     Args:
@@ -181,6 +193,7 @@ def cross_fit(score: Array, y: Array, weight: Array, fold: Whole) -> Crossed:
         weight: 0 or more, shape (n,).
         fold: Of each row, shape (n,). With one alone nothing can be judged: Platt's line, which is held near
             the identity.
+        customer: Code of each row's customer, from 0, shape (n,); None where every row is another's.
     """
     if len(np.unique(fold)) < 2:
         way = fitted("platt", score, y, weight)
@@ -198,20 +211,22 @@ def cross_fit(score: Array, y: Array, weight: Array, fold: Whole) -> Crossed:
         ways.append("isotonic")
     unseen = {kind: by_others(kind) for kind in ways}
     judged = {kind: _loss(found, y) for kind, found in unseen.items()}
-    kind = choose(judged, weight)
+    kind = choose(judged, weight, customer)
     losses = {name: float(np.average(loss, weights=weight)) for name, loss in judged.items()}
     return Crossed(kind, fitted(kind, score, y, weight), unseen[kind], losses)
 
 
-def choose(judged: Mapping[str, Array], weight: Array | None = None) -> str:
+def choose(judged: Mapping[str, Array], weight: Array | None = None, customer: Whole | None = None) -> str:
     """Name the calibration with the least loss; isotonic regression only if better by a standard error.
 
     A line that is held near the identity costs next to nothing where it is not needed; a curve of many steps
     follows noise.
 
     Args:
-        judged: As `judge` gives it.
+        judged: Losses, as `judge` gives them.
         weight: Of the rows, shape (judged,); all 1 if None.
+        customer: Code of each row's customer, from 0, shape (judged,): the standard error counts customers.
+            None where every row is another's.
 
     Example:
         >>> choose({"none": np.array([0.7, 0.7, 0.7]), "isotonic": np.array([0.5, 0.6, 0.9])})
@@ -223,7 +238,7 @@ def choose(judged: Mapping[str, Array], weight: Array | None = None) -> str:
     plain = min((kind for kind in judged if kind != "isotonic"), key=mean.__getitem__)
     if "isotonic" in judged:
         gain = judged[plain] - judged["isotonic"]
-        found = stats.mean(gain if weight is None else stats.weighed(gain, weight))
+        found = stats.mean(gain if weight is None else stats.weighed(gain, weight), unit=customer)
         if found.value > found.se:
             return "isotonic"
     return plain

@@ -14,8 +14,8 @@ from nba.models.snapshots import Snapshots
 _MEASURES = {
     "auc": "AUC (chance that a response ranks above a non-response)",
     "pr_auc": "PR-AUC (average precision; the base rate is chance)",
-    "log_loss": "log loss, nats per decision",
-    "log_loss_constant": "log loss of the base rate",
+    "log_loss": "log loss, nats per decision, of the chances as served",
+    "log_loss_constant": "log loss of the base rate, of the same decisions",
     "ece": "calibration error (ECE, 10 bins of equal size)",
     "ece_of_noise": "calibration error that a perfect model would have by chance",
     "calibration_slope": "calibration slope (1 is calibrated)",
@@ -72,6 +72,7 @@ def card(
         *_leaning(scorer.report.tables["effects"].to_pylist()),
         "## Measures, on customers that the model had not seen",
         *_measures(measured),
+        *_judged_on(measured),
         *_calibrated(scorer, params),
         *_latest(measured),
         *_widened(measured),
@@ -123,14 +124,29 @@ def _measures(measured: Mapping[str, float]) -> list[str]:
     ]
 
 
+def _judged_on(measured: Mapping[str, float]) -> list[str]:
+    if "n" not in measured:
+        return []
+    return [
+        f"- All of the above are of {measured['n']:,.0f} closed decisions that count alike, whatever their"
+        " age; of decisions that were read in part, as many as make a plain sample."
+    ]
+
+
 def _calibrated(scorer: Scorer, params: Mapping[str, Any]) -> list[str]:
     most = f" of {params['trees']} at most" if "trees" in params else ""
     losses = {kind: scorer.report.metrics.get(f"calibration_loss_{kind}") for kind in _KINDS}
     told = "; ".join(f"{_KINDS[kind]} {loss:.5f}" for kind, loss in losses.items() if loss is not None)
     return [
         f"- Chances: {scorer.response.booster.num_trees()} trees{most}, calibrated by"
-        f" {_KINDS[scorer.response.kind]}; both by log loss of customers that had no part in them"
-        + (f" ({told})." if told else ".")
+        f" {_KINDS[scorer.response.kind]}; both by log loss of customers that had no part in them."
+        + (
+            f" With {told}: these losses choose, they are no measure beside the log loss above, for they are"
+            " of the trees alone, before what each treatment's rate adds, and of all examples as the fit"
+            " weighs them: the older for less, those of open windows, where they are used, included."
+            if told
+            else ""
+        )
     ]
 
 
@@ -258,7 +274,10 @@ def _compared(found: Comparison) -> list[str]:
         f"- Candidates: {'; '.join(f'`{name}` {text}' for name, text in _CANDIDATES.items())}.",
         "",
         *_head(
-            "candidate", "weight", "gain in loss over the constant effect, 95%", "RATE (Qini weights), 95%"
+            "candidate",
+            "weight",
+            "gain in doubly robust loss over the constant effect, of the scores' variance, 95%",
+            "RATE (Qini weights), 95%",
         ),
         *(
             _row(

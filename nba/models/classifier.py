@@ -10,6 +10,7 @@ import json
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from pathlib import Path
 from typing import Any, Self
 
@@ -31,6 +32,7 @@ from nba.models.logistic import Columns, Logistic
 Array = NDArray[np.float64]
 Whole = NDArray[np.int64]
 
+_UNTOLD = "responses cannot be told from these rows"
 _BLENDS = np.linspace(0, 1, 11)
 
 
@@ -50,7 +52,8 @@ class ResponseClassifier(ClassifierMixin, BaseEstimator):
         columns: Share of the columns that each tree reads.
         seeds: Boosters that are averaged, each with its own draws of rows and features.
         monotone: By column, +1, −1 or 0.
-        folds: Folds where no times are given.
+        folds: Most folds where no times are given, and most blocks where they are, 2 or more; fewer where a
+            class has fewer rows, or where else, without one fold of customers, a class would be lost.
         random_state: Of folds and trees.
 
     Attributes:
@@ -111,9 +114,10 @@ class ResponseClassifier(ClassifierMixin, BaseEstimator):
                 also those of customers that are known.
 
         Raises:
-            DataError: when there is one class only, a class with fewer than 2 rows (or, outside of each fold
-                of customers, either), infinite values, columns of moments, moments in `at` that are missing
-                or text, or customers that are missing.
+            DataError: when there is one class only, a class with fewer than 2 rows (or, outside of one of any
+                two folds of customers, either), outcomes that are missing, infinite values, columns of
+                moments, moments in `at` that are missing or text, customers that are missing, or parameters
+                that cannot be.
         """
         values, positive = self._read(X, y)
         self._fit(self._validation(values, positive, at, groups))
@@ -130,14 +134,29 @@ class ResponseClassifier(ClassifierMixin, BaseEstimator):
         if min(y.sum(), len(y) - y.sum()) < 2:
             raise DataError(f"y: {int(y.sum())} of {len(y)} rows respond; expected 2 or more of each class")
         if faults := trial.lengths(len(y), groups=groups) or trial.faults_of_groups(groups):
-            raise listed(faults, "responses cannot be told from these rows")
+            raise listed(faults, _UNTOLD)
         splits, is_timed = _splits(y, at, groups, self.folds, self.random_state)
         linear = np.full(len(y), np.nan)
         for known, new in splits:
             linear[new] = Logistic(self._coding, X[known], y[known])(X[new])
         return Validation(self, X, y, linear, splits, is_timed, trial.customers(groups))
 
+    def _faults(self) -> list[str]:
+        least = {"trees": 1, "leaves": 2, "min_leaf": 1, "seeds": 1, "folds": 2}
+        out = [
+            f"{name}={value!r}; expected a whole number, {low} or more"
+            for name, low in least.items()
+            if not isinstance(value := getattr(self, name), Integral) or value < low
+        ]
+        if self.monotone is not None and not set(self.monotone) <= {-1, 0, 1}:
+            out.append(f"monotone is {list(self.monotone)}; expected numbers of -1, 0 or 1")
+        return out
+
     def _read(self, X: Any, y: ArrayLike) -> tuple[Array, Array]:
+        if faults := self._faults():
+            raise listed(faults, "the model cannot be fitted as it was asked for")
+        if faults := trial.faults_of_missing(y):
+            raise listed(faults, _UNTOLD, "Leave out rows whose outcome is unknown.")
         self._coding = Columns.of(X)
         values, target = validate_data(
             self, X if self._coding.is_plain else self._coding.numbers(X), y, dtype=np.float64,
@@ -166,7 +185,7 @@ class ResponseClassifier(ClassifierMixin, BaseEstimator):
 
     def _check(self, values: Array, names: list[str] | None) -> None:
         if faults := trial.faults_of_features(values, names):
-            raise listed(faults, "responses cannot be told from these rows", "Leave what is unknown empty.")
+            raise listed(faults, _UNTOLD, "Leave what is unknown empty.")
 
     def _fit(self, rows: "Validation") -> None:
         boosted, iterations = np.full(len(rows.y), np.nan), []
@@ -214,11 +233,12 @@ class ResponseClassifier(ClassifierMixin, BaseEstimator):
         block = rows.block[seen] if rows.is_timed else None
         customer = None if rows.customer is None else rows.customer[seen]
         judged = calibration.judge(score, y, block, self.random_state, customer)
-        self.calibration_ = calibration.choose(judged)
+        whose = None if customer is None else customer[judged.rows]
+        self.calibration_ = calibration.choose(judged.losses, customer=whose)
         self._calibrator = calibration.fitted(self.calibration_, score, y)
         self.losses_ = {
             "trees": metrics.log_loss(y, expit(boosted)), "logistic": metrics.log_loss(y, expit(linear)),
-            **{kind: float(found.mean()) for kind, found in judged.items()},
+            **{kind: float(found.mean()) for kind, found in judged.losses.items()},
         }  # fmt: skip
 
     def _blended(self, boosted: Array, linear: Array, y: Array) -> tuple[float, float]:
@@ -388,14 +408,7 @@ def _splits(
 ) -> tuple[list[tuple[Whole, Whole]], bool]:
     # Rows to learn from and to judge on, and whether the latter are later.
     if at is None and groups is not None:
-        fold = trial.split(y.astype(np.int64), y, groups, folds, seed)
-        parts = [(fold != number, fold == number) for number in np.unique(fold)]
-        if any(y[known].sum() < 2 or (1 - y[known]).sum() < 2 for known, _ in parts):
-            raise DataError(
-                "groups: without one fold of customers fewer than 2 rows of a class are left",
-                "Fit with more customers of each class, fewer folds, or without `groups`.",
-            )
-        return [(np.flatnonzero(known), np.flatnonzero(new)) for known, new in parts], False
+        return _by_customer(y, groups, folds, seed), False
     if at is None:
         k = int(min(folds, y.sum(), len(y) - y.sum()))
         return list(StratifiedKFold(k, shuffle=True, random_state=seed).split(y, y)), False
@@ -415,3 +428,22 @@ def _splits(
         if 2 <= y[known].sum() <= known.sum() - 2 and new.any():
             out.append((np.flatnonzero(known), np.flatnonzero(new)))
     return (out, True) if out else _splits(y, None, groups, folds, seed)
+
+
+def _by_customer(y: Array, groups: ArrayLike, folds: int, seed: int) -> list[tuple[Whole, Whole]]:
+    # As many folds of customers as leave 2 rows of each class without any one of them: by hash, or else dealt
+    # out among those who respond and among the others, as few may all be in one fold by chance.
+    names, whose = np.unique(np.asarray(groups).astype(str), return_inverse=True)
+    whole, shuffled = y.astype(np.int64), np.random.default_rng(seed).permutation(len(names))
+    order = shuffled[np.argsort((np.bincount(whose, y) > 0)[shuffled], kind="stable")]
+    for n in range(min(folds, len(names)), 1, -1):
+        dealt = np.empty(len(names), dtype=np.int64)
+        dealt[order] = np.arange(len(names)) % n
+        for fold in (trial.split(whole, y, groups, n, seed), dealt[whose]):
+            left = [np.bincount(whole[fold != number], minlength=2) for number in np.unique(fold)]
+            if len(left) > 1 and np.min(left) >= 2:
+                return [(np.flatnonzero(fold != k), np.flatnonzero(fold == k)) for k in np.unique(fold)]
+    raise DataError(
+        "groups: without one fold of customers fewer than 2 rows of a class are left, however few the folds",
+        "Fit with more customers of each class, or without `groups`.",
+    )

@@ -133,7 +133,8 @@ def _fit_predict(
     scores = response.staged(booster, full[held], settings.trees)
     stop = response.stopped(scores, y[held], weight[held])
     fold = crossfit.folds(past["customer_id"].filter(pa.array(held)), settings.folds, seed + 1)
-    way = calibration.cross_fit(scores[:, stop], y[held], weight[held], fold)
+    customer = inputs.customers(past)[held]
+    way = calibration.cross_fit(scores[:, stop], y[held], weight[held], fold, customer)
     booster = response.cut(booster, int(response.stops(settings.trees)[stop]))
     model = Response(booster, X.shape[1], way.kind, way.way)
     p = model.calibrated(scores[:, stop])

@@ -209,6 +209,8 @@ class _Learner(BaseEstimator):
         trial.check_numbers(X)
         if np.asarray(y).dtype.kind in "OSU":
             trial.outcomes(y)
+        if faults := trial.faults_of_missing(y):
+            raise listed(faults, "effects cannot be learnt", "Leave out rows whose outcome is unknown.")
         # Infinite values are left to `trial.read`, which names their columns.
         X, y = validate_data(
             self, X, y, dtype=np.float64, ensure_all_finite=False, ensure_min_samples=2, y_numeric=True

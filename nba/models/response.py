@@ -247,6 +247,7 @@ def fit(
     fold: Whole,
     params: Mapping[str, Any],
     trees: int,
+    customer: Whole | None = None,
 ) -> CrossFitted:
     """Fit the joint response model and its out-of-fold predictions.
 
@@ -259,6 +260,8 @@ def fit(
         fold: Fold of each row, shape (n,).
         params: LightGBM's, as `parameters` gives them.
         trees: Most trees; early stopping on the unseen rows finds how many serve.
+        customer: Code of each row's customer, from 0, shape (n,), whom the choice of the calibration counts;
+            None where every row is another's.
     """
     full = np.hstack([X, own])
     is_treated = own[:, 0] > 0
@@ -277,7 +280,7 @@ def fit(
     stop = stopped(np.where(is_treated[:, None], every[..., 1], every[..., 0]), y, weight)
     none, with_paired = every[:, stop].T
     scores = np.column_stack([none, np.where(is_treated, with_paired, none), with_paired])
-    way = calibration.cross_fit(scores[:, 1], y, weight, fold)
+    way = calibration.cross_fit(scores[:, 1], y, weight, fold, customer)
     model = Response(plan.grow(trees=int(stops(trees)[stop])), X.shape[1], way.kind, way.way)
     p_none, p_own, p_paired = model.calibrated(scores).T
     return CrossFitted(model, p_none, p_own, p_paired, expit(way.unseen), way.losses)

@@ -33,6 +33,7 @@ Whole = NDArray[np.int64]
 _CAP = 240_000  # examples that training reads; of more, a sample is taken and weighted
 _MOST_COEFFICIENTS = 12_000  # of the effects; their covariance takes 1.2 GB then
 _FORMAT = 1
+_SHORT = "the examples do not suffice to learn from"
 
 
 @dataclass(frozen=True)
@@ -118,9 +119,12 @@ class Scorer:
         kept = thin(column, np.random.default_rng(seed))
         rows = examples.take(pa.array(kept.rows))
         column = column[kept.rows]
+        if unknown := rows["is_response"].null_count:
+            faults = [f"is_response: {unknown} of {rows.num_rows} values are missing"]
+            raise listed(faults, _SHORT, "Leave out decisions whose outcome is unknown.")
         y = rows["is_response"].to_numpy().astype(float)
         if faults := [*response.check_responses(y), *check_contacts(column)]:
-            raise listed(faults, "the examples do not suffice to learn from", "Close more decisions first.")
+            raise listed(faults, _SHORT, "Close more decisions first.")
         names = inputs.feature_names(rows)
         check_size(len(names), coding)
         X = inputs.matrix(rows, names)
@@ -134,7 +138,8 @@ class Scorer:
         params = response.parameters(settings, seed)
         if settings.monotone:
             params["monotone_constraints"] = response.signs((*names, *coding.names), settings)
-        crossed = response.fit(X, codes[column], codes[paired], y, weight, fold, params, settings.trees)
+        given = codes[column], codes[paired], y, weight, fold, params, settings.trees
+        crossed = response.fit(X, *given, inputs.customers(rows))
         arrays = Rows(X, column, paired, y, weight, fold)
         learnt = uplift.fit(arrays, crossed, coding, settings, seed)
         whole = immature.closed(rows)  # what came of the others is not all known: they have no margin

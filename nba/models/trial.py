@@ -251,6 +251,12 @@ def faults_of_groups(groups: ArrayLike | None) -> list[str]:
     return [f"groups: {missing} values are missing"] if missing else []
 
 
+def faults_of_missing(y: Any) -> list[str]:
+    """Say how many outcomes are missing, of any type: a row whose outcome is unknown teaches nothing."""
+    found = 0 if y is None else int(np.sum(pd.isna(np.asarray(y))))
+    return [f"y: {found} of {np.size(np.asarray(y))} values are missing"] if found else []
+
+
 def _faults_of_outcome(y: Array) -> list[str]:
     out = []
     if bad := int((~np.isfinite(y)).sum()):

@@ -9,6 +9,7 @@ from nba.tracking.registry import CHAMPION as CHAMPION
 from nba.tracking.registry import GATE as GATE
 from nba.tracking.registry import HAS_OPEN as HAS_OPEN
 from nba.tracking.registry import IS_COMPARED as IS_COMPARED
+from nba.tracking.registry import MEASURED_ON as MEASURED_ON
 from nba.tracking.registry import Registered as Registered
 from nba.tracking.registry import bin_run as bin_run
 from nba.tracking.registry import find as find

@@ -19,6 +19,8 @@ HAS_OPEN = "has_open"
 IS_COMPARED = "is_compared"
 # Tag of such a version: what the gate of effects recommends.
 GATE = "gate"
+# Tag of a version: hash of the decisions and outcomes that it was measured on.
+MEASURED_ON = "measured_on"
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from nba.models import calibration
 
 
 def losses(score, y, block, seed):
-    return {kind: found.mean() for kind, found in calibration.judge(score, y, block, seed).items()}
+    return {kind: found.mean() for kind, found in calibration.judge(score, y, block, seed).losses.items()}
 
 
 # by hand
@@ -47,6 +47,13 @@ def test_isotonic_regression_must_be_better_by_a_standard_error():
     assert calibration.choose({"none": none, "isotonic": more}) == "isotonic"
     assert calibration.choose({"none": none, "platt": more, "isotonic": little}) == "platt"
     assert calibration.choose({"none": none, "platt": more, "isotonic": more - 0.01}) == "isotonic"
+    # Four rows of one customer each, five times, are no twenty: 0.05 better, its error stays 0.083.
+    often, customer = {"none": np.tile(none, 5), "isotonic": np.tile(little, 5)}, np.tile(np.arange(4), 5)
+    assert calibration.choose(often) == "isotonic"
+    assert calibration.choose(often, customer=customer) == "none"
+    ones = np.ones(20)
+    assert calibration.choose(often, ones, customer) == "none"
+    assert calibration.choose({"none": none, "isotonic": more}, np.ones(4), np.arange(4)) == "isotonic"
 
 
 def test_calibration_of_few_rows_stays_near_the_model():
@@ -135,7 +142,7 @@ def test_a_curve_that_is_not_there_is_not_followed():
     for seed in range(30):
         rng = np.random.default_rng(seed)
         score = rng.normal(size=500)
-        judged = calibration.judge(score, (rng.random(500) < expit(score)).astype(float), None, seed)
+        judged = calibration.judge(score, (rng.random(500) < expit(score)).astype(float), None, seed).losses
         assert set(judged) == {"none", "platt", "isotonic"}
         chosen.append(calibration.choose(judged))
         least.append(min(judged, key=lambda kind: judged[kind].mean()))

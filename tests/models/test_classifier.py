@@ -44,6 +44,18 @@ def test_bad_input_is_one_clear_error():
         ResponseClassifier().fit(X, np.zeros(200, dtype=np.int64))
     with pytest.raises(DataError, match="1 of 200 rows respond"):
         ResponseClassifier().fit(X, np.arange(200) == 0)
+    for missing in (np.nan, None, pd.NA):
+        unknown = pd.Series(y.astype(object))
+        unknown[[3, 7]] = missing
+        for answer in (unknown, unknown.tolist(), unknown.map({0: "no", 1: "yes"}).astype("category")):
+            with pytest.raises(DataError, match="y: 2 of 200 values are missing"):
+                ResponseClassifier().fit(X, answer)
+    with pytest.raises(DataError, match=r"(?s)trees=0; expected.*, 1 or more.*seeds=0.*folds=2.5; .*, 2 or"):
+        ResponseClassifier(trees=0, seeds=0, folds=2.5, leaves=2).fit(X, y)
+    with pytest.raises(DataError, match="folds=1; expected a whole number, 2 or more"):
+        ResponseClassifier(folds=1).fit(X, y)
+    with pytest.raises(DataError, match=r"monotone is \[2, 0\]; expected numbers of -1, 0 or 1"):
+        ResponseClassifier(monotone=[2, 0]).fit(X, y)
     with pytest.raises(DataError, match="monotone has 1 signs"):
         ResponseClassifier(monotone=[1], trees=20).fit(X, y)
     with pytest.raises(DataError, match=r"at has shape \(3,\)"):
@@ -177,6 +189,37 @@ def test_customers_share_a_fold_and_a_half_of_the_calibration():
         model.fit(X, y, groups=names[:3])
     with pytest.raises(DataError, match="without one fold of customers fewer than 2 rows of a class"):
         model.fit(X, y, groups=y)
+
+
+def test_folds_are_fewer_where_a_class_or_customers_do_not_suffice():
+    X, y = np.random.default_rng(0).normal(size=(60, 2)), np.arange(60) % 2
+    model = ResponseClassifier(trees=20, seeds=1)
+
+    def folds(answer, **more):
+        splits = model.validation(X, answer, **more).splits
+        return len(splits), min(np.bincount(answer[known], minlength=2).min() for known, _ in splits)
+
+    assert folds(y) == (5, 24)
+    assert folds((np.arange(60) < 3).astype(int)) == (3, 2)  # three rows respond
+    counts = {n: folds(y, groups=np.arange(60) % n) for n in (60, 4, 3)}
+    assert all(2 <= found <= min(n, 5) and left >= 2 for n, (found, left) in counts.items())
+    # Two customers respond: five folds would leave none of the two in one of them, fewer may.
+    found, left = folds((np.arange(60) % 15 < 2).astype(int), groups=np.arange(60) % 15)
+    assert 2 <= found <= 5
+    assert left >= 2
+
+
+def test_the_choice_of_a_calibration_counts_customers(monkeypatch):
+    # A customer's rows answer alike: the curve that suits one half of them suits it by chance.
+    rng, asked = np.random.default_rng(1), []
+    choose = calibration.choose
+    monkeypatch.setattr(calibration, "choose", lambda *a, **k: asked.append((a, k)) or choose(*a, **k))
+    customer = np.repeat(np.arange(100), 5)
+    X, y = rng.normal(size=(500, 2)), (rng.random(100) < 0.4).astype(int)[customer]
+    ResponseClassifier(trees=20, seeds=1).fit(X, y, groups=customer)
+    ((judged,), more) = asked[0]
+    assert all(len(found) == len(more["customer"]) for found in judged.values())
+    assert sorted(more["customer"].tolist()) == sorted(customer.tolist())
 
 
 def test_scikit_learns_own_checks():

@@ -159,6 +159,11 @@ def test_card_has_every_section_and_treatment(found, scorer, varied, catalog):
     assert all(f"|\u00a0{name}\u00a0|" in text for name in catalog.treatment_ids[1:])
     assert "Not for minors." in text
     assert "less contact costs" in text
+    # Two losses: those that chose the calibration are of other rows and weights, which the card says.
+    n = f"{scorer.report.metrics['n']:,.0f}"
+    assert f"- All of the above are of {n} closed decisions that count alike" in text
+    assert f"nothing {scorer.report.metrics['calibration_loss_none']:.5f}" in text
+    assert "no measure beside the log loss above, for they are of the trees alone" in text
     assert "nan" not in text
     assert "response rate" not in {cell.strip() for cell in text.split("|")}  # naive where a policy chose
     assert "response_rate" not in scorer.report.tables["effects"].column_names

@@ -146,6 +146,11 @@ def test_too_little_to_learn_from_is_one_clear_error(varied, catalog, quick):
         Scorer.fit(
             varied.examples.slice(0, 50).set_column(5, "is_response", [[False] * 50]), catalog, quick, 0
         )
+    with pytest.raises(DataError, match="is_response: 2 of 200 values are missing"):
+        Scorer.fit(
+            varied.examples.slice(0, 200).set_column(5, "is_response", [[None, True] * 2 + [False] * 196]),
+            catalog, quick, 0,
+        )  # fmt: skip
 
 
 def test_without_a_control_effects_are_not_made_up(varied, catalog, quick):

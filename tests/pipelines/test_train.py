@@ -81,9 +81,9 @@ def test_train_registers_once_and_names_champion_and_challenger(workspace, end):
     assert (second.alias, second.policy_id) == ("challenger", f"{name}@2")
     assert tracking.find(name, "champion")[0].version == 1
     assert tracking.find(name, "challenger")[0].version == 2
-    note = models.compared(workspace, 1, 2).note
-    assert note.startswith(
-        f"Measured on different decisions (until {end:%Y-%m-%d} and until {earlier:%Y-%m-%d})"
+    n = [f"{row['n_examples']:,.0f}" for row in reversed(models.listed(workspace))]
+    assert models.compared(workspace, 1, 2).note.startswith(
+        f"Measured on different examples ({n[0]} until {end:%Y-%m-%d} and {n[1]} until {earlier:%Y-%m-%d})"
     )
     third = train.train(workspace, earlier)
     assert (third.policy_id, third.alias, third.is_new) == (f"{name}@2", "challenger", False)
@@ -97,6 +97,12 @@ def test_train_registers_once_and_names_champion_and_challenger(workspace, end):
     old = train._same(name, first.model_id)
     assert (old.registered.version, old.alias, old.tags["model_id"]) == (1, "", first.model_id)
     assert [tracking.find(name, alias)[0].version for alias in ("champion", "challenger")] == [2, 2]
+    # Gone back on, the second stays the challenger, whom promotion refuses, and the first is the champion.
+    promote.rollback(workspace, end, approver="Ana", version=1)
+    assert [train._same(name, one.model_id).alias for one in (first, second)] == ["champion", "challenger"]
+    again = train.train(workspace, end)
+    assert (again.policy_id, again.alias, again.is_new) == (f"{name}@1", "champion", False)
+    assert [tracking.find(name, alias)[0].version for alias in ("champion", "challenger")] == [1, 2]
     assert {row["measure"] for row in third.rows} >= {"examples", "AUC", "Qini coefficient"}
 
 
