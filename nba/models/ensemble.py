@@ -164,7 +164,9 @@ class UpliftEnsemble(_Learner):
         self.oof_ = self._average + deviations @ self._weights
         missed = (effects - np.where(self.possible_, self.oof_, average)) ** 2
         self.loss_ = float((w @ (missed / _spread(effects, w))).mean())
-        self._report(data, effects, deviations, average, noise)
+        # Chosen by averages that the row is part of, the best of several would look good by its own luck.
+        unseen = averages_without(effects, share, data) + deviations @ self._weights
+        self._report(data, effects, deviations, unseen, average, noise)
 
     def _faults(self, treatments: Sequence[Any]) -> list[str]:
         # Of the arguments, before anything is fitted.
@@ -241,7 +243,15 @@ class UpliftEnsemble(_Learner):
         made = [self.parts[name] for name in data.arms[1:]]
         return Coding(names, tuple(a for a, _ in made), tuple(c for _, c in made))
 
-    def _report(self, data: Trial, effects: Array, deviations: Array, average: Array, noise: Array) -> None:
+    def _report(
+        self,
+        data: Trial,
+        effects: Array,
+        deviations: Array,
+        unseen: Array,
+        average: Array,
+        noise: Array,
+    ) -> None:
         could = self.possible_
         n = [int((data.arm[could[:, k]] == k + 1).sum()) for k in range(could.shape[1])]
         half = HALF * noise
@@ -270,7 +280,7 @@ class UpliftEnsemble(_Learner):
         ]
         self.candidates_ = pa.Table.from_pylist(rows)
         self.gate_ = decide(
-            np.where(could, self._worth(self.oof_), -np.inf),
+            np.where(could, self._worth(unseen), -np.inf),
             np.where(could, self._worth(effects), 0.0),
             data.arms,
             data.weight,
@@ -381,6 +391,24 @@ class UpliftEnsemble(_Learner):
                 )
         names = ("group", "treatment", "n", "predicted", "effect", "se", "lower", "upper")
         return pa.table({n: [str(v) if n in names[:2] else v for v in c] for n, c in zip(names, zip(*rows))})
+
+
+def averages_without(effects: Array, share: Array, data: Trial) -> Array:
+    """Give the shrunken average effects as the rows of other folds tell them, shape (n, T).
+
+    Args:
+        effects: Unbiased scores of the effects, shape (n, T).
+        share: Of each row in the averages, columns sum to 1, shape (n, T).
+        data: Folds and customers.
+    """
+    out = np.empty_like(effects)
+    for number in np.unique(data.fold):
+        others = share * (data.fold != number)[:, None]
+        others = others / np.maximum(others.sum(axis=0), 1e-300)
+        average = (others * effects).sum(axis=0)
+        noise = (by_customer(others * (effects - average), data.customer) ** 2).sum(axis=0)
+        out[data.fold == number] = shrink(average, np.sqrt(np.maximum(noise, 1e-300)))
+    return out
 
 
 def by_customer(values: Array, customer: Whole | None) -> Array:
