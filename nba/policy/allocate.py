@@ -172,8 +172,8 @@ def after_trimming(p: Array, use: Array, available: Array) -> Array:
     near = expected + 8 * spread + use.max(axis=0, initial=0.0) > available
     together = replayed.needed(use, available, expected, spread)
     if len(p) <= replayed.MOST and together.any():
-        rows, share = replayed.shares(p, use[:, together], available[together])
-        return _thin(p, replayed.of_rows(p, rows, share))
+        left = replayed.shares(p, use[:, together], available[together])
+        return _thin(p, replayed.of_rows(p, left.rows, left.share))
     for j, limit in enumerate(available):
         uses = use[:, j] > 0
         if not near[j] or not uses.any():

@@ -227,10 +227,11 @@ def replay(cut: Cut, p: Array, use: Array, available: Array, limits: Flags) -> C
         available: Limits of all customers, shape (m,).
         limits: Which are replayed (`together`), shape (m,).
     """
-    rows, shares = replayed.shares(p, use[:, limits], available[limits])
-    expected, left = p.sum(axis=0), (p * replayed.of_rows(p, rows, shares)).sum(axis=0)
-    after = np.where(expected > 0, left / np.maximum(expected, 1e-300), 1.0)
-    return cut._replace(after=after, rows=rows, shares=shares)
+    left = replayed.shares(p, use[:, limits], available[limits])
+    expected = left.many[:, None] * left.rows
+    drawn, kept = expected.sum(axis=0), (expected * left.share).sum(axis=0)
+    after = np.where(drawn > 0, kept / np.maximum(drawn, 1e-300), 1.0)
+    return cut._replace(after=after, rows=left.rows, shares=left.share)
 
 
 def _kept_of_sum(totals: Totals, after: Array, use: Array, j: int, limit: float) -> Array:

@@ -1,11 +1,6 @@
-"""A small hand-made workspace without a model, and a model to give it."""
+"""A small hand-made workspace without a model."""
 
 from datetime import UTC, datetime
-from types import SimpleNamespace
-
-import numpy as np
-
-from nba import draws
 
 AT = datetime(2026, 3, 2, 6, tzinfo=UTC)
 N = 600
@@ -37,20 +32,3 @@ sale_mail,sale,email,0.1,0
 sale_sms,sale,sms,0.5,0
 club_mail,club,email,0.1,0
 """
-
-
-class Believer:
-    """A model whose belief is a fixed function of the customer."""
-
-    model_id = "believer"
-
-    def scores(self, features, catalog):
-        ids, k = features["customer_id"].to_pylist(), len(catalog.treatment_ids)
-        uplift = np.column_stack([draws.uniform(ids, f"uplift {j}") * 0.1 for j in range(k)])
-        uplift[:, 0] = 0
-        return SimpleNamespace(
-            p_response=0.1 + uplift,
-            uplift=uplift,
-            uplift_se=np.full_like(uplift, 0.01),
-            margin_per_response=np.full(len(ids), 30.0),
-        )

@@ -14,7 +14,8 @@ from nba.errors import DataError, MissingError, SettingsError
 from nba.history import History
 from nba.serving import delivery
 from pipelines import decide, evaluate, feedback
-from tests.pipelines.shop import AT, TOML, Believer, N
+from tests.believer import Believer
+from tests.pipelines.shop import AT, TOML, N
 
 
 def everything(root):

@@ -14,7 +14,8 @@ from nba.evaluation import offpolicy
 from nba.history import History
 from pipelines import candidates, cli, decide, evaluate, feedback, replay, scenario, shadow
 from pipelines import pooled as pooling
-from tests.pipelines.shop import AT, TOML, Believer, N
+from tests.believer import Believer
+from tests.pipelines.shop import AT, TOML, N
 
 # by hand
 

@@ -10,35 +10,20 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from nba import draws, settings, tables
+from nba import settings, tables
 from nba.catalog import Action, Catalog, Treatment
 from nba.experiments import design
 from nba.history import History
+from tests.believer import Believer
 
 AT = datetime(2026, 3, 2, 6, tzinfo=UTC)
-
-
-class Believer:
-    """A model whose belief is a fixed function of the customer."""
-
-    model_id = "believer-1"
-
-    def scores(self, features, catalog):
-        ids, k = features["customer_id"].to_pylist(), len(catalog.treatment_ids)
-        uplift = np.column_stack([draws.uniform(ids, f"uplift {j}") * 0.2 - 0.05 for j in range(k)])
-        uplift[:, 0] = 0
-        return SimpleNamespace(
-            p_response=0.1 + uplift,
-            uplift=uplift,
-            uplift_se=np.full_like(uplift, 0.01),
-            margin_per_response=np.full(len(ids), 30.0),
-        )
 
 
 class Mortal(Believer):
     """The same, but it takes the worker that first asks it down, then the executor of the next one."""
 
     def __init__(self, marks: Path) -> None:
+        super().__init__("believer-1", least=-0.05, spread=0.2)
         self.marks = marks
 
     def scores(self, features, catalog):
@@ -97,7 +82,12 @@ def make_shop():
         {"customer_id": ids, "as_of": pa.array([AT] * 400, tables.TIME), "f_x": rng.normal(size=400)}
     )
     return SimpleNamespace(
-        at=AT, catalog=catalog, config=config, customers=customers, features=features, model=Believer()
+        at=AT,
+        catalog=catalog,
+        config=config,
+        customers=customers,
+        features=features,
+        model=Believer("believer-1", least=-0.05, spread=0.2),
     )
 
 
