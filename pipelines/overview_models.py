@@ -23,8 +23,9 @@ _LAST = """
 """
 # The last batch, and the last one before it that the champion may have learnt from.
 _COMPARED = """
-    with last as (select max(as_of) as at from features)
-    select max(as_of) as before, max(at) as now from features, last where as_of < $at and as_of < at
+    with newest as (select max(as_of) as moment from features)
+    select max(as_of) as earlier, max(moment) as now from features, newest
+    where as_of < $at and as_of < moment
 """
 # What was chosen, so that a sample of each is explained under its own treatment.
 _GIVEN = """
@@ -105,8 +106,8 @@ def gather(
             out["summary_dependence"] = dependence(told)
         at = {"at": found.trained_at or datetime.max}
         (compared,) = history.sql(_COMPARED, at).to_pylist()
-        if compared["before"] is not None:
-            out["summary_drift"] = monitoring.moved(history, compared["before"], compared["now"])
+        if compared["earlier"] is not None:
+            out["summary_drift"] = monitoring.moved(history, compared["earlier"], compared["now"])
     names = list(catalog.treatment_ids[1:])
     treatments = connection.sql(_TREATMENTS, params={"names": names}).to_arrow_table()
     auc = found.scorer.report.metrics.get("auc")
