@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import streamlit as st
 
 from nba import monitoring, settings, tables
-from nba.errors import DataError, MissingError
+from nba.errors import DataError, MissingError, NbaError
 from nba.experiments import judged as judging
 from nba.history import FOLDER, INDEX, History
 
@@ -28,6 +28,7 @@ STEP = {
     "effects": "analyze",
     "credits": "attribute",
     "attribution": "attribute",
+    "attribution_parts": "attribute",
     "clv": "clv",
     "policy_values": "evaluate",
     "readouts": "analyze",
@@ -89,6 +90,16 @@ class Reader:
         declared = (self.config.experiment, *self.config.experiments)
         names = [self.headline_arm, *(arm.name for one in declared for arm in one.arms)]
         return [name for name in dict.fromkeys(names) if name != "holdout"]
+
+    def names(self, by: str) -> list[str]:
+        """All names of the catalog that figures by action or campaign may draw, for their colours."""
+        try:
+            actions = settings.read_catalog(self.root, self.config).actions
+        except NbaError:
+            return []  # what is wrong with it is told where the catalog is read
+        named = {"action_id": [a.action_id for a in actions]}
+        named["campaign"] = [f"{a.issue} / {a.group}" for a in actions]
+        return sorted(set(named.get(by, [])) - {"none"})
 
     def has(self, name: str) -> bool:
         """Say whether a table has been written and has rows, without reading it."""

@@ -96,6 +96,7 @@ _TERM = {
     "qini_upper": "interval",
     "psi": "psi",
     "relative_effect": "relative",
+    "incremental_share": "incremental_share",
 }
 # Pixels of texts that fit badly by themselves: long ones that a figure above shows in full, and those that
 # the first rows lack, by which the browser judges.
@@ -107,6 +108,7 @@ _WIDTHS = {
     ("ablations", "versus"): 142,
     ("ablations", "method"): 86,
     ("ablations", "doubt"): 120,
+    ("attribution_parts", "source"): 90,
     ("choices", "stage"): 130,
     ("choices", "reason"): 170,
 }

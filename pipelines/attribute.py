@@ -11,9 +11,10 @@ import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 
 from nba import settings, tables
-from nba.attribution import aggregated, credit, markov, paths, report
+from nba.attribution import aggregated, credit, markov, parts, paths, report
 from nba.errors import DataError, MissingError, SettingsError
 from nba.history import History
+from pipelines.overview_policy import attributes
 from pipelines.progress import Progress
 
 _VALUE = "total_conversion_value"
@@ -21,7 +22,9 @@ _COUNTS = ("total_conversions", _VALUE, "total_null")
 
 
 def attribute(workspace: Path, at: datetime, *, progress: Progress) -> pa.Table:
-    """Write the `credits`, `attribution`, `incremental` and `path_statistics` tables, from before `at`.
+    """Write the `credits`, `attribution`, `attribution_parts`, `incremental` and `path_statistics` tables.
+
+    Everything is from before `at`.
 
     Raises:
         MissingError: when the workspace holds no orders or no touches yet.
@@ -46,12 +49,16 @@ def attribute(workspace: Path, at: datetime, *, progress: Progress) -> pa.Table:
         done(1)
         done = progress.step("setting credited against caused", total=1)
         built = report.build(snapshot.connection, table, given, at)
+        by_part = parts.table(
+            snapshot.connection, built.attribution, attributes(snapshot.connection), given.level
+        )
         table = pa.concat_tables([table, tables.CREDITS.conform(built.calibrated)])
         done(1)
     history.commit(
         replace={
             "credits": table,
             "attribution": built.attribution,
+            "attribution_parts": by_part,
             "incremental": built.incremental,
             "path_statistics": statistics,
         }
@@ -71,10 +78,14 @@ def _check_holdouts(history: History, config: settings.Settings) -> None:
 
 
 def _offers(workspace: Path, config: settings.Settings) -> pa.Table:
-    # Paths and decisions can be attributed without a catalog; only actions are unknown then.
+    # Paths and decisions can be attributed without a catalog; only actions and campaigns are unknown then.
     if not (workspace / config.catalog.treatments).is_file():
-        return tables.TREATMENTS.empty()
-    return settings.read_catalog(workspace, config).to_tables()[1]
+        return tables.TREATMENTS.empty().append_column("campaign", pa.array([], pa.string()))
+    catalog = settings.read_catalog(workspace, config)
+    campaigns = {action.action_id: f"{action.issue} / {action.group}" for action in catalog.actions}
+    offers = catalog.to_tables()[1]
+    of_each = [campaigns[name] for name in offers["action_id"].to_pylist()]
+    return offers.append_column("campaign", pa.array(of_each, pa.string()))
 
 
 def attribute_paths(source: Path, target: Path, intent: Sequence[str] = ()) -> pa.Table:

@@ -107,7 +107,10 @@ _CLV_NUMBERS = """
     with latest as (from clv where as_of = (select max(as_of) from clv))
     select count(*) as clv_customers, count(*) filter (clv is null) as clv_unknown,
         avg(clv) as clv_mean, median(clv) as clv_median, sum(clv) as clv_total,
-        avg(p_alive) as clv_p_alive, max(horizon_days) as clv_horizon_days, max(as_of) as clv_as_of
+        avg(p_alive) as clv_p_alive,
+        (count(*) filter (age_days - recency_days <= 90))::double
+            / nullif(count(age_days - recency_days), 0) as clv_recent,
+        max(horizon_days) as clv_horizon_days, max(as_of) as clv_as_of
     from latest
 """
 
@@ -307,6 +310,7 @@ _NOTES = {
     "clv_median": "money per customer",
     "clv_total": "money",
     "clv_p_alive": "probability 0-1",
+    "clv_recent": "share of those who have bought that bought in the last 90 days",
     "clv_horizon_days": "days",
 }
 

@@ -68,7 +68,17 @@ _IDENTITIES = """
         coalesce(sum(value) filter (what = 'junk'), 0)::bigint as n_junk,
         coalesce(max(value) filter (what = 'cut'), 0)::bigint as n_cut,
         coalesce(max(regexp_extract(note, 'most shared: (.+)$', 1)) filter (what = 'cut'), '') as note
-    from told where what <> '' group by 1 having n is not null order by n desc, identifier_kind
+    from told where what <> '' group by 1 having n is not null
+"""
+# Who has several identifiers had them joined; one that stands alone joined nothing.
+_JOINED = """
+    with sized as (select customer_id, count(*) as size from identities group by 1)
+    select identifier_kind, avg((size > 1)::int) as joined,
+        count(*)::double / count(distinct customer_id) as per_customer
+    from identities join sized using (customer_id) group by 1
+"""
+_KINDS = f"""
+    from ({_IDENTITIES}) left join ({_JOINED}) using (identifier_kind) order by n desc, identifier_kind
 """
 
 
@@ -102,7 +112,7 @@ def gather(connection: duckdb.DuckDBPyConnection, history: History, at: datetime
         measures = ", ".join(f"'{name}'" for name in names)
         found = connection.sql(_SOURCES.format(columns=columns, measures=measures)).to_arrow_table()
         out["summary_sources"] = tables.SUMMARY_SOURCES.conform(found)
-        found = connection.sql(_IDENTITIES).to_arrow_table()
+        found = connection.sql(_KINDS if history.has("identities") else _IDENTITIES).to_arrow_table()
         out["summary_identities"] = tables.SUMMARY_IDENTITIES.conform(found)
     if history.has("identities"):
         found = connection.sql(_CLUSTERS.format(n=CLUSTERS)).to_arrow_table()

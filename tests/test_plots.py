@@ -393,3 +393,19 @@ def test_an_ablation_looks_proved_only_where_nothing_speaks_against_it() -> None
     }
     told = {name: bar.hovertemplate.partition("<br>")[2] for name, bar in drawn.items()}
     assert [told[name].partition("<")[0] for name in "abcd"] == ["proved", "doubtful", "not proved", "proved"]
+
+
+def test_an_action_has_one_colour_whatever_else_a_figure_shows() -> None:
+    order = ["advice", "collection", "discount", "loyalty"]
+    mixed = pa.table({"segment": ["x"] * 2, "n": [1, 1], "action_id": ["loyalty", "none"]})
+    (segment,) = policies.segments(mixed, "action_id", order).data
+    credited = {
+        "method": ["last"] * 3,
+        "credit": [1.0, 2.0, 3.0],
+        "action_id": ["unknown", "loyalty", "advice"],
+    }
+    drawn = {
+        bar.name: bar.marker.color for bar in plots.credits(pa.table(credited), "", "action_id", order).data
+    }
+    assert drawn["loyalty"] == segment.marker.color == style.colours(order)["loyalty"]
+    assert drawn["unknown"] == style.GREY  # never the colour of an action

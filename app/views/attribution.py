@@ -1,6 +1,10 @@
 """Attribution: how each method shares the margin of orders, beside what contact caused; the paths there."""
 
+from dataclasses import replace
+from typing import Any
+
 import pyarrow as pa
+import pyarrow.compute as pc
 import streamlit as st
 
 from app import figures, grid, parts
@@ -10,6 +14,8 @@ from nba import plots, tables
 from nba.plots import journeys
 
 DIMENSIONS = ("channel", "action_id", "campaign", "treatment_id")
+# How the tables of what was caused name a dimension; a treatment's own effect is not estimated.
+LEVELS = {"channel": "channel", "action_id": "action", "campaign": "campaign"}
 TABS = ("credit", "cause", "paths")
 
 
@@ -38,15 +44,63 @@ def _credit(reader: Reader) -> None:
         if audience == parts.ALL:
             _headline(reader, period)
     st.subheader(say("attribution.credits"), help=say("term.credit"))
-    figures.figure(plots.credits(found, reader.currency, by), "credits", say("alt.credits"))
+    figures.figure(plots.credits(found, reader.currency, by, reader.names(by)), "credits", say("alt.credits"))
     methods = list(dict.fromkeys(found["method"].to_pylist()))
     if not methods:
         return
     method = parts.choose(say("attribution.method"), methods, "method", "method")
+    listed = where(found, method=method).sort_by([("credit", "descending")])
+    if by in LEVELS and "period" in found.column_names:
+        _beside(reader, listed, by, {"method": method, "period": period, "audience": audience})
+        return
+    st.caption(say("attribution.by_treatment"))
     contract = tables.SUMMARY_CREDIT_PARTS if "period" in found.column_names else tables.SUMMARY_CREDITS
     columns = ["channel", "treatment_id", "n_orders", "credit", "share", "method"]
-    listed = where(found, method=method).sort_by([("credit", "descending")])
     grid.table(listed, columns, contract, reader.currency, f"credits_{method}")
+
+
+def _beside(reader: Reader, credits: pa.Table, by: str, of: dict[str, str]) -> None:  # noqa: A002
+    # What each item was credited, and what part of it contact caused, as far as randomisation can tell.
+    level = LEVELS[by]
+    caused: dict[str, dict[str, Any]] = {}
+    if reader.has("attribution_parts"):
+        caused = {row["item"]: row for row in reader.rows("attribution_parts", level=level, **of)}
+    else:
+        st.caption(say("empty.part", command=reader.command("attribution_parts")))
+    nothing = say(_unknown(of, is_known=bool(caused)))
+    summed = credits.group_by([by]).aggregate([("credit", "sum"), ("share", "sum")])
+    rows = [
+        {"method": of["method"], "level": level, "source": "none", "reason": nothing}
+        | caused.get(row[by], {})
+        | {"item": row[by], "period": of["period"], "audience": of["audience"]}
+        | {"credited": row["credit_sum"], "warning": ""}
+        for row in summed.sort_by([("credit_sum", "descending")]).to_pylist()
+    ]
+    shares = pa.array(summed.sort_by([("credit_sum", "descending")])["share_sum"].to_pylist(), pa.float64())
+    shown = tables.ATTRIBUTION_PARTS.build(rows).append_column("share", shares)
+    share = next(field for field in tables.SUMMARY_CREDIT_PARTS.fields if field.name == "share")
+    contract = replace(tables.ATTRIBUTION_PARTS, fields=(*tables.ATTRIBUTION_PARTS.fields, share))
+    columns = ["item", "credited", "share", "compared", "incremental", "lower", "upper", "incremental_share"]
+    titles = {"item": say(f"attribution.by.{by}"), "share": grid.title_of("share", "summary_credit_parts")}
+    st.caption(say("attribution.beside_note"))
+    grid.table(
+        shown,
+        [*columns, "source", "reason"],
+        contract,
+        reader.currency,
+        f"credits_{of['method']}",
+        titles=titles,
+    )
+
+
+def _unknown(of: dict[str, str], *, is_known: bool) -> str:
+    # Why an item has no number of what contact caused.
+    if is_known:
+        return "attribution.not_measured"
+    if of["method"].endswith("_calibrated"):
+        return "attribution.is_calibrated"
+    is_part = parts.ALL not in (of["period"], of["audience"])
+    return "attribution.not_both" if is_part else "attribution.not_measured"
 
 
 @parts.section()
@@ -73,16 +127,40 @@ def _cause(reader: Reader) -> None:
     if not parts.filled(reader, "attribution"):
         return
     whole = reader.table("attribution")
+    by = parts.choose(say("attribution.by"), list(LEVELS), "by", "attribution.by")
+    left, right = st.columns(2)
     periods = [parts.ALL, *sorted(set(whole["period"].to_pylist()) - {parts.ALL}, reverse=True)]
-    period = parts.choose(say("attribution.period"), periods, "period")
-    shown = _named(where(whole, period=period), "channel")
+    period = parts.choose(say("attribution.period"), periods, "period", where=left)
+    shown, audience = where(whole, period=period), parts.ALL
+    if reader.has("attribution_parts"):
+        found = reader.table("attribution_parts")
+        known = set(found["audience"].to_pylist()) if period == parts.ALL else set()
+        audiences = [parts.ALL, *sorted(known - {parts.ALL})]
+        audience = parts.choose(say("attribution.audience"), audiences, "audience", where=right)
+        if (by, audience) != ("channel", parts.ALL):
+            shown = _as_channels(where(found, level=LEVELS[by], period=period, audience=audience))
+    elif by != "channel":
+        st.caption(say("empty.part", command=reader.command("attribution_parts")))
+        return
+    shown = _named(shown, "channel")
     _disagreements(shown, reader)
     figures.figure(journeys.credited_against_caused(shown, reader.currency), "caused", say("alt.caused"))
     st.caption(say("attribution.caused_note"))
-    _left_out(reader, period)
+    if (by, audience) == ("channel", parts.ALL):
+        _left_out(reader, period)
     columns = ["method", "channel", "compared", "incremental", "lower", "upper", "ratio", "source", "reason"]
-    grid.table(shown, columns, tables.ATTRIBUTION, reader.currency, "attribution")
-    _returns(reader, period)
+    titles = {"channel": say(f"attribution.by.{by}")}
+    grid.table(shown, columns, tables.ATTRIBUTION, reader.currency, "attribution", titles=titles)
+    if audience == parts.ALL:
+        _returns(reader, period)
+
+
+def _as_channels(found: pa.Table) -> pa.Table:
+    # Figures and sentences of channels tell of actions and campaigns, too; what was not ours is no item.
+    ours = found.filter(pc.not_equal(found["item"], "unknown"))
+    rows = [row | {"channel": row["item"], "is_advertising": True} for row in ours.to_pylist()]
+    columns = tables.ATTRIBUTION.columns
+    return tables.ATTRIBUTION.build([{n: v for n, v in row.items() if n in columns} for row in rows])
 
 
 @parts.section()

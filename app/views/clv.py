@@ -1,5 +1,6 @@
 """Lifetime value: what customers will bring, who is worth keeping, how good the forecast is, what is done."""
 
+import pyarrow as pa
 import pyarrow.compute as pc
 import streamlit as st
 
@@ -26,7 +27,11 @@ def _worth(reader: Reader) -> None:
         (say(f"clv.{name}"), number(reader.number(f"clv_{name}"), reader.currency), say("term.clv"), "")
         for name in ("mean", "median", "total")
     ]
-    parts.numbers(*worth, (say("clv.alive"), percent(reader.number("clv_p_alive")), say("term.alive"), ""))
+    alive, recent = reader.number("clv_p_alive"), reader.number("clv_recent")
+    cards = [(say("clv.recent"), percent(recent), say("term.recent"), "")] if recent is not None else []
+    if not _all_stay(alive):
+        cards.append((say("clv.alive"), percent(alive), say("term.alive"), ""))
+    parts.numbers(*worth, *cards)
     note = say(
         "clv.note",
         at=day(reader.moment("clv_as_of")),
@@ -35,11 +40,23 @@ def _worth(reader: Reader) -> None:
         n=number(reader.number("clv_customers")),
     )
     st.caption(note)
+    if _all_stay(alive):
+        st.caption(say("clv.all_stay"))
     st.subheader(say("clv.title"))
     shown = reader.table("summary_clv")
     figures.figure(plots.clv(shown, reader.currency), "clv", say("alt.clv"))
-    columns = ["lower", "upper", "n", "total", "p_alive"]
+    columns = _told(["lower", "upper", "n", "total", "p_alive"], shown)
     grid.table(shown, columns, tables.SUMMARY_CLV, reader.currency, "clv")
+
+
+def _all_stay(alive: float | None) -> bool:
+    # The model knows no leaving: its chances are 100% whoever the customer is, and mean nothing.
+    return alive is not None and alive > SURE
+
+
+def _told(columns: list[str], shown: pa.Table) -> list[str]:
+    is_told = not _all_stay(pc.min(shown["p_alive"]).as_py())
+    return [name for name in columns if is_told or name != "p_alive"]
 
 
 def _groups(reader: Reader) -> None:
@@ -56,6 +73,7 @@ def _groups(reader: Reader) -> None:
         journeys.bars(known, ("item", "clv", "n_known"), reader.currency), "groups", say("alt.groups")
     )
     columns = ["item", "n", "n_known", "p_alive", "expected_orders", "clv", "clv_total", "clv_at_risk"]
+    columns = _told(columns, known)
     title = {"item": label("attribute", chosen)}
     grid.table(shown, columns, tables.CLV_GROUPS, reader.currency, "groups", titles=title)
 
@@ -64,10 +82,9 @@ def _alive(reader: Reader) -> None:
     if not parts.filled(reader, "clv_grid"):
         return
     shown = reader.table("clv_grid").sort_by([("quiet_from", "ascending"), ("repeats_from", "ascending")])
-    shares = pc.min(shown["p_alive"]).as_py()
-    all_stay = shares is not None and shares > SURE
-    # One colour everywhere would say nothing: what differs comes first then.
-    measures = ["clv", "p_alive", "n"] if all_stay else ["p_alive", "clv", "n"]
+    all_stay = _all_stay(pc.min(shown["p_alive"]).as_py())
+    # One colour everywhere would say nothing.
+    measures = ["clv", "n"] if all_stay else ["p_alive", "clv", "n"]
     measure = parts.choose(say("clv.show"), measures, "measure", "clv.measure")
     st.subheader(say("clv.grid"), help=say("term.alive"))
     st.caption(say("clv.all_stay" if all_stay else "clv.grid_note"))
@@ -75,7 +92,7 @@ def _alive(reader: Reader) -> None:
     names = ("quiet", "repeats", measure, "n")
     form = ".0%" if measure == "p_alive" else ",.0f"
     figures.figure(journeys.heat(shown, names, titles, form), "grid", say("alt.grid"))
-    columns = ["repeats", "quiet", "n", "p_alive", "expected_orders", "clv"]
+    columns = _told(["repeats", "quiet", "n", "p_alive", "expected_orders", "clv"], shown)
     grid.table(shown, columns, tables.CLV_GRID, reader.currency, "grid")
 
 
@@ -102,23 +119,27 @@ def _risk(reader: Reader) -> None:
         st.info(say("clv.nobody_at_risk"), icon=":material/info:")
         risky = risky.sort_by([("clv", "descending")])
         columns.remove("clv_at_risk")
+    columns = _told(columns, risky)
     columns = [name for name in columns if name in risky.column_names]  # an earlier version had no interval
     grid.table(risky, columns, tables.SUMMARY_AT_RISK, reader.currency, "customers_at_risk")
-    if is_any:
-        _retained(reader)
+    _retained(reader, is_at_risk=is_any)
 
 
 @parts.section()
-def _retained(reader: Reader) -> None:
-    st.subheader(say("clv.retained"))
+def _retained(reader: Reader, *, is_at_risk: bool) -> None:
+    # Where nothing is at risk, the step ranked the customers by what they are worth.
+    st.subheader(say("clv.retained" if is_at_risk else "clv.retained_worth"))
     if not parts.present(reader, "summary_retained"):
         return
     shown = reader.table("summary_retained")
-    named = [say("clv.band", n=number(band)) for band in shown["band"].to_pylist()]
+    named = [
+        say("clv.band" if is_at_risk else "clv.band_worth", n=number(band))
+        for band in shown["band"].to_pylist()
+    ]
     drawn = tables.SUMMARY_SEGMENTS.empty().select(["segment", "n", "channel"])
     drawn = drawn.from_pydict({"segment": named, "n": shown["n"], "channel": shown["channel"]})
     figures.figure(policies.segments(drawn, sort=False), "retained", say("alt.segments"))
-    st.caption(say("clv.retained_note"))
+    st.caption(say("clv.retained_note" if is_at_risk else "clv.retained_note_worth"))
 
 
 def _check(reader: Reader) -> None:

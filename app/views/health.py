@@ -6,7 +6,7 @@ import streamlit as st
 
 from app import figures, grid, parts
 from app.data import Reader, where
-from app.messages import age, clock, label, number, plain, say
+from app.messages import age, clock, label, number, percent, plain, say
 from nba import tables
 from nba.plots import insight, policies
 
@@ -99,9 +99,12 @@ def _identity(reader: Reader) -> None:
     st.subheader(say("health.identity"), help=say("term.identity"))
     numbers = {row["measure"]: row["value"] for row in reader.rows("quality", source="identity")}
     if numbers:
+        known, merged = numbers.get("customers"), numbers.get("merges")
+        rate = merged / (known + merged) if known and merged is not None else None
+        notes = {"merges": say("health.merge_rate", share=percent(rate))} if rate is not None else {}
         parts.numbers(
             *(
-                (say(f"health.{name}"), number(numbers[name]), "", "")
+                (say(f"health.{name}"), number(numbers[name]), "", notes.get(name, ""))
                 for name in ("customers_known", "merges", "splits", "links_refused", "largest")
                 if name in numbers
             )
@@ -113,7 +116,7 @@ def _identities(reader: Reader) -> None:
         return
     st.caption(say("health.kinds_note"))
     shown = reader.table("summary_identities")
-    columns = ["identifier_kind", "n", "share", "n_junk", "n_cut", "note"]
+    columns = ["identifier_kind", "n", "share", "joined", "per_customer", "n_junk", "n_cut", "note"]
     grid.table(shown, columns, tables.SUMMARY_IDENTITIES, reader.currency, "identities")
 
 

@@ -43,7 +43,7 @@ def _mix(reader: Reader, arm: str) -> None:
         shown, batches = where(shown, arm=arm), where(batches, arm=arm)
         _newest(batches, reader)
     st.subheader(say("policy.mix"))
-    order = sorted(set(reader.table("summary_mix")[by].to_pylist()))
+    order = sorted({*reader.names(by), *reader.table("summary_mix")[by].to_pylist()})
     figures.figure(plots.mix(shown, by, order), "mix", say("alt.mix", by=label("policy.by", by)))
     _segments(reader, arm, by)
     latest_first = [("decided_at", "descending"), ("arm", "ascending")]
@@ -79,7 +79,7 @@ def _segments(reader: Reader, arm: str, by: str) -> None:
     shown = where(shown, attribute=attribute)
     if arm != parts.ALL:
         shown = where(shown, arm=arm)
-    figures.figure(policies.segments(shown, by), "segments", say("alt.segments"))
+    figures.figure(policies.segments(shown, by, reader.names(by)), "segments", say("alt.segments"))
 
 
 def _arbitration(reader: Reader, arm: str) -> None:

@@ -144,7 +144,7 @@ def build(
         level = "channel" if channel != WHOLE else WHOLE
         cost = spent.get((level, channel, period), Spent(np.nan, np.nan)).cost
         where = (channels, channel, period) if channel != WHOLE else ((WHOLE,), WHOLE, TOTAL)
-        row |= _against(estimates, where, row["compared"], cost, given.level)
+        row |= against(estimates, where, row["compared"], cost, given.level)
     return Built(
         tables.ATTRIBUTION.build(rows),
         returns.table(levels, spent, given.level),
@@ -200,9 +200,21 @@ def _spent(
     return out
 
 
-def _against(
+def against(
     estimates: Estimates, where: tuple[tuple[str, ...], str, str], credit: float, cost: float, level: float
 ) -> dict[str, object]:
+    """Set one credit against what was caused.
+
+    Args:
+        estimates: (period, measure) to what the items caused.
+        where: All items, the one credited, and the period.
+        credit: Money, of the contacts that the estimate speaks of.
+        cost: Money spent on them; NaN where unknown.
+        level: Confidence level.
+
+    Returns:
+        What it says of the `attribution` table's columns.
+    """
     channels, channel, period = where
     money, orders = estimates.get((period, "margin")), estimates.get((period, "orders"))
     spent = {"cost": cost if np.isfinite(cost) else None}

@@ -272,13 +272,16 @@ def value_over_batches(table: pa.Table, currency: str = "", order: Sequence[str]
     return style.zero_line(style.time_axis(figure, np.unique(data["decided_at"][keep])), "h")
 
 
-def credits(table: pa.Table, currency: str = "", by: str = "channel") -> go.Figure:  # noqa: A001
+def credits(  # noqa: A001
+    table: pa.Table, currency: str = "", by: str = "channel", order: Sequence[str] = ()
+) -> go.Figure:
     """Draw the margin credited to each channel, one group of bars per attribution method.
 
     Args:
         table: Columns method, credit (money) and the column named by `by`.
         currency: Unit of the credit.
         by: channel or treatment_id.
+        order: All names that any figure may draw: with it a name has one colour in all of them.
     """
     data = style.columns(table, "credits", ("method", "credit", by))
     figure = style.figure("", style.unit("Credited margin", currency))
@@ -290,7 +293,7 @@ def credits(table: pa.Table, currency: str = "", by: str = "channel") -> go.Figu
         for n in dict.fromkeys(data[by])
     }
     names = sorted({n for _, n in total}, key=lambda n: -sum(v for (_, m), v in total.items() if m == n))
-    colour = style.colours(names)
+    colour = style.colours([*order, *names])
     methods = list(dict.fromkeys(data["method"]))
     for name in names:
         figure.add_bar(

@@ -9,12 +9,15 @@ import pyarrow as pa
 from nba.plots import style
 
 
-def segments(table: pa.Table, by: str = "channel", *, sort: bool = True) -> go.Figure:
+def segments(
+    table: pa.Table, by: str = "channel", order: Sequence[str] = (), *, sort: bool = True
+) -> go.Figure:
     """Draw which share of each segment's decisions went to which channel or action; the rest is no contact.
 
     Args:
         table: Columns segment, n and the column named by `by`, of one attribute.
         by: channel or action_id.
+        order: All names that any figure may draw: with it a name has one colour in all of them.
         sort: Put the segments contacted most on top; else the first on top.
     """
     data = style.columns(table, "segments", ("segment", "n", by))
@@ -27,21 +30,21 @@ def segments(table: pa.Table, by: str = "channel", *, sort: bool = True) -> go.F
         whole[segment] = whole.get(segment, 0.0) + n
         cell[segment, name] = cell.get((segment, name), 0.0) + n
     contacted = {s: 1 - cell.get((s, "none"), 0.0) / whole[s] for s in whole}
-    order = sorted(whole, key=lambda s: contacted[s]) if sort else list(whole)[::-1]
+    rows = sorted(whole, key=lambda s: contacted[s]) if sort else list(whole)[::-1]
     names = [n for n in sorted({n for _, n in cell}) if n != "none"]
-    colour = style.colours(names)
+    colour = style.colours([*order, *names])
     for name in names:
         figure.add_bar(
-            y=order,
-            x=[cell.get((s, name), 0.0) / whole[s] for s in order],
+            y=rows,
+            x=[cell.get((s, name), 0.0) / whole[s] for s in rows],
             name=str(name),
             orientation="h",
             marker={"color": colour[name]},
-            customdata=[[cell.get((s, name), 0.0), whole[s]] for s in order],
+            customdata=[[cell.get((s, name), 0.0), whole[s]] for s in rows],
             hovertemplate="%{x:.1%}: %{customdata[0]:,.0f} of %{customdata[1]:,.0f} decisions"
             "<extra>%{y}: %{fullData.name}</extra>",
         )
-    figure.update_layout(barmode="stack", height=max(240, 34 * len(order) + 110))
+    figure.update_layout(barmode="stack", height=max(240, 34 * len(rows) + 110))
     return figure.update_xaxes(tickformat=".0%", rangemode="tozero").update_yaxes(type="category")
 
 

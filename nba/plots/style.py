@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from nba.errors import DataError
 
-# Okabe & Ito (2008), told apart under every common colour blindness; grey means "no contact".
+# Okabe & Ito (2008), told apart under every common colour blindness; grey is no contact, or none of ours.
 BLUE, ORANGE, GREEN, RED, SKY, PINK, GREY = (
     "#0072B2",
     "#E69F00",
@@ -24,7 +24,16 @@ BLUE, ORANGE, GREEN, RED, SKY, PINK, GREY = (
     "#8C8C8C",
 )
 CHANNEL: Mapping[str, str] = MappingProxyType(
-    {"email": BLUE, "sms": ORANGE, "push": GREEN, "call": PINK, "budget": RED, "none": GREY, "organic": SKY}
+    {
+        "email": BLUE,
+        "sms": ORANGE,
+        "push": GREEN,
+        "call": PINK,
+        "budget": RED,
+        "none": GREY,
+        "organic": SKY,
+        "unknown": GREY,
+    }
 )
 FIRST = (BLUE, ORANGE, GREEN, PINK, SKY, RED)
 # Of arms, found by search: at least 30 from every channel's, 22 from each other in every common colour

@@ -109,6 +109,17 @@ SUMMARY_IDENTITIES = Table(
         f.text("identifier_kind", "crm_id, email, phone, cookie, ..."),
         f.count("n", "identifiers of this kind", low=0),
         f.number("share", "of them, that lead to an external id", "fraction", low=0.0, high=1.0),
+        f.number(
+            "joined",
+            "of them, that were joined with another identifier into one customer",
+            "fraction",
+            low=0.0,
+            high=1.0,
+            nullable=True,
+        ),
+        f.number(
+            "per_customer", "of this kind, for each customer who has one", "ratio", low=1.0, nullable=True
+        ),
         f.count("n_junk", "values that name nobody, as `none@none`, in the last reading", low=0),
         f.count("n_cut", "identifiers that too many customers share, so that they link nobody", low=0),
         f.text("note", "the most shared of them (hashed), and by how many customers"),

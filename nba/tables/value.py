@@ -76,6 +76,29 @@ INCREMENTAL = Table(
     ),
 )
 
+ATTRIBUTION_PARTS = Table(
+    "attribution_parts",
+    "Credit beside cause by channel, action and campaign, over time and by part of the customers.",
+    ("method", "level", "item", "period", "audience"),
+    (
+        f.text("method", "rule or model"),
+        f.text("level", "channel, action or campaign"),
+        f.text("item", "the channel, action or campaign; `unknown` where a contact was not ours"),
+        f.text("period", "`all`, or a month as 2026-01: of the touches, and of the decisions before them"),
+        f.text("audience", "`all`, or the part of the customers as attribute=value"),
+        f.money("credited", "margin credited", nullable=True),
+        f.money("compared", "of it, what contacts got that the margin caused speaks of", nullable=True),
+        f.money("incremental", "margin caused", nullable=True),
+        f.money("lower", "lower end of its interval", nullable=True),
+        f.money("upper", "upper end of its interval", nullable=True),
+        f.number("ratio", "compared over caused", "times", nullable=True),
+        *f.interval("incremental_share", "caused, as a part of `compared`", "fraction"),
+        f.text("warning", "where what was credited lies outside the interval; else empty"),
+        f.text("source", "what the incremental numbers rest on: randomised, observed, combined, none"),
+        f.text("reason", "why a number is unknown, where it is; else empty"),
+    ),
+)
+
 PATH_STATISTICS = Table(
     "path_statistics",
     "How customers come to order: path lengths, lags, frequent paths.",

@@ -40,5 +40,30 @@ def test_where_nobody_leaves_the_map_shows_what_differs(show, fresh) -> None:
     history.commit(replace={"clv_grid": tables.CLV_GRID.build(rows)})
     app = show(root, "clv", view="alive")
     assert not app.exception
-    assert app.segmented_control(key="measure").value == "clv"
+    assert app.segmented_control(key="measure").options == ["Lifetime value", "Customers"]
+    assert "p_alive" not in app.dataframe[0].value
     assert say("clv.all_stay") in [note.value for note in app.caption]
+
+
+def test_a_chance_that_all_customers_have_is_not_told_as_a_finding(show, fresh, numbers, words) -> None:
+    root = fresh()
+    history = History.read(root)
+    assert "Still customers" in numbers(show(root, "clv"))
+    rows = [
+        row
+        for row in history.table("summary_numbers").to_pylist()
+        if row["measure"] not in ("clv_p_alive", "clv_recent")
+    ]
+    rows += [{"measure": "clv_p_alive", "value": 1.0}, {"measure": "clv_recent", "value": 0.42}]
+    sure = [row | {"p_alive": 1.0} for row in history.table("summary_clv").to_pylist()]
+    history.commit(
+        replace={
+            "summary_numbers": tables.SUMMARY_NUMBERS.build([{"note": ""} | row for row in rows]),
+            "summary_clv": tables.SUMMARY_CLV.build(sure),
+        }
+    )
+    app = show(root, "clv")
+    assert "Still customers" not in numbers(app)
+    assert numbers(app)["Bought in the last 90 days"] == "42.0%"
+    assert say("clv.all_stay") in words(app)
+    assert "p_alive" not in app.dataframe[0].value

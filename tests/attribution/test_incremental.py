@@ -246,6 +246,16 @@ def test_channel_holdouts_reach_the_tables(tmp_path: Path) -> None:
 def test_credit_and_cost_are_compared_on_the_contacts_that_the_estimate_speaks_of(tmp_path: Path) -> None:
     # Of 300 decisions every other is e-mail; a third had next to no chance of none, a tenth is still open.
     at = datetime(2026, 3, 5, tzinfo=UTC)
+    (tmp_path / "catalog").mkdir()
+    (tmp_path / "catalog" / "actions.csv").write_text(
+        "action_id,issue,group,name,margin,lever\npromo,i,g,P,10,1\n"
+    )
+    offer = "treatment_id,action_id,channel,cost,cooldown_days\nmail,promo,email,2,7\n"
+    (tmp_path / "catalog" / "treatments.csv").write_text(offer)
+
+    def region(i: int) -> str:
+        return "north" if i % 4 < 2 else "south"
+
     made: dict[str, list[dict[str, Any]]] = {n: [] for n in ("decisions", "choices", "outcomes", "touches")}
     people, orders = [], []
     orders.append({"order_id": "back", "customer_id": "002", "ordered_at": at - timedelta(days=1),
@@ -269,7 +279,9 @@ def test_credit_and_cost_are_compared_on_the_contacts_that_the_estimate_speaks_o
                  "reward": 1.0, "closed_at": at - timedelta(days=15), "window_days": 14}
             )  # fmt: skip
         can = dict.fromkeys(("can_email", "can_sms", "can_push", "can_call"), True)
-        people.append({"customer_id": key, "joined_at": at - timedelta(days=200)} | can)
+        people.append(
+            {"customer_id": key, "joined_at": at - timedelta(days=200), "a_region": region(i)} | can
+        )
         own = {
             "touch_id": f"e{key}",
             "channel": "email",
@@ -306,6 +318,27 @@ def test_credit_and_cost_are_compared_on_the_contacts_that_the_estimate_speaks_o
     assert display["compared"] == display["credited"]  # never decided on: all of it is compared
     assert display["source"] == "none" or display["se"] > 0
     assert display["cost"] == 75.0
+    found = History.read(tmp_path).table("attribution_parts").to_pylist()
+    parts = {(r["level"], r["item"], r["period"], r["audience"]): r for r in found if r["method"] == "linear"}
+    # By action and campaign as by channel, there being one of each; what was not ours has no number.
+    promo = parts["action", "promo", "all", "all"]
+    assert promo["compared"] == pytest.approx(mail["compared"])
+    assert promo["incremental"] == pytest.approx(caused, rel=0.03)
+    assert promo["incremental_share"] == pytest.approx(promo["incremental"] / promo["compared"])
+    same = ("credited", "compared", "incremental", "lower", "upper", "source")
+    assert [parts["campaign", "i / g", "all", "all"][n] for n in same] == [promo[n] for n in same]
+    assert [parts["channel", "email", "all", "all"][n] for n in same] == [mail[n] for n in same]
+    other = parts["action", "unknown", "all", "all"]
+    assert (other["incremental"], other["reason"]) == (None, "not sent by a decision: never randomised")
+    # Parts of the customers: each has its own, and together they are credited with the whole.
+    for name in ("north", "south"):
+        own_part = [i for i in spoken if region(i) == name]
+        of_part = parts["action", "promo", "all", f"region={name}"]
+        back = 4 if name == region(2) else 0
+        assert of_part["compared"] == pytest.approx(sum(15 + i % 3 for i in own_part) - back)
+        least = np.mean([10 + i % 3 for i in alone if region(i) == name])
+        expected = sum(15 + i % 3 for i in own_part) - back - len(own_part) * least
+        assert of_part["incremental"] == pytest.approx(expected, rel=0.05)
     calibrated = [r for r in credits if r["method"] == "linear_calibrated" and r["channel"] == "email"]
     assert sum(r["credit"] for r in calibrated) == pytest.approx(mail["incremental"])
     assert {r["share"] for r in calibrated} == {1.0}

@@ -4,6 +4,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -15,7 +16,7 @@ from nba import settings, stats, tables
 from nba.errors import MissingError
 from nba.history import History
 from nba.models import explain
-from pipelines import overview_alerts, overview_clv, overview_models
+from pipelines import overview_alerts, overview_clv, overview_data, overview_models
 from pipelines.overview import BINS, against_control, overview
 
 START = datetime(2026, 3, 2, 6, tzinfo=UTC)
@@ -471,3 +472,12 @@ def test_a_value_is_known_or_has_a_reason(found: list[tuple[int, str, bool, int]
         if row["effect"] is not None:
             assert row["arm"] != "holdout"
             assert row["lower"] <= row["effect"] <= row["upper"]
+
+
+def test_merge_rates_by_kind_count_identifiers_that_do_not_stand_alone():
+    # c1 has two addresses and a phone, c2 a phone alone.
+    rows = "('email', 'c1'), ('email', 'c1'), ('phone', 'c1'), ('phone', 'c2')"
+    with duckdb.connect() as connection:
+        connection.execute(f"create table identities as from (values {rows}) t(identifier_kind, customer_id)")
+        found = connection.sql(f"from ({overview_data._JOINED}) order by 1").fetchall()
+    assert found == [("email", 1.0, 2.0), ("phone", 0.5, 1.0)]
