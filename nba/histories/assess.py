@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from nba import tables
 from nba.histories import mapping
-from nba.histories.quality import ATTRIBUTES, CONSENT, Row
+from nba.histories.quality import ATTRIBUTES, CONSENT, EXTERNAL_CUT, IDENTITY, Row
 from nba.settings import Bounds, QualityRules
 
 OK, WARN, STOP, UNKNOWN = "ok", "warning", "stop", "unknown"
@@ -22,6 +22,14 @@ _RULES = {
     "in_the_future": "future",
     "known_too_early": "early",
     **dict.fromkeys(_OF_REFERENCES, "references"),
+}
+# Of who is who: measures that are judged as they are, and those that are a share of customers.
+_OF_PERSONS = {"largest": "largest", EXTERNAL_CUT: "cut_external"}
+_OF_CUSTOMERS = {
+    "merged_now": "merges",
+    "split_now": "splits",
+    "links_refused": "refused",
+    "matches_refused": "refused_matches",
 }
 SCHEMA = pa.schema(
     [
@@ -217,21 +225,49 @@ def judge(quality: pa.Table, rules: QualityRules) -> pa.Table:
                 out.append(_finding(name, source, value / n, getattr(rules, name), note))
             if "days_behind" in found and not found.get("records", (0.0, ""))[1].endswith("customers"):
                 out.append(_finding("behind", source, *_part(found["days_behind"], rules.behind)))
-        for measure, (value, note) in sorted(found.items()):
-            if measure.startswith("null_"):
-                bound = rules.nulls.get(f"{source}.{measure[5:]}", Bounds())
-                out.append(_finding("unknown values", f"{source}.{measure[5:]}", value, bound, note))
-            elif measure in _RULES:
-                bound = getattr(rules, _RULES[measure])
-                out.append(_finding(measure.replace("_", " "), source, value, bound, note))
-            elif measure == "volume":
-                out.append(_finding("volume", source, value, rules.volume, note, low=True))
-            elif source == ATTRIBUTES:
-                out.append(_finding("unfit values", measure, value, rules.unfit, note))
-            elif source == CONSENT:
-                bound = rules.consent.get(measure.removeprefix("can_"), Bounds())
-                out.append(_finding("consent", measure, value, bound, note, low=True))
+        for measure in sorted(found):
+            out += _of_measure(source, measure, found, rules)
     return pa.Table.from_pylist(out, SCHEMA)
+
+
+def _of_measure(
+    source: str, measure: str, found: Mapping[str, tuple[float, str]], rules: QualityRules
+) -> list[dict[str, object]]:
+    value, note = found[measure]
+    if measure.startswith("null_"):
+        bound = rules.nulls.get(f"{source}.{measure[5:]}", Bounds())
+        return [_finding("unknown values", f"{source}.{measure[5:]}", value, bound, note)]
+    if measure in _RULES:
+        return [_finding(measure.replace("_", " "), source, value, getattr(rules, _RULES[measure]), note)]
+    if measure == "volume":
+        return [_finding("volume", source, value, rules.volume, note, low=True)]
+    if source == ATTRIBUTES:
+        return [_finding("unfit values", measure, value, rules.unfit, note)]
+    if source == IDENTITY:
+        return _who_is_who(measure, found, rules)
+    if source == CONSENT:
+        bound = rules.consent.get(measure.removeprefix("can_"), Bounds())
+        return [_finding("consent", measure, value, bound, note, low=True)]
+    return []
+
+
+def _who_is_who(
+    measure: str, found: Mapping[str, tuple[float, str]], rules: QualityRules
+) -> list[dict[str, object]]:
+    value, note = found[measure]
+    kind = measure.removeprefix("cut_")
+    if kind != measure:
+        share = value / max(found.get(f"identifiers_{kind}", (0.0, ""))[0], value, 1.0)
+        return [_finding("cut", kind, share, rules.cut, note)]
+    n = max(found.get("customers", (0.0, ""))[0], 1.0)
+    if measure in _OF_PERSONS:
+        check, scale = _OF_PERSONS[measure], 1.0
+    elif measure in _OF_CUSTOMERS:
+        check, scale = _OF_CUSTOMERS[measure], n
+        note = f"{value:,.0f} of {n:,.0f} customers {note}"
+    else:
+        return []
+    return [_finding(check.replace("_", " "), IDENTITY, value / scale, getattr(rules, check), note)]
 
 
 def _part(found: tuple[float, str], bound: Bounds) -> tuple[float, Bounds, str]:

@@ -231,7 +231,7 @@ def _hash(
     connection: duckdb.DuckDBPyConnection, kind: str, text: str, settings: Identity, country: str
 ) -> str | None:
     if kind == "phone":
-        number = identifiers.phones([text.strip()], country)[0]
+        number = identifiers.phones([text.strip()], country, settings.junk)[0]
         value, given = "t", number
     else:
         value, given = identifiers.normalised(kind, "t", settings), text.strip()

@@ -25,13 +25,19 @@ SALT_VARIABLE = "NBA_SALT"
 _STRENGTH = ("loyalty_card", "email", "phone", "device", "cookie")
 _HASH_DIGITS = 32
 _JUNK = (
-    "null", "none", "nan", "nil", "na", "n/a", "undefined", "unknown", "anonymous", "test", "todo", "false",
+    "null", "none", "nan", "nil", "na", "n/a", "n.a", "undefined", "unknown", "anonymous", "anon", "anonym",
+    "guest", "guest user", "visitor", "nobody", "no one", "test", "dummy", "todo", "tbd", "false", "true",
+    "empty", "blank", "missing", "invalid", "default", "not set", "notset", "not provided", "not available",
+    "walk-in", "invitado", "invitada", "anonimo", "anónimo", "desconocido", "ninguno", "sin datos", "gast",
+    "unbekannt", "invité", "inconnu", "anonyme", "convidado", "ospite",
 )  # fmt: skip
 _JUNK_MAILBOXES = (
-    "null", "none", "nan", "na", "n/a", "undefined", "unknown", "anonymous", "nobody", "test", "noreply",
-    "no-reply", "no_reply", "no.reply", "donotreply", "do-not-reply", "do_not_reply", "noemail", "no-email",
-    "sinemail", "sincorreo",
+    "null", "none", "nan", "na", "n/a", "undefined", "unknown", "anonymous", "guest", "invitado", "anonimo",
+    "nobody", "test", "dummy", "noreply", "no-reply", "no_reply", "no.reply", "donotreply", "do-not-reply",
+    "do_not_reply", "noemail", "no-email", "sinemail", "sincorreo",
 )  # fmt: skip
+# What stands around a word that says that there is nothing: `<none>`, `(not set)`, `#N/A`.
+_AROUND = " ()<>[]{}#*'\"_.-"
 
 
 def salt(workspace: Path) -> str:
@@ -90,11 +96,15 @@ def normalised(kind: str, text: str, settings: Identity) -> str:
     Args:
         kind: Identifier kind.
         text: SQL of the identifier's text, trimmed.
-        settings: How e-mails are written alike; the external kind's values may be short.
+        settings: How e-mails are written alike; the external kind's values may be short, and of one digit
+            over and over, as numbers in a row are; the workspace's own junk.
     """
     external = settings.external
+    own = _folded(settings.junk)
     if kind == "email":
-        words = literal("(" + "|".join(map(re.escape, _JUNK_MAILBOXES)) + ")@.*")
+        boxes = map(re.escape, (*_JUNK_MAILBOXES, *(word for word in own if "@" not in word)))
+        whole = map(re.escape, (word for word in own if "@" in word))
+        words = literal("|".join([f"({'|'.join(boxes)})@.*", *whole]))
         return (
             f"case when regexp_full_match({text}, '[^@\\s,;<>]+@[^@\\s,;<>]+\\.[^@\\s.,;<>]{{2,}}')"
             f" and not regexp_full_match(lower({text}), {words}) then {_same_mailbox(text, settings)} end"
@@ -105,13 +115,28 @@ def normalised(kind: str, text: str, settings: Identity) -> str:
     # Where one of several cases does not hold the next is looked at, and so within `and`; a look at one
     # character is much cheaper than to strip them all.
     junk = [
-        f"strlen({value}) < 10 and {among(f'lower({value})', _JUNK)}",
+        _is_word(value, first, (*_JUNK, *own)),
         f"contains('0-_. ', {first}) and ltrim({value}, '0-_. ') = ''",
     ]
-    if kind != external:
+    if kind == external:
+        junk.append(f"{first} = '9' and strlen({value}) > 4 and ltrim({value}, '9') = ''")
+    else:
         is_even = f"right({value}, 1) in ({first}, '-')"
         junk += [f"strlen({value}) < 4", f"{is_even} and ltrim({value}, {first} || '-') = ''"]
     return f"case {' '.join(f'when {one} then null' for one in junk)} else {value} end"
+
+
+def _folded(words: Iterable[str]) -> list[str]:
+    return sorted({word.strip().lower() for word in words} - {""})
+
+
+def _is_word(value: str, first: str, words: Sequence[str]) -> str:
+    # Most values are too long for a word, or do not begin as one: these are not compared.
+    plain = _folded(word.strip(_AROUND) for word in words)
+    longest = max(len(word.encode()) for word in plain) + 4
+    begins = literal("".join(sorted({word[0] for word in plain})) + _AROUND)
+    folded = f"trim(lower({value}), {literal(_AROUND)})"
+    return f"strlen({value}) <= {longest} and contains({begins}, lower({first})) and {among(folded, plain)}"
 
 
 def _same_mailbox(text: str, settings: Identity) -> str:
@@ -150,8 +175,10 @@ def tombstone(value: str) -> str:
     return f"left(sha256(getvariable('salt') || '|forgotten|' || {plain_hash(value)}), {_HASH_DIGITS})"
 
 
-def phones(texts: Sequence[str], country: str) -> list[str | None]:
-    """Write phone numbers as E.164; None where it is no valid number.
+def phones(texts: Sequence[str], country: str, junk: Sequence[str] = ()) -> list[str | None]:
+    """Write phone numbers as E.164; None where it is no valid number, or one that only fills a field.
+
+    A number that is one digit over and over, but for its first (600 000 000), fills a field.
 
     Numbers in the plain forms of the country are recognised by its published patterns (15 times faster);
     all others go through `phonenumbers`, with the same result.
@@ -159,13 +186,16 @@ def phones(texts: Sequence[str], country: str) -> list[str | None]:
     Args:
         texts: Distinct texts.
         country: Two-letter country of numbers without prefix.
+        junk: Numbers that name nobody, as anyone would write them.
 
     Example:
         >>> phones(["600 123 456", "+34-600123456", "0034 600.123.456", "000000", "12345"], "ES")
         ['+34600123456', '+34600123456', '+34600123456', None, None]
     """
     quick = _plain_numbers(country.upper())
-    return [quick(text) or _slow_number(text, country.upper()) for text in texts]
+    none = {quick(text) or _slow_number(text, country.upper()) for text in junk}
+    found = (quick(text) or _slow_number(text, country.upper()) for text in texts)
+    return [None if number is None or number in none or _is_filler(number) else number for number in found]
 
 
 def is_country(code: str) -> bool:
@@ -197,6 +227,14 @@ def _plain_numbers(country: str) -> Callable[[str], str | None]:
         return f"+{meta.country_code}{match[1]}"
 
     return quick
+
+
+def _is_filler(number: str) -> bool:
+    return len(set(number[-7:])) == 1 and len(set(_national(number)[1:])) == 1
+
+
+def _national(number: str) -> str:
+    return str(phonenumbers.parse(number).national_number)
 
 
 def _slow_number(text: str, country: str) -> str | None:

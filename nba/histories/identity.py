@@ -1,7 +1,7 @@
 """Who is who: identifiers that were seen together become one customer.
 
 Identifiers of one row belong together; the connected components of that
-graph are the customers. Three guards keep people apart: an identifier that too many customers share is
+graph are the customers. Three guards keep people apart: an identifier that too many people share is
 cut, and links nobody; a customer has at most one identifier of an exclusive kind (a loyalty card); and a
 weak identifier (a cookie, a device) never joins two customers who both have a CRM id. Where a link is
 refused, the older one stands. Links between records that are only alike (`matching`) come after all of
@@ -59,7 +59,8 @@ class Resolution:
     reached_at: since when it is the customer's). `write` gives the contract's table.
 
     Attributes:
-        cut: Identifiers that link nobody: identifier_kind, identifier_hash, n_customers (CRM ids).
+        cut: Identifiers that link nobody: identifier_kind, identifier_hash, n_customers (how many
+            people stand beside it: CRM ids, or else e-mails or the like).
         merged: Earlier customer id to the older one that it was merged into.
         merged_at: The same id to since when it is the other.
         n_split: Earlier customers whose identifiers no longer hang together.
@@ -95,7 +96,9 @@ def resolve(
     """Make customers of the identifiers that were seen together.
 
     An identifier is cut when more than `max_customers` CRM ids stand beside it, directly or through
-    one stronger identifier between (a shared computer, on which many known e-mails log in).
+    one stronger identifier between (a shared computer, on which many known e-mails log in); for a weak one
+    people without a CRM id count too. One that is not weak, a CRM id too, is cut when more than
+    `max_identifiers` of one personal kind stand beside it.
 
     Args:
         connection: Holds a table `seen`, one row per combination of identifiers: its number `combo`, the
@@ -111,7 +114,7 @@ def resolve(
         The same whatever the order of rows.
     """
     _identifiers(connection, kinds, sources)
-    _cut(connection, rules.identity.max_customers)
+    _cut(connection, kinds, rules.identity)
     graph = _components(connection, kinds, rules)
     connection.register("member", graph.members)
     _known(connection, known)
@@ -207,25 +210,57 @@ def _identifiers(connection: duckdb.DuckDBPyConnection, kinds: Sequence[str], so
     )
 
 
-def _cut(connection: duckdb.DuckDBPyConnection, most: int) -> None:
+def _cut(connection: duckdb.DuckDBPyConnection, kinds: Sequence[str], settings: Identity) -> None:
+    personal, weak = (
+        ", ".join(["-1", *(str(i) for i, kind in enumerate(kinds) if kind in named)])
+        for named in (settings.personal, settings.weak)
+    )
+    most = settings.max_identifiers
+    # What stands in a few rows only cannot stand beside many others.
+    _run(
+        connection,
+        f"""create or replace temp table crowded as
+        with many as (
+            select node from pairs where strength not in ({weak}) group by node having count(*) > {most}),
+        among as (
+            select distinct p.node, p.strength, q.strength as by_strength, q.node as by_node
+            from pairs p semi join many using (node) join pairs q on p.combo = q.combo and p.node <> q.node
+            where q.strength in ({personal}) and q.strength <> p.strength),
+        counted as (
+            select node, strength, by_strength, count(*) as n from among group by all having n > {most})
+        select node, strength, max(n) as n_customers from counted group by node, strength""",
+    )
     _run(
         connection,
         """create or replace temp table owners as
         select distinct p.node, e.node as owner
-        from pairs p join pairs e on p.combo = e.combo and e.strength = 0 where p.strength > 0""",
+        from pairs p join pairs e on p.combo = e.combo and e.strength = 0
+        anti join crowded c on c.node = e.node where p.strength > 0""",
     )
+    # Who is known by no CRM id counts by e-mail or the like: by the kind of which most are there.
     _run(
         connection,
         f"""create or replace temp table cut as
-        with direct as (select node, count(*) as n from owners group by all having n > {most}),
+        with direct as (
+            select node, count(*) as n from owners group by all having n > {settings.max_customers}
+            union select node, n_customers from crowded),
         beside as (
-            select distinct p.node, q.node as by_node
+            select distinct p.node, p.strength, q.node as by_node, q.strength as by_strength
             from pairs p join pairs q on p.combo = q.combo and 0 < q.strength and q.strength < p.strength
             anti join direct on q.node = direct.node),
         through as (
-            select b.node, o.owner from beside b join owners o on o.node = b.by_node
-            union select * from owners)
-        select node, count(*) as n_customers from through group by node having count(*) > {most}""",
+            select b.node, o.owner, 0 as kind from beside b join owners o on o.node = b.by_node
+            union select node, owner, 0 from owners
+            union select b.node, b.by_node, b.by_strength
+            from beside b anti join (select distinct node from owners) o on o.node = b.by_node
+            where b.strength in ({weak}) and b.by_strength in ({personal})),
+        counted as (select node, kind, count(*) as n from through group by node, kind),
+        people as (
+            select node, (coalesce(sum(n) filter (kind = 0), 0)
+                + coalesce(max(n) filter (kind > 0), 0))::bigint as n_customers
+            from counted group by node having n_customers > {settings.max_customers})
+        select node, max(n_customers) as n_customers
+        from (from people union all select node, n_customers from crowded) group by node""",
     )
 
 

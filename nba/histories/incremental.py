@@ -20,7 +20,7 @@ from nba import tables
 from nba.histories import former, identity, parquet, quality, unify
 from nba.histories.sources import literal
 from nba.histories.staging import StagedFile, StagedSource
-from nba.settings import Settings
+from nba.settings import Identity, Settings
 
 MOST_FILES = 40
 MOST_PENDING = 100_000
@@ -95,7 +95,7 @@ def add(
         None where a full rebuild is needed.
     """
     kinds = unify.kinds_of(staged, settings)
-    if not _gather(connection, staged, fresh, kinds, scans):
+    if not _gather(connection, staged, fresh, kinds, scans, settings.identity):
         return None
     names = unify.names_of(staged)
     unify.look(connection, fresh, kinds, seen="seen_fresh", names=names)
@@ -120,7 +120,7 @@ def add(
             before = unify.earlier(append[table])
             if pq.read_metadata(before).num_rows:
                 append[tables.EARLIER[table]] = before
-            late.append(unify.orphans(connection, table, fresh, settings.identity.max_customers))
+            late.append(unify.orphans(connection, table, fresh))
         advance(table)
     replace = {name: folder / f"{name}.parquet" for name in ("customers", "aliases", "quality")}
     identities = folder / "identities.parquet"
@@ -157,6 +157,7 @@ def _gather(
     fresh: Sequence[StagedSource],
     kinds: Sequence[str],
     scans: Mapping[str, str],
+    settings: Identity,
 ) -> bool:
     """Make `seen`: new combinations, and the earlier ones that reach the same customers."""
     is_new = {(one.source.name, file.name) for one in fresh for file in one.files}
@@ -188,7 +189,7 @@ def _gather(
             return False
         _reach(connection, kinds, scans, hashes)
         if not _grow(connection, scans):
-            _with_shared(connection, kinds)
+            _with_shared(connection, kinds, settings)
             return True
     return False
 
@@ -242,9 +243,9 @@ def _grow(connection: duckdb.DuckDBPyConnection, scans: Mapping[str, str]) -> in
     return int(grown[0][0])
 
 
-def _with_shared(connection: duckdb.DuckDBPyConnection, kinds: Sequence[str]) -> None:
+def _with_shared(connection: duckdb.DuckDBPyConnection, kinds: Sequence[str], settings: Identity) -> None:
     # Identifiers that are cut belong to nobody. That they are so shows only with all who share them: of
-    # their other combinations, what stands beside the identifier is kept, and nothing else is linked.
+    # their other combinations, what stands beside the identifier is kept, and with what; nothing else.
     _run(
         connection,
         """create or replace temp table shared as
@@ -262,8 +263,32 @@ def _with_shared(connection: duckdb.DuckDBPyConnection, kinds: Sequence[str]) ->
         held = " or ".join(
             f"i_{kind} in (select hash from shared where identifier_kind = '{kind}')" for kind in kinds
         )
-        parts.append(f"select * from seen_old where ({held}) and combo not in (select combo from seen_near)")
+        sharing = f"select * from seen_old where ({held}) and combo not in (select combo from seen_near)"
+        _run(connection, f"create or replace temp table seen_sharing as {sharing}")
+        parts += ["select * from seen_sharing", *_beside_shared(connection, kinds, settings)]
     _run(connection, f"create or replace temp table seen as {' union all by name '.join(parts)}")
+
+
+def _beside_shared(
+    connection: duckdb.DuckDBPyConnection, kinds: Sequence[str], settings: Identity
+) -> list[str]:
+    # Who shares a weak identifier counts by CRM id, which may stand in other rows of an e-mail.
+    weak = [f"i_{kind} is not null" for kind in kinds if kind in settings.weak]
+    personal = [kind for kind in kinds if kind in settings.personal]
+    if not weak or not personal:
+        return []
+    unknown = f"i_{kinds[0]} is null and ({' or '.join(weak)})"
+    named = (
+        f"select i_{k} as hash from seen_sharing where {unknown} and i_{k} is not null" for k in personal
+    )
+    _run(connection, f"create or replace temp table sharing as {' union '.join(named)}")
+    if not connection.execute("select count(*) from sharing anti join inside using (hash)").fetchall()[0][0]:
+        return []
+    held = " or ".join(f"i_{kind} in (from sharing)" for kind in personal)
+    return [
+        f"select * from seen_old where ({held}) and i_{kinds[0]} is not null"
+        " and combo not in (select combo from seen_near union all select combo from seen_sharing)"
+    ]
 
 
 def _cuts_changed(connection: duckdb.DuckDBPyConnection) -> bool:

@@ -22,6 +22,7 @@ CONSENT = "consent"
 ATTRIBUTES = "attributes"
 FORGOTTEN = "forgotten"
 SALT = "salt"
+EXTERNAL_CUT = "external_cut"
 Row = tuple[str, str, float, str]
 
 
@@ -76,11 +77,12 @@ def measure(
     for number, one in enumerate(staged):
         rows += _source_rows(one, number, counts, newest)
     people = _people(connection, files["customers"])
-    rows += _identity_rows(people, resolution)
+    rows += _identity_rows(people, resolution, _named_in_clear(connection, resolution))
     rows.append((IDENTITY, SALT, 1.0, resolution.salt))
     n_split = resolution.n_split + value(past, IDENTITY, "splits")
     rows.append((IDENTITY, "splits", n_split, "customers, so far, whose identifiers no longer hang together"))
     rows.append((IDENTITY, "merges", n_merged, "customers, so far, that turned out to be another one"))
+    rows += [_merged_now(n_merged, past), (IDENTITY, "split_now", resolution.n_split, "in this run")]
     for name, (n, of) in counts.unfit.items():
         note = f"{n} values that are no number, left blank; `attributes` under [workspace] tells what it is"
         rows.append((ATTRIBUTES, name, n / max(of, 1), note if n else ""))
@@ -131,6 +133,7 @@ def grown(
     ).fetchall()
     fresh = {kind: n for kind, n, _ in told}
     new = {"customers": people["customers"], "customers_known": people["known"], "merges": n_merged}
+    new |= {"merged_now": _merged_now(n_merged, past)[2], "split_now": 0.0}
     for row in past.to_pylist():
         if row["source"] == IDENTITY:
             measure = row["measure"]
@@ -142,6 +145,11 @@ def grown(
             rows += _kind_rows(kind, n, n_known)
     rows += _rows_of(past, ATTRIBUTES)  # files of customers are never new ones here
     return _built([*rows, *_consent_rows(people), *_rows_of(past, FORGOTTEN)])
+
+
+def _merged_now(n_merged: int, past: pa.Table | None) -> Row:
+    # Ids of persons who were forgotten have left.
+    return IDENTITY, "merged_now", max(0.0, n_merged - value(past, IDENTITY, "merges")), "in this run"
 
 
 def _rows_of(past: pa.Table | None, source: str) -> list[Row]:
@@ -204,7 +212,15 @@ def _source_rows(one: StagedSource, number: int, counts: Counts, newest: datetim
     return rows
 
 
-def _identity_rows(people: Mapping[str, int], resolution: Resolution) -> list[Row]:
+def _named_in_clear(connection: duckdb.DuckDBPyConnection, resolution: Resolution) -> dict[str, str]:
+    # External ids that are cut: nobody could find them by their hash.
+    digests = resolution.cut["identifier_hash"].to_pylist()
+    query = """select replace(hash::varchar, '-', '') as digest, clear from clear
+        where digest in (select unnest($digests))"""
+    return dict(connection.execute(query, {"digests": digests}).fetchall()) if digests else {}
+
+
+def _identity_rows(people: Mapping[str, int], resolution: Resolution, clear: Mapping[str, str]) -> list[Row]:
     sizes = ", ".join(map(str, resolution.largest))
     rows: list[Row] = [
         (IDENTITY, "customers", people["customers"], ""),
@@ -223,9 +239,16 @@ def _identity_rows(people: Mapping[str, int], resolution: Resolution) -> list[Ro
     for row in resolution.cut.to_pylist():
         by_kind.setdefault(row["identifier_kind"], []).append((-row["n_customers"], row["identifier_hash"]))
     for kind, shared in sorted(by_kind.items()):
-        worst = ", ".join(f"{digest} ({-n})" for n, digest in sorted(shared)[:3])
+        worst = ", ".join(f"{clear.get(digest, digest)} ({-n})" for n, digest in sorted(shared)[:3])
         note = f"shared by too many customers, so they link nobody; most shared: {worst}"
         rows.append((IDENTITY, f"cut_{kind}", len(shared), note))
+    named = [
+        f"{clear[row['identifier_hash']]} ({row['n_customers']})"
+        for row in sorted(resolution.cut.to_pylist(), key=lambda row: -row["n_customers"])
+        if row["identifier_hash"] in clear
+    ]
+    told = f"external ids that name several people, so they name nobody: {', '.join(named[:5])}"
+    rows.append((IDENTITY, EXTERNAL_CUT, len(named), told if named else ""))
     return rows
 
 

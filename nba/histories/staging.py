@@ -307,7 +307,7 @@ def _look(path: Path) -> tuple[int, int]:
     return found.st_size, found.st_mtime_ns
 
 
-_SPELLING = ("external", "email_ignore_case", "email_ignore_dots", "email_ignore_tags")
+_SPELLING = ("external", "junk", "email_ignore_case", "email_ignore_dots", "email_ignore_tags")
 
 
 def _circumstances(connection: duckdb.DuckDBPyConnection, plan: Plan) -> bytes:
@@ -444,7 +444,7 @@ def _register_phones(connection: duckdb.DuckDBPyConnection, plan: Plan, raw: Raw
     text = mapping.identifier_texts(plan, raw.types, "phone", "g_phone")
     found = connection.sql(f"select distinct {text} as t from combo_given where {text} is not null")
     texts = found.to_arrow_table()["t"].to_pylist()
-    numbers = identifiers.phones(texts, plan.source.country)
+    numbers = identifiers.phones(texts, plan.source.country, plan.identity.junk)
     columns = {"raw": pa.array(texts, pa.string()), "e164": pa.array(numbers, pa.string())}
     connection.register("phone_number", pa.table(columns))
 

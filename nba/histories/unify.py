@@ -104,7 +104,7 @@ def unify(
             _write_persons(connection, staged, files, counts, told)
         else:
             write_table(connection, table, staged, files[table], counts)
-        late.append(orphans(connection, table, staged, settings.identity.max_customers))
+        late.append(orphans(connection, table, staged))
         advance(table)
     aliases = stepped(connection, _aliases(connection, known.aliases, found))
     write_small(files["aliases"], aliases)
@@ -264,9 +264,7 @@ def _write_persons(
         write_small(files["states"], tables.STATES.empty())
 
 
-def orphans(
-    connection: duckdb.DuckDBPyConnection, table: str, staged: Sequence[StagedSource], most: int
-) -> pa.Table:
+def orphans(connection: duckdb.DuckDBPyConnection, table: str, staged: Sequence[StagedSource]) -> pa.Table:
     """Give the rows that nobody owns, as `write_quarantine` wants them."""
     # Their raw text is gone by now, so the contract's fields are kept.
     shown = ", ".join(["key", *(f.name for f in mapping.staged_fields(table, _attributes(staged)))])
@@ -275,7 +273,7 @@ def orphans(
         from all_{table} semi join (select combo from owner where customer_no is null) using (combo)
         order by all"""
     ).to_arrow_table()
-    reason = f"no identifier of its own: each is shared by more than {most} customers"
+    reason = "no identifier of its own: each is shared by too many customers"
     return rows.append_column("reason", pa.repeat(reason, rows.num_rows))
 
 

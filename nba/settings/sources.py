@@ -162,7 +162,14 @@ class Identity(Frozen):
     """How identifiers become customers.
 
     Attributes:
-        max_customers: An identifier shared by more CRM ids than this links nobody.
+        max_customers: An identifier shared by more CRM ids than this links nobody. Beside a weak one,
+            a person without a CRM id counts by its e-mail (or what else is personal).
+        max_identifiers: An identifier that is not weak and stands beside more e-mails than this, or more
+            phones, or more loyalty cards, links nobody either, be it a CRM id (`WEB`) or a shop's own e-mail.
+        personal: The kinds that are so counted, each apart.
+        junk: Identifiers that name nobody, of whatever kind, beside those known to (guest, unknown, none,
+            null, n/a, test, anonymous, 0000, ...): words, e-mails or mailboxes, phone numbers. Case does not
+            count.
         external: Identifier kind by which orchestration knows customers.
         exclusive: Kinds of which a customer has one identifier at most: of links that would join two, the
             older one stands. Add the external kind if the CRM holds nobody twice.
@@ -172,6 +179,9 @@ class Identity(Frozen):
     """
 
     max_customers: int = Field(default=3, ge=1)
+    max_identifiers: int = Field(default=10, ge=1)
+    personal: tuple[str, ...] = ("loyalty_card", "email", "phone")
+    junk: tuple[str, ...] = ()
     external: str = "crm_id"
     exclusive: tuple[str, ...] = ("loyalty_card",)
     weak: tuple[str, ...] = ("cookie", "device")
@@ -249,6 +259,13 @@ class QualityRules(Frozen):
         nulls: Share of unknown values, by field, such as `"touches.treatment_id"`.
         unfit: Values of an attribute that is a number and that are none, as a share of its values.
         consent: Share of customers, by channel; lower is worse.
+        largest: Identifiers of the customer who has most of them.
+        cut: Share of the identifiers of a kind that too many people share, so that they link nobody.
+        cut_external: The same of external ids, as a number.
+        merges: Customers who turned out to be another one in a run, as a share of customers.
+        splits: Customers whose identifiers fell apart in a run, as a share of customers.
+        refused, refused_matches: Links that were not followed, since they would have joined two people (by
+            identifiers; by likeness), as a share of customers.
     """
 
     quarantined: Bounds = Bounds(warn=0.05)
@@ -261,6 +278,13 @@ class QualityRules(Frozen):
     volume: Bounds = Bounds(warn=0.3)
     references: Bounds = Bounds(warn=0.01)
     unfit: Bounds = Bounds(warn=0.0)
+    largest: Bounds = Bounds(warn=500)
+    cut: Bounds = Bounds(warn=0.02)
+    cut_external: Bounds = Bounds(warn=0)
+    merges: Bounds = Bounds(warn=0.1)
+    splits: Bounds = Bounds(warn=0.001)
+    refused: Bounds = Bounds(warn=0.1)
+    refused_matches: Bounds = Bounds(warn=0.1)
     nulls: dict[str, Bounds] = Field(default={})
     consent: dict[str, Bounds] = Field(default={})
 

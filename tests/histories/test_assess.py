@@ -94,6 +94,28 @@ def test_late_rows_are_no_thin_day_and_a_table_without_news_keeps_its_measures()
         assert value(run(none, touches([-2]), later=1), "volume") == 1
 
 
+def test_who_is_who_is_judged() -> None:
+    rows = [
+        ("customers", 200), ("identifiers_email", 50), ("cut_email", 4), ("largest", 501), ("merges", 90),
+        ("external_cut", 1), ("merged_now", 40), ("split_now", 0), ("links_refused", 10), ("splits", 9),
+    ]  # fmt: skip
+    quality = tables.QUALITY.build(
+        {"source": "identity", "measure": m, "value": float(v), "note": "why"} for m, v in rows
+    )
+    rules = QualityRules(merges=Bounds(stop=0.15), refused=Bounds(warn=0.04))
+    found = {row["check"]: row for row in assess.judge(quality, rules).to_pylist()}
+    told = {name: (row["subject"], row["value"], row["status"]) for name, row in found.items()}
+    assert told == {
+        "cut": ("email", 0.08, "warning"),
+        "largest": ("identity", 501.0, "warning"),
+        "cut external": ("identity", 1.0, "warning"),
+        "merges": ("identity", 0.2, "stop"),
+        "splits": ("identity", 0.0, "ok"),
+        "refused": ("identity", 0.05, "warning"),
+    }
+    assert found["refused"]["note"] == "10 of 200 customers why"
+
+
 def test_thresholds_warn_and_stop() -> None:
     rows = [
         ("shop", "rows_in", 100), ("shop", "duplicates", 30), ("shop", "quarantined", 1),

@@ -66,9 +66,9 @@ def customer(found: Found, digest: str) -> str:
     return next(row["customer_id"] for row in rows if row["identifier_hash"] == digest)
 
 
-def normal(kind: str, text: str) -> str | None:
+def normal(kind: str, text: str, junk: tuple[str, ...] = ()) -> str | None:
     with connect() as connection:
-        value = identifiers.normalised(kind, "t", Identity())
+        value = identifiers.normalised(kind, "t", Identity(junk=junk))
         query = f"select {value} from (select $text::varchar as t)"
         return connection.execute(query, {"text": text}).fetchall()[0][0]
 
@@ -86,6 +86,18 @@ def normal(kind: str, text: str) -> str | None:
         ("email", "No-Reply@shop.es", None),
         ("email", "test@shop.es", None),
         ("email", "tester@shop.es", "tester@shop.es"),
+        ("email", "Guest@shop.es", None),
+        ("crm_id", "GUEST", None),
+        ("crm_id", "<Unknown>", None),
+        ("crm_id", "(not set)", None),
+        ("crm_id", "anónimo", None),
+        ("crm_id", "Guesthouse", "Guesthouse"),
+        ("crm_id", "#N/A", None),
+        ("crm_id", "99999", None),
+        ("crm_id", "9999", "9999"),
+        ("crm_id", "111111", "111111"),
+        ("device", "ANONYMOUS", None),
+        ("loyalty_card", "none", None),
         ("email", "A.na+shop@GoogleMail.com", "ana@googlemail.com"),
         ("email", "A.na+shop@xgmail.com", "a.na+shop@xgmail.com"),
         ("crm_id", "7", "7"),
@@ -138,6 +150,68 @@ def test_an_identifier_of_too_many_customers_links_nobody() -> None:
     assert found.cut.to_pylist() == [
         {"identifier_kind": "email", "identifier_hash": "office", "n_customers": 4}
     ]
+
+
+@pytest.mark.parametrize(
+    ("kind", "text"),
+    [
+        ("crm_id", "mostrador"),
+        ("crm_id", "77-WEB"),
+        ("email", "mostrador@shop.es"),
+        ("email", "Caja@shop.es"),
+        ("cookie", "77-web"),
+    ],
+)
+def test_a_workspace_has_junk_of_its_own(kind: str, text: str) -> None:
+    assert normal(kind, text) is not None
+    assert normal(kind, text, junk=("Mostrador", "77-web", "caja@shop.es")) is None
+    assert normal(kind, f"x{text}", junk=("Mostrador", "77-web", "caja@shop.es")) is not None
+
+
+def test_phone_numbers_that_fill_a_field_name_nobody() -> None:
+    texts = ["600000000", "+34 666 666 666", "600 000 001", "612222222", "91 234 56 78"]
+    assert identifiers.phones(texts, "ES") == [None, None, "+34600000001", "+34612222222", "+34912345678"]
+    assert identifiers.phones(["912345678"], "ES", junk=("+34 91 234 56 78",)) == [None]
+
+
+def test_a_crm_id_beside_too_many_emails_is_cut_and_told() -> None:
+    web = [{"crm_id": "WEB", "email": f"mail{i}"} for i in range(11)]
+    found = resolve([*web, {"crm_id": "7", "email": "mail3"}, {"crm_id": "WEB"}])
+    assert groups(found) == {frozenset({f"mail{i}"}) for i in range(11) if i != 3} | {
+        frozenset({"7", "mail3"})
+    }
+    assert found.cut.to_pylist() == [
+        {"identifier_kind": "crm_id", "identifier_hash": "WEB", "n_customers": 11}
+    ]
+    assert len(groups(resolve(web[:10]))) == 1
+    # A company that buys as one customer.
+    assert len(groups(resolve(web, max_identifiers=11))) == 1
+    # Nobody is known by an id that is cut: a kiosk is of those who are.
+    kiosk = [{"email": f"mail{i}", "cookie": "kiosk"} for i in range(4)]
+    assert set(resolve([*web, *kiosk]).cut["identifier_hash"].to_pylist()) == {"WEB", "kiosk"}
+
+
+@pytest.mark.parametrize(("office", "others"), [("phone", "email"), ("email", "phone")])
+def test_without_crm_ids_an_identifier_beside_too_many_others_is_cut(office: str, others: str) -> None:
+    seen = [{office: "office", others: f"x{i}"} for i in range(11)]
+    found = resolve(seen)
+    assert found.cut["identifier_hash"].to_pylist() == ["office"]
+    assert len(groups(found)) == 11
+    assert len(groups(resolve(seen[:10]))) == 1
+
+
+def test_without_crm_ids_a_shared_computer_is_cut_by_who_logs_in() -> None:
+    logins = [{"email": f"mail{i}", "cookie": "kiosk"} for i in range(4)]
+    found = resolve(logins)
+    assert found.cut["identifier_hash"].to_pylist() == ["kiosk"]
+    assert len(groups(found)) == 4
+    assert len(groups(resolve(logins[:3]))) == 1
+    # Four e-mails of one customer are one person, and a phone beside each e-mail is nobody else's.
+    assert len(groups(resolve([*logins, *({"crm_id": "1", "email": f"mail{i}"} for i in range(4))]))) == 1
+    pair = [{"email": f"mail{i}", "phone": f"tel{i}", "cookie": "home"} for i in range(3)]
+    assert resolve(pair).cut.num_rows == 0
+    # Cookies tell nothing of how many people there are.
+    assert resolve([{"email": "mail", "cookie": f"k{i}"} for i in range(50)]).cut.num_rows == 0
 
 
 def test_a_shared_computer_is_cut_though_no_crm_id_stands_beside_it() -> None:

@@ -44,7 +44,7 @@ FILES = {
     "crm.csv": CRM_HEAD
     + "C1,Ana@Shop.es,600123456,2025-01-01,yes,A,Europe/Madrid\nC2,ben@shop.es,,2025-02-01,no,B,Mars/North\n",
     "orders.csv": SHOP_HEAD
-    + "O2,2026-01-03,20,2,,ana@shop.es\nO1,2026-01-02,10,1,C1,\nO3,2026-01-04,5,1,,guest@shop.es\n",
+    + "O2,2026-01-03,20,2,,ana@shop.es\nO1,2026-01-02,10,1,C1,\nO3,2026-01-04,5,1,,gema@shop.es\n",
     "web.jsonl": '{"cookie": "ck-ana", "email": "ana@shop.es", "ts": "2024-06-01T00:00:00Z", "type": "view", '
     '"page": "/"}\n'
     '{"cookie": "ck-ana", "ts": "2026-01-01T00:00:00Z", "type": "cart", "page": "mail ana@shop.es"}\n'
@@ -200,7 +200,7 @@ def test_rows_with_only_shared_identifiers_go_to_quarantine(unified: Any) -> Non
     found = unified({"crm.csv": crm, "orders.csv": orders}, CRM, SHOP)
     (row,) = found["quarantine"].to_pylist()
     assert (row["source"], row["file"], row["row_number"]) == ("shop", "orders.csv", 1)
-    assert row["reason"] == "no identifier of its own: each is shared by more than 3 customers"
+    assert row["reason"] == "no identifier of its own: each is shared by too many customers"
     assert "office" not in row["raw"]
     assert found["orders"]["order_id"].to_pylist() == ["O2"]
     shop = measured(found, "shop")

@@ -140,7 +140,16 @@ def alike(one: History, other: History) -> None:
         if name == "quality":
             # These need all customers at once, and stay as the last full run found them; of the others, new
             # files are held against what was usual.
-            kept = ("linked_", "largest", "links_refused", "cut_", "null_", "usual_rows", "volume")
+            kept = (
+                "linked_",
+                "largest",
+                "links_refused",
+                "cut_",
+                "external_cut",
+                "null_",
+                "usual_rows",
+                "volume",
+            )
             left, right = ([r for r in rows if not r["measure"].startswith(kept)] for rows in (left, right))
         assert sorted(left, key=str) == sorted(right, key=str), name
 
@@ -197,6 +206,36 @@ def test_new_files_count_identifiers_of_a_kind_that_nobody_had_before(workspace:
     assert len(after.files["orders"]) == 2
     told = {r["measure"]: r["value"] for r in after.table("quality").to_pylist() if r["source"] == "identity"}
     assert (told["identifiers_loyalty_card"], told["linked_loyalty_card"]) == (2.0, 0.5)
+    alike(after, rebuilt(workspace, index))
+
+
+def test_who_shares_an_identifier_is_told_and_new_files_meet_it_as_a_rebuild_does(workspace: Path) -> None:
+    toml = TOML.replace('"mail" }\ncolumns = { order_id', '"mail", crm_id = "crm" }\ncolumns = { order_id')
+    (workspace / "nba.toml").write_text(toml + "\n[identity]\nmax_customers = 2\nmax_identifiers = 4\n")
+    head = SHOP.splitlines()[0] + ";crm\n"
+    rows = [f"O{i};2026-01-02;1;1;mail{i}@shop.es;{'WEB' if i < 6 else 'guest'}" for i in range(8)]
+    (workspace / "sources" / "shop.csv").write_text(head + "\n".join([*rows, "O8;2026-01-02;1;1;;WEB", ""]))
+    login = '{{"cookie": "kiosk-1", "ts": "2026-01-0{}", "type": "view", "mail": "mail{}@shop.es"}}\n'
+    (workspace / "sources" / "web.jsonl").write_text("".join(login.format(3, i) for i in range(3)))
+    report = ingest.ingest(workspace)
+    assert report.findings is not None
+    worth = [r for r in report.findings.to_pylist() if r["status"] == "warning"]
+    told = next(row for row in worth if row["check"] == "cut external")
+    assert (told["value"], told["note"].endswith("nobody: WEB (6)")) == (1.0, True)
+    assert "cookie" in {row["subject"] for row in worth if row["check"] == "cut"}
+    history = History.read(workspace)
+    assert history.table("orders").num_rows == 8
+    assert len(set(history.table("orders")["customer_id"].to_pylist())) == 8
+    assert history.table("quarantine")["reason"].to_pylist() == [
+        "no identifier of its own: each is shared by too many customers"
+    ]
+    # A day later both are met again.
+    (workspace / "sources" / "shop_2.csv").write_text(head + "P1;2026-01-05;1;1;zoe@shop.es;WEB\n")
+    (workspace / "sources" / "web_2.jsonl").write_text(login.format(6, 5) + login.format(6, 0))
+    index = (workspace / "tables" / "history.json").read_text()
+    ingest.ingest(workspace)
+    after = History.read(workspace)
+    assert len(after.files["orders"]) == 2
     alike(after, rebuilt(workspace, index))
 
 
