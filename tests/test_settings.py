@@ -117,8 +117,9 @@ def test_every_key_is_explained() -> None:
 def test_the_guide_to_ones_own_data_shows_settings_that_are_valid() -> None:
     text = (Path(__file__).parents[1] / "docs" / "own-data.md").read_text(encoding="utf-8")
     parts = [block.split("```")[0] for block in text.split("```toml\n")[1:]]
-    assert len(parts) == 4
+    assert len(parts) == 5
     found = settings.Settings.model_validate(tomllib.loads("\n".join(parts)))
+    assert "mostrador" in found.identity.junk
     assert [source.format for source in found.sources] == ["csv", "csv", "sql", "csv"]
     for source in found.sources:
         assert mapping.faults(source, found.workspace.timezone, found.identity.external) == []
