@@ -102,8 +102,9 @@ def resolve(
 
     Args:
         connection: Holds a table `seen`, one row per combination of identifiers: its number `combo`, the
-            hashes as `i_<kind>` (null where absent), `seen_at` (when its first row was known) and `source`
-            (a place in `sources`).
+            hashes as `i_<kind>` (null where absent), `seen_at` (when its first row was known),
+            `named_at` (since when the strongest of them is there: of a row of customers, since the customer
+            joined) and `source` (a place in `sources`).
         kinds: Identifier kinds, the strongest first; the first is the external one.
         sources: Names of the sources.
         rules: The guards, and links by likeness.
@@ -185,7 +186,7 @@ def _identifiers(connection: duckdb.DuckDBPyConnection, kinds: Sequence[str], so
     # Nodes in order of strength; time and source of the first sight are packed into one number.
     parts = " union all ".join(
         f"select combo, {rank}::bigint as strength, i_{kind} as hash,"
-        f" epoch_us(seen_at) * 1024 + source as sight from seen where i_{kind} is not null"
+        f" epoch_us({_sight(kinds[:rank])}) * 1024 + source as sight from seen where i_{kind} is not null"
         for rank, kind in enumerate(kinds)
     )
     places = pa.table({"place": range(len(sources)), "source": pa.array(sources, pa.string())})
@@ -208,6 +209,11 @@ def _identifiers(connection: duckdb.DuckDBPyConnection, kinds: Sequence[str], so
         select combo, node, p.strength, p.sight >> 10 as since from ({parts}) p
         join identifiers i on p.strength = i.strength and p.hash = i.hash""",
     )
+
+
+def _sight(stronger: Sequence[str]) -> str:
+    held = " or ".join(f"i_{kind} is not null" for kind in stronger)
+    return f"case when {held} then seen_at else named_at end" if held else "named_at"
 
 
 def _cut(connection: duckdb.DuckDBPyConnection, kinds: Sequence[str], settings: Identity) -> None:

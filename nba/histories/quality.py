@@ -132,7 +132,11 @@ def grown(
         {"identities": str(files["identities"]), "customers": str(files["customers"])},
     ).fetchall()
     fresh = {kind: n for kind, n, _ in told}
-    new = {"customers": people["customers"], "customers_known": people["known"], "merges": n_merged}
+    new: dict[str, float] = {
+        "customers": people["customers"],
+        "customers_known": people["known"],
+        "merges": n_merged,
+    }
     new |= {"merged_now": _merged_now(n_merged, past)[2], "split_now": 0.0}
     for row in past.to_pylist():
         if row["source"] == IDENTITY:

@@ -83,7 +83,7 @@ class StagedFile:
     def rows(self) -> pa.Table:
         """Usable rows with their identifiers, in memory."""
         return self._query(
-            f"select * exclude (reason, raw, combo, seen_at, n) from {self.rows_sql}"
+            f"select * exclude (reason, raw, combo, seen_at, named_at, n) from {self.rows_sql}"
             f" join {self.combos_sql} using (combo) where reason is null"
         )
 
@@ -411,16 +411,20 @@ def _part(
     copy(connection, mapping.query(plan, raw.types, raw.sql), rows, "snappy")
     written = f"read_parquet({literal(str(rows))})"
     time = mapping.TIMES[plan.source.table]
-    known = f"greatest({time}, known_at)" if plan.source.table in tables.EARLIER else time
+    # What a row of customers tells, a link too, is known since it was changed; the customer is older.
+    known = f"greatest({time}, {'known_at' if plan.source.table in tables.EARLIER else 'updated_at'})"
+    named = known if plan.source.table in tables.EARLIER else time
     kinds = list(plan.source.identifiers)
     hashes = ", ".join(f"i_{kind}" for kind in kinds)
     counted = (
         f"select combo, count(*) filter (reason is null) as n,"
-        f" min({known}) filter (reason is null) as seen_at from {written} group by combo"
+        f" min({known}) filter (reason is null) as seen_at, min({named}) filter (reason is null) as named_at"
+        f" from {written} group by combo"
     )
     copy(
         connection,
-        f"select combo, {hashes}, external, seen_at, n from combo_now join ({counted}) using (combo)",
+        f"select combo, {hashes}, external, seen_at, named_at, n"
+        f" from combo_now join ({counted}) using (combo)",
         folder / f"combos-{part:05d}.parquet",
         "snappy",
     )

@@ -167,7 +167,7 @@ def look(
             at = f"{s} as source, {f} as file, combo + {offset} as combo"
             combos.append(
                 f"select {s} as source_no, {f} as file, combo + {offset} as combo, {hashes}, external,"
-                f" seen_at, n, {place} as source from {staged_file.combos_sql} where n > 0"
+                f" seen_at, named_at, n, {place} as source from {staged_file.combos_sql} where n > 0"
             )
             rows[table].append(
                 f"select {at}, row_number, key, {columns} from {staged_file.rows_sql} where reason is null"
@@ -175,7 +175,9 @@ def look(
             offset += staged_file.n_combos
     nulls = ", ".join(f"null::uuid as i_{kind}" for kind in kinds)
     nothing = f"select 0 as source_no, 0 as file, 0::bigint as combo, {nulls}, null::varchar as external,"
-    nothing += " null::timestamptz as seen_at, 0::bigint as n, 0 as source limit 0"
+    nothing += (
+        " null::timestamptz as seen_at, null::timestamptz as named_at, 0::bigint as n, 0 as source limit 0"
+    )
     _run(connection, f"create or replace temp view {seen} as {' union all '.join(combos) or nothing}")
     for kept, parts in rows.items():
         union = " union all ".join(parts) or _no_rows(kept, staged)

@@ -39,6 +39,9 @@ def resolve(seen: list[dict[str, Any]], known: pa.Table | None = None, most: int
     """Resolve rows such as {"crm_id": "1", "email": "a", "day": 3}."""
     columns: dict[str, Any] = {f"i_{k}": pa.array([r.get(k) for r in seen], pa.string()) for k in KINDS}
     columns["seen_at"] = pa.array([START + timedelta(days=r.get("day", 0)) for r in seen], tables.TIME)
+    columns["named_at"] = pa.array(
+        [START + timedelta(days=r.get("named", r.get("day", 0))) for r in seen], tables.TIME
+    )
     names = sorted({r.get("source", "x") for r in seen})
     columns["source"] = pa.array([names.index(r.get("source", "x")) for r in seen], pa.int64())
     columns["combo"] = pa.array(range(len(seen)), pa.int64())
@@ -289,6 +292,14 @@ def test_an_identifier_is_the_customers_since_links_lead_to_the_one_it_began_wit
     assert since(merged) == {"j": -1, "1": 7, "a": 7, "k": 7, "p": 7}
     assert {at.day - 1 for at in merged.merged_at.values()} == {7}
     assert resolve(both, merged.identities).identities.equals(merged.identities)
+
+
+def test_what_a_row_told_later_than_it_names_somebody_links_since_then() -> None:
+    row = {"crm_id": "1", "email": "a", "named": 1, "day": 60}
+    assert since(resolve([row])) == {"1": 1, "a": 60}
+    assert since(resolve([row, {"crm_id": "1", "email": "a", "day": 30}])) == {"1": 1, "a": 30}
+    # Whoever has no CRM id is there since the strongest of what stands in the row.
+    assert since(resolve([{"email": "a", "phone": "p", "named": 1, "day": 60}])) == {"a": 1, "p": 60}
 
 
 def test_identities_of_earlier_versions_begin_with_the_strongest() -> None:

@@ -269,6 +269,35 @@ def test_a_look_back_sees_what_the_crm_told_then(workspace: Path) -> None:
     assert History.read(workspace).n_rows("states") == 0
 
 
+def test_a_link_that_the_crm_tells_later_is_seen_by_no_look_back_to_before(workspace: Path) -> None:
+    (workspace / "nba.toml").write_text(
+        TOML.replace('can_email = "ok"', 'can_email = "ok", updated_at = "at"')
+    )
+    head, shop = "id,mail,joined,ok,at\n", SHOP.splitlines()[0]
+    (workspace / "sources" / "crm.csv").write_text(head + "C1,,2025-01-01,yes,2025-01-02\n")
+    (workspace / "sources" / "shop.csv").write_text(f"{shop}\nO1;2026-01-05;10;3;ana@shop.es\n")
+    (workspace / "sources" / "web.jsonl").write_text(WEB.splitlines()[0] + "\n")
+
+    def february() -> dict[str, Any]:
+        with History.read(workspace).as_of(datetime(2026, 2, 15, tzinfo=UTC)) as snapshot:
+            rows = {name: snapshot.table(name).to_pylist() for name in ("orders", "identities")}
+            people = snapshot.sql("select customer_id, joined_at, can_email from customers order by all")
+        return {name: sorted(found, key=str) for name, found in rows.items()} | {"people": people.to_pylist()}
+
+    ingest.ingest(workspace)
+    before = february()
+    told = "C1,ana@shop.es,2025-01-01,yes,2026-03-01\n"
+    (workspace / "sources" / "crm_2026-03.csv").write_text(head + told)
+    ingest.ingest(workspace)
+    assert february() == before
+    history = History.read(workspace)
+    assert history.table("aliases").num_rows == 1
+    with history.as_of(datetime(2026, 3, 2, tzinfo=UTC)) as snapshot:
+        both = "select external_id, joined_at from customers semi join orders using (customer_id)"
+        (row,) = snapshot.sql(both).to_pylist()
+    assert (row["external_id"], row["joined_at"].year) == ("C1", 2024)  # 2025 begins in Madrid
+
+
 NEWS = """
 [[sources]]
 name = "news"
