@@ -216,6 +216,48 @@ def cross_fit(score: Array, y: Array, weight: Array, fold: Whole, customer: Whol
     return Crossed(kind, fitted(kind, score, y, weight), unseen[kind], losses)
 
 
+class Ahead(NamedTuple):
+    """Rows that were predicted by models of earlier ones.
+
+    Attributes:
+        rows: Their numbers, shape (m,).
+        score: Their log-odds by those models, shape (m,).
+        block: Number of the block of time of each, shape (m,).
+    """
+
+    rows: Whole
+    score: Array
+    block: Whole
+
+
+def over_time(
+    ahead: Ahead, score: Array, y: Array, weight: Array, fold: Whole, customer: Whole | None = None
+) -> Crossed:
+    """Choose a calibration by what each kind, fitted to earlier blocks of time, loses on the next.
+
+    Args:
+        ahead: Rows that tell, of the n. With one block alone nothing can be judged: Platt's line, which is
+            held near the identity.
+        score: Log-odds by models of other customers, which are calibrated, shape (n,).
+        y: 0 or 1, shape (n,).
+        weight: 0 or more, shape (n,).
+        fold: Of each row, shape (n,): a row's calibration in `unseen` rests on rows of other folds.
+        customer: Code of each row's customer, from 0, shape (n,); None where every row is another's.
+    """
+    at, w = ahead.rows, weight[ahead.rows]
+    judged = judge(ahead.score, y[at], ahead.block, 0, None)
+    whose = None if customer is None else customer[at][judged.rows]
+    is_judged = len(judged.losses) > 1
+    kind = choose(judged.losses, w[judged.rows], whose) if is_judged else "platt"
+    unseen = np.empty(len(y))
+    for number in np.unique(fold):
+        others, new = fold[at] != number, fold == number
+        unseen[new] = fitted(kind, ahead.score[others], y[at][others], w[others])(score[new])
+    losses = {name: float(np.average(loss, weights=w[judged.rows])) for name, loss in judged.losses.items()}
+    way = fitted(kind, ahead.score, y[at], w)
+    return Crossed(kind, way, unseen, losses if is_judged else {})
+
+
 def choose(judged: Mapping[str, Array], weight: Array | None = None, customer: Whole | None = None) -> str:
     """Name the calibration with the least loss; isotonic regression only if better by a standard error.
 

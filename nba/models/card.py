@@ -139,7 +139,7 @@ def _calibrated(scorer: Scorer, params: Mapping[str, Any]) -> list[str]:
     told = "; ".join(f"{_KINDS[kind]} {loss:.5f}" for kind, loss in losses.items() if loss is not None)
     return [
         f"- Chances: {scorer.response.booster.num_trees()} trees{most}, calibrated by"
-        f" {_KINDS[scorer.response.kind]}; both by log loss of customers that had no part in them."
+        f" {_KINDS[scorer.response.kind]}; both by log loss of {_unseen_by(scorer)}."
         + (
             f" With {told}: these losses choose, they are no measure beside the log loss above, for they are"
             " of the trees alone, before what each treatment's rate adds, and of all examples as the fit"
@@ -148,6 +148,13 @@ def _calibrated(scorer: Scorer, params: Mapping[str, Any]) -> list[str]:
             else ""
         )
     ]
+
+
+def _unseen_by(scorer: Scorer) -> str:
+    blocks = scorer.report.metrics.get("validation_blocks")
+    if not blocks:
+        return "customers that had no part in them"
+    return f"decisions later than those that they rest on ({blocks:.0f} blocks of time)"
 
 
 def _latest(measured: Mapping[str, float]) -> list[str]:

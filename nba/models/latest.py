@@ -48,7 +48,7 @@ def judge(
 
     The model is the served one's kind and capacity, fitted to decisions whose outcome had closed before the
     first of the latest was made, four fifths of the customers; the others stop its trees, choose and fit its
-    calibration, and give the rates of treatments.
+    calibration, and give the rates of treatments (also where `validation` is by time).
 
     Args:
         examples: The `examples` table.

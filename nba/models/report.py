@@ -74,6 +74,7 @@ def judge(
     rng = np.random.default_rng(seed)
     found, tables = _chances(rows.y, crossed, logged, np.random.default_rng(seed + 1))
     found |= {f"calibration_loss_{kind}": loss for kind, loss in crossed.losses.items()}
+    found |= {"validation_blocks": float(crossed.blocks)} if crossed.blocks else {}
     found |= {f"loss_{name}": value for name, value in learnt.losses.items()}
     found |= {f"weight_{n}": float(w) for n, w in zip(CANDIDATES, learnt.model.weights)}
     found["se_widening"] = learnt.widening

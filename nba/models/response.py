@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 import lightgbm as lgb
 import numpy as np
@@ -31,6 +31,7 @@ Array = NDArray[np.float64]
 Whole = NDArray[np.int64]
 
 _MOST_ROWS = 90_000  # that trees are grown on
+_BLOCKS = 3  # of time, at most
 _STOPS = 10  # numbers of trees that early stopping chooses among
 _RATE_SCALE = 0.3  # what the trees leave of a treatment is a factor of about e^±0.3 of its odds
 
@@ -215,6 +216,33 @@ class Plan:
         return lgb.Dataset(X[rows], y[rows], weight=weight[rows], reference=bins, params=self._params)
 
 
+def later(day: Array, y: Array, gap_days: float) -> tuple[tuple[Whole, Whole], ...]:
+    """Split rows by time: blocks of whole moments, each judged by models of what had closed before.
+
+    Args:
+        day: Moment of each row in days, shape (n,).
+        y: 0 or 1, shape (n,).
+        gap_days: Days until an outcome closes.
+
+    Returns:
+        Rows to learn from and rows to judge on, block by block, at most three; none where no block has
+        enough before it to learn from.
+    """
+    moments = np.unique(day)
+    if len(moments) <= 1 + _BLOCKS:
+        starts = moments[1:]
+    else:
+        at = len(day) * np.arange(1, 1 + _BLOCKS) // (1 + _BLOCKS)
+        starts = np.unique(np.sort(day)[at])
+    out = []
+    for start, end in zip(starts, [*starts[1:], np.inf]):
+        known = np.flatnonzero((day + gap_days <= start) & (day < start))
+        new = (day >= start) & (day < end)
+        if not check_responses(y[known]):
+            out.append((known, np.flatnonzero(new)))
+    return tuple(out)
+
+
 @dataclass(frozen=True)
 class CrossFitted:
     """The response model with its predictions for rows whose customers it had not seen.
@@ -228,6 +256,7 @@ class CrossFitted:
             after `with_rates`.
         losses: Log loss of each kind of calibration, fitted to the other folds. The number of trees, one of
             ten, was chosen on the same rows, which flatters all of them a little.
+        blocks: Of later rows that stopped and calibrated the trees; 0 where other customers did.
     """
 
     model: Response
@@ -236,6 +265,7 @@ class CrossFitted:
     p_paired: Array
     p_served: Array
     losses: Mapping[str, float] = field(default_factory=dict)
+    blocks: int = 0
 
 
 def fit(
@@ -248,6 +278,7 @@ def fit(
     params: Mapping[str, Any],
     trees: int,
     customer: Whole | None = None,
+    parts: Sequence[tuple[Whole, Whole]] = (),
 ) -> CrossFitted:
     """Fit the joint response model and its out-of-fold predictions.
 
@@ -262,6 +293,8 @@ def fit(
         trees: Most trees; early stopping on the unseen rows finds how many serve.
         customer: Code of each row's customer, from 0, shape (n,), whom the choice of the calibration counts;
             None where every row is another's.
+        parts: As `later` gives them: the trees are stopped and calibrated by those rows, not by the folds of
+            customers, which still give every row a chance by trees that have not seen it.
     """
     full = np.hstack([X, own])
     is_treated = own[:, 0] > 0
@@ -277,13 +310,36 @@ def fit(
         return np.stack([none, with_paired], axis=2)
 
     every = crossfit.out_of_fold(fold, fit_predict, threads=traverse.allowed_threads())
-    stop = stopped(np.where(is_treated[:, None], every[..., 1], every[..., 0]), y, weight)
+    by_stop = np.where(is_treated[:, None], every[..., 1], every[..., 0])
+    ahead = _ahead(plan, full, parts, trees)
+    stop = stopped(by_stop, y, weight)
+    if ahead is not None:
+        stop = stopped(ahead.scores, y[ahead.rows], weight[ahead.rows])
     none, with_paired = every[:, stop].T
     scores = np.column_stack([none, np.where(is_treated, with_paired, none), with_paired])
-    way = calibration.cross_fit(scores[:, 1], y, weight, fold, customer)
+    if ahead is None:
+        way = calibration.cross_fit(scores[:, 1], y, weight, fold, customer)
+    else:
+        seen = calibration.Ahead(ahead.rows, ahead.scores[:, stop], ahead.block)
+        way = calibration.over_time(seen, scores[:, 1], y, weight, fold, customer)
     model = Response(plan.grow(trees=int(stops(trees)[stop])), X.shape[1], way.kind, way.way)
     p_none, p_own, p_paired = model.calibrated(scores).T
-    return CrossFitted(model, p_none, p_own, p_paired, expit(way.unseen), way.losses)
+    return CrossFitted(model, p_none, p_own, p_paired, expit(way.unseen), way.losses, len(parts))
+
+
+class _Ahead(NamedTuple):
+    # Rows that were predicted by trees of earlier ones, their log-odds (m, stops), and their blocks of time.
+    rows: Whole
+    scores: Array
+    block: Whole
+
+
+def _ahead(plan: Plan, full: Array, parts: Sequence[tuple[Whole, Whole]], trees: int) -> _Ahead | None:
+    if not parts:
+        return None
+    scores = [staged(plan.grow(known, threads=1), full[new], trees, threads=1) for known, new in parts]
+    block = np.repeat(np.arange(len(parts)), [len(new) for _, new in parts])
+    return _Ahead(np.concatenate([new for _, new in parts]), np.concatenate(scores), block)
 
 
 def with_rates(

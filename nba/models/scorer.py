@@ -139,7 +139,10 @@ class Scorer:
         if settings.monotone:
             params["monotone_constraints"] = response.signs((*names, *coding.names), settings)
         given = codes[column], codes[paired], y, weight, fold, params, settings.trees
-        crossed = response.fit(X, *given, inputs.customers(rows))
+        day = rows["as_of"].cast(pa.int64()).to_numpy() / 86400e6
+        timed = settings.validation == "time"
+        parts = response.later(day, y, settings.validation_gap_days) if timed else ()
+        crossed = response.fit(X, *given, inputs.customers(rows), parts)
         arrays = Rows(X, column, paired, y, weight, fold)
         learnt = uplift.fit(arrays, crossed, coding, settings, seed)
         whole = immature.closed(rows)  # what came of the others is not all known: they have no margin

@@ -442,24 +442,8 @@ def _problem(examples: pa.Table, catalog: Catalog, most: int, seed: int, window_
     names = inputs.feature_names(rows)
     X = np.hstack([inputs.matrix(rows, names), coding.codes()[column[known]]])
     y = rows["is_response"].to_numpy().astype(float)
-    splits = _later(latest.days(rows), y, window_days) or _others(rows["customer_id"], seed)
+    splits = response.later(latest.days(rows), y, window_days) or _others(rows["customer_id"], seed)
     return Problem(X, y, splits, (*names, *coding.names))
-
-
-def _later(day: Array, y: Array, window_days: float) -> tuple[tuple[Whole, Whole], ...]:
-    # Rolling origins: blocks of whole moments, each judged by models of what had closed before.
-    moments = np.unique(day)
-    if len(moments) <= 1 + _FOLDS:
-        starts = moments[1:]
-    else:
-        at = len(day) * np.arange(1, 1 + _FOLDS) // (1 + _FOLDS)
-        starts = np.unique(np.sort(day)[at])
-    out = []
-    for start, end in zip(starts, [*starts[1:], np.inf]):
-        known, new = np.flatnonzero(day + window_days <= start), (day >= start) & (day < end)
-        if not response.check_responses(y[known]):
-            out.append((known, np.flatnonzero(new)))
-    return tuple(out)
 
 
 def _others(customer: pa.ChunkedArray, seed: int) -> tuple[tuple[Whole, Whole], ...]:

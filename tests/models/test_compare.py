@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -164,6 +166,11 @@ def test_card_has_every_section_and_treatment(found, scorer, varied, catalog):
     assert f"- All of the above are of {n} closed decisions that count alike" in text
     assert f"nothing {scorer.report.metrics['calibration_loss_none']:.5f}" in text
     assert "no measure beside the log loss above, for they are of the trees alone" in text
+    assert "both by log loss of customers that had no part in them. With" in text
+    timed = {**scorer.report.metrics, "validation_blocks": 2.0}
+    by_time = replace(scorer, report=replace(scorer.report, metrics=timed))
+    other = card.card(by_time, varied.examples, found, {})
+    assert "both by log loss of decisions later than those that they rest on (2 blocks of time)." in other
     assert "nan" not in text
     assert "response rate" not in {cell.strip() for cell in text.split("|")}  # naive where a policy chose
     assert "response_rate" not in scorer.report.tables["effects"].column_names

@@ -3,7 +3,7 @@ import pytest
 from scipy.special import expit, logit
 from threadpoolctl import threadpool_limits
 
-from nba.models import response
+from nba.models import calibration, response
 from nba.models.inputs import Coding
 from nba.models.response import CrossFitted, Response
 from nba.settings import Models
@@ -60,6 +60,48 @@ def test_trees_stop_where_unseen_customers_gain_nothing_more():
     np.testing.assert_allclose(response.staged(whole, X, 60)[:, -1], response.raw(whole, X))
     scores = response.staged(whole, X, 60)[:, 3]
     np.testing.assert_allclose(response.raw(response.cut(whole, 24), X), scores)
+
+
+def test_blocks_of_time_are_judged_by_what_had_closed_before():
+    day, y = np.repeat(np.arange(8.0) * 7, 200), np.arange(1600) % 2.0
+    parts = response.later(day, y, 14.0)
+    assert len(parts) == 3
+    for known, new in parts:
+        assert day[known].max() + 14 <= day[new].min()
+    assert np.concatenate([new for _, new in parts]).tolist() == np.flatnonzero(day >= 14).tolist()
+    assert [len(known) for known, _ in response.later(day, y, 0.0)] == [400, 800, 1200]
+    assert response.later(np.zeros(1600), y, 0.0) == ()  # one moment
+    assert response.later(day, y, 100.0) == ()  # nothing had closed
+
+
+def test_validation_by_time_minds_what_other_customers_do_not_show():
+    # Three months of their own levels; within a month the first feature tells, but the other way in each.
+    rng = np.random.default_rng(0)
+    n, month, none = 3000, np.repeat(np.arange(3), 1000), np.zeros((3000, 1))
+    X = np.column_stack([rng.normal(size=(n, 3)), month])
+    sign = np.array([1.5, -1.5, 1.5])[month]
+    y = (rng.random(n) < expit(sign * X[:, 0] - 1)).astype(float)
+    fixed = X, none, none, y, np.ones(n), np.arange(n) % 3
+    params = response.parameters(Models(leaves=8, min_leaf=20), 0) | {"feature_fraction": 1.0}
+    parts = response.later(30.0 * month, y, 0.0)
+    others, by_time = (response.fit(*fixed, params, 60, parts=split) for split in ((), parts))
+    assert (others.blocks, by_time.blocks) == (0, 2)
+    assert by_time.model.booster.num_trees() == 6 < others.model.booster.num_trees()
+    assert others.model.calibrator(1.0) - others.model.calibrator(0.0) > 0.7
+    assert by_time.model.calibrator(1.0) - by_time.model.calibrator(0.0) < 0.4
+    assert by_time.losses["none"] > others.losses["none"]
+    # A row has no part in the calibration of its own chance.
+    flipped = np.where((np.arange(n) % 3 == 0) & (month == 2), 1 - y, y)
+    ahead = calibration.Ahead(np.arange(1000, n), X[1000:, 0], month[1000:])
+    seen = [
+        calibration.over_time(ahead, X[:, 0], answer, np.ones(n), np.arange(n) % 3) for answer in (y, flipped)
+    ]
+    if seen[0].kind == seen[1].kind:
+        np.testing.assert_array_equal(seen[0].unseen[::3], seen[1].unseen[::3])
+    one = calibration.over_time(
+        ahead._replace(block=np.zeros(2000)), X[:, 0], y, np.ones(n), np.arange(n) % 3
+    )
+    assert (one.kind, one.losses) == ("platt", {})
 
 
 # laws

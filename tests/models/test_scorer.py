@@ -153,6 +153,19 @@ def test_too_little_to_learn_from_is_one_clear_error(varied, catalog, quick):
         )  # fmt: skip
 
 
+def test_validation_by_time_is_by_configuration(scorer, varied, catalog, quick):
+    asked = quick.model_copy(update={"validation": "time", "validation_gap_days": 7})
+    found = Scorer.fit(varied.examples, catalog, asked, 0)
+    assert found.report.metrics["validation_blocks"] == 2  # of three weeks
+    assert "validation_blocks" not in scorer.report.metrics
+    assert found.model_id != scorer.model_id
+    assert found.report.metrics["log_loss"] < found.report.metrics["log_loss_constant"]
+    assert found.report.metrics["calibration_slope"] == pytest.approx(1, abs=0.15)
+    # With nothing closed before any block, other customers judge, as without it.
+    open_then = asked.model_copy(update={"validation_gap_days": 99})
+    assert Scorer.fit(varied.examples, catalog, open_then, 0).model_id == scorer.model_id
+
+
 def test_without_a_control_effects_are_not_made_up(varied, catalog, quick):
     treated = varied.examples.filter(pc.not_equal(varied.examples["treatment_id"], "none"))
     n = treated.num_rows
