@@ -1,9 +1,10 @@
-"""Other intervals for the same estimates: bootstrap by customer, and one for looks at every night."""
+"""Other intervals for the same estimates: bootstrap by customer, looks at every night, rare events."""
 
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import stats as scipy_stats
 
 from nba import stats
 from nba.evaluation import offpolicy
@@ -97,6 +98,38 @@ def sequence(
         half = bound * se if end >= _LEAST and se > 0 else np.inf
         out.append(Look(int(end), mean, mean - half, mean + half))
     return out
+
+
+def rare(sums: Array, n: int, weight: float, alpha: float) -> float:
+    """Give the upper bound of a difference of weighted rates of rare events, such as opt-outs.
+
+    Few events of unlike weight make a variance that is small by chance as long as none of large weight has
+    come. The bound of each rate is that of Fay and Feuer (1997): a gamma distribution with the mean and
+    variance of the events and of one more; equal weights make it the exact bound of Poisson counts. Events
+    that lower the difference have the gamma's lower end, and the two meet as recovered variances (Zou and
+    Donner 2008).
+
+    Args:
+        sums: Weights of the customers' events, summed, negative where they lower the difference, shape (u,).
+        n: Decisions.
+        weight: Of the one more event.
+        alpha: Error, one-sided.
+
+    Returns:
+        Events per decision.
+
+    Example:
+        >>> round(rare(np.array([1.0]), 1, 1.0, 0.025), 3)  # of one event: Garwood 1936
+        5.572
+    """
+    up, down = sums[sums > 0], -sums[sums < 0]
+    mean, variance = up.sum() + weight, (up**2).sum() + weight**2
+    above = scipy_stats.gamma.isf(alpha, mean**2 / variance, scale=variance / mean) - up.sum()
+    below = 0.0
+    if len(down):
+        mean, variance = down.sum(), (down**2).sum()
+        below = mean - scipy_stats.gamma.ppf(alpha, mean**2 / variance, scale=variance / mean)
+    return float(sums.sum() + np.hypot(above, below)) / n
 
 
 def _value(sums: Array) -> Array:

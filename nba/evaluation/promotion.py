@@ -1,16 +1,19 @@
 """May the challenger become the champion: a gate that may be asked every night.
 
-All evidence is from decisions that neither model was trained on. The paired differences of value and of
-opt-outs have intervals that hold at all looks together (asymptotic confidence sequences), so that asking
-again until it says yes does not make a worse policy pass. Challengers of the same champion share the level,
-so that trying one after another does not either.
+All evidence is from decisions that neither model was trained on. The paired difference of value has an
+interval that holds at all looks together (asymptotic confidence sequence), so that asking again until it
+says yes does not make a worse policy pass. Opt-outs are few, and few make their variance: their upper bound
+is that of weighted rare events, at the sequence's level of each look. Challengers of the same champion share
+the level, so that trying one after another does not make a worse policy pass either.
 """
 
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.stats import norm as normal
 
+from nba import stats
 from nba.evaluation import diagnostics, intervals, offpolicy
 from nba.evaluation.offpolicy import Log
 
@@ -142,21 +145,24 @@ def _value(log: Log, challenger: Array, champion: Array, q: Array, rules: Rules)
 
 def _guardrail(lost: Log, challenger: Array, champion: Array, rules: Rules) -> Check:
     name = "additional opt-outs per decision, upper bound at any look"
-    q = np.zeros_like(challenger)
-    found = offpolicy.difference(lost, challenger, champion, q, rules.share)
-    # Opt-outs are few, and few make their variance: their bound is of all looks and starts from none.
     if reason := offpolicy.unanswerable(lost, challenger, champion):
         return Check(name, UNKNOWN, np.nan, rules.unsubscribes, reason)
-    value, influence = offpolicy.contrast(lost, challenger, champion, q)
-    if influence.any():
-        upper = _look(value, influence, lost.unit, rules).upper
-    elif (challenger == champion).all():
+    weight, base = (offpolicy.weights(lost, p) for p in (challenger, champion))
+    apart = weight / weight.mean() - base / base.mean()
+    sums = np.bincount(lost.unit, apart * lost.reward)
+    n, ess = len(lost.reward), min(stats.effective(weight), stats.effective(base))
+    if (challenger == champion).all():
         upper = 0.0
+    elif not lost.reward.any():
+        # A rate above this would have shown by now, whenever one looks ("rule of three").
+        upper = float(-np.log((1 - rules.share) / 2) / ess)
     else:
-        # Nobody opted out: a rate above this would have shown by now, whenever one looks ("rule of three").
-        upper = float(-np.log((1 - rules.share) / 2) / found.ess)
+        # The sequence's level at this look; one more opt-out weighs as one of the challenger's choices does.
+        bound = stats.sequence_bound(np.array([float(n)]), rules.planned, 1 - rules.share)[0]
+        upper = intervals.rare(sums, n, n / ess, float(normal.sf(bound)))
     status = PASS if upper <= rules.unsubscribes else FAIL
-    return Check(name, status, upper, rules.unsubscribes, f"{value:+.5f} per decision")
+    note = f"{sums.sum() / n:+.5f} per decision, by {int(lost.reward.sum())} opt-outs"
+    return Check(name, status, upper, rules.unsubscribes, note)
 
 
 def _look(value: float, influence: Array, unit: NDArray[np.int64], rules: Rules) -> intervals.Look:

@@ -1,7 +1,9 @@
 import numpy as np
 import pytest
+from scipy.stats import norm as normal
 
 from nba import stats
+from nba.evaluation import intervals
 from nba.evaluation.offpolicy import Log, difference
 from nba.evaluation.promotion import Rules, health, judge, passes
 
@@ -68,15 +70,33 @@ def test_opt_outs_no_support_and_a_poor_model_stop_it():
     assert not passes(health({}, Rules()))
 
 
-def test_the_bound_of_opt_outs_holds_at_all_looks():
+def test_the_bound_of_opt_outs_is_of_all_looks_and_where_they_are_many_that_of_the_sequence():
     log, _ = nights(4, 4_000, 0.0)
-    lost = (np.random.default_rng(5).random(4_000) < 0.05).astype(float)
+    lost = (np.random.default_rng(5).random(4_000) < 0.3).astype(float)
     p, base, q = policy(0.8, 4_000), policy(0.2, 4_000), np.zeros((4_000, 2))
     found = {check.check: check for check in judge(log, lost, p, base, q, Rules(planned=3_000))}[OPT_OUTS]
     once = difference(log._replace(reward=lost), p, base, q)
+    raw = float(np.sqrt(np.mean(((1.2 * (2 * log.column - 1)) * lost) ** 2) / 4_000))  # not centred
     wider = float(stats.sequence_bound(np.array([4_000.0]), 3_000, 0.05)[0])
     assert wider > 2.5
-    assert found.value == pytest.approx(once.value + wider * once.se, rel=0.01)
+    assert found.value == pytest.approx(once.value + wider * raw, rel=0.06)
+    assert found.value > once.value + wider * raw
+    assert f"by {int(lost.sum())} opt-outs" in found.note
+
+
+def test_few_opt_outs_are_bounded_as_poisson_counts_with_one_more():
+    # Two rates of three and five in 100 (Garwood 1936, one-sided 2.5%), and their difference.
+    three, five = np.ones(3), np.ones(5)
+    assert intervals.rare(three, 100, 1.0, 0.025) == pytest.approx(0.08767, abs=1e-5)
+    low = 0.01 * (5 - 1.62349)
+    expected = 0.03 - 0.05 + np.hypot(0.08767 - 0.03, low)
+    assert intervals.rare(np.concatenate([three, -five]), 100, 1.0, 0.025) == pytest.approx(
+        expected, abs=1e-5
+    )
+    # Of unlike weights the bound is of fewer: Fay and Feuer's gamma with shape (y + w)^2 / (v + w^2).
+    assert intervals.rare(np.array([0.5, 2.5]), 100, 1.0, 0.025) > 1.05 * intervals.rare(
+        np.array([1.5, 1.5]), 100, 1.0, 0.025
+    )
 
 
 def test_nobody_opting_out_bounds_what_would_have_shown_by_now():
@@ -135,3 +155,26 @@ def test_many_challengers_of_one_champion_rarely_promote_one_and_an_unshared_lev
     unshared = np.tile(bound(n), (20, 1))
     assert passed(shared, challengers=20, repeats=1_000) <= most
     assert passed(unshared, challengers=20, repeats=1_000) > 2 * most
+
+
+def test_rare_opt_outs_at_the_limit_rarely_pass_and_the_asymptotic_bound_would_often():
+    # 100 decisions a night, of which 2% opt out, of unlike weights with mean 1: the true rate is the limit.
+    # A variance by the few that came is too small as long as no heavy one did.
+    rng, n_worlds, nights_ = np.random.default_rng(8), 200, np.arange(100, 1_300, 100)
+    heavy = rng.random((n_worlds, 1_200)) < 0.1
+    weight = np.where(heavy, 8.0, 2 / 9)
+    drawn = weight * (rng.random((n_worlds, 1_200)) < 0.02)
+    limit, ess = 0.02, 1 / np.mean(weight**2)
+    bounds = stats.sequence_bound(nights_.astype(float), 1_200)
+    asymptotic, rare = np.zeros(n_worlds, bool), np.zeros(n_worlds, bool)
+    for n, bound in zip(nights_, bounds):
+        alpha = float(normal.sf(bound))
+        known = drawn[:, :n].any(axis=1)
+        mean, se = drawn[:, :n].mean(axis=1), drawn[:, :n].std(axis=1) / np.sqrt(n)
+        asymptotic |= known & (mean + bound * se <= limit)
+        rare |= [
+            on and intervals.rare(y[y > 0], n, 1 / ess, alpha) <= limit for on, y in zip(known, drawn[:, :n])
+        ]
+    most = 0.05 + 3 * np.sqrt(0.05 * 0.95 / n_worlds)
+    assert rare.mean() <= 0.05
+    assert asymptotic.mean() > most
