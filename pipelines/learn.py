@@ -13,7 +13,7 @@ from nba import feedback as closing
 from nba import settings, tables
 from nba.catalog import Catalog
 from nba.history import History
-from nba.models import belief, immature
+from nba.models import belief, immature, warm
 from nba.settings import Models, Settings
 from pipelines import feedback, train
 from pipelines.progress import Progress, silent
@@ -53,6 +53,7 @@ class LearnReport:
         n_open: Open decisions that were completed and read.
         reason: Why capacity and half-life are what they are.
         candidates: What was tried, as rows of the `learning` table.
+        warm: How many decisions of an earlier experiment were read, and how much they weigh; empty without.
     """
 
     trained: train.TrainReport
@@ -61,6 +62,7 @@ class LearnReport:
     n_open: int
     reason: str
     candidates: list[dict[str, Any]]
+    warm: str = ""
 
 
 def learn(workspace: Path, at: datetime, *, progress: Progress | None = None) -> LearnReport:
@@ -76,7 +78,8 @@ def learn(workspace: Path, at: datetime, *, progress: Progress | None = None) ->
 
     Raises:
         MissingError: when no decision has been logged yet.
-        DataError: when there are too few examples to learn from.
+        DataError: when there are too few examples to learn from, or the earlier experiment that the belief
+            begins from does not fit.
     """
     progress = progress or silent()
     config = settings.read(workspace)
@@ -84,12 +87,18 @@ def learn(workspace: Path, at: datetime, *, progress: Progress | None = None) ->
     History.read(workspace).paths("decisions")
     closed = feedback.feedback(workspace, at, progress=progress)
     history = History.read(workspace)
-    rows = train.examples(history, at)
+    is_warm = config.models.warm_start is not None
+    rows = train.own_examples(history, at) if is_warm else train.examples(history, at)
     step = progress.step("choosing memory and capacity", total=1)
     models, reason, tried = _chosen(history, rows, catalog, config, at)
     step(1)
     if tried:
         history = history.commit(append={"learning": tables.LEARNING.build(tried)})
+    warmed = ""
+    if is_warm:
+        asked = config.model_copy(update={"models": models})
+        rows, warmed = _warmed(workspace, rows, catalog, asked, at)
+        history = History.read(workspace)
     n_open = 0
     if config.models.use_open:
         asked = config.model_copy(update={"models": models})
@@ -97,7 +106,7 @@ def learn(workspace: Path, at: datetime, *, progress: Progress | None = None) ->
         n_open = more.num_rows
         rows = tables.EXAMPLES.conform(pa.concat_tables([rows, more], promote_options="permissive"))
     trained = train.train(workspace, at, models=models, rows=rows, has_open=n_open > 0, progress=progress)
-    return LearnReport(trained, closed.n_closed, closed.n_waiting, n_open, reason, tried)
+    return LearnReport(trained, closed.n_closed, closed.n_waiting, n_open, reason, tried, warmed)
 
 
 def open_examples(
@@ -139,6 +148,24 @@ def open_examples(
     waiting = tables.EXAMPLES.conform(rows)
     p = belief.chances(examples, waiting, catalog, config.models, config.workspace.seed)
     return immature.expected(waiting, age, shares, p)
+
+
+def _warmed(
+    workspace: Path, rows: pa.Table, catalog: Catalog, config: Settings, at: datetime
+) -> tuple[pa.Table, str]:
+    # The own examples with those of the earlier experiment, at a share that is chosen anew now and then.
+    history, models = History.read(workspace), config.models
+    earlier = train.earlier_examples(workspace, config, catalog, at)
+    share, why = train.warm_share(history, config, at, models.validate_days or None)
+    if share is None:
+        window = config.reward.window_days
+        choice = warm.choose(rows, earlier, catalog, models, config.workspace.seed, window)
+        share, why = choice.share, choice.reason
+        if choice.candidates:
+            history.commit(append={"warm_starts": tables.WARM_STARTS.build(warm.rows(choice, at))})
+    found = train.pool(history, rows, earlier, share, at)
+    n, _ = warm.counted(found)
+    return found, f"{n:,} decisions of an earlier experiment, each weighing {share:g} ({why})"
 
 
 def _chosen(

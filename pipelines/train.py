@@ -12,11 +12,12 @@ import numpy as np
 import pyarrow as pa
 
 from nba import feedback, plots, settings, tables, tracking
-from nba.errors import DataError, MissingError
+from nba.catalog import Catalog
+from nba.errors import DataError, MissingError, listed
 from nba.features import examples as snapshot_examples
 from nba.features import table as features
 from nba.history import History
-from nba.models import card, compare, explain, immature, latest, snapshots, tuning, wording
+from nba.models import card, compare, explain, immature, inputs, latest, snapshots, tuning, warm, wording
 from nba.models.report import Report
 from nba.models.scorer import Scorer
 from nba.settings import Models, Settings
@@ -87,6 +88,91 @@ def examples(history: History, at: datetime) -> pa.Table:
     return tables.EXAMPLES.conform(history.sql(_EXAMPLES.format(settled=outcomes), {"at": at}))
 
 
+def own_examples(history: History, at: datetime) -> pa.Table:
+    """Give `examples`, none where nothing was decided or has closed yet."""
+    if not all(history.has(name) for name in ("decisions", "outcomes", "features")):
+        return tables.EXAMPLES.empty()
+    return examples(history, at)
+
+
+def earlier_examples(workspace: Path, config: Settings, catalog: Catalog, at: datetime) -> pa.Table:
+    """Give the closed decisions of the earlier experiment that the belief begins from.
+
+    Args:
+        workspace: Folder of the workspace, beside which `warm_start` is looked for.
+        config: Names the earlier workspace.
+        catalog: The own treatments, by which they are given.
+        at: Outcomes that had closed by then count.
+
+    Raises:
+        MissingError: when there is no such workspace, or nothing was decided there.
+        DataError: when its window, its currency or its treatments do not fit.
+    """
+    folder = (workspace / str(config.models.warm_start)).resolve()
+    other = settings.read(folder)
+    pairs = {
+        "a reward window of {} days": (other.reward.window_days, config.reward.window_days),
+        "money in {}": (other.workspace.currency, config.workspace.currency),
+    }
+    faults = [
+        f"{what.format(a)}; this workspace has {what.format(b)}" for what, (a, b) in pairs.items() if a != b
+    ]
+    if faults:
+        hint = "Its responses would mean something else here: name another [models] warm_start."
+        raise listed(faults, f"the earlier experiment in {folder} does not fit", hint)
+    return warm.mapped(examples(History.read(folder), at), config.models.warm_treatments, catalog)
+
+
+def _known(workspace: Path, config: Settings, catalog: Catalog, at: datetime) -> pa.Table:
+    # What has closed here, and what the belief begins from at the share chosen last.
+    history = History.read(workspace)
+    if config.models.warm_start is None:
+        return examples(history, at)
+    earlier = earlier_examples(workspace, config, catalog, at)
+    share, _ = warm_share(history, config, at, None)
+    return pool(history, own_examples(history, at), earlier, warm.SHARES[0] if share is None else share, at)
+
+
+def pool(history: History, own: pa.Table, earlier: pa.Table, share: float, at: datetime) -> pa.Table:
+    """Set earlier examples beside the own ones, by the features of this workspace (`warm.pooled`).
+
+    Args:
+        history: Of this workspace: what features it has by now, if no example tells.
+        own: Its `examples`.
+        earlier: Those of the earlier experiment.
+        share: Weight of an earlier decision beside an own one.
+        at: The moment.
+    """
+    names = inputs.feature_names(own)
+    if not names:
+        with history.as_of(at) as snapshot:
+            names = inputs.feature_names(features.build(snapshot))
+    return warm.pooled(own, earlier, share, names)
+
+
+def warm_share(
+    history: History, config: Settings, at: datetime, days: int | None
+) -> tuple[float | None, str]:
+    """Give how much an earlier decision weighs, as set or as chosen last, and why; None where neither is.
+
+    Args:
+        history: Of this workspace.
+        config: May set it.
+        at: Choices by then count.
+        days: For how long a choice holds; for ever if None.
+    """
+    if config.models.warm_share is not None:
+        return config.models.warm_share, "as set"
+    if history.has("warm_starts"):
+        chosen = (
+            "select * from warm_starts where is_chosen and learnt_at <= $at order by learnt_at desc limit 1"
+        )
+        for last in history.sql(chosen, {"at": at}).to_pylist():
+            if days is None or last["learnt_at"] > at - timedelta(days=days):
+                return last["share"], f"as chosen on {last['learnt_at']:%Y-%m-%d}"
+    return None, ""
+
+
 def candidates(history: History) -> compare.Logged | None:
     """Give the look-up of all candidates' probabilities of decisions; None where they were not logged."""
     if not history.has("choices"):
@@ -140,7 +226,7 @@ def train(
     tracking.claim(config, workspace)
     catalog = settings.read_catalog(workspace, config)
     step = progress.step("training", total=5)
-    rows = examples(History.read(workspace), at) if rows is None else rows
+    rows = _known(workspace, config, catalog, at) if rows is None else rows
     step(1)
     seed = config.workspace.seed
     asked = config.models if models is None else models
@@ -169,7 +255,7 @@ def train(
     first = _registered(tracking.policy_name(config), tracking.CHAMPION) is None
     logged = _Logged(
         scorer, rows, config.model_copy(update={"models": chosen}), tuned, trials, comparison, has_open,
-        _limits(asked, config.models),
+        _limits(asked, config.models, rows),
     )  # fmt: skip
     if same is not None:
         _log(replace(logged, trials=[]), datetime.fromisoformat(same.tags["at"]), same.registered)
@@ -415,6 +501,7 @@ def _log(logged: _Logged, at: datetime, stands: tracking.Registered | None = Non
         "seed": config.workspace.seed,
         "n_features": len(scorer.names),
         "treatments": len(scorer.coding.treatment_ids),
+        "n_earlier": warm.counted(rows)[0],
     }
     tags = {"model_id": scorer.model_id, "config_hash": config.config_hash, "at": at.isoformat()}
     tags |= {tracking.MEASURED_ON: _digest(rows)}
@@ -474,15 +561,23 @@ def _spread(n: int, most: int) -> np.ndarray:
     return np.unique(np.linspace(0, n - 1, min(n, most)).astype(np.int64))
 
 
-def _limits(asked: Models, standing: Models) -> tuple[str, ...]:
+def _limits(asked: Models, standing: Models, rows: pa.Table) -> tuple[str, ...]:
+    out = []
     # What is not the workspace's own was chosen on the latest decisions, by `nba.models.belief`.
-    if asked.half_life_days == standing.half_life_days:
-        return ()
-    memory = "without end" if asked.half_life_days is None else f"of {asked.half_life_days:g} days half-life"
-    return (
-        f"A memory {memory} was chosen on the latest decisions at the time: what is measured on the latest"
-        " decisions is not quite unseen.",
-    )
+    if asked.half_life_days != standing.half_life_days:
+        days = asked.half_life_days
+        memory = "without end" if days is None else f"of {days:g} days half-life"
+        out.append(
+            f"A memory {memory} was chosen on the latest decisions at the time: what is measured on the"
+            " latest decisions is not quite unseen."
+        )
+    n, share = warm.counted(rows)
+    if n:
+        out.append(
+            f"{n:,} of the {rows.num_rows:,} examples are of an earlier experiment and weigh {share:g} of an"
+            " own one each: what is measured is measured on both."
+        )
+    return tuple(out)
 
 
 def _report(

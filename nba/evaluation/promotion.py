@@ -149,7 +149,7 @@ def _guardrail(lost: Log, challenger: Array, champion: Array, rules: Rules) -> C
         return Check(name, UNKNOWN, np.nan, rules.unsubscribes, reason)
     weight, base = (offpolicy.weights(lost, p) for p in (challenger, champion))
     apart = weight / weight.mean() - base / base.mean()
-    sums = np.bincount(lost.unit, apart * lost.reward)
+    sums, _ = stats.sums(apart * lost.reward, lost.unit)
     n, ess = len(lost.reward), min(stats.effective(weight), stats.effective(base))
     if (challenger == champion).all():
         upper = 0.0

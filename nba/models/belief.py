@@ -67,19 +67,19 @@ def choose(examples: pa.Table, catalog: Catalog, settings: Models, seed: int, wi
         window_days: Days after a decision in which orders count.
     """
     early, late = split(examples, window_days)
-    if late is None or _too_few(early, catalog):
+    if late is None or too_few(early, catalog):
         return Choice(settings, (), "too few batches or contacts to choose by: the settings stand")
     rng = np.random.default_rng(seed)
     if early.num_rows > _MOST_ROWS:
         early = early.take(pa.array(np.sort(rng.choice(early.num_rows, _MOST_ROWS, replace=False))))
-    errors: dict[tuple[str, float | None], Array] = {}
+    losses: dict[tuple[str, float | None], Array] = {}
     half_lives = dict.fromkeys((settings.half_life_days, *HALF_LIVES))
     for half_life in half_lives:
         tried = settings.model_copy(update={"half_life_days": half_life})
         for capacity, scorer in Scorer.by_capacity(early, catalog, tried, seed).items():
-            errors[capacity, half_life], unit = _errors(scorer, late, catalog)
-    default = errors[settings.capacity, settings.half_life_days]
-    candidates = tuple(_candidate(key, error, default, unit) for key, error in errors.items())
+            losses[capacity, half_life], unit = errors(scorer, late, catalog)
+    default = losses[settings.capacity, settings.half_life_days]
+    candidates = tuple(_candidate(key, error, default, unit) for key, error in losses.items())
     bar = float(normal.ppf(1 - _BY_CHANCE / (len(candidates) - 1)))
     better = [candidate for candidate in candidates if candidate.gain_se > bar]
     if not better:
@@ -109,7 +109,8 @@ def split(examples: pa.Table, window_days: int) -> tuple[pa.Table, pa.Table | No
     return early, late if contacts >= _LEAST_CONTACTS else None
 
 
-def _too_few(examples: pa.Table, catalog: Catalog) -> bool:
+def too_few(examples: pa.Table, catalog: Catalog) -> bool:
+    """Say whether a scorer could not be fitted to examples."""
     column = Coding.of(catalog).columns(examples["treatment_id"].to_pylist())
     known = column >= 0
     y = examples["is_response"].to_numpy(zero_copy_only=False)[known]
@@ -138,8 +139,8 @@ def chances(closed: pa.Table, waiting: pa.Table, catalog: Catalog, settings: Mod
     return np.asarray(p[np.arange(len(p)), np.maximum(column, 0)])
 
 
-def _errors(scorer: Scorer, late: pa.Table, catalog: Catalog) -> tuple[Array, NDArray[np.int64]]:
-    # Squared errors of the effect, one per contact of the latest batches, and the number of its customer.
+def errors(scorer: Scorer, late: pa.Table, catalog: Catalog) -> tuple[Array, NDArray[np.int64]]:
+    """Give squared errors of the effect, one per contact of later batches, and the number of its customer."""
     column = Coding.of(catalog).columns(late["treatment_id"].to_pylist())
     contacts = np.flatnonzero(column > 0)
     rows = late.take(pa.array(contacts))
@@ -157,10 +158,13 @@ def _errors(scorer: Scorer, late: pa.Table, catalog: Catalog) -> tuple[Array, ND
 def _candidate(
     key: tuple[str, float | None], error: Array, default: Array, unit: NDArray[np.int64]
 ) -> Candidate:
-    gap = default - error
+    return Candidate(*key, float(error.mean()), gain(default - error, unit), len(error))
+
+
+def gain(gap: Array, unit: NDArray[np.int64]) -> float:
+    """Give the mean of gains, shape (n,), in standard errors clustered by customer; 0 where all are 0."""
     se = stats.clustered(gap - gap.mean(), unit, corrected=False)[0] / len(gap)
-    gain = float(gap.mean() / se) if se > 0 else 0.0
-    return Candidate(*key, float(error.mean()), gain, len(error))
+    return float(gap.mean() / se) if se > 0 else 0.0
 
 
 def rows(choice: Choice, learnt_at: Any) -> list[dict[str, Any]]:

@@ -83,6 +83,11 @@ class Models(Frozen):
             days; 0 takes both as they stand.
         use_open: Whether `nba learn` also reads decisions whose window is still open, completed by how soon
             responses come; the version is then judged only on decisions made after its training.
+        warm_start: Workspace of an earlier experiment, a path beside this workspace: its closed decisions are
+            what the belief begins from (see docs/learning.md).
+        warm_treatments: Own treatment of an earlier one, where their ids differ.
+        warm_share: How much an earlier decision weighs beside an own one; if absent `nba learn` chooses it on
+            the latest own decisions every `validate_days`, in full until there are enough.
         clv_horizon_days: Horizon of customer lifetime value.
         annual_discount: Yearly discount rate of customer lifetime value.
         clv_strata: Covariate by which models of counts are also fitted, drawn to all customers: a column of
@@ -103,9 +108,18 @@ class Models(Frozen):
     capacity: Literal["constant", "linear", "trees", "blend"] = "blend"
     validate_days: int = Field(default=28, ge=0)
     use_open: bool = False
+    warm_start: str | None = None
+    warm_treatments: dict[str, str] = Field(default={})
+    warm_share: Share | None = None
     clv_horizon_days: int = Field(default=365, ge=1)
     annual_discount: Annotated[float, Field(ge=0)] = 0.1
     clv_strata: str | None = None
+
+    @model_validator(mode="after")
+    def _warm_starts_from_somewhere(self) -> "Models":
+        if self.warm_start is None and (self.warm_treatments or self.warm_share is not None):
+            raise ValueError("warm_treatments and warm_share need warm_start: the earlier workspace")
+        return self
 
 
 class Promotion(Frozen):

@@ -231,3 +231,27 @@ LEARNING = Table(
         f.count("n", "decisions validated on", low=0),
     ),
 )
+
+WARM_STARTS = Table(
+    "warm_starts",
+    "What nightly learning tried and chose of how much an earlier experiment weighs beside own decisions.",
+    ("learnt_at", "share"),
+    (
+        f.time("learnt_at", "when"),
+        f.number(
+            "share",
+            "candidate: weight of an earlier decision beside an own one",
+            "fraction",
+            low=0.0,
+            high=1.0,
+        ),
+        f.number(
+            "loss", "mean squared error of the effect on the latest own decisions", "squared deviations"
+        ),
+        f.number(
+            "gain_se", "how much better than in full, in errors clustered by customer", "standard errors"
+        ),
+        f.flag("is_chosen", "whether the model was fitted so"),
+        f.count("n", "decisions validated on", low=0),
+    ),
+)

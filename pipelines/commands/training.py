@@ -4,6 +4,7 @@ from typing import Annotated
 
 import typer
 
+from nba import settings
 from nba.errors import DataError
 from nba.history import History
 from pipelines.commands.shown import AtOption, WorkspaceArg, moment, out, run, show, waiting
@@ -16,12 +17,14 @@ app = typer.Typer()
 def train(workspace: WorkspaceArg, at: AtOption = None) -> None:
     """Train response and uplift models from closed outcomes and register the policy in MLflow.
 
-    Where nothing was decided yet but orders are known, the chance to buy is learnt instead.
+    Where nothing was decided yet but orders are known, the chance to buy is learnt instead, unless
+    [models] warm_start names an earlier experiment to begin from.
     """
     from pipelines import train as step
 
     known = History.read(workspace)
-    if known.has("orders") and not known.has("decisions"):
+    is_warm = settings.read(workspace).models.warm_start is not None
+    if known.has("orders") and not known.has("decisions") and not is_warm:
         found = run(lambda progress: step.train_snapshot(workspace, progress=progress))
         rows = [{"measure": name, "value": value} for name, value in found.metrics.items()]
         how = "" if found.is_new else ", as before: the same model"
@@ -81,6 +84,8 @@ def learn(workspace: WorkspaceArg, at: AtOption = None) -> None:
     if report.n_waiting:
         out.print(waiting(report.n_waiting))
     out.print(f"Capacity and half-life: {report.reason}.")
+    if report.warm:
+        out.print(f"Warm start: {report.warm}.")
     show(f"Learnt {report.trained.policy_id}" + ("" if report.trained.is_new else ", as before"),
           report.trained.rows)  # fmt: skip
 
