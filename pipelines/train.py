@@ -109,6 +109,9 @@ def earlier_examples(workspace: Path, config: Settings, catalog: Catalog, at: da
         DataError: when its window, its currency or its treatments do not fit.
     """
     folder = (workspace / str(config.models.warm_start)).resolve()
+    if folder == workspace.resolve():
+        hint = "Its own decisions count anyway: name another one in [models] warm_start."
+        raise DataError(f"warm_start names this workspace, {folder}; expected an earlier one", hint)
     other = settings.read(folder)
     pairs = {
         "a reward window of {} days": (other.reward.window_days, config.reward.window_days),

@@ -135,12 +135,16 @@ def test_snapshot_model_scores_everyone_and_is_judged_on_the_last_month(workspac
 
 
 def test_the_card_says_where_memory_was_chosen_on_the_latest_decisions():
+    none = tables.EXAMPLES.empty()
     standing = settings.Models(half_life_days=120.0)
-    assert train._limits(standing.model_copy(update={"leaves": 9}), standing) == ()
-    (said,) = train._limits(standing.model_copy(update={"half_life_days": 45.0}), standing)
+    assert train._limits(standing.model_copy(update={"leaves": 9}), standing, none) == ()
+    (said,) = train._limits(standing.model_copy(update={"half_life_days": 45.0}), standing, none)
     assert said.startswith("A memory of 45 days half-life was chosen on the latest decisions")
-    (said,) = train._limits(standing.model_copy(update={"half_life_days": None}), standing)
+    (said,) = train._limits(standing.model_copy(update={"half_life_days": None}), standing, none)
     assert said.startswith("A memory without end was chosen")
+    ids = pa.table({"decision_id": ["earlier/a", "b"], "weight": [0.3, 1.0]})
+    (said,) = train._limits(standing, standing, ids)
+    assert said.startswith("1 of the 2 examples are of an earlier experiment and weigh 0.3 of an own")
 
 
 def test_too_short_a_history_says_what_it_needs(workspace):

@@ -79,7 +79,7 @@ def test_learning_pools_at_the_share_that_is_set_or_chosen_last(begin, small_dem
     assert "each weighing 1 (not asked)" in learn.learn(chosen, end + timedelta(days=40)).warm
 
 
-def test_an_earlier_experiment_that_means_something_else_is_refused(begin, end):
+def test_an_earlier_experiment_that_means_something_else_is_refused(begin, small_demo, end):
     window = settings.read(begin("")).reward.window_days
     other = begin("", replaced=(f"window_days = {window}", "window_days = 9"))
     with pytest.raises(DataError) as caught:
@@ -87,6 +87,11 @@ def test_an_earlier_experiment_that_means_something_else_is_refused(begin, end):
     assert f"a reward window of {window} days; this workspace has a reward window of 9 days" in str(
         caught.value
     )
+    itself = begin("") / "nba.toml"
+    named = itself.read_text(encoding="utf-8").replace(small_demo.as_posix(), ".")
+    itself.write_text(named, encoding="utf-8")
+    with pytest.raises(DataError, match="warm_start names this workspace"):
+        train.train(itself.parent, end)
     plain = begin("warm_share = 0.5") / "nba.toml"
     kept = [x for x in plain.read_text(encoding="utf-8").splitlines() if "warm_start" not in x]
     plain.write_text("\n".join(kept), encoding="utf-8")
