@@ -39,6 +39,7 @@ from pipelines.progress import Advance, Progress, silent
 CACHE = ".cache"
 NEW = ".new-"  # how the folders begin in which the next version is made
 REPORT = "quality.html"
+FAULT = "FAULT"  # how findings begin of a source that cannot be used
 _CHECK_SALT = "only for a look, never stored"
 
 
@@ -133,6 +134,7 @@ def ingest(
             with _timed(seconds, "unify"):
                 step = progress.step("unifying customers", total=unify.N_PARTS)
                 told = _add(connection, history, staged, config, new, known, ingested, step)
+                told = changed(told, quality=pa.concat_tables([told.quality, _gone(history, ingested)]))
             measured, judged = _assess(connection, history, config, told, known, at)
             _refuse_stops(judged)
         with _timed(seconds, "write"):
@@ -168,6 +170,24 @@ def _assess(
     more = tables.QUALITY.build(dict(zip(names, row)) for row in rows)
     measured = tables.QUALITY.conform(pa.concat_tables([told.quality, more]))
     return measured, assess.judge(measured, config.quality)
+
+
+def _gone(history: History, ingested: pa.Table) -> pa.Table:
+    # Files that are no longer there take their rows with them; one that only has another name is.
+    past = history.table("ingested").to_pylist() if history.has("ingested") else []
+    rows = ingested.to_pylist()
+    names = {(row["source"], row["file"]) for row in rows}
+    contents = {row["content_hash"].rpartition("-")[0] for row in rows}
+    gone: dict[str, list[str]] = {}
+    for row in past:
+        if (row["source"], row["file"]) in names or row["content_hash"].rpartition("-")[0] in contents:
+            continue
+        gone.setdefault(row["source"], []).append(f"{row['file']} ({row['n_rows']:,} rows)")
+    note = "no longer there; what they told has left the history: "
+    told = [
+        (name, "files_gone", float(len(found)), note + ", ".join(found[:5])) for name, found in gone.items()
+    ]
+    return tables.QUALITY.build([dict(zip(tables.QUALITY.columns, row)) for row in told])
 
 
 def _refuse_stops(judged: pa.Table) -> None:
@@ -295,7 +315,7 @@ def check(workspace: Path, *, data: Path | None = None) -> pa.Table:
                 "files": len(one.files),
                 "rows": one.n_rows,
                 "quarantined": one.n_bad,
-                "findings": "; ".join([*(f"FAULT: {fault}" for fault in wrong), *why]) or "fine",
+                "findings": "; ".join([*(f"{FAULT}: {fault}" for fault in wrong), *why]) or "fine",
             }
         )
     return pa.Table.from_pylist(rows, schema=_CHECKED)

@@ -1,9 +1,10 @@
 """Is what came in as it should be: findings judged by the workspace's thresholds, as a table and as HTML."""
 
+import calendar
 import html
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import date, datetime
+from datetime import date, datetime, timedelta
 
 import duckdb
 import pyarrow as pa
@@ -15,12 +16,16 @@ from nba.settings import Bounds, QualityRules
 
 OK, WARN, STOP, UNKNOWN = "ok", "warning", "stop", "unknown"
 _DAYS = 28
+_MANY = 10  # rows a day from which on a day without any is no chance
+_OF_VOLUMES = ("usual_rows", "volume", "empty_days", "closed_weekdays")
 _EPOCH = date(1970, 1, 1)
 _OF_REFERENCES = ("unknown_treatments", "unknown_decisions")
 _RULES = {
     "stale_days": "stale",
     "in_the_future": "future",
     "known_too_early": "early",
+    "empty_days": "empty",
+    "files_gone": "gone",
     **dict.fromkeys(_OF_REFERENCES, "references"),
 }
 # Of who is who: measures that are judged as they are, and those that are a share of customers.
@@ -122,7 +127,7 @@ def _stale(table: str, newest: float, at: datetime) -> Row:
 def _before(past: pa.Table | None, table: str) -> dict[str, Row]:
     # What the run before measured of a table; days since the newest row are counted anew. A source may have
     # the name of a table.
-    names = ("known_too_early", "in_the_future", "newest", "usual_rows", "volume", *_OF_REFERENCES)
+    names = ("known_too_early", "in_the_future", "newest", *_OF_VOLUMES, *_OF_REFERENCES)
     rows = past.to_pylist() if past is not None else []
     return {
         row["measure"]: (table, row["measure"], row["value"], row["note"])
@@ -176,23 +181,62 @@ def _volumes(
     # The last whole day against the median of four weeks before it. New files are held against what was usual
     # if they tell of a new day that is over; of earlier days they only bring what was late.
     time = mapping.TIMES[table]
-    rows = connection.execute(
-        f"select make_timestamp(epoch_us({time}))::date as day, count(*) as n from {scan.rows}"
-        f" group by 1 order by 1 desc limit {_DAYS + 2}"
-    ).fetchall()
-    known = [before[name] for name in ("usual_rows", "volume") if name in before]
-    if scan.is_whole and len(rows) > 2:
-        counts = sorted(n for _, n in rows[2:])
-        usual, last = float(counts[len(counts) // 2]), rows[1]
+    counts = dict(
+        connection.execute(
+            f"select make_timestamp(epoch_us({time}))::date as day, count(*) as n from {scan.rows}"
+            f" group by 1 order by 1 desc limit {_DAYS + 2}"
+        ).fetchall()
+    )
+    newest = max(counts)
+    if scan.is_whole and len(counts) > 2:
+        days = [newest - timedelta(k) for k in range(1, min(_DAYS + 1, (newest - min(counts)).days) + 1)]
+        closed = _closed(counts, days[1:])
+        open_days = [day for day in days if counts.get(day) or day.weekday() not in closed]
+        last = open_days[0]
+        each = sorted(counts.get(day, 0) for day in open_days[1:]) or [0]
+        # Where most days are empty, only those that are not tell what is usual.
+        each = each if each[len(each) // 2] else [n for n in each if n] or [0]
+        usual, n = float(each[len(each) // 2]), counts.get(last, 0)
+        empty = [day for day in open_days if day not in counts]
     else:
-        usual, last = before.get("usual_rows", ("", "", 0.0, ""))[2], rows[0]
-        is_over = at is None or last[0] < at.date()
-        if "newest" in before and not (is_over and (last[0] - _EPOCH).days > int(before["newest"][2])):
-            return known
+        was = {name: before.get(name, ("", "", 0.0, ""))[2] for name in _OF_VOLUMES}
+        usual, last, n = was["usual_rows"], newest, counts[newest]
+        is_over = at is None or last < at.date()
+        begun = int(before["newest"][2]) if "newest" in before else None
+        if begun is not None and not (is_over and (last - _EPOCH).days > begun):
+            return [before[name] for name in _OF_VOLUMES if name in before]
+        closed = {day for day in range(7) if int(was["closed_weekdays"]) >> day & 1}
+        between = range((begun or (last - _EPOCH).days) + 1, (last - _EPOCH).days)
+        empty = [_EPOCH + timedelta(k) for k in between]
+        empty = [day for day in empty if day not in counts and day.weekday() not in closed]
     if not usual:
         return []
-    note = f"rows of {last[0]} against the median of the four weeks before"
-    return [(table, "usual_rows", usual, "rows a day"), (table, "volume", last[1] / usual, note)]
+    names = ", ".join(calendar.day_name[day] for day in sorted(closed))
+    which = ", ".join(map(str, empty[:5]))
+    return [
+        (table, "usual_rows", usual, "rows a day"),
+        (table, "volume", n / usual, f"rows of {last} against the median of the four weeks before"),
+        (
+            table,
+            "empty_days",
+            len(empty) if usual >= _MANY else 0.0,
+            f"without any row: {which}" if empty else "",
+        ),
+        (
+            table,
+            "closed_weekdays",
+            float(sum(1 << day for day in closed)),
+            f"usually without rows: {names}" if names else "",
+        ),
+    ]
+
+
+def _closed(counts: Mapping[date, int], days: Sequence[date]) -> set[int]:
+    # Weekdays that mostly have no rows.
+    found: dict[int, list[bool]] = {}
+    for day in days:
+        found.setdefault(day.weekday(), []).append(day in counts)
+    return {weekday for weekday, has in found.items() if 2 * sum(has) < len(has) and len(has) > 1}
 
 
 def judge(quality: pa.Table, rules: QualityRules) -> pa.Table:

@@ -11,11 +11,12 @@ if clocks had not changed yet (02:30 becomes 03:30); in the hour that comes twic
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from zoneinfo import available_timezones
 
+import duckdb
 import pyarrow as pa
 
 from nba import tables
@@ -26,7 +27,9 @@ from nba.histories.values import (
     NOT,
     SQL,
     constant,
+    evidence,
     given_of,
+    is_ambiguous,
     is_direct,
     is_number,
     number_of,
@@ -34,6 +37,7 @@ from nba.histories.values import (
     text_of,
     time_of,
     value_of,
+    why_no_number,
 )
 from nba.settings import ANSWERS, Identity, Source
 
@@ -41,6 +45,8 @@ KEYS = {"customers": "key", "orders": "order_id", "events": "event_id", "touches
 TIMES = {"customers": "joined_at", "orders": "ordered_at", "events": "occurred_at", "touches": "touched_at"}
 _RESOLVED = ("customer_id", "external_id")
 _FILLED = {"customers": {f"can_{c}" for c in tables.CHANNELS}, "orders": {"n_items", "is_return"}}
+_NO_DATE = "no date that can be (1900-01-01, 1970-01-01, 2099 and later stand for none)"
+_NUMBERS = ("number", "count")
 _HASHED_KEYS = ("event_id", "touch_id")
 _UPDATED = tables.Field("updated_at", "time", "when the row was last changed", nullable=True)
 
@@ -180,13 +186,52 @@ def _same(plan: Plan, rows: str) -> str:
     return " and ".join(found)
 
 
-def query(plan: Plan, types: Sequence[pa.DataType], rows: str) -> str:
+def doubtful(
+    connection: duckdb.DuckDBPyConnection, plan: Plan, types: Sequence[pa.DataType], rows: str
+) -> set[str]:
+    """Find the columns of numbers in which 1,234 may be either: the decimal sign seems to be another one.
+
+    So it is where a tenth as many numbers can only be of the other sign as of that one; and where `decimal`
+    is left to its default, if none can only be of that one.
+
+    Args:
+        connection: Holds the rows.
+        plan: How the source is read.
+        types: Arrow types of the wanted columns.
+        rows: `from` clause of the raw rows.
+    """
+    source = plan.source
+    named = {column for group in source.products.values() for column in group}
+    named |= {source.columns[f.name] for f in plan.fields if f.kind in _NUMBERS and f.name in source.columns}
+    at = {name: i for i, name in enumerate(plan.wanted) if name in named and not is_number(types[i])}
+    sign = literal("," if source.decimal == "." else ".")
+    if not at:
+        return set()
+    some = ", ".join(f"coalesce(bool_or(contains(c{i}::varchar, {sign})), false)" for i in at.values())
+    found = connection.execute(f"select {some} from {rows}").fetchall()[0]
+    out = set()
+    for name in (name for name, is_there in zip(at, found) if is_there):
+        text = text_of(f"c{at[name]}", types[at[name]])
+        counted = ", ".join(evidence("t", source.decimal))
+        own, other, either = connection.execute(
+            f"select {counted} from (select {text} as t from {rows})"
+        ).fetchall()[0]
+        is_told = "decimal" in source.model_fields_set
+        if 10 * other > own or (either and not own and not is_told):
+            out.add(name)
+    return out
+
+
+def query(
+    plan: Plan, types: Sequence[pa.DataType], rows: str, doubtful: Collection[str] = frozenset()
+) -> str:
     """Write the query that maps the raw rows of a file.
 
     Args:
         plan: How the source is read.
         types: Arrow types of the wanted columns.
         rows: `from` clause of the raw rows; a table `combo_now` must hold what `combos` gives.
+        doubtful: Columns of numbers in which 1,234 may be either.
 
     Returns:
         SQL giving the staged columns; `reason` and `raw` are null where the row can be used.
@@ -203,7 +248,10 @@ def query(plan: Plan, types: Sequence[pa.DataType], rows: str) -> str:
         if spec.name in source.products:
             parts = source.products[spec.name]
             first.append(f"{' || '.join(texts[c] for c in parts)} as x_{spec.name}")
-            value = " * ".join(_product_part(plan, c, texts[c], kinds[c]) for c in parts)
+            value = " * ".join(
+                _unless_doubtful(_product_part(plan, c, texts[c], kinds[c]), texts[c], c in doubtful)
+                for c in parts
+            )
             first.append(f"{value} as y_{spec.name}")
             second.append(f"y_{spec.name} as w_{spec.name}")
         elif column is not None:
@@ -218,6 +266,8 @@ def query(plan: Plan, types: Sequence[pa.DataType], rows: str) -> str:
             value = value_of(
                 spec.kind, f"y_{spec.name}" if direct else f"x_{spec.name}", kind, source, plan.zone
             )
+            if spec.kind in _NUMBERS and not direct:
+                value = _unless_doubtful(value, f"x_{spec.name}", column in doubtful)
             second.append(f"{value} as w_{spec.name}")
         else:
             first.append(f"null::varchar as x_{spec.name}")
@@ -228,7 +278,8 @@ def query(plan: Plan, types: Sequence[pa.DataType], rows: str) -> str:
         if spec.name in source.constants:
             filled = f"coalesce({filled}, {constant(spec, source.constants[spec.name])})"
         third.append(f"{filled} as v_{spec.name}")
-        reasons += _reasons(spec, source)
+        is_text = column is not None and not _is_used_as_is(source, spec, kinds[column])
+        reasons += _reasons(spec, source, is_text=is_text, is_doubtful=column in doubtful)
     reasons.append("case when is_row and not names then 'no identifier' end")
     named = ", ".join(f"k_{kind}, i_{kind}" for kind in source.identifiers)
     told = "nullif(concat_ws('; ', " + ", ".join(reasons) + "), '')"
@@ -349,15 +400,27 @@ def _product_part(plan: Plan, column: str, text: str, found: pa.DataType) -> str
 
 
 def _is_sane(spec: tables.Field) -> str:
-    low, high = "timestamptz '1900-01-01 00:00:00+00'", "timestamptz '2200-01-01 00:00:00+00'"
-    return f"w_{spec.name} >= {low} and w_{spec.name} < {high}"
+    # Systems write the first day that they know, or a day far ahead, where there is none; in whatever zone.
+    name = f"w_{spec.name}"
+    first, last = (f"timestamptz '{day} 14:00:00+00'" for day in ("1900-01-01", "2098-12-31"))
+    epoch = ("timestamptz '1969-12-31 10:00:00+00'", "timestamptz '1970-01-02 14:00:00+00'")
+    return f"{name} >= {first} and {name} < {last} and not ({name} >= {epoch[0]} and {name} < {epoch[1]})"
 
 
-def _reasons(spec: tables.Field, source: Source) -> list[str]:
+def _unless_doubtful(value: str, text: str, is_doubtful: bool) -> str:
+    return f"case when not {is_ambiguous(text)} then {value} end" if is_doubtful else value
+
+
+def _reasons(spec: tables.Field, source: Source, *, is_text: bool, is_doubtful: bool) -> list[str]:
     name, out = spec.name, []
     if spec.kind in NOT:
         bad = f"w_{name} is null" if spec.kind != "time" else f"not coalesce({_is_sane(spec)}, false)"
-        out.append(f"case when x_{name} is not null and {bad} then '{name}: {NOT[spec.kind]}' end")
+        why = f"'{NOT[spec.kind]}'"
+        if spec.kind == "time":
+            why = f"case when w_{name} is null then {why} else '{_NO_DATE}' end"
+        if spec.kind in _NUMBERS and is_text:
+            why = why_no_number(f"x_{name}", spec.kind, source.decimal, is_doubtful=is_doubtful)
+        out.append(f"case when x_{name} is not null and {bad} then '{name}: ' || {why} end")
     filled = {*_FILLED.get(source.table, ()), *_HASHED_KEYS}
     filled |= {"margin"} if source.margin_share is not None else set()
     if not spec.nullable and name not in filled:

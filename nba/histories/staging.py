@@ -315,6 +315,7 @@ def _circumstances(connection: duckdb.DuckDBPyConnection, plan: Plan) -> bytes:
     spelling: Identity = plan.identity
     told = [
         plan.source.model_dump_json(exclude={"max_bad_share", "optional", "path", "url", "checks"}),
+        str("decimal" in plan.source.model_fields_set),
         plan.zone,
         spelling.model_dump_json(include=set(_SPELLING)),
         identifiers.fingerprint(secret),
@@ -408,7 +409,8 @@ def _part(
     # Gives the highest number of a combination, and the rows with junk of each kind.
     _combine(connection, plan, raw, after)
     rows = folder / f"rows-{part:05d}.parquet"
-    copy(connection, mapping.query(plan, raw.types, raw.sql), rows, "snappy")
+    doubtful = mapping.doubtful(connection, plan, raw.types, raw.sql)
+    copy(connection, mapping.query(plan, raw.types, raw.sql, doubtful), rows, "snappy")
     written = f"read_parquet({literal(str(rows))})"
     time = mapping.TIMES[plan.source.table]
     # What a row of customers tells, a link too, is known since it was changed; the customer is older.

@@ -1,5 +1,6 @@
 """The SQL that makes of what a source gives values of the contract's kinds: texts, numbers, flags, times."""
 
+import re
 from collections.abc import Mapping
 
 import pyarrow as pa
@@ -97,12 +98,47 @@ def number_of(text: str, found: pa.DataType, decimal: str) -> str:
     """Write a number, null where the text holds none; decimal is the source's sign, . or ,."""
     if is_number(found):
         return f"case when isfinite({text}::double) then {text}::double end"
-    point, comma = ("\\.", ",") if decimal == "." else (",", "\\.")
-    plain = f"[+-]?(\\d+|\\d{{1,3}}({comma}\\d{{3}})+)?({point}\\d+|{point})?([eE][+-]?\\d{{1,2}})?"
-    bare = f"replace({text}, {literal(comma[-1])}, '')"
+    bare = f"replace({text}, {literal(_other(decimal))}, '')"
     if decimal == ",":
         bare = f"replace({bare}, ',', '.')"
-    return f"case when regexp_full_match({text}, {literal(plain)}) then try_cast({bare} as double) end"
+    return f"case when {is_written(text, decimal)} then try_cast({bare} as double) end"
+
+
+def _other(decimal: str) -> str:
+    return "," if decimal == "." else "."
+
+
+def is_written(text: str, decimal: str) -> str:
+    """Say whether a text is a number as written with a decimal sign: no group of thousands begins with 0."""
+    point, comma = (re.escape(sign) for sign in (decimal, _other(decimal)))
+    plain = f"[+-]?(\\d+|[1-9]\\d{{0,2}}({comma}\\d{{3}})+)?({point}\\d+|{point})?([eE][+-]?\\d{{1,2}})?"
+    return f"regexp_full_match({text}, {literal(plain)})"
+
+
+def is_ambiguous(text: str) -> str:
+    """Say whether a text is a number by either decimal sign, and not the same: 1,234."""
+    return f"regexp_full_match({text}, '[+-]?[1-9]\\d{{0,2}}[.,]\\d{{3}}')"
+
+
+def evidence(text: str, decimal: str) -> tuple[str, str, str]:
+    """Count how many texts can only be written with the decimal sign, with the other, or with either."""
+    own, other = is_written(text, decimal), is_written(text, _other(decimal))
+    signed = f"regexp_matches({text}, '[.,]')"
+    return (
+        f"count(*) filter ({signed} and {own} and not {other})",
+        f"count(*) filter ({other} and not {own})",
+        f"count(*) filter ({is_ambiguous(text)} and contains({text}, {literal(_other(decimal))}))",
+    )
+
+
+def why_no_number(text: str, kind: str, decimal: str, *, is_doubtful: bool) -> str:
+    """Write why a text is no number."""
+    doubt = f"when {is_ambiguous(text)} then 'thousands or decimals? set decimal'" if is_doubtful else ""
+    wrong = literal(f"{NOT[kind]} with decimal = '{decimal}'")
+    return (
+        f"case {doubt} when {is_written(text, _other(decimal))} and not {is_written(text, decimal)}"
+        f" then {wrong} else '{NOT[kind]}' end"
+    )
 
 
 def time_of(text: str, found: pa.DataType, source: Source, zone: str) -> str:

@@ -255,6 +255,9 @@ class QualityRules(Frozen):
         future: Share of rows after the moment of the run.
         early: Share of rows that were known before they happened.
         volume: Rows of the last whole day as a share of the usual; lower is worse.
+        empty: Days without any row, of the four weeks before the newest row, in a table that usually has ten
+            rows a day or more; weekdays on which it mostly has none do not count.
+        gone: Files of a source that were there in the run before, and are no longer.
         references: Share of touches that name a treatment or decision that is not known.
         nulls: Share of unknown values, by field, such as `"touches.treatment_id"`.
         unfit: Values of an attribute that is a number and that are none, as a share of its values.
@@ -276,6 +279,8 @@ class QualityRules(Frozen):
     future: Bounds = Bounds(warn=0.001)
     early: Bounds = Bounds(warn=0.001)
     volume: Bounds = Bounds(warn=0.3)
+    empty: Bounds = Bounds(warn=0)
+    gone: Bounds = Bounds(warn=0)
     references: Bounds = Bounds(warn=0.01)
     unfit: Bounds = Bounds(warn=0.0)
     largest: Bounds = Bounds(warn=500)

@@ -24,7 +24,10 @@ def ingest(
     from pipelines import ingest as step
 
     if check:
-        show("What each source would give", step.check(workspace, data=data).to_pylist())
+        rows = step.check(workspace, data=data).to_pylist()
+        show("What each source would give", rows)
+        if faulty := [row["source"] for row in rows if row["findings"].startswith(step.FAULT)]:
+            raise NbaError(f"sources that cannot be used: {', '.join(faulty)}", "Mend what the table says.")
         return
     known_at = moment(at) if at is not None else None
     report = run(lambda progress: step.ingest(workspace, data=data, at=known_at, progress=progress))

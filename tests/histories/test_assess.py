@@ -94,6 +94,34 @@ def test_late_rows_are_no_thin_day_and_a_table_without_news_keeps_its_measures()
         assert value(run(none, touches([-2]), later=1), "volume") == 1
 
 
+def test_days_without_rows_are_told_unless_their_weekday_is_closed() -> None:
+    # The newest row is of a Saturday, 2026-02-28.
+    full = [d for d in range(28) for _ in range(10)]
+    assert measured(touches(full))["empty_days"] == 0
+    without = measured(touches([d for d in full if d not in (1, 5)]))
+    assert (without["volume"], without["empty_days"]) == (0, 2)
+    closed = [d for d in full if (AT - timedelta(days=d, hours=1)).weekday() not in (4, 6)]
+    found = measured(touches([d for d in closed if d != 5]))
+    assert (found["volume"], found["empty_days"], found["closed_weekdays"]) == (1, 1, 0b1010000)
+    few = measured(touches([d for d in range(28) if d != 5 for _ in range(3)]))
+    assert few["empty_days"] == 0
+
+    # New files: what lies between them and the newest row before.
+    def past(day: datetime, closed: int) -> pa.Table:
+        newest = day.timestamp() / 86400
+        rows = {"usual_rows": 10.0, "newest": newest, "closed_weekdays": float(closed), "empty_days": 3.0}
+        return tables.QUALITY.build(
+            {"source": "touches", "measure": name, "value": value, "note": ""} for name, value in rows.items()
+        )
+
+    last = AT - timedelta(days=4)  # a Wednesday; the news are of Saturday
+    assert measured(touches([0]), is_whole=False, past=past(last, 0))["empty_days"] == 2
+    assert measured(touches([0]), is_whole=False, past=past(last, 0b10000))["empty_days"] == 1
+    assert measured(touches([9]), is_whole=False, past=past(last, 0))["empty_days"] == 3
+    quality = tables.QUALITY.build([{"source": "touches", "measure": "empty_days", "value": 1.0, "note": ""}])
+    assert assess.judge(quality, QualityRules())["status"].to_pylist() == ["warning"]
+
+
 def test_who_is_who_is_judged() -> None:
     rows = [
         ("customers", 200), ("identifiers_email", 50), ("cut_email", 4), ("largest", 501), ("merges", 90),

@@ -164,7 +164,8 @@ def test_what_a_refused_row_of_parquet_held_is_told_as_text(read: Any, bad: Any)
     (shop,), _ = read(
         {"orders.parquet": table}, {"path": "orders.parquet", "format": "parquet", "max_bad_share": 1.0}
     )
-    assert bad(shop) == {1: "revenue: missing", 2: "ordered_at: missing", 3: "ordered_at: not a time"}
+    why = "no date that can be (1900-01-01, 1970-01-01, 2099 and later stand for none)"
+    assert bad(shop) == {1: "revenue: missing", 2: "ordered_at: missing", 3: f"ordered_at: {why}"}
     assert [json.loads(row["raw"]) for row in shop.files[0].quarantine.to_pylist()] == [
         {"order": "O1", "placed": "2026-01-05 10:00:00", "amount": None},
         {"order": "O2", "placed": None, "amount": "2"},
@@ -233,6 +234,17 @@ def test_times(read: Any, rows: Any) -> None:
     assert {text: found.get(f"O{i}") for i, (text, _) in enumerate(TIMES)} == dict(TIMES)
 
 
+def test_dates_that_stand_for_none_are_no_dates(read: Any, rows: Any, bad: Any) -> None:
+    none = ["1900-01-01", "1970-01-01", "0", "1970-01-01 00:00:00+00:00", "2099-12-31", "9999-12-31"]
+    good = ["1900-01-03", "1970-01-03", "1969-12-30", "2098-12-30"]
+    lines = [f"O{i},{text},1,C1\n" for i, text in enumerate([*none, *good])]
+    (shop,), _ = read({"orders.csv": HEAD + "".join(lines)}, {"max_bad_share": 1.0}, zone="America/New_York")
+    assert [row["key"] for row in rows(shop)] == [f"O{i}" for i in range(len(none), len(lines))]
+    told = {none[number - 1]: reason for number, reason in bad(shop).items()}
+    assert told.pop("0") == "ordered_at: not a time"  # a number of so few digits may be anything
+    assert {reason.partition(" (")[0] for reason in told.values()} == {"ordered_at: no date that can be"}
+
+
 def test_a_time_format_may_be_named(read: Any, rows: Any, bad: Any) -> None:
     text = HEAD + "O1,31/12/2026 23:30,1,C1\nO2,12/31/2026 23:30,1,C1\n"
     (shop,), _ = read({"orders.csv": text}, {"time_format": "%d/%m/%Y %H:%M", "timezone": "Europe/Madrid"})
@@ -264,6 +276,30 @@ def test_numbers_are_never_guessed(read: Any, decimal: str, rows: Any) -> None:
     (shop,), _ = read({"orders.csv": content}, more)
     found = {row["key"]: row["revenue"] for row in rows(shop)}
     assert {text: found.get(f"O{i}") for i, (text, _) in enumerate(cases)} == dict(cases)
+
+
+def test_a_comma_that_may_be_either_is_not_guessed(read: Any, rows: Any, bad: Any) -> None:
+    def told(amounts: str, **more: Any) -> tuple[list[float], dict[int, str]]:
+        lines = [f"O{i};2026-01-01;{text};C1\n" for i, text in enumerate(amounts.split())]
+        source = {"delimiter": ";", "max_bad_share": 1.0, **more}
+        (shop,), faults = read({"orders.csv": HEAD.replace(",", ";") + "".join(lines)}, source)
+        assert not faults
+        return [row["revenue"] for row in rows(shop)], bad(shop)
+
+    wrong, either = "revenue: not a number with decimal = '.'", "revenue: thousands or decimals? set decimal"
+    # The setting is forgotten: 0,999 is no group of thousands, and 1,250 no longer is one for sure.
+    assert told("0,999 1,250 12,5 8") == ([8], {1: wrong, 2: either, 3: wrong})
+    assert told("1,250 2,125") == ([], {1: either, 2: either})
+    assert told("1,250 2,125", decimal=".") == ([1250, 2125], {})
+    assert told("1,250 2,125", decimal=",") == ([1.25, 2.125], {})
+    # What else stands there shows which it is.
+    assert told("1,250 99.95 1,234,567") == ([1250, 99.95, 1234567], {})
+    assert told("1,250 " + "9.95 " * 11 + "3,5")[1] == {13: wrong}
+    # The other way round.
+    assert told("0.999 1.250 3,5 12.50", decimal=",") == (
+        [3.5],
+        {1: wrong.replace("'.'", "','"), 2: either, 4: wrong.replace("'.'", "','")},
+    )
 
 
 def test_returns_are_negative_however_they_are_told(read: Any, rows: Any, bad: Any) -> None:

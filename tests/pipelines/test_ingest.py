@@ -26,6 +26,7 @@ from nba.histories.simulated_people import judge
 from nba.history import History
 from nba.spill import Spill
 from pipelines import forget, ingest
+from pipelines.commands import histories as commands
 
 SALT = "a salt for tests, long enough"
 DATA = Path(os.environ.get("NBA_DATA", Path(__file__).parents[3] / "shared" / "data"))
@@ -149,6 +150,8 @@ def alike(one: History, other: History) -> None:
                 "null_",
                 "usual_rows",
                 "volume",
+                "empty_days",
+                "closed_weekdays",
             )
             left, right = ([r for r in rows if not r["measure"].startswith(kept)] for rows in (left, right))
         assert sorted(left, key=str) == sorted(right, key=str), name
@@ -375,8 +378,17 @@ def test_corrected_rows_and_changed_files_rebuild(workspace: Path) -> None:
     assert len(history.files["orders"]) == 1
     assert sorted(history.table("orders")["revenue"].to_pylist()) == [-4.5, 99.0]
     (workspace / "sources" / "shop_2.csv").unlink()
-    ingest.ingest(workspace)
+    report = ingest.ingest(workspace)
     assert sorted(History.read(workspace).table("orders")["revenue"].to_pylist()) == [-4.5, 10.5]
+    # A file that goes takes its rows with it, and that is told; one that gets another name does not.
+    assert report.findings is not None
+    (gone,) = [row for row in report.findings.to_pylist() if row["check"] == "files gone"]
+    assert (gone["subject"], gone["value"], gone["status"]) == ("shop", 1.0, "warning")
+    assert "sources/shop_2.csv (3 rows)" in gone["note"]
+    (workspace / "sources" / "shop.csv").rename(workspace / "sources" / "shop_3.csv")
+    report = ingest.ingest(workspace)
+    assert report.findings is not None
+    assert "files gone" not in report.findings["check"].to_pylist()
 
 
 _ROW = st.tuples(st.sampled_from(["shop", "web"]), st.integers(0, 4), st.integers(0, 4), st.integers(1, 28))
@@ -503,6 +515,10 @@ def test_half_the_rows_bad_stop_the_run(workspace: Path) -> None:
     told = {row["source"]: row["findings"] for row in ingest.check(workspace).to_pylist()}["shop"]
     assert told.startswith("FAULT: 3 of 5 rows cannot be used")
     assert told.count("revenue: not a number") == 1
+    with pytest.raises(NbaError, match="sources that cannot be used: shop"):
+        commands.ingest(workspace, check=True)
+    path.write_text(SHOP)
+    commands.ingest(workspace, check=True)
 
 
 def test_what_a_killed_run_left_is_swept_and_what_another_makes_stays(workspace: Path) -> None:
