@@ -94,6 +94,7 @@ def open_file(
     """
     if not path.stat().st_size:
         raise Fault("is empty (0 bytes)")
+    _refuse_other_format(source, path)
     if source.format == "parquet":
         return _open_parquet(path, wanted)
     try:
@@ -114,6 +115,21 @@ def open_file(
         return raw
     except UNREADABLE as error:
         raise Fault(explain(error, source)) from None
+
+
+def _refuse_other_format(source: Source, path: Path) -> None:
+    # Whatever the file is called: what it holds shows by how it begins.
+    with path.open("rb") as raw:
+        is_parquet = raw.read(4) == b"PAR1"
+    if is_parquet != (source.format == "parquet"):
+        if is_parquet:
+            raise Fault(f"is a Parquet file, not {source.format}; set format = 'parquet'")
+        return  # what it is instead is told where it is opened
+    if source.format == "csv":
+        with contextlib.closing(Text(path)) as text:
+            begins = text.read(64).removeprefix(codecs.BOM_UTF8).lstrip()
+        if begins.startswith(b'{"'):
+            raise Fault("holds JSON lines, not csv; set format = 'jsonl'")
 
 
 def explain(error: BaseException, source: Source) -> str:

@@ -234,6 +234,20 @@ def test_times(read: Any, rows: Any) -> None:
     assert {text: found.get(f"O{i}") for i, (text, _) in enumerate(TIMES)} == dict(TIMES)
 
 
+def test_what_a_file_holds_shows_whatever_it_is_called(read: Any) -> None:
+    lines = '{"order": "O1", "placed": "2026-01-01", "amount": 1, "crm": "C1"}\n'
+    for files, more, told in (
+        ({"orders.csv": lines}, {}, "orders.csv holds JSON lines, not csv; set format = 'jsonl'"),
+        ({"orders.csv": "\ufeff" + lines}, {}, "orders.csv holds JSON lines, not csv; set format = 'jsonl'"),
+        (
+            {"orders.jsonl": pa.table({"order": ["O1"]})},
+            {"path": "orders.jsonl", "format": "jsonl"},
+            "orders.jsonl is a Parquet file, not jsonl; set format = 'parquet'",
+        ),
+    ):
+        assert read(files, more)[1] == {"shop": [told]}
+
+
 def test_dates_that_stand_for_none_are_no_dates(read: Any, rows: Any, bad: Any) -> None:
     none = ["1900-01-01", "1970-01-01", "0", "1970-01-01 00:00:00+00:00", "2099-12-31", "9999-12-31"]
     good = ["1900-01-03", "1970-01-03", "1969-12-30", "2098-12-30"]
