@@ -240,7 +240,8 @@ def _model_values(
     if of == CHALLENGER:
         gain = _paired(able, CHALLENGER, FULL, level)
         out[0] |= {"gain": gain.value, "gain_lower": gain.lower, "gain_upper": gain.upper}
-        out[0]["reason"] = out[0]["reason"] or gain.reason
+        if not out[0]["reason"] and gain.reason:
+            out[0]["reason"] = f"gain on the champion unknown: {gain.reason}"
     out = [row | {"reason": _joined(row["reason"], asked.remark)} for row in out]
     looked_at = diagnostics.examine(able.log.column, able.log.p_logged, able.target[of])
     return out, [{"policy_id": policy_id, **found._asdict()} for found in looked_at] + checks
@@ -316,7 +317,12 @@ def _doubt(able: Pooled, *names: str) -> str:
     # What the log fails of either policy: an interval counts only the errors of a log that is in order.
     column, p_logged = able.log.column, able.log.p_logged
     found = [f for name in names for f in diagnostics.examine(column, p_logged, able.target[name])]
-    failed = [f"{f.check} {f.value:,.3g} ({f.note})" for f in found if f.status != "ok"]
+    # Where the note has numbers they are the ones to read: a check's own may be in standard errors.
+    failed = [
+        f"{f.check} ({f.note})" if any(map(str.isdigit, f.note)) else f"{f.check} {f.value:,.3g} ({f.note})"
+        for f in found
+        if f.status != "ok"
+    ]
     return _joined(*dict.fromkeys(failed))
 
 

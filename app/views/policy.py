@@ -15,6 +15,7 @@ from nba import plots, tables
 from nba.plots import policies
 
 TABS = ("mix", "arbitration", "prices", "values", "ablations", "scenario")
+NO_GAIN = "gain on the champion unknown"  # what an estimate then says
 BY_ARM = ("mix", "arbitration", "prices")
 
 
@@ -185,6 +186,9 @@ def _comparable(reader: Reader) -> list[dict[str, Any]]:
 def _gain(row: dict[str, Any], currency: str) -> None:
     # A challenger against the champion on the same decisions: two intervals side by side would not show it.
     if row["gain"] is None or row["gain"] != row["gain"]:
+        if row["reason"].startswith(NO_GAIN):
+            why = told(row["reason"])
+            st.markdown(say("policy.gain_unknown", name=plain(row["named"]), why=plain(why)))
         return
     numbers = {
         name: number(row[name], currency, signed=name == "gain")

@@ -49,6 +49,12 @@ def test_a_difference_is_doubtful_where_either_policy_fails_a_check_of_the_log()
     told = evaluate._doubt(pooled, "a", "b")
     assert "largest weight 1e+03 (of one decision)" in told
     assert evaluate._doubt(pooled, "b") == told
+    # Four of five got the second: a policy that likes it looks likelier than it can be.
+    column = (np.arange(2000) % 5 > 0).astype(np.int64)
+    log = offpolicy.Log(column, np.ones(2000), np.full((2000, 2), 0.5), np.arange(2000))
+    target = {"c": np.tile([0.1, 0.9], (2000, 1))}
+    pooled = pooling.Pooled(log, log.reward, logged, column * 0, target, column.astype(object))
+    assert "mean weight (the weights average 1.480, expected 1)" in evaluate._doubt(pooled, "c")
 
 
 @pytest.mark.parametrize("other", ["response_greedy", "outside"])
