@@ -307,7 +307,7 @@ def train_snapshot(
 
     Snapshots lie one horizon apart; the last ends with the history, so that its outcome is known. The
     model is judged on the last by one that has seen only the earlier. Writes the table `purchase_scores`. The
-    same model is not registered twice.
+    same model is not registered twice, whichever version it is; what was trained last is the champion.
 
     Args:
         workspace: Folder of the workspace.
@@ -339,15 +339,19 @@ def train_snapshot(
     scores = now.select(["customer_id", "as_of"]).append_column("p_response", [found.scores(now)])
     history.commit(replace={"purchase_scores": scores})
     step(1)
-    known = _registered(tracking.purchases_name(config), tracking.CHAMPION)
-    is_new = known is None or known[1].get("model_id") != found.model_id
-    if known is None or is_new:
-        registered = _log_snapshots(found, rows, config, horizon_days, moments[:-1])
-    else:
-        registered = known[0]
+    same = _same_purchases(tracking.purchases_name(config), found.model_id)
+    registered = same or _log_snapshots(found, rows, config, horizon_days, moments[:-1])
+    tracking.promote(registered, tracking.CHAMPION)
     step(1)
     named = f"{registered.name}@{registered.version}"
-    return SnapshotReport(found.metrics, moments[:-1], scores, registered.run_id, named, is_new)
+    return SnapshotReport(found.metrics, moments[:-1], scores, registered.run_id, named, same is None)
+
+
+def _same_purchases(name: str, model_id: str) -> tracking.Registered | None:
+    for row in tracking.versions(name):
+        if row["tags"].get("model_id") == model_id and not row["is_deleted"]:
+            return tracking.Registered(name, row["version"], row["run_id"])
+    return None
 
 
 def _log_snapshots(
@@ -373,7 +377,7 @@ def _log_snapshots(
         trials = found.tuned.trials
     with tempfile.TemporaryDirectory() as folder:
         found.save(Path(folder) / "scorer")
-        registered = tracking.log_training(
+        return tracking.log_training(
             tracking.Training(
                 name=name,
                 run_name=f"purchase within {horizon_days} days",
@@ -394,8 +398,6 @@ def _log_snapshots(
                 trials=trials,
             )
         )
-    tracking.promote(registered, tracking.CHAMPION)
-    return registered
 
 
 def _digest(rows: pa.Table) -> str:

@@ -126,6 +126,11 @@ def test_snapshot_model_scores_everyone_and_is_judged_on_the_last_month(workspac
     assert listed["n_examples"] > 0
     assert len(found.cutoffs) == 3
     assert found.metrics["auc"] > 0.6
+    # Another horizon is another model; back to the first, its version stands.
+    other = train.train_snapshot(workspace, horizon_days=14, cutoffs=2)
+    back = train.train_snapshot(workspace, horizon_days=21, cutoffs=3)
+    assert (other.is_new, back.is_new, back.model) == (True, False, found.model)
+    assert [row["alias"] for row in models.listed(workspace)] == ["", "champion"]
     written = History.read(workspace).table("purchase_scores")
     assert written.equals(found.scores)
     with History.read(workspace).as_of(written["as_of"][0].as_py()) as then:
