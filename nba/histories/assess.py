@@ -192,6 +192,8 @@ def _volumes(
         days = [newest - timedelta(k) for k in range(1, min(_DAYS + 1, (newest - min(counts)).days) + 1)]
         closed = _closed(counts, days[1:])
         open_days = [day for day in days if counts.get(day) or day.weekday() not in closed]
+        if not open_days:  # hardly a row in weeks: days that have some are held against each other
+            closed, open_days = set(), sorted(counts, reverse=True)[1:]
         last = open_days[0]
         each = sorted(counts.get(day, 0) for day in open_days[1:]) or [0]
         # Where most days are empty, only those that are not tell what is usual.

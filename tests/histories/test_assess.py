@@ -106,6 +106,9 @@ def test_days_without_rows_are_told_unless_their_weekday_is_closed() -> None:
     few = measured(touches([d for d in range(28) if d != 5 for _ in range(3)]))
     assert few["empty_days"] == 0
 
+    rare = measured(touches([0, 300, 600, 600]))
+    assert (rare["volume"], rare["empty_days"], rare["closed_weekdays"]) == (0.5, 0, 0)
+
     # New files: what lies between them and the newest row before.
     def past(day: datetime, closed: int) -> pa.Table:
         newest = day.timestamp() / 86400
