@@ -27,7 +27,7 @@ from nba.models import inputs, tuning
 from nba.models.classifier import ResponseClassifier
 from nba.models.tuning import Search
 from nba.settings import Models
-from pipelines import ingest, train
+from pipelines import ingest, train_snapshots
 from pipelines.example import make_example
 from pipelines.online_retail import EXAMPLE
 
@@ -103,7 +103,7 @@ def retail_examples() -> pa.Table:
         make_example(EXAMPLE, workspace)
         ingest.ingest(workspace, data=DATA / "online_retail" / "online_retail.parquet")
         history = History.read(workspace)
-        moments = train._cutoffs(history, HORIZON, ORIGINS)
+        moments = train_snapshots._cutoffs(history, HORIZON, ORIGINS)
         assert moments[1] - moments[0] == timedelta(days=HORIZON)
         parts = [examples.snapshots(history, [moment], HORIZON, moments[-1]) for moment in moments[:-1]]
         return pa.concat_tables(parts, promote_options="permissive").combine_chunks()

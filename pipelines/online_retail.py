@@ -9,7 +9,7 @@ from typing import Any
 from nba import settings
 from nba.errors import MissingError
 from nba.history import History
-from pipelines import clv, ingest, train
+from pipelines import clv, ingest, train_snapshots
 from pipelines.example import make_example
 from pipelines.progress import Progress, silent
 
@@ -57,7 +57,8 @@ def online_retail(workspace: Path, data: Path, *, progress: Progress | None = No
         if not was_there:  # a wrong file leaves nothing behind
             shutil.rmtree(workspace)
         raise
-    found = train.train_snapshot(workspace, horizon_days=HORIZON_DAYS, cutoffs=CUTOFFS, progress=progress)
+    asked = {"horizon_days": HORIZON_DAYS, "cutoffs": CUTOFFS}
+    found = train_snapshots.train_snapshot(workspace, **asked, progress=progress)
     orders = History.read(workspace).sql("select max(ordered_at) as last from orders")
     end = orders["last"][0].as_py() + timedelta(seconds=1)
     values = clv.clv(workspace, end, progress=progress).to_pandas()

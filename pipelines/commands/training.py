@@ -21,11 +21,12 @@ def train(workspace: WorkspaceArg, at: AtOption = None) -> None:
     [models] warm_start names an earlier experiment to begin from.
     """
     from pipelines import train as step
+    from pipelines import train_snapshots
 
     known = History.read(workspace)
     is_warm = settings.read(workspace).models.warm_start is not None
     if known.has("orders") and not known.has("decisions") and not is_warm:
-        found = run(lambda progress: step.train_snapshot(workspace, progress=progress))
+        found = run(lambda progress: train_snapshots.train_snapshot(workspace, progress=progress))
         rows = [{"measure": name, "value": value} for name, value in found.metrics.items()]
         how = "" if found.is_new else ", as before: the same model"
         said = f"No decisions yet: trained the chance to buy within 30 days, {found.model}{how}"

@@ -12,7 +12,7 @@ from nba import settings, tables, tracking
 from nba.errors import DataError, MissingError
 from nba.history import History
 from nba.models.scorer import Scorer
-from pipelines import models, promote, train
+from pipelines import models, promote, train, train_snapshots
 
 NOTEBOOK = Path(__file__).parents[2] / "notebooks" / "10_uplift.ipynb"
 pytestmark = pytest.mark.xdist_group("mlflow")
@@ -110,8 +110,8 @@ def test_snapshot_model_scores_everyone_and_is_judged_on_the_last_month(workspac
     toml = workspace / settings.FILE
     assert "[models]\n" in toml.read_text()
     toml.write_text(toml.read_text().replace("[models]\n", "[models]\ntune_trials = 2\n", 1))
-    found = train.train_snapshot(workspace, horizon_days=21, cutoffs=3)
-    again = train.train_snapshot(workspace, horizon_days=21, cutoffs=3)
+    found = train_snapshots.train_snapshot(workspace, horizon_days=21, cutoffs=3)
+    again = train_snapshots.train_snapshot(workspace, horizon_days=21, cutoffs=3)
     assert (found.is_new, again.is_new, again.model) == (True, False, found.model)
     with tracking.opened() as (mlflow, _):
         client = mlflow.MlflowClient()
@@ -127,8 +127,8 @@ def test_snapshot_model_scores_everyone_and_is_judged_on_the_last_month(workspac
     assert len(found.cutoffs) == 3
     assert found.metrics["auc"] > 0.6
     # Another horizon is another model; back to the first, its version stands.
-    other = train.train_snapshot(workspace, horizon_days=14, cutoffs=2)
-    back = train.train_snapshot(workspace, horizon_days=21, cutoffs=3)
+    other = train_snapshots.train_snapshot(workspace, horizon_days=14, cutoffs=2)
+    back = train_snapshots.train_snapshot(workspace, horizon_days=21, cutoffs=3)
     assert (other.is_new, back.is_new, back.model) == (True, False, found.model)
     assert [row["alias"] for row in models.listed(workspace)] == ["", "champion"]
     written = History.read(workspace).table("purchase_scores")
@@ -154,7 +154,7 @@ def test_the_card_says_where_memory_was_chosen_on_the_latest_decisions():
 
 def test_too_short_a_history_says_what_it_needs(workspace):
     with pytest.raises(DataError, match="4 snapshots of 300 days need"):
-        train.train_snapshot(workspace, horizon_days=300)
+        train_snapshots.train_snapshot(workspace, horizon_days=300)
 
 
 def test_card_comparison_versions_bin_and_signature(workspace, end, monkeypatch):
