@@ -15,6 +15,15 @@ CHALLENGERS = 5  # one after another against the same champion, on the same nigh
 LOST = 0.02  # opt-outs per decision where they are what is wrong: above what is borne by just nothing
 FEWER = -2.0  # how opt-outs follow what the challenger favours, where it loses fewer
 BORNE = 0.002  # additional opt-outs per decision: the gate's default
+# Segments in which opt-outs hide: share, chance that the harmful treatment was logged with, its additional
+# opt-outs, and those of everybody else.
+SEGMENTS = (
+    (0.05, 0.05, 0.06, 0.0),
+    (0.05, 0.05, 0.06, 0.005),
+    (0.05, 0.02, 0.06, 0.002),
+    (0.1, 0.1, 0.03, 0.002),
+)
+HIDDEN = SIMULATIONS // 5
 
 
 def false_promotions() -> list[Row]:
@@ -31,6 +40,7 @@ def false_promotions() -> list[Row]:
             (3 * LIFT, 0.0, SIMULATIONS // 10, 1),
         ]
         rates = list(pool.map(_rate, tasks))
+        hidden = list(pool.map(_hidden, SEGMENTS))
     more = {"n": NIGHTS * PER_NIGHT}
     return [
         row("promotion.false_rate", rates[0], "fraction", 0.05, "<=", seeds=SIMULATIONS,
@@ -45,6 +55,10 @@ def false_promotions() -> list[Row]:
             conditions=f"one challenger worth {3 * LIFT:g} more that makes just so many more opt out that it"
             f" is not borne, where {LOST:.0%} do, asked on each of {NIGHTS} nights; standard error of the"
             f" share {np.sqrt(rates[2] * (1 - rates[2]) / (SIMULATIONS // 2)):.3f}", **more),
+        row("promotion.false_rate_opt_outs_rare", max(hidden), "fraction", 0.05, "<=", seeds=HIDDEN,
+            conditions="worst of segments of 5 to 10% who all get what was logged 2 to 10 times in 100 there,"
+            f" worth more, 0.003 more opt-outs per decision where {BORNE:g} are borne, asked on each of 20"
+            f" nights of 600; by segment: {' '.join(f'{rate:.3f}' for rate in hidden)}", n=12_000),
         row("promotion.power_opt_outs", rates[4], "fraction", None, ">=", seeds=SIMULATIONS // 10,
             conditions=f"challenger worth {3 * LIFT:g} more that makes fewer opt out, where {LOST:.0%} do and"
             f" {BORNE:g} more per decision are borne; {rates[5]:.2f} pass where nobody opts out", **more),
@@ -57,6 +71,35 @@ def _rate(task: tuple[float, float, int, int]) -> float:
     return float(
         np.mean([any(_promoted(seed, lift, lost, nth) for nth in numbers) for seed in range(repeats)])
     )
+
+
+def _hidden(segment: tuple[float, float, float, float]) -> float:
+    return float(np.mean([_hidden_passes(seed, *segment) for seed in range(HIDDEN)]))
+
+
+def _hidden_passes(seed: int, share: float, p_rare: float, more: float, base: float) -> bool:
+    from nba.evaluation import promotion
+    from nba.evaluation.offpolicy import Log
+
+    rng = np.random.default_rng([seed, 19])
+    n = 12_000
+    concerns = rng.random(n) < share
+    champion = np.where(
+        concerns[:, None], [[0.45 - p_rare / 2, 0.55 - p_rare / 2, p_rare]], [[0.4, 0.55, 0.05]]
+    )
+    challenger = np.where(concerns[:, None], [[0.0, 0.0, 1.0]], champion)
+    column = (rng.random((n, 1)) > champion.cumsum(axis=1)).sum(axis=1).clip(0, 2)
+    is_rare = concerns & (column == 2)
+    p_lost = np.where(is_rare, base + more, np.where(column == 0, base / 2, base))
+    unsubscribed = (rng.random(n) < p_lost).astype(float)
+    reward = rng.normal(0, 0.5, n) + 8 * is_rare
+    rules = promotion.Rules(planned=n, unsubscribes=BORNE)
+    for m in range(600, n + 1, 600):
+        log = Log(column[:m], reward[:m], champion[:m], np.arange(m))
+        q = np.zeros((m, 3))
+        if promotion.passes(promotion.judge(log, unsubscribed[:m], challenger[:m], champion[:m], q, rules)):
+            return True
+    return False
 
 
 def _promoted(seed: int, lift: float, lost: float, nth: int) -> bool:

@@ -150,19 +150,27 @@ def _guardrail(lost: Log, challenger: Array, champion: Array, rules: Rules) -> C
     weight, base = (offpolicy.weights(lost, p) for p in (challenger, champion))
     apart = weight / weight.mean() - base / base.mean()
     sums, _ = stats.sums(apart * lost.reward, lost.unit)
-    n, ess = len(lost.reward), min(stats.effective(weight), stats.effective(base))
+    n, more = len(lost.reward), _one_more(lost, challenger, champion)
     if (challenger == champion).all():
         upper = 0.0
     elif not lost.reward.any():
         # A rate above this would have shown by now, whenever one looks ("rule of three").
-        upper = float(-np.log((1 - rules.share) / 2) / ess)
+        upper = float(-np.log((1 - rules.share) / 2) * more / n)
     else:
-        # The sequence's level at this look; one more opt-out weighs as one of the challenger's choices does.
+        # The sequence's level at this look, and an opt-out that has not come yet.
         bound = stats.sequence_bound(np.array([float(n)]), rules.planned, 1 - rules.share)[0]
-        upper = intervals.rare(sums, n, n / ess, float(normal.sf(bound)))
+        upper = intervals.rare(sums, n, more, float(normal.sf(bound)))
     status = PASS if upper <= rules.unsubscribes else FAIL
     note = f"{sums.sum() / n:+.5f} per decision, by {int(lost.reward.sum())} opt-outs"
     return Check(name, status, upper, rules.unsubscribes, note)
+
+
+def _one_more(log: Log, challenger: Array, champion: Array) -> float:
+    # What an opt-out weighs that the challenger brings: the mean over its additional choices. Where both do
+    # the same nothing is brought, and a treatment that was hardly ever logged weighs as what it stands for.
+    additional = np.where(log.p_logged > 0, np.maximum(challenger - champion, 0.0), 0.0)
+    weight = np.where(log.p_logged > 0, additional / np.where(log.p_logged > 0, log.p_logged, 1.0), 0.0)
+    return float((additional * weight).sum() / max(additional.sum(), 1e-300))
 
 
 def _look(value: float, influence: Array, unit: NDArray[np.int64], rules: Rules) -> intervals.Look:

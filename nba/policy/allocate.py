@@ -157,8 +157,9 @@ def after_trimming(p: Array, use: Array, available: Array) -> Array:
 
     A customer's chance of being kept is E[min(1, a / (1 + U))] over the number U of others drawn, a Poisson
     binomial, where a limit counts contacts. Where limits that may be exceeded share treatments, or amounts
-    differ, the draws of up to 10,000 customers are replayed (`nba.policy.replayed`). Of more, limits are
-    taken one after the other, U a normal sum where amounts differ: off by less than 0.001 there.
+    differ, the draws of up to 10,000 customers are replayed (`nba.policy.replayed`), and of up to 200,000 if
+    no more than 1,000 contacts are expected. Of others, limits are taken one after the other, U a normal sum
+    where amounts differ: off by less than 0.001 there.
 
     Args:
         p: Probabilities drawn from, shape (n, k).
@@ -171,7 +172,8 @@ def after_trimming(p: Array, use: Array, available: Array) -> Array:
     expected, spread = p.sum(axis=0) @ use, _spread(p, use)
     near = expected + 8 * spread + use.max(axis=0, initial=0.0) > available
     together = replayed.needed(use, available, expected, spread)
-    if len(p) <= replayed.MOST and together.any():
+    contacts = float(p[:, (use[:, together] > 0).any(axis=1)].sum())
+    if together.any() and replayed.pays(len(p), contacts):
         left = replayed.shares(p, use[:, together], available[together])
         return _thin(p, replayed.of_rows(p, left.rows, left.share))
     for j, limit in enumerate(available):

@@ -19,8 +19,9 @@ Array = NDArray[np.float64]
 Whole = NDArray[np.int64]
 Flags = NDArray[np.bool_]
 
-# Customers up to which draws are replayed; the sums of more are so near to normal that a formula will do.
-MOST = 10_000
+# Customers up to which draws are replayed: the sums of more are so near to normal that a formula will do,
+# unless hardly any of them is contacted. Then draws of so many more are replayed.
+MOST, RARELY, CONTACTS = 10_000, 200_000, 1_000
 # Steps of one batch's replays (a quarter of a second), the fewest, and what is enough for any batch.
 STEPS, LEAST, ENOUGH = 100_000_000, 500, 200_000
 # Replays below which customers are no longer taken out of their own company one by one.
@@ -35,6 +36,16 @@ class _Company(NamedTuple):
     kind: Whole
     use: Array
     available: Array
+
+
+def pays(customers: int, contacts: float) -> bool:
+    """Say whether draws are replayed rather than summed by a formula.
+
+    Args:
+        customers: Who are drawn for.
+        contacts: How many are expected to use the limits.
+    """
+    return customers <= MOST or (customers <= RARELY and contacts <= CONTACTS)
 
 
 def needed(use: Array, available: Array, expected: Array, spread: Array) -> Flags:

@@ -211,10 +211,12 @@ def trimmed(cut: Cut, totals: Totals, use: Array, available: Array) -> Cut:
     return cut._replace(after=after, amounts=amounts, counts=counts)
 
 
-def together(totals: Totals, use: Array, available: Array) -> Flags:
-    """Say for which limits the draws of few customers are to be replayed, shape (m,)."""
+def together(totals: Totals, use: Array, available: Array, customers: int) -> Flags:
+    """Say for which limits draws are to be replayed, shape (m,); of none where customers are many."""
     spread = np.sqrt(np.maximum(totals.variance / _ONE, 0.0))
-    return replayed.needed(use, available, totals.use(use), spread)
+    limits = replayed.needed(use, available, totals.use(use), spread)
+    contacts = float(totals.p[(use[:, limits] > 0).any(axis=1)].sum()) / _ONE
+    return limits & replayed.pays(customers, contacts)
 
 
 def replay(cut: Cut, p: Array, use: Array, available: Array, limits: Flags) -> Cut:

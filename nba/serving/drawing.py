@@ -7,7 +7,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from nba import draws
-from nba.policy import replayed, streamed
+from nba.policy import streamed
 from nba.policy.streamed import Cut, Totals
 from nba.serving.engines import Engine
 from nba.serving.jobs import Array, Drawn, Job, Scored, Whole
@@ -50,8 +50,9 @@ def draw_all(job: Job, engine: Engine, drawn: Drawn, tell: Callable[[str, int], 
 def _replayed(job: Job, engine: Engine, cuts: list[Cut], sums: Sequence[Totals], drawn: Drawn) -> list[Cut]:
     # Arms of few customers have no need of formulas where these are none too near.
     use, out = job.limited.use, list(cuts)
-    limits = [streamed.together(part, use, room) for part, room in zip(sums, drawn.available)]
-    few = [i for i in range(len(out)) if limits[i].any() and drawn.customers[i] <= replayed.MOST]
+    asked = zip(sums, drawn.available, drawn.customers)
+    limits = [streamed.together(part, use, room, int(many)) for part, room, many in asked]
+    few = [i for i in range(len(out)) if limits[i].any()]
     if not few:
         return out
 
