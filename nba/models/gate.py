@@ -4,7 +4,8 @@ Two questions are put to the control by doubly robust values: is giving each cus
 best, or none, worth more, and is one of T treatments for all? Each may err in 2.5% of all trials in which
 nothing helps, the second over all T (Bonferroni), so that treatments that do nothing, however many, are
 recommended in 5% at most. Where one treatment for all is worth more, choosing by customer must be better than
-that too; else the simpler rule is recommended. What the data could not have shown is said.
+that too; and it must at least look better than the treatment for all that looks best, shown or not. Else the
+simpler rule is recommended. What the data could not have shown is said.
 """
 
 from collections.abc import Mapping, Sequence
@@ -214,11 +215,17 @@ def decide(
     choice = stats.mean(w * chosen, unit=customer)
     worth = np.array([0.0, *(one.value for one in every)])
     pays = np.array([False, *(one.lower > 0 for one in every)])
-    best = int(np.where(pays, worth, -np.inf).argmax() if pays.any() else worth.argmax())
+    top = int(worth.argmax())
+    best = int(np.where(pays, worth, -np.inf).argmax()) if pays.any() else top
     gain = stats.mean(w * (chosen - value[:, best]), unit=customer)
+    over = stats.mean(w * (chosen - value[:, top]), unit=customer)
     found = _Found(gain, choice, tuple(every), best, arms)
-    if gain.lower > 0 if pays[best] else choice.lower > 0:
+    shows = gain.lower > 0 if pays[best] else choice.lower > 0
+    if shows and over.value > 0:
         rule, reason = "personalise", _choice_pays(found, single_pays=bool(pays[best]))
+    elif shows:
+        rule = arms[best] if pays[best] else arms[0]
+        reason = _untold(found, top, over, single_pays=bool(pays[best]))
     elif pays[best]:
         rule, reason = arms[best], _one_pays(found)
     else:
@@ -264,6 +271,20 @@ def _choice_pays(found: _Found, *, single_pays: bool) -> str:
     return (
         f"{said}; {found.name}, the best that all could get, does not show to be: {one}. {over}:"
         f" {gain.value:.4g}, {gain.lower:.4g} to {gain.upper:.4g}."
+    )
+
+
+def _untold(found: _Found, top: int, over: Interval, *, single_pays: bool) -> str:
+    # Choosing is shown to beat what could be shown, but another rule for all looks as good or better.
+    looks, none = found.every[top - 1], repr(found.arms[0])
+    beaten, shown = (found.name, found.gain) if single_pays else (none, found.choice)
+    stays = found.name if single_pays else none
+    return (
+        f"Choosing by customer is worth {shown.value:.4g} more each than {beaten} (95%: from"
+        f" {shown.lower:.4g}), but does not look better than {found.arms[top]!r} to everyone"
+        f" ({over.value:.4g}, {over.lower:.4g} to {over.upper:.4g}), which itself does not show to be worth"
+        f" more than {none}: {looks.value:.4g} (from {looks.lower:.4g}{found.best_of}). Which of the two is best cannot be"
+        f" told; until it can, the simpler rule stands, {stays}."
     )
 
 

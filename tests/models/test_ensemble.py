@@ -425,6 +425,39 @@ def test_the_gate_says_what_choosing_was_compared_with():
     assert "which itself is worth more than 'none' by 0.39" in both.reason
 
 
+def one_is_best_for_all(rng, n=1000):
+    # Of six treatments the first is worth .12 to everyone, the others .09; the models choose by noise. Most
+    # of the scores' own is the control's, so that the best of six looks good by little more than chance.
+    truth = np.array([0.12, 0.09, 0.09, 0.09, 0.09, 0.09])
+    scores = truth + 1.4 * rng.normal(size=(n, 1)) + 0.4 * rng.normal(size=(n, 6))
+    believed = truth + 0.05 * rng.normal(size=scores.shape)
+    return gate.decide(believed, scores, ("none", *"abcdef"), np.ones(n))
+
+
+def test_where_one_treatment_is_best_for_all_choosing_is_not_recommended_if_it_looks_worse():
+    rng = np.random.default_rng(0)
+    found = [one_is_best_for_all(rng) for _ in range(200)]
+    assert all(one.gain.value > 0 for one in found if one.rule == "personalise")
+    # The choice beats none, no single treatment shows to, and one of them looks better than the choice.
+    untold = [one for one in found if one.choice.lower > 0 >= max(one.gain.value, one.single_gain.lower)]
+    assert len(untold) >= 5
+    assert {one.rule for one in untold} == {"none"}
+    assert all("Which of the two is best cannot be told" in one.reason for one in untold)
+    assert not any("nothing to find" in one.reason for one in untold)
+
+
+def test_what_pays_for_all_stands_where_another_treatment_looks_better_than_choosing():
+    half = np.tile([1.0, -1.0], 200)
+    few = np.where(np.arange(400) < 2, 400.0, 0.0)  # two customers make it look worth 2
+    scores = np.column_stack([0.4 + half, few])
+    found = gate.decide(
+        np.column_stack([half, -np.ones(400)]), scores, ("none", "mail", "call"), np.ones(400)
+    )
+    assert found.gain.lower > 0
+    assert (found.rule, found.single) == ("mail", "mail")
+    assert "does not look better than 'call' to everyone" in found.reason
+
+
 def of_ten_that_do_nothing(rng, n=300):
     scores = rng.normal(size=(n, 1)) + 2 * rng.normal(size=(n, 10))  # the control's noise is in all
     believed = 0.1 * rng.normal(size=scores.shape)
