@@ -46,6 +46,10 @@ def test_the_hash_changes_with_any_setting(tmp_path: Path) -> None:
         (GOOD.replace("100.0", "'much'"), "limits.budget: found 'much'"),
         (GOOD + "[experiment]\narms = [{name='holdout', share=0.4, policy='none'}]", "shares sum to 0.4"),
         (GOOD + "[reward]\nwindow_days = 0", "reward.window_days: found 0"),
+        (
+            GOOD + "[reward]\nwindow_days = 30\n[models]\nvalidation = 'time'\nvalidation_gap_days = 14",
+            "validation_gap_days is 14; expected 30 or more, as [reward] window_days",
+        ),
         ("[workspace\nname=1", "not valid TOML"),
     ],
 )
@@ -53,6 +57,15 @@ def test_faults_name_the_key_and_what_was_found(tmp_path: Path, text: str, expec
     with pytest.raises(SettingsError) as caught:
         settings.read(_write(tmp_path, text))
     assert expected in str(caught.value)
+
+
+def test_validation_by_time_waits_as_long_as_outcomes_are_open(tmp_path: Path) -> None:
+    asked = GOOD + "[reward]\nwindow_days = 30\n[models]\nvalidation = 'time'\n"
+    assert settings.read(_write(tmp_path, asked)).models.validation_gap_days == 30
+    assert (
+        settings.read(_write(tmp_path, asked + "validation_gap_days = 45")).models.validation_gap_days == 45
+    )
+    assert settings.read(_write(tmp_path, GOOD)).models.validation_gap_days == 14
 
 
 def test_every_fault_is_named_at_once(tmp_path: Path) -> None:

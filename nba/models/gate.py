@@ -283,8 +283,8 @@ def _untold(found: _Found, top: int, over: Interval, *, single_pays: bool) -> st
         f"Choosing by customer is worth {shown.value:.4g} more each than {beaten} (95%: from"
         f" {shown.lower:.4g}), but does not look better than {found.arms[top]!r} to everyone"
         f" ({over.value:.4g}, {over.lower:.4g} to {over.upper:.4g}), which itself does not show to be worth"
-        f" more than {none}: {looks.value:.4g} (from {looks.lower:.4g}{found.best_of}). Which of the two is best cannot be"
-        f" told; until it can, the simpler rule stands, {stays}."
+        f" more than {none}: {looks.value:.4g} (from {looks.lower:.4g}{found.best_of}). Which"
+        f" of the two is best cannot be told; until it can, the simpler rule stands, {stays}."
     )
 
 

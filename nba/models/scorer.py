@@ -141,7 +141,7 @@ class Scorer:
         given = codes[column], codes[paired], y, weight, fold, params, settings.trees
         day = rows["as_of"].cast(pa.int64()).to_numpy() / 86400e6
         timed = settings.validation == "time"
-        parts = response.later(day, y, settings.validation_gap_days) if timed else ()
+        parts = response.later(day, y, _gap(settings)) if timed else ()
         crossed = response.fit(X, *given, inputs.customers(rows), parts)
         arrays = Rows(X, column, paired, y, weight, fold)
         learnt = uplift.fit(arrays, crossed, coding, settings, seed)
@@ -230,6 +230,15 @@ class Scorer:
                 f"{path} has format {meta.get('format')}; expected {_FORMAT}", "Train the model again."
             )
         return _read(Path(folder), meta)
+
+
+def _gap(settings: Models) -> int:
+    if settings.validation_gap_days is None:
+        raise DataError(
+            "models.validation is 'time' without validation_gap_days; expected days, the reward window",
+            "Settings of a workspace fill it in: give it to `Models` where there is none.",
+        )
+    return settings.validation_gap_days
 
 
 def check_contacts(column: Whole) -> list[str]:

@@ -75,8 +75,8 @@ class Models(Frozen):
         monotone: Features by whose value the chance of a response may only rise (1) or only fall (-1).
         validation: What stops the trees of the chance of a response and calibrates it: other `customers`, or
             `time`, decisions later than those that the trees are grown on (rolling origins).
-        validation_gap_days: With `time`, days between the two, in which outcomes were still open; as long as
-            the reward window.
+        validation_gap_days: With `time`, days between the two, in which outcomes were still open; the reward
+            window if absent, and not shorter.
         half_life_days: Age at which a training example weighs half; None weighs all alike.
         capacity: What effects of contact may be made of: constant, linear, trees, or a blend of all.
         validate_days: `nba learn` chooses half-life and capacity anew on the latest decisions after so many
@@ -103,7 +103,7 @@ class Models(Frozen):
     tune_rows: int = Field(default=30_000, ge=100)
     monotone: dict[str, Literal[-1, 1]] = Field(default={})
     validation: Literal["customers", "time"] = "customers"
-    validation_gap_days: int = Field(default=14, ge=0)
+    validation_gap_days: Annotated[int, Field(ge=0)] | None = None
     half_life_days: Annotated[float, Field(gt=0)] | None = None
     capacity: Literal["constant", "linear", "trees", "blend"] = "blend"
     validate_days: int = Field(default=28, ge=0)

@@ -93,6 +93,19 @@ class Settings(Frozen):
             raise ValueError(f"[workspace] attributes names {unknown}; sources map {known}")
         return self
 
+    @model_validator(mode="after")
+    def _validates_on_closed_outcomes(self) -> "Settings":
+        gap, window = self.models.validation_gap_days, self.reward.window_days
+        if self.models.validation == "time" and gap is not None and gap < window:
+            raise ValueError(
+                f"[models] validation_gap_days is {gap}; expected {window} or more, as [reward]"
+                " window_days: in between outcomes are open. Leave it out to have it so"
+            )
+        if gap is None:
+            told = self.models.model_copy(update={"validation_gap_days": window})
+            object.__setattr__(self, "models", told)  # before anyone has seen it
+        return self
+
     @property
     def trial_share(self) -> float:
         """The part of all customers that trials can have: those of standing arms that run the champion."""
