@@ -110,7 +110,8 @@ def promote(
         )
     )
     title = f"Challenger, version {found.challenger}, against the champion, version {found.champion}"
-    show(title, [check._asdict() for check in found.checks])
+    shown = ("check", "status", "value", "limit", "note")
+    show(title, [{name: getattr(check, name) for name in shown} for check in found.checks])
     if found.is_moved:
         out.print(
             f"Version {found.challenger} is the champion now; `nba rollback` restores {found.champion}."
