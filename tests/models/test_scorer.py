@@ -165,7 +165,7 @@ def test_validation_by_time_is_by_configuration(scorer, varied, catalog, quick):
     open_then = asked.model_copy(update={"validation_gap_days": 99})
     assert Scorer.fit(varied.examples, catalog, open_then, 0).model_id == scorer.model_id
     unsaid = asked.model_copy(update={"validation_gap_days": None})
-    with pytest.raises(DataError, match="validation_gap_days is not given; expected days, the reward window"):
+    with pytest.raises(DataError, match="without validation_gap_days; expected days, the reward window"):
         Scorer.fit(varied.examples, catalog, unsaid, 0)
 
 
