@@ -357,6 +357,8 @@ def _log(logged: _Logged, at: datetime, stands: tracking.Registered | None = Non
     compared = {}
     if comparison.gate is not None:
         compared = {tracking.IS_COMPARED: "true", tracking.GATE: str(comparison.gate.rule)}
+        if compare.caveat(comparison.findings):
+            compared[tracking.GATE] += " (only if features precede the treatment: see the card)"
     found = {f"{k}.html": draw(scorer.report.tables[k]) for k, draw in _FIGURES.items()}
     more: dict[str, pa.Table] = {}
     stability = {f"reasons_{k}": v for k, v in comparison.stability.items()}

@@ -5,7 +5,7 @@ step fits the stack (`nba.models.ensemble`) on the same examples and measures wh
 loses against it, whether personalising pays, and whether the log can tell at all.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -149,7 +149,7 @@ def compare(
         pa.Table.from_pylist([*model.candidates_.to_pylist(), model.judged("served", served)]),
         model.average_,
         _deciles(model),
-        model.gate_,
+        replace(model.gate_, reason=f"{caveat(found)} {model.gate_.reason}".strip()),
         agreement,
         distance,
         found,
@@ -347,11 +347,39 @@ def _uneven(names: tuple[str, ...], X: Array, arm: Whole, p: Array, customer: Wh
     ]
 
 
+def caveat(findings: Sequence[str]) -> str:
+    """Say what a verdict on effects is worth where features may know what came later; empty where none may.
+
+    Args:
+        findings: Of `checks` and of what differs between arms.
+
+    Example:
+        >>> caveat(["Feature 'f_a' tells the outcome almost exactly: is it known at the decision?"])[:43]
+        "Only if 'f_a' is known before the decision:"
+    """
+    said = ("tells the outcome", "differs between arms")
+    of = [text for text in findings if text.startswith("Feature '")]
+    named = [text.split("'")[1] for text in of if any(s in text for s in said)]
+    if not named:
+        return ""
+    which = ", ".join(repr(name) for name in dict.fromkeys(named))
+    return (
+        f"Only if {which} {'is' if len(set(named)) == 1 else 'are'} known before the decision: a feature that"
+        " knows what came later makes effects and their intervals false, so that no rule is recommended until"
+        " that is settled. As the data stand:"
+    )
+
+
 def checks(names: tuple[str, ...], X: Array, y: Array, p: Array, arm: Whole | None = None) -> list[str]:
     """Name leaks and gaps of the examples, one sentence each; says so if there are none."""
     out = [
         f"Feature {names[j]!r} tells the outcome almost exactly: is it known at the decision?"
         for j in leaking.leaks(X, y, arm)
+    ]
+    out += [
+        f"Feature {names[j]!r} tells the outcome suspiciously well (AUC {area:.2f}, all others {rest:.2f} at"
+        " most): is it known at the decision?"
+        for j, area, rest in leaking.suspected(X, y)
     ]
     out = out or ["No feature tells the outcome almost exactly."]
     empty = [name for j, name in enumerate(names) if np.isnan(X[:, j]).all()]

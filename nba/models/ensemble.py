@@ -128,6 +128,8 @@ class UpliftEnsemble(_Learner):
         self.trees = trees
 
     def _fit(self, data: Trial) -> None:
+        if faults := self._misread():
+            raise listed(faults, "the model cannot be fitted as it was asked for")
         # The default's others would undo what is asked of the slopes.
         is_default = tuple(self.names) == NAMES
         self.names_ = _SIGNED if is_default and self.monotone is not None else tuple(self.names)
@@ -168,10 +170,26 @@ class UpliftEnsemble(_Learner):
         unseen = averages_without(effects, share, data) + deviations @ self._weights
         self._report(data, effects, deviations, unseen, average, noise)
 
+    def _misread(self) -> list[str]:
+        # What is no list or mapping where one is asked for: anything else would be read letter by letter.
+        out = []
+        if isinstance(self.names, str) or not isinstance(self.names, Sequence):
+            out.append(f"names is {self.names!r}; expected a sequence of names, such as ('hierarchy',)")
+        if self.cost is not None and not isinstance(self.cost, Mapping):
+            out.append(f"cost is {self.cost!r}; expected money by treatment, such as {{'mail': 0.5}}")
+        if isinstance(self.monotone, Mapping | str):
+            out.append(f"monotone is {self.monotone!r}; expected one of -1, 0 or 1 per feature, in order")
+        return out
+
     def _faults(self, treatments: Sequence[Any]) -> list[str]:
         # Of the arguments, before anything is fitted.
         unknown = sorted(set(self.names) - set(NAMES))
         out = []
+        if (self.cost or {}).get(self.control):
+            out.append(
+                f"cost of the control {self.control!r} is {(self.cost or {})[self.control]!r}; expected none:"
+                " give what a treatment costs more than it"
+            )
         if unknown or not len(self.names):
             out.append(f"names has {unknown}; expected some of {list(NAMES)}")
         if lost := self.monotone is not None and sorted(set(self.names_) - set(_SIGNED) - set(unknown)):

@@ -16,8 +16,11 @@ Whole = NDArray[np.int64]
 _LEAK = 0.999  # AUC or rank correlation of one feature with the outcome above which it is taken for it
 _LEAST = 20  # rows with the feature
 _OTHERS = 10  # rows of the rarer outcome, where a part of the rows, or a flag, could tell it by chance
-_MOST = 5_000  # rows that are looked at
+_MOST = 5_000  # rows that leaks are looked for in
+_HIGH = 0.9  # AUC of a feature from which on it is suspected,
+_ABOVE = 0.1  # if it is so much above the next feature's that is not
 _APART = 5.0  # standard errors that a feature may differ between arms
+_CELLS = 6_000_000  # values that are compared between arms, for time and memory
 CERTAIN = 1 - 1e-9  # probability above which nothing else was possible
 _SLACK = 0.05  # and these standard deviations, as estimated probabilities are not exact
 
@@ -53,6 +56,43 @@ def leaks(X: Array, y: Array, arm: Whole | None = None, most: int = _MOST) -> li
     return out
 
 
+def suspected(X: Array, y: Array, most: int = 20_000) -> list[tuple[int, float, float]]:
+    """Name features that tell a 0/1 outcome far better than any other does, without being it.
+
+    A feature is suspected whose AUC is above 0.9 and by 0.1 or more above the best that is not; `leaks` are
+    left out. That may be right (a strong habit): a suspicion is no fault.
+
+    Args:
+        X: Shape (n, p).
+        y: 0 or 1, shape (n,); of other outcomes nothing is suspected.
+        most: Rows that are looked at.
+
+    Returns:
+        Column, AUC (of its order in either direction, where it is known) and the AUC of the best that is not
+        suspected, 0.5 if there is none.
+    """
+    if not np.isin(y, (0.0, 1.0)).all() or not _varies(y):
+        return []
+    at = _part(len(y), most)
+    part, target = X[at], y[at]
+    area = np.full(X.shape[1], 0.5)
+    for j, x in enumerate(part.T):
+        known = np.isfinite(x)
+        if _varies(target[known]):
+            area[j] = 0.5 + abs(_auc(x[known], target[known]) - 0.5)
+    told = area > _LEAK
+    high = (area > _HIGH) & ~told
+    rest = max(area[~high & ~told].max(initial=0.5), 0.5)
+    return [(int(j), float(area[j]), float(rest)) for j in np.flatnonzero(high & (area > rest + _ABOVE))]
+
+
+def _auc(x: Array, y: Array) -> float:
+    low, high = x[y == 0], x[y == 1]
+    cut = np.sort(low)
+    below = (np.searchsorted(cut, high, "left") + np.searchsorted(cut, high, "right")) / 2
+    return float(below.mean() / len(low))
+
+
 def _part(n: int, most: int = _MOST) -> Whole:
     return np.linspace(0, n - 1, min(n, most)).astype(np.int64)
 
@@ -73,10 +113,7 @@ def _tells(x: Array, y: Array) -> bool:
     if np.ptp(x) == 0 or np.ptp(y) == 0:
         return False
     if np.isin(y, (0.0, 1.0)).all():
-        low, high = x[y == 0], x[y == 1]
-        cut = np.sort(low)
-        below = (np.searchsorted(cut, high, "left") + np.searchsorted(cut, high, "right")) / 2
-        return bool(abs(below.mean() / len(low) - 0.5) > _LEAK - 0.5)
+        return bool(abs(_auc(x, y) - 0.5) > _LEAK - 0.5)
     return bool(abs(np.corrcoef(rankdata(x), rankdata(y))[0, 1]) > _LEAK)
 
 
@@ -86,6 +123,7 @@ def uneven(
     p: Array,
     weight: Array | None = None,
     customer: Whole | None = None,
+    most: int = 60_000,
 ) -> list[int]:
     """Name features that differ between arms by more than the arms' probabilities allow.
 
@@ -101,8 +139,9 @@ def uneven(
         p: Probability of each arm, shape (n, 1 + T); above 0 of the row's own, NaN where not known.
         weight: Shape (n,).
         customer: Code of each row's customer, shape (n,).
+        most: Rows that are looked at.
     """
-    at = _part(len(arm))
+    at = _part(len(arm), min(most, max(_MOST, _CELLS // max(X.shape[1], 1))))
     arm, p = arm[at], p[at]
     w = np.ones(len(at)) if weight is None else weight[at]
     own = p[np.arange(len(at)), arm]

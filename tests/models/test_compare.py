@@ -102,6 +102,16 @@ def test_a_feature_that_only_the_treated_have_is_named_with_the_stack_and_withou
     assert "'f_x4'" in said
 
 
+def test_a_verdict_on_features_that_know_what_came_later_says_so_first(scorer, varied, catalog, quick):
+    rows = varied.examples.slice(0, 2500)
+    y = rows["is_response"].to_numpy(zero_copy_only=False) + 0.35 * np.random.default_rng(0).normal(size=2500)
+    late = rows.set_column(rows.schema.get_field_index("f_x4"), "f_x4", pa.array(y))
+    found = compare.compare(scorer, late, catalog, quick, 0)
+    assert any("'f_x4' tells the outcome suspiciously well" in text for text in found.findings)
+    assert found.gate.reason.startswith("Only if 'f_x4' is known before the decision:")
+    assert "- Only if 'f_x4' is known" in card.card(scorer, varied.examples, found, {})
+
+
 def test_too_few_examples_are_said_not_raised(scorer, varied, catalog, quick):
     few = compare.compare(scorer, varied.examples.slice(0, LEAST // 2), catalog, quick, 0)
     assert few.gate is None

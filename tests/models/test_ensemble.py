@@ -177,6 +177,12 @@ def test_noise_that_effects_share_does_not_hide_how_they_differ():
             {"names": ("x_trees", "t_trees"), "monotone": [1, 0, 0, 0]},
             r"names has \['t_trees'\], which cannot",
         ),
+        ({"cost": {0: 5.0}}, "cost of the control 0 is 5.0; expected none"),
+        (
+            {"cost": [1, 2], "names": "hierarchy"},
+            r"names is 'hierarchy'; (.|\n)*cost is \[1, 2\]; expected money",
+        ),
+        ({"monotone": {"age": 1}}, "monotone is {'age': 1}; expected one of -1, 0 or 1 per feature"),
         ({"cost": {3: 1.0}}, r"cost names \[3\], which no row got; expected some of \[1, 2\]"),
         ({"trees": {"num_leafs": 3}}, r"trees names \['num_leafs'\]; expected some of \[(.|\n)*'num_leaves'"),
         ({"cost": {1: np.inf, 4: 1.0}}, r"cost names \[4\](.|\n)*cost of 1 is inf"),

@@ -3,6 +3,7 @@ import warnings
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.special import ndtr
 from sklearn.linear_model import LinearRegression
 
 from nba.errors import DataError
@@ -251,6 +252,34 @@ def test_a_feature_that_tells_the_outcome_is_named():
     assert leaking.leaks(X[:, :2], y) == []
     money = np.exp(10 * X[:, 0])
     assert leaking.leaks(X, money) == [0]
+
+
+def test_a_feature_that_tells_far_more_than_all_others_is_a_suspicion():
+    rng = np.random.default_rng(0)
+    X, arm = rng.normal(size=(6000, 3)), rng.integers(0, 2, 6000)
+    y = (rng.random(6000) < 0.3 + 0.1 * arm).astype(float)
+    X[:, 1] = y + 0.35 * rng.normal(size=6000)
+    ((j, area, rest),) = leaking.suspected(X, y)
+    assert (j, area) == (1, pytest.approx(ndtr(1 / (0.35 * 2**0.5)), abs=0.01))
+    assert 0.5 <= rest < 0.55
+    assert leaking.leaks(X, y) == []
+    said = compare.checks(("f_a", "f_b", "f_c"), X, y, np.full(6000, 0.5), arm)
+    assert said[0].startswith("Feature 'f_b' tells the outcome suspiciously well (AUC 0.98, all others 0.5")
+    assert compare.caveat(said).startswith("Only if 'f_b' is known before the decision:")
+    assert leaking.suspected(X, 30 * y) == []  # money
+    X[:, 2] = y + 0.57 * rng.normal(size=6000)  # where another tells nearly as much, habits may
+    assert leaking.suspected(X, y) == []
+    said = compare.checks(("f_a", "f_b", "f_c"), X, y, np.full(6000, 0.5), arm)
+    assert compare.caveat(said) == ""
+
+
+def test_more_rows_show_a_smaller_difference_between_arms():
+    rng = np.random.default_rng(0)
+    arm = rng.integers(0, 2, 40_000)
+    X = (rng.normal(size=40_000) + 0.18 * arm)[:, None]
+    p = np.full((40_000, 2), 0.5)
+    assert leaking.uneven(X, arm, p) == [0]
+    assert leaking.uneven(X, arm, p, most=5000) == []
 
 
 def leaky(kind, n=3000, seed=0):
