@@ -271,6 +271,7 @@ def _ingested(staged: Sequence[StagedSource], config: Settings) -> pa.Table:
     # Which raw files there are, by content; with other settings or other code they count as others.
     told = config.identity.model_dump_json() + config.matching.model_dump_json()
     told += str(sorted(config.workspace.attributes.items()))
+    told += str(sorted(one.column for one in config.engagement.purposes))
     rules = hashlib.sha256(told.encode() + _CODE).hexdigest()[:16]
     rows = [
         {

@@ -3,10 +3,12 @@
 They come as a company's CRM tells them, the latest row of each field outweighing the earlier ones. Where
 rows say when they were changed (`updated_at`), what held before stays known too, so that a look back from a
 moment does not see what was told later. What is told of an identifier is told of the customer since that
-identifier is the customer's. What was told of customers who went into others is kept too.
+identifier is the customer's. What was told of customers who went into others is kept too. Of a customer
+with several external ids each has its own say in consent, and no outweighs yes: who opted out under one of
+them stays out when the two turn out to be one.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -19,12 +21,24 @@ _ALWAYS = "timestamptz '1900-01-01 00:00:00+00'"
 _TOLD = """crm as (
             select *, row_number() over (
                 order by updated_at nulls first, name, joined_at, source, row_number) as turn
-            from {once} left join file_name using (source, file))"""
+            from {once} left join file_name using (source, file) left join record using (key))"""
 # Rows of customers who went into others; once, as those of now.
 TOLD_FORMER = """select r.* exclude (combo), customer_no, reached_at, 1 as n_rows
     from all_customers r join former_owner using (combo)
     qualify row_number() over (
         partition by key, customer_no order by source desc, file desc, row_number desc) = 1"""
+# The external id of rows (by key) of customers who have several; rows without one are a record of their own.
+_RECORD = """create or replace temp table record as
+    with many as (select customer_no from identity where strength = 0 group by 1 having count(*) > 1),
+        many_former as (
+            select customer_no from former_identity where strength = 0 group by 1 having count(*) > 1),
+        shared as (
+            select combo from owner semi join many using (customer_no) union
+            select combo from former_owner semi join many_former using (customer_no))
+    select key, any_value(i_{external}) as record
+    from all_customers join (
+        select combo, i_{external} from seen semi join shared using (combo)) using (combo)
+    group by key"""
 # 08001 is a code.
 _NUMBER = "'-?(0|[1-9]\\d{0,14})(\\.\\d+)?'"
 
@@ -48,15 +62,30 @@ class Kind:
         is_number: Whether it is a number; else text.
         n: Values that were told.
         n_unfit: Of a number, those that are none; they are left blank.
+        is_consent: Whether it holds the consent for a purpose.
     """
 
     is_number: bool
     n: int = 0
     n_unfit: int = 0
+    is_consent: bool = False
+
+
+def records(connection: duckdb.DuckDBPyConnection, external: str) -> None:
+    """Make the table `record` of the external ids of rows, of customers who have several.
+
+    Args:
+        connection: Holds what `identity.resolve` gives, and the views of `unify.look`.
+        external: Kind of the external id.
+    """
+    connection.execute(_RECORD.format(external=external)).fetchall()
 
 
 def kinds(
-    connection: duckdb.DuckDBPyConnection, attributes: Sequence[str], told: Mapping[str, str]
+    connection: duckdb.DuckDBPyConnection,
+    attributes: Sequence[str],
+    told: Mapping[str, str],
+    purposes: Collection[str] = (),
 ) -> dict[str, Kind]:
     """Say which attributes are numbers.
 
@@ -67,6 +96,7 @@ def kinds(
         connection: Holds the view `once` of usable rows of customers.
         attributes: Names of all attributes `a_*`.
         told: Attribute to `number` or `text`.
+        purposes: Those that hold the consent for a purpose.
     """
     if not attributes:
         return {}
@@ -77,14 +107,14 @@ def kinds(
     out = {}
     for name, n, unfit in zip(attributes, found[::2], found[1::2]):
         is_number = told[name] == "number" if name in told else bool(n) and not unfit
-        out[name] = Kind(is_number, n, unfit if is_number else 0)
+        out[name] = Kind(is_number, n, unfit if is_number else 0, name in purposes)
     return out
 
 
 def customers(attributes: Mapping[str, Kind]) -> str:
     """Write the query of the table `customers`, in order of customer.
 
-    It needs what `identity.resolve` gives, and the view `once` of usable rows of customers.
+    It needs what `identity.resolve` gives, the view `once` of usable rows of customers, and `record`.
 
     Args:
         attributes: All attributes `a_*`, and what they are.
@@ -102,9 +132,16 @@ def customers_earlier(attributes: Mapping[str, Kind]) -> str:
 
 
 def _customers(attributes: Mapping[str, Kind], of: _Views) -> str:
-    picked = ", ".join(f"arg_max({column}, turn) as {column}" for column in _fields(attributes))
+    latest, weighed = _weighed(attributes)
     return f"""with {_TOLD.format(once=of.once)},
-        latest as (select customer_no, {picked} from crm group by customer_no),
+        several as (select distinct customer_no from crm where record is not null),
+        by_record as (
+            select customer_no, {latest} from crm semi join several using (customer_no)
+            group by customer_no, record),
+        latest as (
+            select customer_no, {_picked(attributes)} from crm anti join several using (customer_no)
+            group by customer_no
+            union all by name select customer_no, {weighed} from by_record group by customer_no),
         oldest as (
             select customer_no, arg_min(node, (sight, node)) as node
             from {of.identity} where strength = 0 group by 1),
@@ -134,7 +171,7 @@ def states(attributes: Mapping[str, Kind]) -> str:
 def _states(attributes: Mapping[str, Kind], of: _Views) -> str:
     names = _fields(attributes)
     grown = ", ".join(f"last_value({column} ignore nulls) over w as {column}" for column in names)
-    picked = ", ".join(f"arg_max({column}, turn) as {column}" for column in names)
+    latest, weighed = _weighed(attributes)
     return f"""with {_TOLD.format(once=of.once)},
         dated as (
             select *, case when reached_at > greatest(joined_at, updated_at) then reached_at
@@ -142,7 +179,8 @@ def _states(attributes: Mapping[str, Kind], of: _Views) -> str:
             from crm semi join (
                 select customer_no from crm where updated_at is not null) using (customer_no)),
         late as (
-            select distinct customer_no from dated where since_at > coalesce(updated_at, {_ALWAYS})),
+            select distinct customer_no from dated
+            where since_at > coalesce(updated_at, {_ALWAYS}) or record is not null),
         grown as (
             select customer_no, since_at, turn, {grown} from dated anti join late using (customer_no)
             window w as (partition by customer_no order by turn
@@ -151,10 +189,12 @@ def _states(attributes: Mapping[str, Kind], of: _Views) -> str:
             from grown
             qualify row_number() over (partition by customer_no, since_at order by turn desc) = 1),
         told_late as (from dated semi join late using (customer_no)),
-        told as (
-            select customer_no, moment as since_at, {picked} from told_late
+        by_record as (
+            select customer_no, moment as since_at, {latest} from told_late
             join (select distinct customer_no, since_at as moment from told_late) using (customer_no)
-            where told_late.since_at <= moment group by 1, 2
+            where told_late.since_at <= moment group by 1, 2, record),
+        told as (
+            select customer_no, since_at, {weighed} from by_record group by 1, 2
             union all by name select * exclude (turn) from last)
         select customer_id, since_at, {_shown(attributes)}
         from told join {of.customer} using (customer_no) order by customer_no, since_at"""
@@ -162,6 +202,23 @@ def _states(attributes: Mapping[str, Kind], of: _Views) -> str:
 
 def _fields(attributes: Mapping[str, Kind]) -> list[str]:
     return [*(f"can_{channel}" for channel in tables.CHANNELS), "timezone", *attributes]
+
+
+def _picked(attributes: Mapping[str, Kind]) -> str:
+    return ", ".join(f"arg_max({name}, turn) as {name}" for name in _fields(attributes))
+
+
+def _weighed(attributes: Mapping[str, Kind]) -> tuple[str, str]:
+    # The latest of each field by record; and of these the latest, but of consents the strictest.
+    names = _fields(attributes)
+    latest = [f"arg_max(({name}, turn), turn) filter ({name} is not null) as {name}" for name in names]
+    weighed = []
+    for name in names:
+        order = f"{name}[2]"
+        if name.startswith("can_") or (name in attributes and attributes[name].is_consent):
+            order = f"(not {tables.is_yes(f'{name}[1]')}, {name}[2])"
+        weighed.append(f"arg_max({name}, {order})[1] as {name}")
+    return ", ".join(latest), ", ".join(weighed)
 
 
 def _shown(attributes: Mapping[str, Kind]) -> str:

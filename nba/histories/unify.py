@@ -101,7 +101,7 @@ def unify(
     for table in mapping.KEYS:
         if table == "customers":
             told = {**known.attributes, **settings.workspace.attributes}
-            _write_persons(connection, staged, files, counts, told)
+            _write_persons(connection, staged, files, counts, told, settings)
         else:
             write_table(connection, table, staged, files[table], counts)
         late.append(orphans(connection, table, staged))
@@ -251,12 +251,15 @@ def _write_persons(
     files: Mapping[str, Path],
     counts: quality.Counts,
     told: Mapping[str, str],
+    settings: Settings,
 ) -> None:
     attributes = _attributes(staged)
     fields = mapping.staged_fields("customers", attributes)
     versions.once(connection, "customers", fields, versions.summed("customers", staged), counts)
     _run(connection, f"create or replace temp view once_former as {persons.TOLD_FORMER}")
-    kinds = persons.kinds(connection, attributes, told)
+    persons.records(connection, settings.identity.external)
+    purposes = [one.column for one in settings.engagement.purposes]
+    kinds = persons.kinds(connection, attributes, told, purposes)
     counts.unfit.update({name: (kind.n_unfit, kind.n) for name, kind in kinds.items() if kind.is_number})
     copy(connection, persons.customers(kinds), files["customers"])
     copy(connection, persons.customers_earlier(kinds), files["customers_earlier"])

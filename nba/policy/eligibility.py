@@ -202,7 +202,7 @@ def _by_rules(
             "Mend [engagement] in nba.toml; docs/features.md lists the features.",
         )
     ordered = sorted(engagement.rules, key=lambda rule: _RULE_STAGES.index(rule.stage))
-    asked = [(one.name, f'coalesce("{one.column}", false)') for one in engagement.purposes]
+    asked = [(one.name, tables.is_yes(f'"{one.column}"')) for one in engagement.purposes]
     asked += [(rule.name, f"coalesce(({rule.keep}\n)::boolean, false)") for rule in ordered]
     kept = _conditions(snapshot, customer_ids, features, extra, asked)
     concerned = [_selected(one, catalog) for one in (*engagement.purposes, *ordered)]

@@ -15,6 +15,7 @@ from nba.tables.experiments import *  # noqa: F403 - every table is reached as `
 from nba.tables.fields import TIME as TIME
 from nba.tables.fields import Field as Field
 from nba.tables.fields import Table as Table
+from nba.tables.fields import is_yes as is_yes
 from nba.tables.health import *  # noqa: F403 - every table is reached as `tables.NAME`
 from nba.tables.history import *  # noqa: F403 - every table is reached as `tables.NAME`
 from nba.tables.policies import *  # noqa: F403 - every table is reached as `tables.NAME`

@@ -259,6 +259,12 @@ def money(name: str, doc: str, **more: Any) -> Field:
     return Field(name, "number", doc, "money", **more)
 
 
+def is_yes(value: str) -> str:
+    """Write in SQL whether a flag says yes, be it a flag, a number or a text; unknown is no."""
+    words = "'true', 't', 'yes', 'y', '1', '1.0', 'si', 'sí'"
+    return f"coalesce(lower(trim(({value})::varchar)) in ({words}), false)"
+
+
 CUSTOMER = identifier("customer_id", "the unified customer")
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from nba.histories import identifiers, staging, unify
 from nba.history import connect
-from nba.settings import Identity, Settings, Source, Workspace
+from nba.settings import Engagement, Identity, Purpose, Settings, Source, Workspace
 
 SALT = "a salt for tests, long enough"
 ORDERS = {
@@ -79,9 +79,10 @@ def unified(tmp_path: Path) -> Callable[..., dict[str, pa.Table]]:
         *sources: dict[str, Any],
         known: dict[str, pa.Table] | None = None,
         most: int = 3,
+        purposes: tuple[str, ...] = (),
     ) -> dict[str, pa.Table]:
         write(tmp_path, files)
-        settings = make(*sources, most=most)
+        settings = make(*sources, most=most, purposes=purposes)
         with connect() as connection:
             identifiers.use_salt(connection, SALT)
             staged, faults = staging.stage(connection, settings, tmp_path, cache=tmp_path / ".cache")
@@ -96,10 +97,16 @@ def unified(tmp_path: Path) -> Callable[..., dict[str, pa.Table]]:
     return run
 
 
-def make(*sources: dict[str, Any], zone: str = "UTC", most: int = 3) -> Settings:
+def make(
+    *sources: dict[str, Any], zone: str = "UTC", most: int = 3, purposes: tuple[str, ...] = ()
+) -> Settings:
     parsed = tuple(Source(**{**ORDERS, "path": "orders.csv", **source}) for source in sources or ({},))
     return Settings(
-        workspace=Workspace(name="test", timezone=zone), sources=parsed, identity=Identity(max_customers=most)
+        workspace=Workspace(name="test", timezone=zone),
+        sources=parsed,
+        # Two CRM ids may be one customer, or else nothing could be told of how they are weighed.
+        identity=Identity(max_customers=most, exclusive=("loyalty_card",)),
+        engagement=Engagement(purposes=tuple(Purpose(name=one, column=one) for one in purposes)),
     )
 
 

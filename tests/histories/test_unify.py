@@ -146,6 +146,58 @@ def test_a_second_crm_without_consent_does_not_take_it_away(unified: Any) -> Non
     assert (ana["can_email"], ana["a_segment"], ana["a_store"]) == (True, "A", 12.0)
 
 
+def _two_records(first: str, second: str, *later: str) -> str:
+    # C1 and C2 are one customer by their e-mail, who began with C1.
+    line = "{},ana@shop.es,,2025-01-0{},{},{},,{}\n"
+    told = [("C1", first), ("C2", second), *(tuple(one.split(" ")) for one in later)]
+    return CRM_HEAD.replace("tz\n", "tz,changed\n") + "".join(
+        line.format(who, min(i + 1, 2), said, said, f"2026-0{i + 1}-01") for i, (who, said) in enumerate(told)
+    )
+
+
+@pytest.mark.parametrize(("dated", "purposes"), [(False, ()), (True, ("a_segment",))])
+@pytest.mark.parametrize(
+    ("told", "allowed"),
+    [
+        (("no", "yes"), False),
+        (("yes", "no"), False),
+        (("yes", "yes"), True),
+        (("no", "yes", "C1 yes"), True),
+        (("yes", "no", "C1 yes"), False),
+        (("no", "yes", "C2 yes"), False),
+        (("no", "yes", " yes"), False),
+        (("yes", "yes", " no"), False),
+    ],
+)
+def test_an_opt_out_under_one_crm_id_outweighs_consent_under_another(
+    unified: Any, told: tuple[str, ...], allowed: bool, dated: bool, purposes: tuple[str, ...]
+) -> None:
+    columns = {**CRM["columns"], **({"updated_at": "changed"} if dated else {})}
+    # Without times of change the order of files counts.
+    head, *lines = _two_records(*told).splitlines(keepends=True)
+    files = {f"crm_{i}.csv": head + line for i, line in enumerate(lines)}
+    found = unified(files, {**CRM, "columns": columns}, purposes=purposes)
+    [row] = found["customers"].to_pylist()
+    last = told[-1].split(" ")[-1] if len(told) > 2 else told[1]
+    assert row["can_email"] is allowed
+    assert row["a_segment"] == (("no", "yes")[allowed] if purposes else last)
+    if dated:
+        # Each moment looks at what both had said by then.
+        states = found["states"].to_pylist()
+        assert [one["can_email"] for one in states][:2] == [told[0] == "yes", told[:2] == ("yes", "yes")]
+        assert (states[-1]["can_email"], states[-1]["a_segment"]) == (allowed, row["a_segment"])
+
+
+def test_a_crm_id_of_which_no_consent_is_told_takes_none_away(unified: Any) -> None:
+    store = {**CRM, "name": "store", "path": "store.csv", "columns": {"joined_at": "joined"}}
+    files = {
+        "crm.csv": CRM_HEAD + "C1,ana@shop.es,,2025-01-01,yes,A,\n",
+        "store.csv": CRM_HEAD + "C2,ana@shop.es,,2026-01-01,,,\n",
+    }
+    [row] = unified(files, CRM, store)["customers"].to_pylist()
+    assert (row["can_email"], row["a_segment"]) == (True, "A")
+
+
 def test_attributes_are_numbers_where_all_are(unified: Any) -> None:
     lines = ["C1,,,2025-01-01,yes,{},\n", "C2,,,2025-01-01,yes,{},\n"]
     for first, second, expected in (("1.5", "-2", [1.5, -2.0]), ("08001", "28001", ["08001", "28001"])):

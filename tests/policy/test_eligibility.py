@@ -259,6 +259,14 @@ def test_consent_is_by_purpose_too_and_unknown_is_no(tmp_path):
     assert words["b"] == words["c"] == ["no consent to ads", "", "no consent to ads"]
 
 
+@pytest.mark.parametrize("said", [("yes", "no", None), (1.0, 0.0, None), ("Sí", "opted out", "")])
+def test_consent_by_purpose_is_read_as_files_tell_it(tmp_path, said):
+    people = [customer(name, a_ads=one) for name, one in zip("abc", said)]
+    ads = (Purpose(name="no consent to ads", column="a_ads", issues=("s",)),)
+    _, words = engage(tmp_path, people, purposes=ads)
+    assert [bool(words[name][0]) for name in "abc"] == [False, True, True]
+
+
 def test_a_pause_begins_with_the_time_that_makes_it_enough(tmp_path):
     ages_of = {"twice": (9, 4), "apart": (20, 4), "once": (4,), "over": (20, 14), "edge": (14, 10)}
     refusals = [
