@@ -128,10 +128,18 @@ def compare(
         return _nothing(found)
     X, y, kept = X[given.rows], y[given.rows], kept.take(pa.array(given.rows))
     found += _uneven(scorer.names, X, given.arm, given.p, inputs.customers(kept))
+    asked = settings.monotone_effects
+    if absent := sorted(set(asked) - set(scorer.names)):
+        said = f"models.monotone_effects names {absent}; the examples have no such feature"
+        raise DataError(said, f"Features are {', '.join(scorer.names)}.")
+    signs = [asked.get(name, 0) for name in scorer.names] if asked else None
+    if asked:
+        told = ", ".join(f"{name} {sign:+d}" for name, sign in asked.items())
+        found.append(f"Signs asked of effects ({told}) are kept by the stack; what is served does not.")
     parts = {t: (a, c) for t, a, c in zip(coding.treatment_ids, coding.action_ids, coding.channels)}
     compared = [coding.treatment_ids[k - 1] for k in given.arms[1:].tolist()]
     value, cost = ({t: money[t] for t in compared} for money in worth(scorer, kept, catalog))
-    model = UpliftEnsemble(parts=parts, value=value, cost=cost, random_state=seed)
+    model = UpliftEnsemble(parts=parts, value=value, cost=cost, monotone=signs, random_state=seed)
     customers = kept["customer_id"].to_pylist()
     tuned = None
     try:

@@ -73,6 +73,8 @@ class Models(Frozen):
             chance to buy (Optuna); 0 takes all as they stand.
         tune_rows: Examples that the search runs on.
         monotone: Features by whose value the chance of a response may only rise (1) or only fall (-1).
+        monotone_effects: Features by whose value effects of contact may only rise (1) or only fall (-1). The
+            stack that the served model is compared with keeps it; the served effects do not.
         validation: What stops the trees of the chance of a response and calibrates it: other `customers`, or
             `time`, decisions later than those that the trees are grown on (rolling origins).
         validation_gap_days: With `time`, days between the two, in which outcomes were still open; the reward
@@ -102,6 +104,7 @@ class Models(Frozen):
     tune_trials: int = Field(default=0, ge=0)
     tune_rows: int = Field(default=30_000, ge=100)
     monotone: dict[str, Literal[-1, 1]] = Field(default={})
+    monotone_effects: dict[str, Literal[-1, 1]] = Field(default={})
     validation: Literal["customers", "time"] = "customers"
     validation_gap_days: Annotated[int, Field(ge=0)] | None = None
     half_life_days: Annotated[float, Field(gt=0)] | None = None

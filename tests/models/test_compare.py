@@ -4,6 +4,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from nba.errors import DataError
 from nba.models import card, compare, crossfit, inputs
 from nba.models.compare import LEAST
 from nba.models.inputs import Coding
@@ -110,6 +111,18 @@ def test_a_verdict_on_features_that_know_what_came_later_says_so_first(scorer, v
     assert any("'f_x4' tells the outcome suspiciously well" in text for text in found.findings)
     assert found.gate.reason.startswith("Only if 'f_x4' is known before the decision:")
     assert "- Only if 'f_x4' is known" in card.card(scorer, varied.examples, found, {})
+
+
+def test_signs_of_effects_are_asked_of_the_stack(scorer, varied, catalog, quick):
+    rows = varied.examples.slice(0, 2500)
+    asked = quick.model_copy(update={"monotone_effects": {"f_x1": 1}})
+    found = compare.compare(scorer, rows, catalog, asked, 0)
+    names = found.candidates["candidate"].to_pylist()
+    assert names == ["none", "constant", "x_trees", "dr_trees", "stack", "served"]
+    assert any("(f_x1 +1) are kept by the stack; what is served does not" in text for text in found.findings)
+    unheard = quick.model_copy(update={"monotone_effects": {"f_unheard": 1}})
+    with pytest.raises(DataError, match=r"monotone_effects names \['f_unheard'\]; the examples have no such"):
+        compare.compare(scorer, rows, catalog, unheard, 0)
 
 
 def test_too_few_examples_are_said_not_raised(scorer, varied, catalog, quick):
