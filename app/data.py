@@ -91,6 +91,12 @@ class Reader:
         names = [self.headline_arm, *(arm.name for one in declared for arm in one.arms)]
         return [name for name in dict.fromkeys(names) if name != "holdout"]
 
+    @property
+    def response_arms(self) -> set[str]:
+        """Arms that rank by the response alone: what they expect is not incremental."""
+        declared = (self.config.experiment, *self.config.experiments)
+        return {arm.name for one in declared for arm in one.arms if arm.policy == "response_greedy"}
+
     def names(self, by: str) -> list[str]:
         """All names of the catalog that figures by action or campaign may draw, for their colours."""
         try:

@@ -1,11 +1,13 @@
 """Gather for pages: the registered models, how good the champion is, what it rests on, and what has moved."""
 
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
 
 import duckdb
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from nba import monitoring, settings, tables, tracking
 from nba.catalog import Catalog
@@ -16,10 +18,24 @@ from nba.models.scorer import Scorer
 
 SAMPLE = 5_000
 TOP, BINS = 6, 12
-_MEANS = pa.schema([("treatment_id", pa.string()), ("p_response", pa.float64()), ("uplift", pa.float64())])
+_MEANS = pa.schema(
+    [(name, pa.string()) for name in ("arm", "treatment_id")]
+    + [(name, pa.float64()) for name in ("p_response", "uplift")]
+)
+# The last batch, of large arms a sample: which treatments each customer could be given.
 _LAST = """
-    select * from features where as_of = (select max(as_of) from features)
-    order by hash(customer_id) limit {n}
+    with batch as (
+        select decision_id, customer_id, decided_at, coalesce(arm, 'policy') as arm from decisions
+        where batch_id = (select batch_id from decisions order by decided_at desc limit 1)
+        qualify row_number() over (partition by arm order by hash(customer_id)) <= {n}
+    ),
+    open as (
+        select decision_id, list(treatment_id) as eligible from choices
+        where is_eligible and decision_id in (select decision_id from batch) group by 1
+    )
+    select b.arm, o.eligible, f.* from batch b join open o using (decision_id)
+        join features f on f.customer_id = b.customer_id and f.as_of = b.decided_at
+    order by b.decision_id
 """
 # The last batch, and the last one before it that the champion may have learnt from.
 _COMPARED = """
@@ -70,16 +86,56 @@ def champion(history: History, config: settings.Settings) -> Champion | None:
 
 
 def means(history: History, catalog: Catalog, found: Champion | None) -> pa.Table:
-    """Score a sample of the last batch with the champion and average by treatment.
+    """Score the last batch with the champion and average, by arm, over who could be given each treatment.
 
     Returns:
-        Columns treatment_id, p_response, uplift; no rows where there is no model yet.
+        Columns arm, treatment_id, p_response, uplift; no rows where there is no model yet, or no candidates
+        or features of that batch are kept. Of an arm larger than `SAMPLE` a sample by hash is scored.
     """
-    if found is None or not history.has("features"):
+    if found is None or not (history.has("features") and history.has("choices")):
         return _MEANS.empty_table()
-    scores = found.scorer.scores(history.sql(_LAST.format(n=SAMPLE)), catalog)
-    averaged = [np.nanmean(part, axis=0) for part in (scores.p_response, scores.uplift)]
-    return pa.table([pa.array(catalog.treatment_ids), *averaged], schema=_MEANS)
+    batch = history.sql(_LAST.format(n=SAMPLE))
+    if not batch.num_rows:
+        return _MEANS.empty_table()
+    scores = found.scorer.scores(batch.drop_columns(["arm", "eligible"]), catalog)
+    eligible = [set(names) for names in batch["eligible"].to_pylist()]
+    is_eligible = np.array([[name in names for name in catalog.treatment_ids] for names in eligible])
+    return averages(
+        batch["arm"].to_pylist(), catalog.treatment_ids, is_eligible, scores.p_response, scores.uplift
+    )
+
+
+def averages(
+    arms: Sequence[str],
+    treatments: Sequence[str],
+    is_eligible: NDArray[np.bool_],
+    p_response: NDArray[np.float64],
+    uplift: NDArray[np.float64],
+) -> pa.Table:
+    """Average scores by arm over the customers who could be given each treatment; unknown ones are left out.
+
+    Args:
+        arms: The arm of each of n customers.
+        treatments: Names of k treatments.
+        is_eligible: n x k, whether the customer could be given it.
+        p_response: n x k, probability.
+        uplift: n x k, change of it.
+
+    Returns:
+        Columns arm, treatment_id, p_response, uplift; null where nobody could be given it.
+    """
+    rows = []
+    of = np.array(arms)
+    for arm in sorted(set(arms)):
+        for k, name in enumerate(treatments):
+            row: dict[str, Any] = {"arm": arm, "treatment_id": name}
+            inside = (of == arm) & is_eligible[:, k]
+            for column, scores in (("p_response", p_response), ("uplift", uplift)):
+                known = scores[inside, k]
+                known = known[~np.isnan(known)]
+                row[column] = float(known.mean()) if len(known) else None
+            rows.append(row)
+    return pa.Table.from_pylist(rows, _MEANS)
 
 
 def gather(

@@ -85,7 +85,7 @@ def gather(
         connection: Holds the history's views, `decided` and `treatments`.
         history: Says which tables there are.
         catalog: Gives lever and cost.
-        models: Columns treatment_id, p_response, uplift: means on a sample; may be empty.
+        models: Columns arm, treatment_id, p_response, uplift: means of those eligible; may be empty.
     """
     out = {"summary_segments": _segments(connection, history)}
     connection.execute(_LAST).fetchall()
@@ -164,16 +164,17 @@ def _arbitration(rows: list[dict[str, Any]], catalog: Catalog, models: Sequence[
     costs = {name: float(cost) for name, cost in zip(catalog.treatment_ids, catalog.cost)}
     action = dict(zip(catalog.treatment_ids, catalog.action))
     channel = dict(zip(catalog.treatment_ids, catalog.channel))
-    scored = {row["treatment_id"]: row for row in models}
+    scored = {(row["arm"], row["treatment_id"]): row for row in models}
     for row in rows:
         name = row["treatment_id"]
+        found = scored.get((row["arm"], name), {})
         row |= {
             "action_id": str(action.get(name, name)),
             "channel": str(channel.get(name, "unknown")),
             "lever": levers.get(name),
             "cost": costs.get(name, 0.0),
-            "p_response": scored.get(name, {}).get("p_response"),
-            "uplift": scored.get(name, {}).get("uplift"),
+            "p_response": found.get("p_response"),
+            "uplift": found.get("uplift"),
         }
     return tables.SUMMARY_ARBITRATION.build(rows)
 

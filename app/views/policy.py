@@ -91,6 +91,7 @@ def _arbitration(reader: Reader, arm: str) -> None:
     if arm != parts.ALL:
         shown = where(shown, arm=arm)
     st.markdown(say("policy.arbitration_note"))
+    _by_response(reader, shown)
     listed = [row for row in shown.to_pylist() if row["treatment_id"] != "none"]
     offered = tables.SUMMARY_ARBITRATION.build(listed).sort_by([("priority", "descending")])
     if arm != parts.ALL:
@@ -105,6 +106,13 @@ def _arbitration(reader: Reader, arm: str) -> None:
         "arbitration",
     )
     _removed(reader, arm)
+
+
+def _by_response(reader: Reader, shown: pa.Table) -> None:
+    # What such an arm ranks by is a response's worth, which those who buy anyway have too.
+    arms = sorted(set(shown["arm"].to_pylist()) & reader.response_arms)
+    if arms:
+        st.markdown(say("policy.by_response", arms=plain(", ".join(arms))))
 
 
 @parts.section()
@@ -133,7 +141,9 @@ def _prices(reader: Reader, arm: str) -> None:
     for row in where(shown, decided_at=newest).to_pylist():
         if row["price"] > 0:
             words = {"limit": plain(label("limit_unit", row["limit"])), "arm": plain(row["arm"])}
-            st.markdown(say("policy.price", price=number(row["price"], reader.currency), **words))
+            key = "policy.price_response" if row["arm"] in reader.response_arms else "policy.price"
+            st.markdown(say(key, price=number(row["price"], reader.currency), **words))
+    _by_response(reader, shown)
     figures.figure(plots.prices(shown, reader.currency), "prices", say("alt.prices"))
     columns = ["decided_at", "limit", "price", "used", "available", "unit", "arm", "n_customers", "batch_id"]
     grid.limits(shown, columns, reader.currency, "prices")

@@ -211,11 +211,13 @@ SUMMARY_ARBITRATION = Table(
         f.count("n_eligible", "of these, customers who could be given it", low=0),
         f.count("n_chosen", "of these, customers who were given it", low=0),
         f.chance(
-            "p_response", "mean chance of a response if treated, on a sample of customers", nullable=True
+            "p_response",
+            "mean chance of a response if treated, by today's champion, of those who could be given it",
+            nullable=True,
         ),
         f.number(
             "uplift",
-            "mean change of that chance against no contact, on the sample",
+            "mean change of that chance against no contact, by the same model, of the same customers",
             "probability",
             low=-1.0,
             high=1.0,

@@ -36,6 +36,22 @@ def test_policy_tells_the_tables_numbers(show, workspace, words) -> None:
     assert others["value"].tolist() == [3.1, 2.2]  # by the other estimator
 
 
+def test_what_an_arm_expects_that_ranks_by_response_is_not_called_incremental(show, fresh, words) -> None:
+    root = fresh()
+    path = root / "nba.toml"
+    text = path.read_text(encoding="utf-8")
+    assert "not incremental" not in words(show(root, "policy", view="arbitration", arm="policy"))
+    path.write_text(text.replace('policy = "champion"', 'policy = "response_greedy"'), encoding="utf-8")
+    assert "Of **policy**, value, price and priority are of" in words(
+        show(root, "policy", view="arbitration", arm="policy")
+    )
+    told = words(show(root, "policy", view="prices", arm="policy"))
+    assert "would have let in responses worth about **0.40 EUR**" in told
+    assert "would have been worth" not in told
+    spanish = words(show(root, "policy", view="prices", arm="policy", lang="es"))
+    assert "no es dinero que ganaría más capacidad" in spanish
+
+
 def test_parts_that_no_command_has_filled_name_it(show, fresh, words) -> None:
     root = fresh()
     views = (

@@ -118,6 +118,19 @@ def test_a_feature_of_few_values_has_a_bin_of_each() -> None:
     assert [row["value"] for row in found if row["feature"] == "f_n"] == [1.0, 2.0, 9.0]
 
 
+def test_scores_are_means_over_who_could_be_given_each_treatment_in_each_arm() -> None:
+    eligible = np.array([[1, 1], [1, 0], [1, 1], [1, 0]], bool)
+    response = np.array([[0.1, 0.2], [0.3, 0.9], [0.5, np.nan], [0.7, 0.9]])
+    uplift = np.array([[0.0, 0.05], [0.0, 0.8], [0.0, 0.4], [0.0, 0.8]])
+    names = ["none", "x_sms"]
+    found = overview_models.averages(["a", "a", "a", "b"], names, eligible, response, uplift)
+    rows = {(r["arm"], r["treatment_id"]): (r["p_response"], r["uplift"]) for r in found.to_pylist()}
+    assert rows["a", "none"] == pytest.approx((0.3, 0.0))
+    assert rows["a", "x_sms"] == pytest.approx((0.2, 0.225))  # the second could not be given it
+    assert rows["b", "none"] == pytest.approx((0.7, 0.0))
+    assert rows["b", "x_sms"] == (None, None)
+
+
 def test_batches_count_and_compare_with_their_own_holdout(played: History) -> None:
     rows = {(r["batch_id"], r["arm"]): r for r in played.table("summary_batches").to_pylist()}
     first = rows["b0", "policy"]
