@@ -307,8 +307,11 @@ def check(workspace: Path, *, data: Path | None = None) -> pa.Table:
     rows = []
     for one in staged:
         wrong = faults.get(one.source.name, [])
-        more = [(reason, n) for reason, n in staging.reasons(one)[:5] if repr(reason) not in " ".join(wrong)]
+        reasons = staging.reasons(one)
+        more = [(reason, n) for reason, n in reasons[:5] if repr(reason) not in " ".join(wrong)]
         why = [f"{n} row{'s' if n > 1 else ''}: {reason}" for reason, n in more]
+        if len(reasons) > 5:
+            why.append(f"and {len(reasons) - 5} more reasons")
         rows.append(
             {
                 "source": one.source.name,

@@ -644,6 +644,15 @@ def test_the_example_has_a_catalog_that_fits() -> None:
 # quality
 
 
+def test_check_says_how_many_reasons_it_leaves_out(workspace: Path) -> None:
+    found = ingest.staging.reasons
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ingest.staging, "reasons", lambda one: found(one) + [(f"why {i}", 1) for i in range(7)])
+        rows = {row["source"]: row["findings"] for row in ingest.check(workspace).to_pylist()}
+    assert rows["web"].endswith("why 4; and 2 more reasons")
+    assert "more" not in ingest.check(workspace)["findings"].to_pylist()[2]
+
+
 def test_thresholds_stop_a_run_before_anything_is_written(workspace: Path) -> None:
     ingest.ingest(workspace)
     before = files(workspace)
