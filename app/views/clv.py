@@ -99,8 +99,6 @@ def _alive(reader: Reader) -> None:
 def _risk(reader: Reader) -> None:
     if not parts.filled(reader, "summary_at_risk"):
         return
-    st.subheader(say("clv.risk"), help=say("term.at_risk"))
-    st.caption(say("clv.risk_note"))
     columns = [
         "customer_id",
         "clv_at_risk",
@@ -115,7 +113,11 @@ def _risk(reader: Reader) -> None:
     ]
     risky = reader.table("summary_at_risk")
     is_any = any((value or 0) > 0 for value in risky["clv_at_risk"].to_pylist())
-    if not is_any:
+    if is_any:
+        st.subheader(say("clv.risk"), help=say("term.at_risk"))
+        st.caption(say("clv.risk_note"))
+    else:  # a model without leaving cannot say who is at risk: the title must not
+        st.subheader(say("clv.most_valuable"), help=say("term.clv"))
         st.info(say("clv.nobody_at_risk"), icon=":material/info:")
         risky = risky.sort_by([("clv", "descending")])
         columns.remove("clv_at_risk")

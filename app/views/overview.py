@@ -34,6 +34,10 @@ _PAGE = {
     "run failed": "health",
 }
 
+# The tab of that page, where it is not the first.
+_VIEW = {"drift": "drift", "limit pressed": "prices", "credit disagrees": "cause", "run failed": "runs"}
+_VIEW |= {"unanswered batch": "runs"}
+
 
 def draw(reader: Reader) -> None:
     """Show the page."""
@@ -211,7 +215,19 @@ def _alert(row: dict[str, Any], reader: Reader) -> None:
     )
     with st.container(horizontal=True, gap="small"):
         st.markdown(f"{_ICON[row['severity']]} {text}", width=HALF - 90)
-        st.page_link(f"views/{_PAGE[row['kind']]}.py", label=say("overview.look"), width="content")
+        st.page_link(
+            f"views/{_PAGE[row['kind']]}.py",
+            label=say("overview.look"),
+            width="content",
+            query_params=_query(row, experiment),
+        )
+
+
+def _query(row: dict[str, Any], experiment: str) -> dict[str, str]:
+    # The tab, or the experiment, that the alert is about.
+    if _PAGE[row["kind"]] == "experiments":
+        return {"experiment": experiment or row["subject"]}
+    return {"view": _VIEW[row["kind"]]} if row["kind"] in _VIEW else {}
 
 
 def _counts(reader: Reader) -> None:

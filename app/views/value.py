@@ -19,7 +19,7 @@ def draw(reader: Reader) -> None:
     """Show the page."""
     if not parts.filled(reader, NAME):
         return
-    shown = reader.table(NAME)
+    shown = by_worth(reader.table(NAME))
     segments = apart(shown["segment"].to_pylist())
     place = shown.column_names.index("segment")
     shown = shown.set_column(place, "segment", pa.array(segments, pa.string()))
@@ -31,6 +31,7 @@ def draw(reader: Reader) -> None:
         "n": number(worst["n"]),
         "nothing": number(worst["n_nothing"]),
         "blocked": number(worst["blocked"], reader.currency),
+        "total": number(worst["blocked_total"], reader.currency),
     }
     st.markdown(say("value.worst", **words))
     # One number each, so that a row of the table is found in the figure.
@@ -48,6 +49,12 @@ def draw(reader: Reader) -> None:
         NAME,
     )
     st.caption(say("value.note"))
+
+
+def by_worth(table: pa.Table) -> pa.Table:
+    """Put the segments in order of what rules keep back from them together, most first, unknown last."""
+    rows = sorted(table.to_pylist(), key=lambda row: -(row["blocked_total"] or 0.0))
+    return tables.VALUE_FINDER.build(rows)
 
 
 def apart(segments: list[str]) -> list[str]:

@@ -65,7 +65,7 @@ def test_narrow_and_dark_pages_fit_and_show_the_effect(page, served) -> None:
     narrow.set_default_timeout(30_000)
     for where, said in (
         ("policy?view=arbitration", "From value to priority, in the last batch"),
-        ("value", "60 of 100 have nothing worth offering"),
+        ("value", "For 60 of its 100 customers nothing"),
         ("policy?view=values", "What other policies would have earned"),
         ("experiments", "Each arm against holdout"),
     ):

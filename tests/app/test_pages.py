@@ -21,7 +21,7 @@ PAGES = {
     "clv": ("summary_clv", say("clv.mean")),
     "policy": ("summary_mix", say("policy.mix")),
     "decision": ("decisions", say("decision.candidates")),
-    "value": ("value_finder", "60 of 100 have nothing worth offering"),
+    "value": ("value_finder", "For 60 of its 100 customers nothing"),
     "models": ("summary_models", say("models.board")),
     "health": ("summary_tables", say("health.tables")),
 }

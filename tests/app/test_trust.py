@@ -1,5 +1,7 @@
 """Models and data health: their tables' numbers, nights and their checks."""
 
+from nba import tables
+from nba.history import History
 from tests.app.conftest import figures
 
 
@@ -68,3 +70,15 @@ def test_models_tell_the_tables_numbers(show, workspace, words, numbers) -> None
         assert not app.error
         assert figures(app) == count
     assert "should be trained again: **1**" in words(app)
+
+
+def test_the_value_finder_leads_with_the_segment_that_most_is_kept_from(show, fresh, words) -> None:
+    root = fresh()
+    rows = History.read(root).table("value_finder").to_pylist()
+    rows[1] |= {"blocked": 9.0, "blocked_total": 450.0}
+    History.read(root).commit(replace={"value_finder": tables.VALUE_FINDER.build(rows)})
+    app = show(root, "value")
+    assert app.dataframe[0].value["blocked_total"].tolist() == [450.0, 150.0]
+    told = words(app).replace("\\", "")
+    assert "For 5 of its 50 customers nothing" in told
+    assert "keep from all 50 would add 9.00 EUR each on average, 450.00 EUR together" in told
