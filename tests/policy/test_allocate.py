@@ -322,7 +322,7 @@ def test_a_larger_limit_is_never_worth_less(seed, limit):
     ],
 )
 def test_logged_probabilities_are_the_frequencies_of_replays(policy, available, costs, many_replays):
-    n, salts, rng = 40, 3000, np.random.default_rng(3)
+    n, salts, rng = 40, 1500, np.random.default_rng(3)
     mean = np.column_stack([np.zeros(n), rng.normal(0.5, 1, (n, 3))])
     is_eligible = rng.random((n, 4)) < 0.8
     is_eligible[:, 0] = True
