@@ -49,9 +49,9 @@ def decision(history: History, told: Told) -> tuple[str, str]:
 
 
 def value(history: History, told: Told) -> tuple[str, str]:
-    found = "select n_nothing, n from value_finder order by n_nothing desc limit 1"
+    found = "select n_nothing, n from value_finder order by blocked_total desc nulls last limit 1"
     (most,) = history.sql(found).to_pylist()
-    return told["text"], f"{count(most['n_nothing'])} of {count(most['n'])} have nothing worth offering"
+    return told["text"], f"For {count(most['n_nothing'])} of its {count(most['n'])} customers nothing"
 
 
 def models(history: History, told: Told) -> tuple[str, str]:
