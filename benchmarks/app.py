@@ -47,7 +47,7 @@ PAGES: dict[str, Page] = {
     "clv": ("clv", NUMBER, PLOT, "view:Still customers?", DRAWN),
     "policy": ("policy", NUMBER, PLOT, "by:Action", DRAWN),
     "decision": (f"decision?customer={ONE}", NUMBER, PLOT, "customer", f"text=customer {OTHER}"),
-    "value": ("value", "p:has-text('have nothing worth offering')", PLOT, "", ""),
+    "value": ("value", "p:has-text('nothing that they could be given')", PLOT, "", ""),
     "models": ("models", NUMBER, PLOT, "view:How good", DRAWN),
     "health": ("health", NUMBER, PLOT, "view:People and consent", DRAWN),
 }
