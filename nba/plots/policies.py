@@ -272,7 +272,7 @@ def shares(table: pa.Table, names: tuple[str, str], x: str) -> go.Figure:
 
 
 def nothing(table: pa.Table) -> go.Figure:
-    """Draw how many customers of each segment have nothing worth offering, most on top.
+    """Draw how many customers of each segment have nothing worth offering, in the order given.
 
     Args:
         table: Columns segment, n, n_nothing of the `value_finder` table.
