@@ -168,8 +168,9 @@ def _guardrail(lost: Log, challenger: Array, champion: Array, rules: Rules) -> C
 def _one_more(log: Log, challenger: Array, champion: Array) -> float:
     # What an opt-out weighs that the challenger brings: the mean over its additional choices. Where both do
     # the same nothing is brought, and a treatment that was hardly ever logged weighs as what it stands for.
-    additional = np.where(log.p_logged > 0, np.maximum(challenger - champion, 0.0), 0.0)
-    weight = np.where(log.p_logged > 0, additional / np.where(log.p_logged > 0, log.p_logged, 1.0), 0.0)
+    possible = log.p_logged > 0
+    additional = np.where(possible, np.maximum(challenger - champion, 0.0), 0.0)
+    weight = additional / np.where(possible, log.p_logged, 1.0)
     return float((additional * weight).sum() / max(additional.sum(), 1e-300))
 
 
